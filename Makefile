@@ -1,0 +1,79 @@
+# Everything a newcomer needs: `make run` and `make test`. Each target brings up what it needs by itself.
+SHELL := /bin/bash
+PYTHON ?= python3
+ROOT ?= .local
+USING ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup dev services stop run demo seed truncate test check format migrate lock plans definitions clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.run ## Create .venv and install the locked dependencies
+
+$(VENV)/.run: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Posthaste needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@echo "setup: installing the locked dependencies into $(VENV)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "setup: no venv; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+dev: $(VENV)/.dev
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	@echo "setup: installing the test and check tools into $(VENV)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+services: setup ## Find or start RabbitMQ, Postgres and Redis (USING=docker|packages to insist)
+	@$(PYTHON) -m infra.services up --root $(ROOT) $(if $(USING),--using $(USING))
+
+stop: ## End the services that `make services` started (their data stays)
+	@$(PYTHON) -m infra.services stop --root $(ROOT)
+
+migrate: services ## Bring the database's schema to this code's revision
+	@$(BIN)/posthaste migrate
+
+run: migrate ## Start everything, send one message, show it sent, stay in the foreground
+	@$(BIN)/posthaste up --sandbox --first-message
+
+demo: migrate ## Send 300 messages through a provider that fails, and account for every one
+	@$(BIN)/posthaste demo
+
+seed: migrate ## Append 1,000 random posts for the reports
+	@$(BIN)/posthaste posts seed
+
+truncate: migrate ## Delete all posts (asks)
+	@$(BIN)/posthaste posts truncate
+
+test: services dev ## Run all the tests on real services
+	@$(BIN)/pytest -q
+
+plans: services dev ## Print Postgres' plans of the statements that run all the time
+	@$(BIN)/pytest -q -s tests/integration/test_plans.py
+
+check: dev ## Format, lint, types and import rules (changes nothing)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: dev ## Rewrite the code in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+definitions: setup ## Write infra/rabbitmq/definitions.json from the topology
+	@$(BIN)/python -m infra.rabbitmq.definitions > infra/rabbitmq/definitions.json
+
+lock: setup ## Resolve the dependencies anew (needs an index)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --group pyproject.toml:dev -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements-dev.lock
+
+clean: ## End the services, delete their data and .venv
+	@$(PYTHON) -m infra.services clean --root $(ROOT)
+	@rm -rf $(VENV) build *.egg-info
