@@ -1,0 +1,43 @@
+"""Values that many tests need."""
+
+from uuid import UUID, uuid4
+
+import uuid_utils
+
+from infra.postgres.ledger import ClaimRequest
+from jobs.model import Claimed, Kind, NewMessage, Priority
+from jobs.outcome import Outcome, Verdict
+from jobs.wire import Pointer
+
+ACCEPTED = Outcome(Verdict.ACCEPTED, None, 200)
+
+
+def new_id() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)
+
+
+def message(destination: str = "+1", body: str = "hello", provider: str = "sandbox") -> NewMessage:
+    return NewMessage(new_id(), "default", provider, Priority.NORMAL, destination, body)
+
+
+def claim_request(id_: UUID, version: int = 1, lease: float = 60.0) -> ClaimRequest:
+    return ClaimRequest(Pointer(id_, version), uuid4(), lease)
+
+
+def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 0) -> Claimed:
+    return Claimed(
+        id=new_id(),
+        version=2,
+        token=uuid4(),
+        revision=revision,
+        kind=Kind.MESSAGE,
+        client_id="default",
+        provider="sandbox",
+        priority=Priority.NORMAL,
+        destination="+1",
+        body="hello",
+        attempts=attempts,
+        tries=attempts,
+        lost_leases=lost,
+        age_seconds=age,
+    )
