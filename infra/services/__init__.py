@@ -1,0 +1,10 @@
+"""Bringing up RabbitMQ, Postgres and Redis for this checkout: `make services` and `make stop`.
+
+Standard library only, as it runs before anything is installed. Tests use `Instance` to start, stop and hurt private
+instances.
+"""
+
+from infra.services.errors import ServiceError
+from infra.services.instance import Instance
+
+__all__ = ["Instance", "ServiceError"]

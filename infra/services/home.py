@@ -1,0 +1,138 @@
+"""Where the services of one root keep their data, and what is remembered about each.
+
+A normal user has all of it under `<root>/data`. Root cannot: Postgres refuses to run as root, and its own user cannot
+reach a checkout under a closed home folder. So root's data lies in a folder of its own, which `<root>/data` points to.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.services.errors import ServiceError
+from infra.services.process import Process
+
+APART = Path("/var/lib/posthaste")
+MAKING_PASSWORD = threading.Lock()  # services start in parallel, and each may be the first to ask
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once, readable by its owner only."""
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with open(descriptor, "w") as file:  # noqa: PTH123 - a descriptor, which no Path can open
+        file.write(text)
+    Path(fresh).replace(path)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of one service: how it was brought up, its ports, its processes by role."""
+
+    source: str
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
+
+
+class Home:
+    """The data of one root. `key` is unique to its place, so that two checkouts never meet."""
+
+    def __init__(self, root: Path, *, apart: bool | None = None) -> None:
+        self.root = root.resolve()
+        self.key = hashlib.sha256(str(self.root).encode()).hexdigest()[:10]
+        self.apart = os.geteuid() == 0 if apart is None else apart
+        self.data = APART / self.key if self.apart else self.root / "data"
+
+    def create(self) -> None:
+        """Make the folders, and the symlink where the data lies apart."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._refuse_another_users()
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o711)  # others may pass through to what is theirs
+        if self.apart:
+            self._point_to_data()
+
+    def _refuse_another_users(self) -> None:
+        data = self.root / "data"
+        if self.apart and data.is_dir() and not data.is_symlink():
+            raise ServiceError(f"{data} belongs to a normal user: run this as {data.owner()}, or choose another --root")
+
+    def _point_to_data(self) -> None:
+        link = self.root / "data"
+        if not link.is_symlink() or link.readlink() != self.data:  # a copied checkout points to the original's data
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.data)
+
+    def user_for(self, package_user: str) -> str | None:
+        """Whom a service runs as: its package's user where we are root, else ourselves (None)."""
+        return package_user if self.apart else None
+
+    def folder(self, name: str, user: str | None) -> Path:
+        """A service's own data folder, made and handed to its user."""
+        folder = self.data / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if user is not None:
+            entry = pwd.getpwnam(user)
+            os.chown(folder, entry.pw_uid, entry.pw_gid)
+        return folder
+
+    def log(self, name: str) -> Path:
+        """The log of a service's present run; that of the run before has `.1` appended."""
+        return self.data / f"{name}.log"
+
+    def has_password(self) -> bool:
+        """Whether the database role's password has been made up already."""
+        return (self.data / "postgres.password").exists()
+
+    def password(self) -> str:
+        """The database role's password, made up once."""
+        path = self.data / "postgres.password"
+        with MAKING_PASSWORD:
+            if not path.exists():
+                write_private(path, secrets.token_hex(16))
+        return path.read_text()
+
+    def recall(self, name: str) -> Memory | None:
+        """What is remembered of a service; None for nothing, or for what was copied here from another root."""
+        try:
+            content = json.loads((self.data / f"{name}.json").read_text())
+        except FileNotFoundError:
+            return None
+        if content["root"] != str(self.root):
+            return None
+        processes = {role: Process(*identity) for role, identity in content["processes"].items()}
+        return Memory(content["source"], content["ports"], processes)
+
+    def remember(self, name: str, memory: Memory) -> None:
+        """Keep what is to be known of a service by the next command."""
+        processes = {role: [process.pid, process.started] for role, process in memory.processes.items()}
+        content = {"root": str(self.root), "source": memory.source, "ports": memory.ports, "processes": processes}
+        write_private(self.data / f"{name}.json", json.dumps(content, indent=1))
+
+    def delete(self) -> None:
+        """Delete all data, and the symlink to it."""
+        if self.data.exists():
+            shutil.rmtree(self.data)
+        if (self.root / "data").is_symlink():
+            (self.root / "data").unlink()
+        (self.root / "services.env").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Only one command at a time works on a root; a second waits and says so."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._refuse_another_users()
+        with (self.root / "services.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another command is at work on these services: waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,283 @@
+"""Where the services come from and what is written down about it: the decisions, without a service being started."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from infra.services import __main__ as command
+from infra.services import docker, ports
+from infra.services.__main__ import main
+from infra.services.bringup import Bringup
+from infra.services.catalogue import POSTGRES, RABBITMQ, REDIS, SERVICES
+from infra.services.envfile import Found, parse, render
+from infra.services.errors import ServiceError
+from infra.services.given import address, find
+from infra.services.home import Home, Memory
+from infra.services.process import Process
+from infra.services.rabbitmq import PrivateRabbitMQ
+from infra.services.recipes import Place
+from infra.services.resolution import Source, resolve
+
+ENVIRONMENT, DOCKER, PACKAGES = Source.ENVIRONMENT, Source.DOCKER, Source.PACKAGES
+URL = "redis://cache.example:6379/0"
+OWN = "redis://127.0.0.1:26001/0"
+
+
+@pytest.mark.parametrize(
+    ("given", "using", "remembered", "engine", "expected"),
+    [
+        (None, None, None, True, DOCKER),
+        (None, None, None, False, PACKAGES),
+        ("", None, None, True, DOCKER),
+        (URL, None, None, True, ENVIRONMENT),
+        (URL, DOCKER, DOCKER, True, ENVIRONMENT),
+        (URL, PACKAGES, PACKAGES, False, ENVIRONMENT),
+        (OWN, None, PACKAGES, True, PACKAGES),  # services.env loaded into the shell is no word from outside
+        (None, PACKAGES, None, True, PACKAGES),
+        (None, PACKAGES, DOCKER, True, PACKAGES),
+        (None, DOCKER, PACKAGES, True, DOCKER),
+        (None, None, PACKAGES, True, PACKAGES),  # an engine started later does not swap the database
+        (None, None, DOCKER, True, DOCKER),
+    ],
+)
+def test_a_service_comes_from_the_environment_else_docker_else_packages(
+    given: str | None, using: Source | None, remembered: Source | None, engine: bool, expected: Source
+) -> None:
+    trouble = None if engine else "no engine answers"
+    source = resolve(given=given, own=OWN, using=using, remembered=remembered, docker_trouble=lambda: trouble)
+    assert source is expected
+
+
+@pytest.mark.parametrize(("given", "using"), [(URL, None), (URL, DOCKER), (None, PACKAGES)])
+def test_docker_is_asked_only_where_it_matters(given: str | None, using: Source | None) -> None:
+    def asked() -> str | None:
+        pytest.fail("Docker was asked")
+
+    resolve(given=given, own=None, using=using, remembered=None, docker_trouble=asked)
+
+
+def test_docker_insisted_on_without_an_engine_is_refused_with_the_reason() -> None:
+    with pytest.raises(ServiceError, match="no engine answers"):
+        resolve(given=None, own=None, using=DOCKER, remembered=None, docker_trouble=lambda: "no engine answers")
+
+
+def test_data_in_docker_volumes_is_not_silently_swapped_for_an_empty_database() -> None:
+    with pytest.raises(ServiceError, match="USING=packages"):
+        resolve(given=None, own=None, using=None, remembered=DOCKER, docker_trouble=lambda: "no engine answers")
+
+
+def test_each_service_is_resolved_by_itself(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "trouble", lambda: None)
+    home.remember("rabbitmq", Memory(PACKAGES, {"amqp": 1, "management": 2}))
+    bringup = Bringup(home, {"POSTHASTE_REDIS_URL": URL}, lambda _service, _line: None)
+    assert bringup.sources(None) == {REDIS: ENVIRONMENT, RABBITMQ: PACKAGES, POSTGRES: DOCKER}
+
+
+def test_services_env_is_plain_pairs_with_a_comment_for_each_service() -> None:
+    found = [
+        Found("PostgreSQL", "a container, posthaste-1", {"POSTHASTE_DATABASE_URL": "postgresql://u:p=%20@h:1/d?a=b"}),
+        Found("RabbitMQ", "given by POSTHASTE_AMQP_URL", {"POSTHASTE_AMQP_URL": "amqp://h/"}),
+    ]
+    text = render(found)
+    assert text.splitlines()[1:] == [
+        "# PostgreSQL: a container, posthaste-1",
+        "POSTHASTE_DATABASE_URL=postgresql://u:p=%20@h:1/d?a=b",
+        "# RabbitMQ: given by POSTHASTE_AMQP_URL",
+        "POSTHASTE_AMQP_URL=amqp://h/",
+    ]
+    assert parse(text) == {
+        "POSTHASTE_DATABASE_URL": "postgresql://u:p=%20@h:1/d?a=b",
+        "POSTHASTE_AMQP_URL": "amqp://h/",
+    }
+
+
+def test_services_env_refuses_a_value_that_would_break_a_line() -> None:
+    with pytest.raises(ServiceError, match="POSTHASTE_REDIS_URL"):
+        render([Found("Redis", "given", {"POSTHASTE_REDIS_URL": "redis://h/0\nPOSTHASTE_PORT=1"})])
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://u:p@db.example/posthaste", ("db.example", 5432)),
+        ("postgresql+psycopg2://db.example:6000/posthaste", ("db.example", 6000)),
+        ("postgresql+psycopg2://db.example/posthaste", ("db.example", 5432)),
+        ("amqps://u:p@[::1]/", ("::1", 5671)),
+        ("redis://h", ("h", 6379)),
+        ("postgresql:///posthaste?host=/run/postgresql", None),
+    ],
+)
+def test_the_address_of_a_given_url(url: str, expected: tuple[str, int] | None) -> None:
+    assert address(url) == expected
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:notaport/0", "http://127.0.0.1/"])
+def test_what_is_no_url_of_a_service_is_refused_by_the_variables_name(url: str) -> None:
+    with pytest.raises(ServiceError, match="POSTHASTE_REDIS_URL is not"):
+        find(REDIS, {"POSTHASTE_REDIS_URL": url})
+
+
+def test_a_given_service_is_used_as_it_is_once_somebody_answers(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    given = {"POSTHASTE_AMQP_URL": f"amqp://127.0.0.1:{port}/x", "POSTHASTE_MANAGEMENT_URL": "http://elsewhere:15672"}
+    assert find(RABBITMQ, {**given, "POSTHASTE_REDIS_URL": URL}).variables == given
+
+
+def test_a_given_service_that_does_not_answer_is_named_with_what_to_do(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    listener.close()
+    with pytest.raises(ServiceError, match=f"POSTHASTE_REDIS_URL points to 127.0.0.1:{port}.*unset the variable"):
+        find(REDIS, {"POSTHASTE_REDIS_URL": f"redis://127.0.0.1:{port}/0"})
+
+
+@pytest.mark.parametrize(
+    ("remembered", "taken", "expected"),
+    [
+        ({}, set(), {"amqp": 100, "management": 101}),
+        ({"amqp": 7, "management": 8}, set(), {"amqp": 7, "management": 8}),
+        ({"amqp": 7, "management": 8}, {7}, {"amqp": 100, "management": 8}),
+        ({"management": 100}, set(), {"amqp": 101, "management": 100}),
+        ({"amqp": 7, "other": 101}, {7, 100}, {"amqp": 101, "management": 102}),
+    ],
+)
+def test_ports_are_remembered_and_chosen_anew_when_taken(
+    remembered: dict[str, int], taken: set[int], expected: dict[str, int]
+) -> None:
+    candidates = iter(range(100, 110))
+    assert ports.settle(["amqp", "management"], remembered, candidates, lambda port: port not in taken) == expected
+
+
+def test_no_free_port_is_an_error_that_names_what_it_was_for() -> None:
+    with pytest.raises(ServiceError, match="amqp"):
+        ports.settle(["amqp"], {}, iter(range(100, 110)), lambda _port: False)
+
+
+def test_a_port_is_free_unless_somebody_listens_there(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    assert not ports.is_free(port)
+    listener.close()
+    assert ports.is_free(port)
+
+
+def test_candidates_meet_neither_each_other_nor_standard_ports_nor_outgoing_connections() -> None:
+    candidates = [port for service in SERVICES.values() for port in service.candidates]
+    assert len(candidates) == len(set(candidates))
+    assert not {4369, 5432, 5672, 6379, 15672, 25672} & set(candidates)
+    assert max(candidates) < 32768
+
+
+def test_compose_has_each_service_published_on_loopback_alone() -> None:
+    text = docker.FILE.read_text()
+    assert docker.images().keys() == SERVICES.keys()
+    for service in SERVICES.values():
+        for name, port in service.usual_ports.items():
+            assert f'"127.0.0.1:${{SERVICES_{name.upper()}:-0}}:{port}"' in text
+    assert text.count('"127.0.0.1:') == sum(len(service.usual_ports) for service in SERVICES.values())
+
+
+def test_rabbitmq_reads_nothing_of_another_rabbitmq() -> None:
+    ports_of_ours = {"amqp": 1, "management": 2, "distribution": 3, "epmd": 4}
+    commands = PrivateRabbitMQ().commands(Place(Path("/ours"), None, ports_of_ours, "key", ""))
+    environment = commands["server"].environment
+    paths = {name: Path(value) for name, value in environment.items() if value.startswith("/")}
+    assert all(path.is_relative_to("/ours") for path in paths.values())
+    assert {"RABBITMQ_CONF_ENV_FILE", "RABBITMQ_CONFIG_FILES", "RABBITMQ_ENABLED_PLUGINS_FILE"} <= paths.keys()
+    assert environment["RABBITMQ_NODENAME"] == "posthaste-key@localhost"
+    assert environment["ERL_EPMD_PORT"] == "4" in commands["epmd"].arguments
+
+
+def test_what_is_remembered_comes_back(home: Home) -> None:
+    memory = Memory(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)})
+    home.remember("redis", memory)
+    assert Home(home.root, apart=False).recall("redis") == memory
+    assert home.recall("postgres") is None
+
+
+def test_a_copied_root_does_not_take_the_originals_processes_for_its_own(home: Home, tmp_path: Path) -> None:
+    home.remember("redis", Memory(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)}))
+    copy = home.root.rename(tmp_path / "copy")
+    assert Home(copy, apart=False).recall("redis") is None
+
+
+def test_a_copied_roots_link_is_turned_to_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.services.home.APART", tmp_path / "apart")
+    home = Home(tmp_path / "root", apart=True)
+    home.root.mkdir()
+    (home.root / "data").symlink_to(tmp_path / "the originals")
+    home.create()
+    assert (home.root / "data").readlink() == home.data == tmp_path / "apart" / home.key
+
+
+def test_root_says_whose_services_it_cannot_stop(home: Home) -> None:
+    roots = Home(home.root, apart=True)
+    with pytest.raises(ServiceError, match=f"run this as {home.root.owner()}"), roots.locked(lambda _line: None):
+        pytest.fail("let in")
+
+
+def test_the_password_is_made_once_and_readable_by_its_owner_only(home: Home) -> None:
+    assert not home.has_password()
+    password = home.password()
+    assert home.has_password()
+    assert Home(home.root, apart=False).password() == password
+    assert (home.data / "postgres.password").stat().st_mode & 0o777 == 0o600
+
+
+def test_services_starting_in_parallel_agree_on_the_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def slowly(_length: int) -> str:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.2)  # for the other, who must not come this far
+        return threading.current_thread().name
+
+    monkeypatch.setattr("secrets.token_hex", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.submit(home.password), pool.submit(home.password)
+        assert first.result() == second.result()
+
+
+def test_a_second_command_waits_for_the_first_and_says_so(home: Home) -> None:
+    said, order = threading.Event(), []
+
+    def second() -> None:
+        with home.locked(lambda _line: said.set()):
+            order.append("second")
+
+    with home.locked(lambda _line: pytest.fail("nobody was there")):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert said.wait(5)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+
+
+def test_stop_says_so_when_there_is_nothing_to_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stop", "--root", str(tmp_path / "root")]) == 0
+    assert "nothing to stop" in capsys.readouterr().out
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    home = Home(tmp_path / "root", apart=False)
+    home.create()
+    return home
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def test_clean_does_not_call_deleted_what_is_in_docker_volumes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "trouble", lambda: "no engine answers")
+    home.remember("postgres", Memory(DOCKER, {"postgres": 21453}))
+    with pytest.raises(ServiceError, match="make clean"):
+        command.clean(Bringup(home, {}, lambda service, line: None), None)
+    assert home.recall("postgres") is not None
