@@ -1,0 +1,61 @@
+"""Structured logs: one line per event, with a stable `action` name first and the job's id. Never a body or destination."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(level: str, *, json: bool) -> None:
+    """Send structlog and the standard library's loggers to standard error, as text for people or JSON for machines."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_nones,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if json
+        # Plain: the default prints every local variable, bodies and destinations among them, and takes seconds for it.
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.EventRenamer("action"),
+                structlog.processors.format_exc_info,
+                renderer,
+            ]
+            if json
+            else [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level.upper())
+    # It logs as an error what it also raises, at every attempt to connect: we say it once.
+    logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
+    logging.getLogger("uvicorn.error").addFilter(_SaidAlready())
+    for chatty in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+
+
+class _SaidAlready(logging.Filter):
+    """Drops uvicorn's own report of an exception in a request: we log it with the request's id."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Exception in ASGI application")
+
+
+def _without_nones(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: value for key, value in event.items() if value is not None}

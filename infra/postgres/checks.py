@@ -1,0 +1,40 @@
+"""What `posthaste doctor` asks Postgres: its clock, who leads, and what waits for somebody who is not there."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+
+_LOOK = sa.text("""
+SELECT clock_timestamp() AS clock,
+    (SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'posthaste relay' AND datname = current_database()) AS relays,
+    (SELECT count(*) FROM outbox WHERE due_at < now() - interval '1 minute') AS overdue
+""")
+
+_PROVIDERS_WITH_WORK = sa.text("""
+SELECT provider, count(*) AS jobs FROM jobs WHERE status IN ('queued', 'retrying') GROUP BY provider ORDER BY provider
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute."""
+
+    clock: datetime
+    relays: int
+    overdue: int
+    waiting: dict[str, int]
+
+
+async def look(lane: Lane, timeout: float) -> Look:
+    """One look; see `Lane.call` for what it raises."""
+
+    def work(connection: sa.Connection) -> Look:
+        row = connection.execute(_LOOK).one()
+        waiting = {row.provider: row.jobs for row in connection.execute(_PROVIDERS_WITH_WORK)}
+        return Look(row.clock, row.relays, row.overdue, waiting)
+
+    return await lane.call(work, timeout)

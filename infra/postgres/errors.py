@@ -1,0 +1,46 @@
+"""What can go wrong with Postgres, in the three classes that callers treat differently."""
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError
+
+
+class Unavailable(Exception):
+    """Postgres cannot be reached or did not answer in time. What was asked may have been committed all the same."""
+
+
+class DeadlinePassed(Unavailable):
+    """The caller's deadline passed first: Postgres is frozen, or there was too much to do."""
+
+
+class TryAgain(Exception):
+    """Postgres undid the transaction for a passing reason (deadlock, serialization, cancelled statement)."""
+
+
+class BadData(Exception):
+    """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
+
+
+_TRY_AGAIN = ("40001", "40P01", "57014", "55P03")
+# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet: all say
+# "not now, not here".
+_UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703")
+
+
+def classify(error: Exception) -> Exception:
+    """The class of an error of the driver (as it is, or wrapped by SQLAlchemy); the error itself where it is a bug."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, psycopg2.Error):
+        return error
+    code = original.pgcode
+    text = str(original).strip().splitlines()
+    summary = text[0] if text else type(original).__name__
+    if code is None:
+        lost = isinstance(original, psycopg2.OperationalError | psycopg2.InterfaceError | psycopg2.DatabaseError)
+        return Unavailable(summary) if lost else error
+    if code in _TRY_AGAIN:
+        return TryAgain(summary)
+    if code.startswith(("22", "23")):
+        return BadData(summary)
+    if code.startswith(_UNAVAILABLE):
+        return Unavailable(summary)
+    return error

@@ -1,0 +1,41 @@
+"""Leadership: a session advisory lock on a connection of its own, so that it ends with the process that holds it."""
+
+import zlib
+
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+
+_CALL_SECONDS = 2.0
+# A holder that is frozen or cut off is thrown out by Postgres after so long without a heartbeat.
+IDLE_SECONDS = 10
+
+# The lock counts how often a session takes it: take it only where this session does not hold it yet.
+_HOLD = sa.text("""
+SELECT CASE WHEN EXISTS (
+    SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
+        AND classid = CAST(:role AS int) AND objid = CAST(0 AS oid) AND database = (
+            SELECT oid FROM pg_database WHERE datname = current_database())
+) THEN true ELSE pg_try_advisory_lock(CAST(:role AS int), 0) END
+""")
+
+
+class Leadership:
+    """At most one process of a database holds `role` at a time; asking is also the heartbeat."""
+
+    def __init__(self, url: str, role: str):
+        self._lane = Lane(url, name=role, threads=1, idle_session_seconds=IDLE_SECONDS)
+        self._role = zlib.crc32(role.encode()) & 0x7FFF_FFFF
+
+    async def held(self) -> bool:
+        """Whether this process holds the role now, taking it if it is free.
+
+        Raises:
+            Unavailable: Postgres does not answer; the role is lost with the connection.
+        """
+        return await self._lane.call(
+            lambda connection: bool(connection.execute(_HOLD, {"role": self._role}).scalar_one()), _CALL_SECONDS
+        )
+
+    def close(self) -> None:
+        self._lane.close()

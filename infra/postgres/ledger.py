@@ -1,0 +1,218 @@
+"""The ledger's transitions: accept, claim, apply. Each is one statement for a whole batch, so it commits whole or not at all.
+
+Each can be repeated after a lost connection with the same ids and tokens: the repetition waits on the first one's row locks,
+matches nothing if that was committed, and is then read back.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from infra.postgres.statements import (
+    ACCEPT,
+    ACCEPTED_BEFORE,
+    APPLIED_BEFORE,
+    APPLY,
+    CLAIM,
+    CLAIMED_BEFORE,
+    EXPIRED_LEASES,
+)
+from jobs.lifecycle import Status
+from jobs.model import Claimed, Kind, LostLease, NewMessage, Priority, Transition
+from jobs.wire import Pointer
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that is now in the ledger, at version 1; `created_at` by Postgres' clock."""
+
+    id: UUID
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """Take this job at this version, under this fresh token, for so long."""
+
+    pointer: Pointer
+    token: UUID
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A transition that is now in the ledger: the new version, and whether a copy (with `headers`) is to be published."""
+
+    id: UUID
+    version: int
+    status: Status
+    client_id: str
+    publish: bool
+    headers: dict[str, str | int] | None
+
+
+class Ledger:
+    """The jobs table and what commits with it. Every method is one transaction; see `Lane.call` for what it raises.
+
+    `grace_seconds` is the head start that the committing process has to publish before the relay does.
+    """
+
+    def __init__(self, lane: Lane, *, grace_seconds: float):
+        self._lane = lane
+        self._grace = grace_seconds
+
+    async def accept(self, messages: Sequence[NewMessage], timeout: float) -> list[Accepted]:
+        """Insert jobs and their outbox rows; ids that are there already are answered as they are."""
+        rows = [
+            {
+                "id": str(m.id),
+                "client_id": m.client_id,
+                "kind": Kind.MESSAGE,
+                "provider": m.provider,
+                "priority": m.priority,
+                "destination": m.destination,
+                "body": m.body,
+                "reference": m.reference,
+                "tags": m.tags,
+                "metadata": m.metadata,
+                "queue": m.queue,
+                "grace": self._grace,
+            }
+            for m in messages
+        ]
+
+        def work(connection: sa.Connection) -> dict[UUID, datetime]:
+            done = _pairs(connection.execute(ACCEPT, {"rows": _json(rows)}))
+            missing = [row["id"] for row in rows if UUID(str(row["id"])) not in done]
+            if missing:
+                done |= _pairs(connection.execute(ACCEPTED_BEFORE, {"ids": missing}))
+            return done
+
+        created = await self._lane.call(work, timeout)
+        return [Accepted(m.id, created[m.id]) for m in messages]
+
+    async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
+        """Take jobs for work: status `processing`, version + 1, lease and token set. None: stale, nothing to do."""
+        rows = [
+            {"id": str(r.pointer.id), "version": r.pointer.version, "token": str(r.token), "lease": r.lease_seconds}
+            for r in requests
+        ]
+
+        def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Claimed]:
+            return _twice(connection, CLAIM, CLAIMED_BEFORE, rows, _claimed)
+
+        done = await self._lane.call(work, timeout)
+        return [done.get((r.pointer.id, r.token)) for r in requests]
+
+    async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
+        """Record transitions, their attempts and what must be published. None: stale, the job has moved on."""
+        rows = [self._transition_row(t) for t in transitions]
+
+        def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Applied]:
+            tokens = {t.id: t.token for t in transitions}
+            return _twice(connection, APPLY, APPLIED_BEFORE, rows, lambda row: _applied(row, tokens))
+
+        done = await self._lane.call(work, timeout)
+        return [done.get((t.id, t.token)) for t in transitions]
+
+    async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
+        """Jobs whose worker let the lease run out, oldest first; those being moved by somebody else are passed over."""
+
+        def work(connection: sa.Connection) -> list[LostLease]:
+            return [_lost(row) for row in connection.execute(EXPIRED_LEASES, {"limit": limit})]
+
+        return await self._lane.call(work, timeout)
+
+    def contact_seconds(self) -> float:
+        return self._lane.contact_seconds()
+
+    def _transition_row(self, t: Transition) -> dict[str, Any]:
+        # A copy that is due at once has the committing process' head start; a delayed one is the relay's from the start.
+        grace = self._grace if t.delay_seconds == 0 else 0.0
+        attempt = t.attempt
+        return {
+            "id": str(t.id),
+            "version": t.version,
+            "token": str(t.token),
+            "status": t.to,
+            "reason": t.reason,
+            "tried": attempt is not None,
+            "charged": attempt is not None and attempt.charged,
+            "lost": t.lost_lease,
+            "outcome": attempt and attempt.outcome,
+            "provider_code": attempt and attempt.provider_code,
+            "provider_message_id": t.provider_message_id,
+            "ran": attempt and attempt.ran_seconds,
+            "delay": t.delay_seconds,
+            "grace": grace,
+            "route": t.route,
+            "queue": t.queue,
+        }
+
+
+def _twice(
+    connection: sa.Connection,
+    statement: sa.TextClause,
+    before: sa.TextClause,
+    rows: list[dict[str, Any]],
+    read: Callable[[Any], tuple[tuple[UUID, UUID], Row]],
+) -> dict[tuple[UUID, UUID], Row]:
+    """Do the statement, then look for what it did not match among what an earlier try may have committed."""
+    done = dict(map(read, connection.execute(statement, {"rows": _json(rows)})))
+    missing = [row for row in rows if (UUID(row["id"]), UUID(row["token"])) not in done]
+    if missing:
+        done |= dict(map(read, connection.execute(before, {"rows": _json(missing)})))
+    return done
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    return orjson.dumps(rows).decode()
+
+
+def _pairs(rows: Any) -> dict[UUID, datetime]:
+    return {row.id: row.created_at for row in rows}
+
+
+def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:
+    job = Claimed(
+        id=row.id,
+        version=row.version,
+        token=row.claim_token,
+        revision=row.revision,
+        kind=Kind(row.kind),
+        client_id=row.client_id,
+        provider=row.provider,
+        priority=Priority(row.priority),
+        destination=row.destination,
+        body=row.body,
+        attempts=row.attempts,
+        tries=row.tries,
+        lost_leases=row.lost_leases,
+        age_seconds=row.age_seconds,
+    )
+    return (job.id, job.token), job
+
+
+def _applied(row: Any, tokens: dict[UUID, UUID]) -> tuple[tuple[UUID, UUID], Applied]:
+    step = Applied(row.id, row.version, Status(row.status), row.client_id, row.publish, row.headers)
+    return (row.id, tokens[row.id]), step
+
+
+def _lost(row: Any) -> LostLease:
+    return LostLease(
+        id=row.id,
+        version=row.version,
+        token=row.claim_token,
+        kind=Kind(row.kind),
+        provider=row.provider,
+        priority=Priority(row.priority),
+        lost_leases=row.lost_leases,
+    )

@@ -1,0 +1,101 @@
+"""The outbox: what must still be published. A row is deleted once the broker has confirmed its message."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from jobs.model import Route
+from jobs.wire import Pointer
+
+# How far a taken row's due_at is pushed on: two relays at once publish it twice at worst, a killed one delays it so long.
+TAKEN_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A row that is due: what to publish, to which logical queue, by which exchange."""
+
+    pointer: Pointer
+    route: Route
+    queue: str
+    headers: dict[str, str | int] | None
+
+
+_DELETE = sa.text("""
+WITH r AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
+), held AS (
+    SELECT o.job_id, o.version FROM outbox o JOIN r ON r.id = o.job_id AND r.version = o.version
+    ORDER BY o.job_id, o.version FOR UPDATE OF o
+)
+DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version
+""")
+
+# now() and not clock_timestamp(): an index serves a comparison only with what is stable within the statement.
+_TAKE = sa.text("""
+WITH due AS (
+    SELECT job_id, version FROM outbox WHERE queue = :queue AND due_at <= now()
+    ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+UPDATE outbox o SET due_at = clock_timestamp() + :taken * interval '1 second'
+FROM due WHERE o.job_id = due.job_id AND o.version = due.version
+RETURNING o.job_id, o.version, o.route, o.queue, o.headers
+""")
+
+_GIVE_BACK = sa.text("""
+WITH r AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
+), held AS (
+    SELECT o.job_id, o.version FROM outbox o JOIN r ON r.id = o.job_id AND r.version = o.version
+    ORDER BY o.job_id, o.version FOR UPDATE OF o
+)
+UPDATE outbox o SET due_at = clock_timestamp() FROM held WHERE o.job_id = held.job_id AND o.version = held.version
+""")
+
+# A loose index scan: one probe of the index (queue, due_at) for each queue that has rows, however many rows there are.
+_QUEUES = sa.text("""
+WITH RECURSIVE q(queue) AS (
+    (SELECT queue FROM outbox ORDER BY queue LIMIT 1)
+    UNION ALL
+    SELECT (SELECT o.queue FROM outbox o WHERE o.queue > q.queue ORDER BY o.queue LIMIT 1) FROM q WHERE q.queue IS NOT NULL
+)
+SELECT queue FROM q WHERE queue IS NOT NULL
+    AND (SELECT true FROM outbox o WHERE o.queue = q.queue AND o.due_at <= now() ORDER BY o.due_at LIMIT 1)
+""")
+
+
+class Outbox:
+    """Each method is one transaction; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]:
+        """Forget rows whose messages the broker confirmed."""
+        await self._each(_DELETE, published, timeout)
+        return [None] * len(published)
+
+    async def give_back(self, unpublished: Sequence[Pointer], timeout: float) -> None:
+        """Make rows that were taken, and could not be published, due again."""
+        await self._each(_GIVE_BACK, unpublished, timeout)
+
+    async def _each(self, statement: sa.TextClause, pointers: Sequence[Pointer], timeout: float) -> None:
+        rows = orjson.dumps([{"id": str(pointer.id), "version": pointer.version} for pointer in pointers]).decode()
+        await self._lane.call(lambda connection: connection.execute(statement, {"rows": rows}).close(), timeout)
+
+    async def queues_due(self, timeout: float) -> list[str]:
+        """The logical queues for which something is due, in order of name."""
+        return await self._lane.call(lambda connection: [row.queue for row in connection.execute(_QUEUES)], timeout)
+
+    async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
+        """At most `limit` due rows of one queue, the longest due first; each is left alone for `TAKEN_SECONDS` then."""
+        parameters = {"queue": queue, "limit": limit, "taken": TAKEN_SECONDS}
+        return await self._lane.call(lambda connection: [_due(row) for row in connection.execute(_TAKE, parameters)], timeout)
+
+
+def _due(row: Any) -> Due:
+    return Due(Pointer(row.job_id, row.version), Route(row.route), row.queue, row.headers)

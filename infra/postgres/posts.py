@@ -1,0 +1,140 @@
+"""The posts table: filled by COPY, read by a plain SELECT through a server-side cursor, emptied by TRUNCATE."""
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TextIO, cast
+
+import psycopg2
+import sqlalchemy as sa
+
+from infra.postgres.errors import classify
+
+FETCH_ROWS = 5000  # of the cursor in one round trip
+_CONNECT_SECONDS = 2
+_LOCK_SECONDS = 3
+
+
+class Busy(Exception):
+    """Somebody reads or writes the posts; try again when they are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What the table holds; `oldest` and `newest` are None where it is empty."""
+
+    posts: int
+    users: int
+    oldest: datetime | None
+    newest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A post to be written."""
+
+    user_id: int
+    context: str
+    created_at: datetime
+
+    def copy_line(self) -> str:
+        """One line of COPY's text format; https://www.postgresql.org/docs/current/sql-copy.html, "Text Format"."""
+        text = self.context.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+        return f"{self.user_id}\t{text}\t{self.created_at.isoformat()}\n"
+
+
+class Posts:
+    """Each call has a connection of its own: these are few, long, and apart from the hot path. Errors are classified."""
+
+    def __init__(self, url: str):
+        self._url = url
+
+    def _connect(self, options: str = "") -> psycopg2.extensions.connection:
+        try:
+            return psycopg2.connect(
+                self._url,
+                connect_timeout=_CONNECT_SECONDS,
+                application_name="posthaste posts",
+                client_encoding="utf8",
+                options=f"-c timezone=UTC {options}",
+            )
+        except psycopg2.Error as error:
+            raise classify(error) from error
+
+    def fill(self, posts: Iterable[Post]) -> None:
+        """Append posts, all or none, as fast as they are made.
+
+        Raises:
+            BadData: a text that Postgres refuses. Unavailable: the connection was lost; nothing was written.
+        """
+        with closing(self._connect()) as connection, _classified(), connection, connection.cursor() as cursor:
+            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, _Lines(posts)))
+            cursor.execute("ANALYZE posts")
+
+    def truncate(self) -> None:
+        """Empty the table.
+
+        Raises:
+            Busy: a report reads the posts, or they are being filled.
+        """
+        with closing(self._connect(f"-c lock_timeout={_LOCK_SECONDS}s")) as connection, connection.cursor() as cursor:
+            try:
+                with connection:
+                    cursor.execute("TRUNCATE posts RESTART IDENTITY")
+            except psycopg2.errors.LockNotAvailable as error:
+                raise Busy(f"the posts are in use since over {_LOCK_SECONDS} s, by a report or by seeding") from error
+            except psycopg2.Error as error:
+                raise classify(error) from error
+
+    def stats(self) -> Stats:
+        with closing(self._connect()) as connection, _classified(), connection.cursor() as cursor:
+            cursor.execute("SELECT count(*), count(DISTINCT user_id), min(created_at), max(created_at) FROM posts")
+            row = cursor.fetchone()
+            assert row is not None
+            return Stats(*row)
+
+
+def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
+    """Every post's (user id, text) in one snapshot, streamed: memory does not grow with the table.
+
+    To be called inside a lane's call. The open transaction holds a lock against TRUNCATE, so the rows are those of one
+    moment, whole. The lane is in autocommit, so the transaction is begun and ended here.
+    """
+    connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        connection.exec_driver_sql("DECLARE texts NO SCROLL CURSOR FOR SELECT user_id, context FROM posts")
+        while rows := connection.exec_driver_sql(f"FETCH {FETCH_ROWS} FROM texts").fetchall():
+            yield from ((row[0], row[1]) for row in rows)
+    finally:
+        if not connection.invalidated:
+            connection.exec_driver_sql("ROLLBACK")
+
+
+class _classified:  # noqa: N801  reads as the context manager that it is
+    """Turns the driver's errors into ours."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, psycopg2.Error):
+            raise classify(error) from error
+
+
+class _Lines(io.TextIOBase):
+    """COPY's input: reads posts as they are made, so that millions need no memory."""
+
+    def __init__(self, posts: Iterable[Post]):
+        self._lines = (post.copy_line() for post in posts)
+
+    def read(self, size: int | None = -1) -> str:
+        chunk: list[str] = []
+        length = 0
+        for line in self._lines:
+            chunk.append(line)
+            length += len(line)
+            if size is not None and 0 <= size <= length * 2:
+                break
+        return "".join(chunk)

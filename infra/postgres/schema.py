@@ -1,0 +1,177 @@
+"""The schema's revision: which one this code needs, which one the database has, and how it gets there."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+
+from infra.postgres.errors import TryAgain, Unavailable, classify
+from infra.postgres.lanes import Lane
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_CHECK_SECONDS = 0.8
+_LOCK = 7_305_711_946  # any number, the same for every process that migrates
+
+log = structlog.get_logger()
+
+
+class SchemaTooOld(Exception):
+    """The database's schema is older than this code: run `posthaste migrate`."""
+
+
+class ForeignNamespace(Exception):
+    """The database belongs to another namespace: POSTHASTE_DATABASE_URL or POSTHASTE_NAMESPACE is wrong."""
+
+
+class WrongEncoding(Exception):
+    """The database is not in UTF8: it could not hold every text. Create one with ENCODING 'UTF8' TEMPLATE template0."""
+
+
+class MigrationBlocked(Exception):
+    """Another migration is running, or a lock could not be had in time; nothing was changed by this one."""
+
+
+def code_revision() -> str:
+    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…"""
+    return max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def create_database(url: str, name: str) -> str:
+    """Make the database `name` anew, beside the one that `url` names, and return its URL. What was in it is gone.
+
+    Raises:
+        Unavailable: Postgres cannot be reached.
+    """
+    drop_database(url, name)
+    _beside(url, name, "CREATE DATABASE {}")
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def drop_database(url: str, name: str) -> None:
+    """Delete the database `name`, where there is one, beside the one that `url` names."""
+    _beside(url, name, "DROP DATABASE IF EXISTS {} WITH (FORCE)")
+
+
+def _beside(url: str, name: str, statement: str) -> None:
+    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(parts, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text(statement.format(engine.dialect.identifier_preparer.quote(name))))
+    except sa.exc.DBAPIError as error:
+        raise classify(error) from error
+
+
+def migrate(url: str, namespace: str, to: str = "head") -> str:
+    """Bring the schema to revision `to` and give the database to `namespace`; returns the revision it has now.
+
+    DDL waits at most 3 s for a lock, so that it never queues the service's own work up behind itself for longer.
+
+    Raises:
+        MigrationBlocked: another migration runs, or somebody holds a lock for too long.
+        WrongEncoding: the database is not in UTF8.
+        ForeignNamespace: the database belongs to another namespace.
+        Unavailable: Postgres cannot be reached.
+    """
+    from alembic import command  # here, as no other process of ours needs what it brings
+    from alembic.config import Config
+
+    engine = sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg2"),
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC"},
+    )
+    config = Config(attributes={})
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.connect() as lock, _advisory_lock(lock), engine.connect() as connection:
+            _require_utf8(connection)
+            config.attributes["connection"] = connection
+            command.upgrade(config, to)
+            connection.commit()
+            _claim_namespace(connection, namespace)
+            revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+            return str(revision)
+    except sa.exc.DBAPIError as error:
+        classified = classify(error)
+        if isinstance(classified, TryAgain):
+            raise MigrationBlocked(str(classified)) from error
+        raise classified from error
+
+
+@contextmanager
+def _advisory_lock(connection: sa.Connection) -> Iterator[None]:
+    if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar_one():
+        raise MigrationBlocked("another migration of this database is running; try again when it is done")
+    connection.commit()
+    yield
+
+
+def _require_utf8(connection: sa.Connection) -> None:
+    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
+    connection.commit()
+    if encoding != "UTF8":
+        raise WrongEncoding(
+            f"the database's encoding is {encoding}, which cannot hold every text: create one with "
+            "CREATE DATABASE … ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0, and set POSTHASTE_DATABASE_URL to it"
+        )
+
+
+def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
+    connection.execute(
+        sa.text("INSERT INTO installation (namespace) VALUES (:namespace) ON CONFLICT DO NOTHING"), {"namespace": namespace}
+    )
+    owner = connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one()
+    connection.commit()
+    if owner != namespace:
+        raise ForeignNamespace(f"this database belongs to namespace {owner!r}, not to {namespace!r}")
+
+
+async def check(lane: Lane, namespace: str, timeout: float) -> bool:
+    """Whether the schema is exactly this code's (True) or newer (False: runs, but warn).
+
+    Raises:
+        SchemaTooOld: run `posthaste migrate`.
+        ForeignNamespace: wrong database or wrong namespace.
+        Unavailable: Postgres does not answer.
+    """
+
+    def work(connection: sa.Connection) -> tuple[str | None, str | None]:
+        if connection.execute(sa.text("SELECT to_regclass('installation')")).scalar_one() is None:
+            return None, None
+        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
+
+    revision, owner = await lane.call(work, timeout)
+    expected = code_revision()
+    if revision is None or revision < expected:
+        raise SchemaTooOld(f"the schema is at {revision or 'nothing'}, this code needs {expected}: run `posthaste migrate`")
+    if owner != namespace:
+        raise ForeignNamespace(f"the database belongs to namespace {owner!r}, not to POSTHASTE_NAMESPACE {namespace!r}")
+    return revision == expected
+
+
+async def wait_until_fit(lane: Lane, namespace: str, waiting: Callable[[str], None]) -> None:
+    """Return once Postgres answers with a schema that this code can run on; `waiting` hears what is amiss until then.
+
+    Raises:
+        SchemaTooOld, ForeignNamespace: waiting would not help.
+    """
+    told = ""
+    while True:
+        try:
+            current = await check(lane, namespace, _CHECK_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            if str(error) != told:
+                log.warning("postgres.waiting", reason=str(error))
+            told = str(error)
+            waiting(told)
+            await asyncio.sleep(random.uniform(0.2, 0.4))  # noqa: S311  jitter, not a secret
+        else:
+            if not current:
+                log.warning("schema.newer", code=code_revision(), effect="running all the same")
+            return

@@ -1,0 +1,119 @@
+"""The ledger's statements. Each takes a batch as one JSON array, locks its rows, and changes all tables concerned.
+
+Rows are locked in the order of their ids, as unsorted overlapping batches deadlock; the version is repeated in every WHERE.
+`now()` (the statement's start) stands in comparisons, as an index serves only what is stable within the statement;
+`clock_timestamp()` in assignments, as the statement may have waited for its locks.
+"""
+
+import sqlalchemy as sa
+
+from jobs.lifecycle import ENDS, Cause, Status, sources
+
+
+def _in(statuses: frozenset[Status]) -> str:
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+# What the management UI shows of a dead letter: why, how often tried, when. Milliseconds, as AMQP loses a float's precision.
+DEAD_HEADERS = """jsonb_build_object(
+    'kind', kind, 'provider', provider, 'reason', reason, 'provider_code', provider_code, 'attempts', attempts,
+    'revision', revision, 'created_at_ms', CAST(extract(epoch FROM created_at) * 1000 AS bigint),
+    'failed_at_ms', CAST(extract(epoch FROM updated_at) * 1000 AS bigint))"""
+
+ACCEPT = sa.text("""
+WITH r AS (
+    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id uuid, client_id text, kind text, provider text, priority text, destination text, body text,
+        reference text, tags text[], metadata json, queue text, grace float8)
+), accepted AS (
+    INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, reference, tags, metadata)
+    SELECT id, client_id, kind, provider, priority, destination, body, reference, tags, metadata FROM r ORDER BY id
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id, created_at
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at)
+    SELECT id, 1, 'work', r.queue, created_at + r.grace * interval '1 second' FROM accepted JOIN r USING (id)
+)
+SELECT id, created_at FROM accepted
+""")
+
+ACCEPTED_BEFORE = sa.text("SELECT id, created_at FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+_CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.client_id, j.provider, j.priority, j.destination,
+    j.body, j.attempts, j.tries, j.lost_leases,
+    CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
+
+# A claim of a dead letter, moved back to its work queue by hand, begins a new revision.
+CLAIM = sa.text(f"""
+WITH held AS (
+    SELECT j.id, r.version, r.token, r.lease, j.status IN ('failed', 'unknown') AS anew
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease float8)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version
+    WHERE j.status IN ({_in(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
+)
+UPDATE jobs j SET
+    status = 'processing', version = j.version + 1, claim_token = token,
+    lease_until = clock_timestamp() + lease * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
+    revision = j.revision + CAST(anew AS int),
+    attempts = CASE WHEN anew THEN 0 ELSE j.attempts END,
+    tries = CASE WHEN anew THEN 0 ELSE j.tries END,
+    lost_leases = CASE WHEN anew THEN 0 ELSE j.lost_leases END,
+    queued_at = CASE WHEN anew THEN clock_timestamp() ELSE j.queued_at END
+FROM held WHERE j.id = held.id AND j.version = held.version
+RETURNING {_CLAIMED_COLUMNS}
+""")  # noqa: S608  the interpolated parts are constants
+
+CLAIMED_BEFORE = sa.text(f"""
+SELECT {_CLAIMED_COLUMNS} FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid)
+JOIN jobs j ON j.id = r.id AND j.version = r.version + 1 AND j.claim_token = r.token AND j.status = 'processing'
+""")  # noqa: S608
+
+APPLY = sa.text(f"""
+WITH held AS (
+    SELECT r.* FROM json_to_recordset(CAST(:rows AS json)) AS r(
+        id uuid, version int, token uuid, status text, reason text, tried boolean, charged boolean, lost boolean,
+        outcome text, provider_code int, provider_message_id text, ran float8, delay float8, grace float8,
+        route text, queue text)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
+    WHERE j.status = 'processing' AND (NOT r.lost OR j.lease_until < now()) ORDER BY j.id FOR UPDATE OF j
+), applied AS (
+    UPDATE jobs j SET
+        status = held.status, version = j.version + 1, reason = held.reason, lease_until = NULL,
+        attempts = j.attempts + CAST(charged AS int), tries = j.tries + CAST(tried AS int),
+        lost_leases = j.lost_leases + CAST(lost AS int),
+        provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
+        due_at = clock_timestamp() + delay * interval '1 second', updated_at = clock_timestamp(),
+        finished_at = CASE WHEN held.status IN ({_in(ENDS)}) THEN clock_timestamp() END
+    FROM held WHERE j.id = held.id AND j.version = held.version
+    RETURNING j.id, j.version, j.status, j.client_id, j.revision, j.tries, j.claim_token, j.reason, j.due_at,
+        tried, charged, outcome, provider_code, ran, grace, route, queue,
+        j.kind, j.provider, j.attempts, j.created_at, j.updated_at
+), attempted AS (
+    INSERT INTO attempts (job_id, revision, n, claim_token, charged, outcome, reason, provider_code, ran_seconds)
+    SELECT id, revision, tries, claim_token, charged, outcome, reason, provider_code, ran FROM applied WHERE tried
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at, headers)
+    SELECT id, version, route, queue, due_at + grace * interval '1 second', CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END
+    FROM applied WHERE queue IS NOT NULL
+)
+SELECT id, version, status, client_id, queue IS NOT NULL AS publish, CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers
+FROM applied
+""")  # noqa: S608
+
+# A step that was recorded left its token in `attempts`, unless it was a release: that left the job one version further,
+# queued, and still under the token. The reaper's row for the same token is somebody else's step.
+APPLIED_BEFORE = sa.text("""
+SELECT j.id, r.version + 1 AS version, r.status, j.client_id, o.job_id IS NOT NULL AS publish, o.headers
+FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, status text, lost boolean)
+JOIN jobs j ON j.id = r.id
+LEFT JOIN attempts t ON t.job_id = r.id AND t.claim_token = r.token
+LEFT JOIN outbox o ON o.job_id = r.id AND o.version = r.version + 1
+WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = r.lost)
+   OR (r.status = 'queued' AND j.version = r.version + 1 AND j.status = 'queued' AND j.claim_token = r.token)
+""")
+
+EXPIRED_LEASES = sa.text("""
+SELECT id, version, claim_token, kind, provider, priority, lost_leases FROM jobs
+WHERE status = 'processing' AND lease_until < now() ORDER BY lease_until LIMIT :limit
+FOR UPDATE SKIP LOCKED
+""")

@@ -1,0 +1,58 @@
+"""Looking at the broker without changing it: which of our exchanges and queues are there, and do they fit."""
+
+import asyncio
+from dataclasses import dataclass
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelClosed
+
+from infra.rabbitmq.connection import BROKER_ERRORS
+from infra.rabbitmq.topology import QueueSpec, Topology
+
+_CALL_SECONDS = 5.0
+
+
+class BrokerDown(Exception):
+    """RabbitMQ cannot be reached, or refuses us; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue as the broker has it. `problem`: None, `missing`, or the broker's own words on what does not fit."""
+
+    logical: str
+    name: str
+    ready: int = 0
+    consumers: int = 0
+    problem: str | None = None
+
+
+async def inspect(url: str, topology: Topology) -> list[QueueState]:
+    """The state of every queue of a topology.
+
+    Raises:
+        BrokerDown: RabbitMQ cannot be reached.
+    """
+    try:
+        async with asyncio.timeout(_CALL_SECONDS):
+            connection = await aio_pika.connect(url, client_properties={"connection_name": "posthaste inspection"})
+    except BROKER_ERRORS as error:
+        raise BrokerDown(str(error) or type(error).__name__) from error
+    async with connection:
+        return [await _state(connection, spec) for spec in topology.queues]
+
+
+async def _state(connection: AbstractConnection, spec: QueueSpec) -> QueueState:
+    """Asked passively first, so that nothing is made; then declared anew, which changes nothing where it fits."""
+    try:
+        # A channel each, as the broker answers "no" by closing it.
+        channel = await connection.channel()
+        declared = await channel.declare_queue(spec.name, passive=True, timeout=_CALL_SECONDS)
+        counts = declared.declaration_result
+        await channel.declare_queue(spec.name, durable=True, arguments=dict(spec.arguments), timeout=_CALL_SECONDS)
+        await channel.close()
+    except ChannelClosed as error:
+        text = str(error)
+        return QueueState(spec.logical, spec.name, problem="missing" if "NOT_FOUND" in text else text)
+    return QueueState(spec.logical, spec.name, counts.message_count or 0, counts.consumer_count or 0)

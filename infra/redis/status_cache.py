@@ -1,0 +1,102 @@
+"""The status cache: one small value a job, ordered by the job's version, so that a late write never hides a newer status."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.exceptions import RedisError
+
+from jobs.lifecycle import Status, has_exit
+from jobs.model import KnownStatus
+
+CALL_SECONDS = 0.05
+STALE_SECONDS = 1.0  # a write so long after its commit or read is dropped: an expired key has nothing to compare with
+LONG_TTL_SECONDS = 3600.0
+
+# Compare and set: KEYS[i] gets ARGV[2i-1] ("version status owner") for ARGV[2i] milliseconds, unless it holds a newer version.
+_WRITE = """
+for i = 1, #KEYS do
+    local held = redis.call('GET', KEYS[i])
+    local new = ARGV[2 * i - 1]
+    if not held or tonumber(string.match(held, '^%d+')) <= tonumber(string.match(new, '^%d+')) then
+        redis.call('SET', KEYS[i], new, 'PX', ARGV[2 * i])
+    end
+end
+"""
+
+
+class CacheDown(Exception):
+    """Redis does not answer within its 50 ms; the ledger has the answer."""
+
+
+class StatusCache:
+    """Reads and writes in batches, each within 50 ms. States that can still change are kept `ttl_seconds`."""
+
+    def __init__(self, url: str, *, namespace: str, ttl_seconds: float):
+        self._redis = Redis(
+            connection_pool=BlockingConnectionPool.from_url(
+                url, max_connections=8, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
+            )
+        )
+        self._write = self._redis.register_script(_WRITE)
+        self._prefix = f"{namespace}:status:"
+        self._ttl_ms = int(ttl_seconds * 1000)
+
+    def _key(self, id_: UUID) -> str:
+        return f"{self._prefix}{id_}"
+
+    async def read(self, ids: Sequence[UUID], timeout: float = CALL_SECONDS) -> list[KnownStatus | None]:
+        """What is cached of these jobs, in their order.
+
+        Raises:
+            CacheDown: no answer in time.
+        """
+        at = time.monotonic()
+        try:
+            async with asyncio.timeout(min(timeout, CALL_SECONDS)):
+                values = await self._redis.mget([self._key(id_) for id_ in ids])
+        except (RedisError, OSError, TimeoutError) as error:
+            raise CacheDown(str(error) or "no answer within 50 ms") from error
+        return [None if value is None else _parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
+
+    async def write(self, entries: Sequence[KnownStatus], timeout: float = CALL_SECONDS) -> list[None]:
+        """Keep these, each unless a newer version is there or it is too old to be trusted.
+
+        Raises:
+            CacheDown: no answer in time.
+        """
+        now = time.monotonic()
+        fresh = [entry for entry in entries if now - entry.at <= STALE_SECONDS]
+        if fresh:
+            arguments: list[str | int] = []
+            for entry in fresh:
+                ttl = self._ttl_ms if has_exit(entry.status) else int(LONG_TTL_SECONDS * 1000)
+                arguments += [f"{entry.version} {entry.status} {entry.client_id}", ttl]
+            try:
+                async with asyncio.timeout(min(timeout, CALL_SECONDS)):
+                    await self._write(keys=[self._key(entry.id) for entry in fresh], args=arguments)
+            except (RedisError, OSError, TimeoutError) as error:
+                raise CacheDown(str(error) or "no answer within 50 ms") from error
+        return [None] * len(entries)
+
+    async def answers(self) -> None:
+        """Return if Redis answers.
+
+        Raises:
+            CacheDown: it does not.
+        """
+        try:
+            async with asyncio.timeout(CALL_SECONDS * 4):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            raise CacheDown(str(error) or "no answer") from error
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+def _parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus:
+    version, status, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 2)
+    return KnownStatus(id_, int(version), Status(status), client_id, at)

@@ -1,0 +1,192 @@
+"""Settings: `POSTHASTE_…` variables, read once by each process, frozen, and refused at start by name."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableValue
+
+from jobs.retry import RetryPolicy
+
+PREFIX = "POSTHASTE_"
+# Later files win over earlier ones, the environment over all. `make services` writes the first, and `posthaste up --sandbox`
+# the second while it runs, so that commands in another terminal know the same providers.
+SANDBOX_FILE = ".local/sandbox.env"
+ENV_FILES = (".local/services.env", SANDBOX_FILE, ".env")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names each variable and what is wrong with it."""
+
+
+class RetrySettings(BaseModel):
+    """When failed attempts at this provider are repeated; see `jobs.retry`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    attempts: int = Field(8, ge=1, le=1000)
+    base_seconds: float = Field(1.0, gt=0, le=86_400)
+    cap_seconds: float = Field(300.0, gt=0, le=86_400)
+    deadline_seconds: float = Field(86_400.0, gt=0, le=31_536_000)
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(self.attempts, self.base_seconds, self.cap_seconds, self.deadline_seconds)
+
+
+def _http_url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+        raise ValueError("must be an http:// or https:// URL")
+    return value
+
+
+class ProviderSettings(BaseModel):
+    """One provider: `POST url {destination, body}`; `concurrency` slots in each consumer process."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    kind: Literal["http"] = "http"
+    url: Annotated[str, AfterValidator(_http_url)]
+    timeout_seconds: float = Field(10.0, gt=0, le=3600)
+    concurrency: int = Field(64, ge=1, le=1000)
+    retry: RetrySettings = RetrySettings()
+
+
+def _scheme(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. `.env.example` lists each with a sentence."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_file=ENV_FILES)
+
+    database_url: Annotated[str, _scheme("postgresql", "postgres")]
+    amqp_url: Annotated[str, _scheme("amqp", "amqps")]
+    redis_url: Annotated[str, _scheme("redis", "rediss", "unix")]
+    management_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    host: str = "127.0.0.1"
+    port: int = Field(9006, ge=1, le=65_535)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    providers: dict[str, ProviderSettings] = {}
+    providers_file: Path | None = None
+    default_provider: str | None = None
+    accept_timeout_seconds: float = Field(0.8, gt=0, le=60)
+    lease_seconds: float = Field(60.0, ge=1, le=86_400)
+    lease_margin_seconds: float = Field(5.0, ge=0.1, le=3600)
+    lost_leases: int = Field(3, ge=1, le=1000)
+    shutdown_grace_seconds: float = Field(15.0, ge=0, le=3600)
+    outbox_grace_seconds: float = Field(5.0, gt=0, le=3600)
+    relay_poll_seconds: float = Field(0.5, gt=0, le=60)
+    ready_depth: int = Field(2000, ge=1, le=1_000_000)
+    sweep_after_seconds: float = Field(30.0, gt=0, le=3600)
+    status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
+
+    @field_validator("providers")
+    @classmethod
+    def _names(cls, providers: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+        for name in providers:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"the provider name {name!r} is not of the form [a-z0-9][a-z0-9-]{{0,31}}")
+        return providers
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_providers_file(cls, values: dict[str, Any]) -> dict[str, Any]:
+        path = values.get("providers_file")
+        if not path:
+            return values
+        if values.get("providers"):
+            raise ValueError(f"{PREFIX}PROVIDERS and {PREFIX}PROVIDERS_FILE are both set; set one")
+        try:
+            return {**values, "providers": json.loads(Path(path).read_text("utf-8"))}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{PREFIX}PROVIDERS_FILE: {path} cannot be read as JSON: {error}") from error
+
+    @model_validator(mode="after")
+    def _fit(self) -> "Settings":
+        for name, provider in self.providers.items():
+            if provider.timeout_seconds + self.lease_margin_seconds >= self.lease_seconds:
+                raise ValueError(
+                    f"{PREFIX}LEASE_SECONDS is {self.lease_seconds:g}: it must exceed provider {name!r}'s timeout_seconds "
+                    f"({provider.timeout_seconds:g}) + {PREFIX}LEASE_MARGIN_SECONDS ({self.lease_margin_seconds:g})"
+                )
+        if self.shutdown_grace_seconds >= self.lease_seconds:
+            raise ValueError(f"{PREFIX}SHUTDOWN_GRACE_SECONDS must be shorter than {PREFIX}LEASE_SECONDS")
+        if self.default_provider is not None and self.default_provider not in self.providers:
+            raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {self.default_provider!r} is not among the providers")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, dotenv_settings)
+
+    def provider_for_new_messages(self) -> str:
+        """The provider of a message that names none.
+
+        Raises:
+            SettingsError: no provider is configured, or several and no default.
+        """
+        if self.default_provider is not None:
+            return self.default_provider
+        if len(self.providers) == 1:
+            return next(iter(self.providers))
+        if not self.providers:
+            raise SettingsError(
+                f"{PREFIX}PROVIDERS is not set: name at least one, for example "
+                f'{PREFIX}PROVIDERS=\'{{"sandbox": {{"kind": "http", "url": "http://127.0.0.1:9007/message"}}}}\''
+            )
+        raise SettingsError(f"{PREFIX}DEFAULT_PROVIDER is not set, and there are several: {', '.join(self.providers)}")
+
+
+def load() -> Settings:
+    """Read the settings from the environment and `ENV_FILES`.
+
+    Raises:
+        SettingsError: naming every variable that is missing, unknown or wrong.
+    """
+    _refuse_unknown(dict(os.environ))
+    for file in map(Path, ENV_FILES):
+        if file.is_file():
+            _refuse_unknown(dict(line.split("=", 1) for line in file.read_text("utf-8").splitlines() if "=" in line), file)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from error
+    except UnreadableValue as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        raise SettingsError(f"{PREFIX}{field[1].upper() if field else '…'}: is not valid JSON") from error
+
+
+def _refuse_unknown(variables: dict[str, str], file: Path | None = None) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in variables if name.strip().startswith(PREFIX) and name.strip() not in known)
+    if unknown:
+        where = f" (in {file})" if file else ""
+        raise SettingsError(f"unknown setting {', '.join(unknown)}{where}; .env.example lists those that exist")
+
+
+def _explain(problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if not location:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    name = PREFIX + location[0].upper() + "".join(f".{part}" for part in location[1:])
+    if problem["type"] == "missing" and len(location) == 1:
+        return f"{name} is not set; `make services` finds or starts the service and writes it to {ENV_FILES[0]}"
+    return f"{name}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,58 @@
+"""What all tests share: real services, a database and a namespace of their own for each test."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from infra.postgres import schema
+from tests import services as found
+from tests.services import Services, drop_namespace, unique, with_path
+
+PROVIDERS = ["sandbox", "other"]
+
+
+@pytest.fixture(scope="session")
+def services() -> Services:
+    return found.find()
+
+
+@pytest.fixture(scope="session")
+def template_database(services: Services) -> Iterator[str]:
+    """A migrated database, from which each test's own is copied."""
+    name = unique("posthaste_template")
+    services.sql(f"CREATE DATABASE {name}")
+    schema.migrate(with_path(services.database, name), "template")
+    yield name
+    services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def namespace() -> str:
+    return unique("test")
+
+
+@pytest.fixture
+def database(services: Services, template_database: str, namespace: str) -> Iterator[str]:
+    """The URL of a migrated database that belongs to this test's namespace."""
+    with copied(services, template_database, namespace) as url:
+        yield url
+
+
+@contextmanager
+def copied(services: Services, template_database: str, namespace: str) -> Iterator[str]:
+    """A copy of the template that belongs to `namespace`, dropped afterwards; its URL."""
+    name = unique("posthaste")
+    services.sql(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    services.sql(f"UPDATE installation SET namespace = '{namespace}'", name)
+    # No test of this database stops Postgres itself, so none of them needs to wait for the machine's disk.
+    services.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    yield with_path(services.database, name)
+    services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def broker_namespace(services: Services, namespace: str) -> AsyncIterator[str]:
+    """A namespace whose exchanges and queues are deleted afterwards."""
+    yield namespace
+    await drop_namespace(services.amqp, namespace, PROVIDERS)

@@ -1,0 +1,99 @@
+"""Fakes for unit tests of pure decisions. Each passes the contract suite that the real one passes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from infra.postgres.ledger import Accepted, Applied, ClaimRequest
+from jobs.lifecycle import Cause, Status, sources
+from jobs.model import Claimed, Kind, KnownStatus, LostLease, NewMessage, Transition
+from jobs.wire import Pointer
+
+
+@dataclass
+class FakeCache:
+    """The status cache as a dictionary."""
+
+    values: dict[UUID, KnownStatus] = field(default_factory=dict)
+
+    async def read(self, ids: Sequence[UUID], timeout: float = 1) -> list[KnownStatus | None]:
+        return [self.values.get(id_) for id_ in ids]
+
+    async def write(self, entries: Sequence[KnownStatus], timeout: float = 1) -> list[None]:
+        for new in entries:
+            held = self.values.get(new.id)
+            if time.monotonic() - new.at <= 1.0 and (held is None or held.version <= new.version):
+                self.values[new.id] = new
+        return [None] * len(entries)
+
+
+@dataclass
+class FakeLedger:
+    """The ledger as a dictionary of jobs, with the same fences."""
+
+    clock: float = 0.0
+    jobs: dict[UUID, Claimed] = field(default_factory=dict)
+    statuses: dict[UUID, Status] = field(default_factory=dict)
+    leases: dict[UUID, float] = field(default_factory=dict)
+    steps: dict[UUID, Applied] = field(default_factory=dict)
+    outbox: dict[Pointer, str] = field(default_factory=dict)
+
+    async def accept(self, messages: Sequence[NewMessage], timeout: float = 1) -> list[Accepted]:
+        for m in messages:
+            if m.id not in self.jobs:
+                job = Claimed(
+                    m.id, 1, m.id, 0, Kind.MESSAGE, m.client_id, m.provider, m.priority, m.destination, m.body, 0, 0, 0, 0
+                )
+                self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
+                self.outbox[Pointer(m.id, 1)] = m.queue
+        return [Accepted(m.id, datetime.now(UTC)) for m in messages]
+
+    async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
+        return [self._claim(request) for request in requests]
+
+    def _claim(self, request: ClaimRequest) -> Claimed | None:
+        job = self.jobs.get(request.pointer.id)
+        if job is not None and job.token == request.token:
+            return job
+        if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
+            return None
+        if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
+            job = replace(job, revision=job.revision + 1, attempts=0, tries=0, lost_leases=0)
+        job = replace(job, version=job.version + 1, token=request.token)
+        self.jobs[job.id], self.statuses[job.id] = job, Status.PROCESSING
+        self.leases[job.id] = self.clock + request.lease_seconds
+        return job
+
+    async def apply(self, transitions: Sequence[Transition], timeout: float = 1) -> list[Applied | None]:
+        return [self._apply(t) for t in transitions]
+
+    def _apply(self, t: Transition) -> Applied | None:
+        before = self.steps.get(t.token)
+        if before is not None:
+            return before if before.status is t.to else None
+        job = self.jobs[t.id]
+        if (job.version, job.token) != (t.version, t.token) or self.statuses[t.id] is not Status.PROCESSING:
+            return None
+        if t.lost_lease and self.leases[t.id] > self.clock:
+            return None
+        charged, tried = t.attempt is not None and t.attempt.charged, t.attempt is not None
+        job = replace(
+            job,
+            version=job.version + 1,
+            attempts=job.attempts + charged,
+            tries=job.tries + tried,
+            lost_leases=job.lost_leases + t.lost_lease,
+        )
+        self.jobs[t.id], self.statuses[t.id] = job, t.to
+        if t.queue:
+            self.outbox[Pointer(t.id, job.version)] = t.queue
+        self.steps[t.token] = Applied(t.id, job.version, t.to, job.client_id, t.queue is not None, None)
+        return self.steps[t.token]
+
+    async def expired_leases(self, limit: int, timeout: float = 1) -> list[LostLease]:
+        expired = [
+            job for id_, job in self.jobs.items() if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
+        ]
+        return [LostLease(j.id, j.version, j.token, j.kind, j.provider, j.priority, j.lost_leases) for j in expired[:limit]]

@@ -1,0 +1,161 @@
+"""What every ledger promises; the fake and Postgres pass the same suite."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from infra.postgres.lanes import Lane
+from infra.postgres.ledger import Ledger
+from jobs.decision import decide, decide_lost
+from jobs.lifecycle import Status
+from jobs.model import Claimed, LostLease, Transition
+from jobs.outcome import NOT_STARTED, Outcome, Verdict
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer
+from tests.contract.fakes import FakeLedger
+from tests.making import ACCEPTED, claim_request, message
+
+SECONDS = 5.0
+AnyLedger = Ledger | FakeLedger
+
+
+@pytest.fixture(params=["fake", "postgres"])
+async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[AnyLedger]:
+    if request.param == "fake":
+        yield FakeLedger()
+        return
+    lane = Lane(request.getfixturevalue("database"), name="test", threads=2)
+    yield Ledger(lane, grace_seconds=5)
+    lane.close()
+
+
+def _decide(job: Claimed, outcome: Outcome, attempts: int = 3) -> Transition:
+    return decide(job, outcome, RetryPolicy(attempts=attempts), ran_seconds=0.1, jitter=0.5)
+
+
+async def _claimed(ledger: AnyLedger, lease: float = 60.0) -> Claimed:
+    (accepted,) = await ledger.accept([message(body="what to say")], SECONDS)
+    (job,) = await ledger.claim([claim_request(accepted.id, lease=lease)], SECONDS)
+    assert job is not None
+    return job
+
+
+async def test_a_claim_returns_the_job_one_version_further(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    assert (job.version, job.attempts, job.revision, job.body) == (2, 0, 0, "what to say")
+
+
+async def test_accepting_the_same_id_again_changes_nothing(ledger: AnyLedger) -> None:
+    new = message()
+    await ledger.accept([new], SECONDS)
+    request = claim_request(new.id)
+    await ledger.claim([request], SECONDS)
+    await ledger.accept([new], SECONDS)
+    assert (await ledger.claim([claim_request(new.id, 1)], SECONDS)) == [None]
+
+
+async def test_a_claim_of_another_version_or_of_no_job_is_stale(ledger: AnyLedger) -> None:
+    new = message()
+    await ledger.accept([new], SECONDS)
+    stale = [claim_request(new.id, 2), claim_request(uuid4(), 1)]
+    assert await ledger.claim(stale, SECONDS) == [None, None]
+
+
+async def test_a_second_claim_of_the_same_version_is_stale(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    assert await ledger.claim([claim_request(job.id, 1)], SECONDS) == [None]
+
+
+async def test_repeating_a_claim_under_its_token_finds_it_done(ledger: AnyLedger) -> None:
+    new = message()
+    await ledger.accept([new], SECONDS)
+    request = claim_request(new.id)
+    (first,) = await ledger.claim([request], SECONDS)
+    (again,) = await ledger.claim([request], SECONDS)
+    assert first is not None and again is not None
+    assert replace(again, age_seconds=0) == replace(first, age_seconds=0)
+
+
+async def test_repeating_an_outcome_under_its_token_finds_it_done(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    step = _decide(job, ACCEPTED)
+    first, again = await ledger.apply([step], SECONDS), await ledger.apply([step], SECONDS)
+    assert first == again
+    assert first[0] is not None and (first[0].status, first[0].version) == (Status.SENT, 3)
+
+
+async def test_repeating_a_release_under_its_token_finds_it_done(ledger: AnyLedger) -> None:
+    step = _decide(await _claimed(ledger), NOT_STARTED)
+    first, again = await ledger.apply([step], SECONDS), await ledger.apply([step], SECONDS)
+    assert first == again
+    assert first[0] is not None and first[0].status is Status.QUEUED
+
+
+async def test_an_outcome_under_another_token_or_version_is_stale(ledger: AnyLedger) -> None:
+    step = _decide(await _claimed(ledger), ACCEPTED)
+    foreign = [replace(step, token=uuid4()), replace(step, version=1)]
+    for other in foreign:
+        assert await ledger.apply([other], SECONDS) == [None]
+    assert (await ledger.apply([step], SECONDS))[0] is not None
+
+
+async def test_a_retry_is_charged_and_claimed_at_its_new_version(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    (step,) = await ledger.apply([_decide(job, Outcome(Verdict.RETRYABLE, "http_500", 500))], SECONDS)
+    assert step is not None and step.status is Status.RETRYING
+    (again,) = await ledger.claim([claim_request(job.id, step.version)], SECONDS)
+    assert again is not None
+    assert (again.attempts, again.tries, again.version) == (1, 1, 4)
+
+
+async def test_a_release_is_not_charged(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    (step,) = await ledger.apply([_decide(job, NOT_STARTED)], SECONDS)
+    assert step is not None and step.publish
+    (again,) = await ledger.claim([claim_request(job.id, step.version)], SECONDS)
+    assert again is not None and (again.attempts, again.tries) == (0, 0)
+
+
+async def test_claiming_a_dead_letter_begins_a_new_revision(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    (dead,) = await ledger.apply([_decide(job, Outcome(Verdict.REJECTED, "http_400", 400))], SECONDS)
+    assert dead is not None and dead.status is Status.FAILED
+    (again,) = await ledger.claim([claim_request(job.id, dead.version)], SECONDS)
+    assert again is not None
+    assert (again.revision, again.attempts, again.tries) == (1, 0, 0)
+    assert again.idempotency_key == f"{job.id}-1"
+
+
+async def test_a_lease_that_still_runs_cannot_be_reaped(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    assert await ledger.expired_leases(10, SECONDS) == []
+    lost = decide_lost(_as_lost(job), RetryPolicy(), limit=3, jitter=0.0)
+    assert await ledger.apply([lost], SECONDS) == [None]
+
+
+async def test_an_expired_lease_is_found_and_its_late_outcome_is_stale(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger, lease=0.0)
+    (expired,) = await ledger.expired_leases(10, SECONDS)
+    assert (expired.id, expired.version, expired.token) == (job.id, job.version, job.token)
+    (step,) = await ledger.apply([decide_lost(expired, RetryPolicy(), limit=3, jitter=0.0)], SECONDS)
+    assert step is not None and step.status is Status.RETRYING
+    assert await ledger.apply([_decide(job, ACCEPTED)], SECONDS) == [None]
+    (again,) = await ledger.claim([claim_request(job.id, step.version)], SECONDS)
+    assert again is not None and (again.attempts, again.tries, again.lost_leases) == (0, 1, 1)
+
+
+async def test_only_what_must_be_published_is_in_the_outbox(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    (sent,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
+    other = await _claimed(ledger)
+    (dead,) = await ledger.apply([_decide(other, Outcome(Verdict.REJECTED, "http_400", 400))], SECONDS)
+    assert sent is not None and not sent.publish
+    assert dead is not None and dead.publish
+    if isinstance(ledger, FakeLedger):
+        assert ledger.outbox[Pointer(other.id, dead.version)] == "messages.dead"
+
+
+def _as_lost(job: Claimed) -> LostLease:
+    return LostLease(job.id, job.version, job.token, job.kind, job.provider, job.priority, job.lost_leases)

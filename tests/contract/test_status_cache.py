@@ -1,0 +1,75 @@
+"""What every status cache promises; the fake and Redis pass the same suite."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from infra.redis.status_cache import StatusCache
+from jobs.lifecycle import Status
+from jobs.model import KnownStatus
+from tests.contract.fakes import FakeCache
+from tests.making import new_id
+from tests.services import Services
+
+AnyCache = StatusCache | FakeCache
+
+
+@pytest.fixture(params=["fake", "redis"])
+async def cache(request: pytest.FixtureRequest, services: Services, namespace: str) -> AsyncIterator[AnyCache]:
+    if request.param == "fake":
+        yield FakeCache()
+        return
+    real = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
+    yield real
+    await real.close()
+
+
+def _known(version: int, status: Status, age: float = 0.0) -> KnownStatus:
+    return KnownStatus(ID, version, status, "default", time.monotonic() - age)
+
+
+ID = new_id()
+
+
+async def _read(cache: AnyCache) -> tuple[int, Status, str] | None:
+    (seen,) = await cache.read([ID])
+    return None if seen is None else (seen.version, seen.status, seen.client_id)
+
+
+async def test_an_unknown_job_is_none(cache: AnyCache) -> None:
+    assert await cache.read([new_id(), new_id()]) == [None, None]
+
+
+async def test_what_is_written_is_read(cache: AnyCache) -> None:
+    await cache.write([_known(1, Status.QUEUED)])
+    assert await _read(cache) == (1, Status.QUEUED, "default")
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+async def test_the_newest_version_wins_in_any_order(cache: AnyCache, order: tuple[int, ...]) -> None:
+    statuses = {1: Status.QUEUED, 2: Status.PROCESSING, 3: Status.SENT}
+    for version in order:
+        await cache.write([_known(version, statuses[version])])
+    assert await _read(cache) == (3, Status.SENT, "default")
+
+
+async def test_the_newest_version_wins_within_one_batch(cache: AnyCache) -> None:
+    await cache.write([_known(3, Status.SENT), _known(2, Status.PROCESSING)])
+    assert await _read(cache) == (3, Status.SENT, "default")
+
+
+async def test_a_write_long_after_its_read_is_dropped(cache: AnyCache) -> None:
+    await cache.write([_known(1, Status.QUEUED, age=1.5)])
+    assert await _read(cache) is None
+
+
+async def test_states_with_an_exit_expire_in_seconds_and_final_ones_do_not(services: Services, namespace: str) -> None:
+    cache = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
+    done = new_id()
+    await cache.write([_known(1, Status.RETRYING), KnownStatus(done, 2, Status.DELIVERED, "default", time.monotonic())])
+    short = await cache._redis.pttl(cache._key(ID))
+    long = await cache._redis.pttl(cache._key(done))
+    assert 0 < short <= 5000
+    assert long > 1_000_000
+    await cache.close()

@@ -1,0 +1,179 @@
+"""RabbitMQ as we use it: confirmed and mandatory publishing, and consumers that come back whatever is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+
+import aio_pika
+import pytest
+
+from infra.rabbitmq.consumer import Consumer, Delivery
+from infra.rabbitmq.definitions import definitions
+from infra.rabbitmq.inspection import inspect
+from infra.rabbitmq.publisher import NotPublished, Publisher
+from infra.rabbitmq.topology import declare, describe
+from jobs.model import Route
+from jobs.wire import Pointer, decode
+from tests.conftest import PROVIDERS
+from tests.making import new_id
+from tests.services import Services, management, proxied
+from tests.waiting import eventually
+
+QUEUE = "messages.sandbox.normal"
+
+
+@asynccontextmanager
+async def background(*runs: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(run) for run in runs]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_published(publisher: Publisher, pointer: Pointer, seconds: float = 15) -> None:
+    async def attempt() -> bool:
+        try:
+            await publisher.publish(pointer, Route.WORK, QUEUE)
+        except NotPublished:
+            return False
+        return True
+
+    await eventually(attempt, bool, seconds)
+
+
+async def test_declaring_the_topology_again_changes_nothing(services: Services, broker_namespace: str) -> None:
+    topology = describe(broker_namespace, PROVIDERS)
+    async with await aio_pika.connect(services.amqp) as connection:
+        for _ in range(2):
+            await declare(await connection.channel(), topology)
+
+
+async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_pointer(
+    services: Services, broker_namespace: str
+) -> None:
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(services.amqp, topology, name="test")
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, "test")
+    async with background(publisher.run(), consumer.run()):
+        await publisher.connected.wait()
+        pointer = Pointer(new_id(), 3)
+        await publisher.publish(pointer, Route.WORK, QUEUE)
+        delivery = await asyncio.wait_for(received.get(), 10)
+        assert (decode(delivery.body), delivery.queue) == (pointer, QUEUE)
+        assert delivery.message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+        await delivery.ack()
+
+
+async def test_publishing_to_a_queue_that_is_gone_fails_and_brings_it_back(services: Services, broker_namespace: str) -> None:
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(services.amqp, topology, name="test")
+    async with background(publisher.run()), await aio_pika.connect(services.amqp) as connection:
+        await publisher.connected.wait()
+        channel = await connection.channel()
+        await channel.queue_delete(topology.name(QUEUE))
+        with pytest.raises(NotPublished):
+            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await _until_published(publisher, Pointer(new_id(), 1))
+
+
+async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(services: Services, broker_namespace: str) -> None:
+    url, proxy = await proxied(services.amqp)
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(services.amqp, topology, name="test")
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, "test")
+    async with background(publisher.run(), consumer.run()), await aio_pika.connect(services.amqp) as connection:
+        await publisher.connected.wait()
+        channel = await connection.channel()
+        for lose in ("queue", "connection"):
+            if lose == "queue":
+                await channel.queue_delete(topology.name(QUEUE))
+            else:
+                proxy.cut()
+            pointer = Pointer(new_id(), 1)
+            await _until_published(publisher, pointer)
+            while True:
+                delivery = await asyncio.wait_for(received.get(), 20)
+                await delivery.ack()
+                if decode(delivery.body) == pointer:
+                    break
+    await proxy.close()
+
+
+async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: Services, broker_namespace: str) -> None:
+    url, proxy = await proxied(services.amqp)
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(services.amqp, topology, name="test")
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, "test")
+    async with background(publisher.run(), consumer.run()):
+        await publisher.connected.wait()
+        pointer = Pointer(new_id(), 1)
+        await publisher.publish(pointer, Route.WORK, QUEUE)
+        first = await asyncio.wait_for(received.get(), 10)
+        proxy.cut()
+        again = await asyncio.wait_for(received.get(), 20)
+        await first.ack()
+        assert decode(again.body) == pointer
+        assert again.message.redelivered
+        await again.ack()
+    await proxy.close()
+
+
+async def test_a_publish_cut_before_its_confirm_is_not_called_published_though_it_may_be(
+    services: Services, broker_namespace: str
+) -> None:
+    url, proxy = await proxied(services.amqp)
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(url, topology, name="test")
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, "test")
+    async with background(publisher.run(), consumer.run()):
+        await publisher.connected.wait()
+        pointer = Pointer(new_id(), 1)
+        proxy.cut_on_answer(str(pointer.id).encode())
+        with pytest.raises(NotPublished):
+            await publisher.publish(pointer, Route.WORK, QUEUE)
+        assert proxy.answers_cut == 1
+        await _until_published(publisher, pointer)
+        copies = [await asyncio.wait_for(received.get(), 10) for _ in range(2)]
+        assert {decode(copy.body) for copy in copies} == {pointer}
+        for copy in copies:
+            await copy.ack()
+    await proxy.close()
+
+
+async def test_a_broker_that_freezes_in_mid_publish_does_not_block_for_good(
+    services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infra.rabbitmq.publisher.CONFIRM_SECONDS", 0.5)
+    url, proxy = await proxied(services.amqp)
+    publisher = Publisher(url, describe(broker_namespace, PROVIDERS), name="test")
+    async with background(publisher.run()):
+        await publisher.connected.wait()
+        await proxy.freeze()
+        with pytest.raises(NotPublished):
+            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await proxy.thaw()
+        await _until_published(publisher, Pointer(new_id(), 1))
+    await proxy.close()
+
+
+async def test_the_definitions_file_prepares_a_broker_as_our_processes_would(services: Services, broker_namespace: str) -> None:
+    topology = describe(broker_namespace, PROVIDERS)
+    await management(services, "POST", "/api/definitions", definitions(topology))
+    async with await aio_pika.connect(services.amqp) as connection:
+        await declare(await connection.channel(), topology)
+    states = await inspect(services.amqp, topology)
+    assert [state.problem for state in states] == [None] * len(topology.queues)
+
+
+async def test_without_a_broker_publishing_fails_at_once(namespace: str) -> None:
+    publisher = Publisher("amqp://127.0.0.1:1/", describe(namespace, PROVIDERS), name="test")
+    async with background(publisher.run()):
+        with pytest.raises(NotPublished):
+            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)

@@ -1,0 +1,88 @@
+"""Redis cut, frozen or wiped: reads fail within 50 ms and by name, and the next ones go on."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from uuid import UUID
+
+import pytest
+
+from infra.redis.status_cache import CacheDown, StatusCache
+from infra.statuses import Statuses
+from jobs.lifecycle import Status
+from jobs.model import KnownStatus
+from tests.making import new_id
+from tests.proxy import Proxy
+from tests.services import Services, proxied
+from tests.waiting import eventually
+
+
+@pytest.fixture
+async def cut(services: Services, namespace: str) -> AsyncIterator[tuple[StatusCache, Proxy]]:
+    url, proxy = await proxied(services.redis)
+    cache = StatusCache(url, namespace=namespace, ttl_seconds=5)
+    yield cache, proxy
+    await cache.close()
+    await proxy.close()
+
+
+def _sent() -> KnownStatus:
+    return KnownStatus(new_id(), 3, Status.SENT, "default", time.monotonic())
+
+
+async def _read(cache: StatusCache, known: KnownStatus) -> KnownStatus | None:
+    """What is cached; None also where Redis took over 50 ms, as it may on a busy machine."""
+    try:
+        return (await cache.read([known.id]))[0]
+    except CacheDown:
+        return None
+
+
+async def _written(cache: StatusCache, *known: KnownStatus) -> None:
+    async def write() -> bool:
+        try:
+            await cache.write([KnownStatus(k.id, k.version, k.status, k.client_id, time.monotonic()) for k in known])
+        except CacheDown:
+            return False
+        return True
+
+    await eventually(write, bool, 5)
+
+
+async def test_a_cut_connection_fails_one_read_at_most(cut: tuple[StatusCache, Proxy]) -> None:
+    cache, proxy = cut
+    known = _sent()
+    await _written(cache, known)
+    for _ in range(5):
+        proxy.cut()
+        await eventually(lambda: _read(cache, known), bool, 2)
+
+
+async def test_a_frozen_redis_costs_50_ms_and_never_mixes_up_answers(cut: tuple[StatusCache, Proxy]) -> None:
+    cache, proxy = cut
+    first, second = _sent(), KnownStatus(new_id(), 1, Status.QUEUED, "other", time.monotonic())
+    await _written(cache, first, second)
+    await proxy.freeze()
+    for _ in range(20):
+        started = time.monotonic()
+        with pytest.raises(CacheDown):
+            await cache.read([first.id])
+        assert time.monotonic() - started < 0.5
+    await proxy.thaw()
+    for known in (second, first) * 10:
+        seen = await eventually(partial(_read, cache, known), bool, 5)
+        assert seen is not None
+        assert (seen.id, seen.status, seen.client_id) == (known.id, known.status, known.client_id)
+
+
+async def test_without_a_cache_every_status_comes_from_the_ledger(namespace: str) -> None:
+    cache = StatusCache("redis://127.0.0.1:1/0", namespace=namespace, ttl_seconds=5)
+
+    async def ledger(ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
+        return [_sent() for _ in ids]
+
+    statuses = Statuses(cache, ledger, cache_down=CacheDown, repeat=())
+    for _ in range(3):
+        seen = await statuses.read(new_id())
+        assert seen is not None and seen.status is Status.SENT
+    await cache.close()

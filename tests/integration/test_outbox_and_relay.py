@@ -1,0 +1,127 @@
+"""The outbox and the relay: what is due and still there is published, by one relay at a time, in portions."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from consumers.relay import Relay
+from infra.postgres.errors import Unavailable
+from infra.postgres.leadership import Leadership
+from infra.postgres.ledger import Ledger
+from infra.postgres.outbox import Outbox
+from infra.rabbitmq.publisher import NotPublished
+from jobs.model import Route
+from jobs.wire import Pointer
+from tests.integration.conftest import Hurt
+from tests.making import message
+from tests.waiting import eventually
+
+QUEUE = "messages.sandbox.normal"
+
+
+@dataclass
+class Broker:
+    """Counts what is published to it; can be told to refuse. Ready messages are those published and not yet consumed."""
+
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    published: list[Pointer] = field(default_factory=list)
+    consumed: int = 0
+    refusing: bool = False
+
+    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
+        if self.refusing:
+            raise NotPublished("as asked")
+        self.published.append(pointer)
+
+    async def ready_messages(self, queue: str) -> int:
+        return len(self.published) - self.consumed
+
+
+async def _yes() -> bool:
+    return True
+
+
+async def _nothing() -> int:
+    return 0
+
+
+def _relay(outbox: Outbox, broker: Broker, queues: Sequence[str] = (QUEUE,), depth: int = 50) -> Relay:
+    return Relay(outbox, broker, _yes, _nothing, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01, passing=())
+
+
+async def _due(hurt: Hurt, count: int, provider: str = "sandbox") -> None:
+    ledger = Ledger(hurt.lane, grace_seconds=0)
+    await ledger.accept([message(provider=provider) for _ in range(count)], 5)
+
+
+async def test_a_row_is_left_alone_until_it_is_due(hurt: Hurt) -> None:
+    await hurt.ledger.accept([message()], 5)
+    outbox, broker = Outbox(hurt.lane), Broker()
+    assert await outbox.queues_due(5) == []
+    assert await _relay(outbox, broker).round() == 0
+
+
+async def test_what_is_due_is_published_oldest_first_and_forgotten(hurt: Hurt) -> None:
+    for _ in range(5):
+        await _due(hurt, 1)
+    broker = Broker()
+    assert await _relay(Outbox(hurt.lane), broker).round() == 5
+    accepted = [row[0] for row in hurt.rows("SELECT id FROM jobs ORDER BY created_at")]
+    assert sorted(str(p.id) for p in broker.published) == sorted(map(str, accepted))
+    assert hurt.rows("SELECT count(*) FROM outbox") == [(0,)]
+
+
+async def test_queues_are_only_topped_up(hurt: Hurt) -> None:
+    await _due(hurt, 120)
+    broker = Broker()
+    relay = _relay(Outbox(hurt.lane), broker, depth=50)
+    assert [await relay.round() for _ in range(2)] == [50, 0]
+    broker.consumed = 30
+    assert await relay.round() == 30
+    assert hurt.rows("SELECT count(*) FROM outbox") == [(40,)]
+
+
+async def test_what_the_broker_refuses_is_due_again_at_once(hurt: Hurt) -> None:
+    await _due(hurt, 3)
+    broker = Broker(refusing=True)
+    relay = _relay(Outbox(hurt.lane), broker)
+    assert await relay.round() == 0
+    broker.refusing = False
+    assert await relay.round() == 3
+
+
+async def test_a_taken_row_is_left_alone_by_a_second_relay(hurt: Hurt) -> None:
+    await _due(hurt, 10)
+    outbox = Outbox(hurt.lane)
+    first, second = await asyncio.gather(outbox.take(QUEUE, 10, 5), outbox.take(QUEUE, 10, 5))
+    taken = [due.pointer for due in first + second]
+    assert len(taken) == len(set(taken)) == 10
+    assert await outbox.take(QUEUE, 10, 5) == []
+
+
+async def test_jobs_of_a_provider_that_is_gone_wait_and_hold_nobody_up(hurt: Hurt) -> None:
+    await _due(hurt, 2, provider="gone")
+    await _due(hurt, 1)
+    outbox, broker = Outbox(hurt.lane), Broker()
+    assert await outbox.queues_due(5) == ["messages.gone.normal", QUEUE]
+    assert await _relay(outbox, broker).round() == 1
+    assert hurt.rows("SELECT count(*) FROM outbox") == [(2,)]
+
+
+async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_lost(hurt: Hurt) -> None:
+    _, _, port = hurt.database.rpartition(":")
+    proxied_url = hurt.database.replace(port.split("/")[0], str(hurt.proxy.port))
+    first, second = Leadership(proxied_url, "relay"), Leadership(hurt.database, "relay")
+    try:
+        assert [await first.held() for _ in range(3)] == [True] * 3
+        assert not await second.held()
+        hurt.proxy.cut()
+        await eventually(second.held, bool, 10)
+        with pytest.raises(Unavailable):
+            await first.held()
+        assert not await first.held()
+    finally:
+        first.close()
+        second.close()

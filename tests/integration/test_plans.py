@@ -1,0 +1,73 @@
+"""The plans of the statements that run all the time, on a ledger with history: each goes by an index.
+
+`make plans` prints them.
+"""
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from infra.postgres import outbox, queries, statements, sweep
+from infra.postgres.lanes import create_engine
+from tests.making import new_id
+
+JOBS = 50_000
+
+FILL = [
+    # History, a backlog, and some work in progress.
+    """INSERT INTO jobs (id, kind, provider, destination, body, status, version, lease_until)
+       SELECT gen_random_uuid(), 'message', 'sandbox', '+1', 'hello',
+           CASE WHEN n % 100 = 0 THEN 'processing' WHEN n % 10 = 0 THEN 'queued' ELSE 'sent' END, 1,
+           CASE WHEN n % 100 = 0 THEN now() + n * interval '1 ms' END
+       FROM generate_series(1, :jobs) n""",
+    """INSERT INTO outbox (job_id, version, route, queue, due_at)
+       SELECT id, version, 'work', 'messages.p' || abs(hashtext(CAST(id AS text))) % 4 || '.normal',
+           now() + random() * interval '1 h'
+       FROM jobs WHERE status = 'queued'""",
+    "ANALYZE",
+]
+
+
+def _batch(size: int) -> str:
+    row: dict[str, Any] = {"version": 1, "token": str(new_id()), "lease": 60, "lost": False, "status": "sent", "queue": None}
+    return json.dumps([{"id": str(new_id()), **row} for _ in range(size)])
+
+
+QUEUE = {"provider": "sandbox", "priority": "normal"}
+
+STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
+    "claim": (statements.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
+    "apply": (statements.APPLY, {"rows": _batch(50)}, "jobs_pkey"),
+    "reap": (statements.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
+    "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
+    "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
+    "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
+    "sweep": (sweep._SWEEP, {**QUEUE, "queue": "q", "older": 30, "before": None, "limit": 1000}, "jobs_waiting"),
+    "claimed until": (sweep._CLAIMED_UNTIL, QUEUE, "jobs_claimed"),
+    "refill dead": (
+        sweep._REFILL_DEAD,
+        {"kind": "message", "queue": "q", "after": str(new_id()), "limit": 1000},
+        "jobs_dead",
+    ),
+    "statuses": (queries._STATUSES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
+    "message": (queries._MESSAGE, {"id": str(new_id()), "client_id": "default"}, "jobs_pkey"),
+}
+
+# These come out of their index in the order they are wanted in: a backlog of a million rows is not sorted for 500 of them.
+ORDERED = {"reap", "sweep", "outbox take", "outbox queues"}
+
+
+def test_every_hot_statement_goes_by_its_index(database: str) -> None:
+    engine = create_engine(database, connections=1, application="plans")
+    with engine.connect() as connection:
+        for filling in FILL:
+            connection.execute(sa.text(filling), {"jobs": JOBS} if ":jobs" in filling else {})
+        for name, (statement, parameters, index) in STATEMENTS.items():
+            rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), parameters)
+            plan = "\n".join(row[0] for row in rows)
+            print(f"\n== {name}\n{plan}")
+            assert index in plan, plan
+            assert "Seq Scan" not in plan and "Bitmap" not in plan and "Materialize" not in plan, plan
+            assert name not in ORDERED or "Sort" not in plan, plan
+    engine.dispose()

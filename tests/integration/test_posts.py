@@ -1,0 +1,92 @@
+"""The posts table: what is written is read, in one snapshot, and TRUNCATE cannot come between."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from infra.postgres.errors import BadData, DeadlinePassed
+from infra.postgres.lanes import Lane
+from infra.postgres.posts import FETCH_ROWS, Busy, Post, Posts, texts
+from jobs.words import total_words
+from tests.services import proxied
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TEXTS = [
+    *("tab\there", "line\nfeed", "carriage\rreturn", "back\\slash \\n \\. \\N", "no\u00a0break", "ideo\u3000graphic"),
+    *("a\x1cb", "😀 x", "", "  "),
+]
+
+
+@pytest.fixture
+async def lane(database: str) -> AsyncIterator[Lane]:
+    lane = Lane(database, name="test", threads=2, scans=True)
+    yield lane
+    lane.close()
+
+
+async def test_every_text_comes_back_as_it_was(database: str, lane: Lane) -> None:
+    Posts(database).fill(Post(n, text, NOW) for n, text in enumerate(TEXTS))
+    rows = await lane.call(lambda connection: list(texts(connection)), 10)
+    assert sorted(rows) == list(enumerate(TEXTS))
+
+
+async def test_more_rows_than_one_fetch_are_all_counted_once(database: str, lane: Lane) -> None:
+    count = FETCH_ROWS * 2 + 1
+    Posts(database).fill(Post(n % 3, "two words", NOW) for n in range(count))
+    totals = await lane.call(lambda connection: total_words(texts(connection)), 20)
+    assert sum(totals.values()) == 2 * count
+    stats = Posts(database).stats()
+    assert (stats.posts, stats.users) == (count, 3)
+
+
+async def test_an_empty_table_has_no_totals(database: str, lane: Lane) -> None:
+    assert await lane.call(lambda connection: total_words(texts(connection)), 10) == {}
+    assert Posts(database).stats().oldest is None
+
+
+def test_a_bad_text_writes_nothing_at_all(database: str) -> None:
+    with pytest.raises(BadData):
+        Posts(database).fill([Post(1, "good", NOW), Post(1, "a NUL \0", NOW)])
+    assert Posts(database).stats().posts == 0
+
+
+async def test_truncate_is_refused_while_a_report_reads(database: str, lane: Lane) -> None:
+    posts = Posts(database)
+    posts.fill(Post(n, "two words", NOW) for n in range(FETCH_ROWS * 2))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(connection: sa.Connection) -> int:
+        total = 0
+        for number, _ in enumerate(texts(connection), 1):
+            total = number
+            if number == 1:
+                begun.set()
+                go_on.wait(20)
+        return total
+
+    reading = asyncio.create_task(lane.call(slowly, 30))
+    assert await asyncio.to_thread(begun.wait, 10)
+    with pytest.raises(Busy):
+        await asyncio.to_thread(posts.truncate)
+    go_on.set()
+    assert await reading == FETCH_ROWS * 2
+    posts.truncate()
+    assert posts.stats().posts == 0
+
+
+async def test_a_frozen_postgres_frees_the_reader_at_its_deadline(database: str) -> None:
+    Posts(database).fill([Post(1, "a", NOW)])
+    url, proxy = await proxied(database)
+    lane = Lane(url, name="test", threads=1, scans=True)
+    assert await lane.call(lambda connection: total_words(texts(connection)), 10) == {1: 1}
+    await proxy.freeze()
+    with pytest.raises(DeadlinePassed):
+        await lane.call(lambda connection: total_words(texts(connection)), 0.3)
+    await proxy.thaw()
+    assert await lane.call(lambda connection: total_words(texts(connection)), 10) == {1: 1}
+    lane.close()
+    await proxy.close()

@@ -1,0 +1,163 @@
+"""The races that DESIGN's batching rules close: each test fails when its rule is taken out."""
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+
+from infra.batching import Batcher, DeadlineExceeded
+from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.lanes import Lane
+from infra.postgres.ledger import Accepted, Applied, ClaimRequest, Ledger
+from jobs.decision import decide
+from jobs.lifecycle import Status
+from jobs.model import Claimed, NewMessage, Transition
+from jobs.outcome import NOT_STARTED, Outcome, Verdict
+from jobs.retry import RetryPolicy
+from tests.integration.conftest import Hurt
+from tests.making import ACCEPTED, claim_request, message
+from tests.services import with_port
+
+REPEAT = (Unavailable, TryAgain)
+
+
+def accepting(hurt: Hurt) -> Batcher[NewMessage, Accepted]:
+    return Batcher(hurt.ledger.accept, isolate=(BadData,), repeat=REPEAT)
+
+
+def claiming(hurt: Hurt) -> Batcher[ClaimRequest, Claimed | None]:
+    return Batcher(hurt.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT)
+
+
+def applying(hurt: Hurt) -> Batcher[Transition, Applied | None]:
+    return Batcher(hurt.ledger.apply, isolate=(BadData,), repeat=REPEAT)
+
+
+async def _claimed(hurt: Hurt) -> Claimed:
+    accepted = await accepting(hurt).submit(message(), 5)
+    job = await claiming(hurt).submit(claim_request(accepted.id), 5)
+    assert job is not None
+    return job
+
+
+async def test_of_two_copies_in_one_claim_batch_one_wins(hurt: Hurt) -> None:
+    accepted = await accepting(hurt).submit(message(), 5)
+    claims = claiming(hurt)
+    answers = await asyncio.gather(*(claims.submit(claim_request(accepted.id), 5) for _ in range(2)))
+    assert [answer is not None for answer in answers] == [True, False]
+
+
+async def test_two_copies_in_two_processes_at_once_are_claimed_once(hurt: Hurt) -> None:
+    accepted = await accepting(hurt).submit(message(), 5)
+    answers = await asyncio.gather(*(claiming(hurt).submit(claim_request(accepted.id), 5) for _ in range(4)))
+    assert sum(answer is not None for answer in answers) == 1
+
+
+async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(hurt: Hurt) -> None:
+    new = message()
+    hurt.proxy.cut_on_answer(b"INSERT INTO jobs")
+    accepted = await accepting(hurt).submit(new, 5)
+    assert hurt.proxy.answers_cut == 1
+    assert accepted.id == new.id
+    assert hurt.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM outbox)") == [(1, 1)]
+
+
+async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(hurt: Hurt) -> None:
+    accepted = await accepting(hurt).submit(message(), 5)
+    hurt.proxy.cut_on_answer(b"status = 'processing', version = j.version + 1")
+    job = await claiming(hurt).submit(claim_request(accepted.id), 5)
+    assert hurt.proxy.answers_cut == 1
+    assert job is not None and job.version == 2
+    assert hurt.rows("SELECT version FROM jobs") == [(2,)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "attempts"),
+    [
+        (ACCEPTED, Status.SENT, 1),
+        (Outcome(Verdict.RETRYABLE, "http_500", 500), Status.RETRYING, 1),
+        (Outcome(Verdict.REJECTED, "http_400", 400), Status.FAILED, 1),
+        (NOT_STARTED, Status.QUEUED, 0),
+    ],
+)
+async def test_a_connection_lost_after_the_commit_of_an_outcome_keeps_it_once(
+    hurt: Hurt, outcome: Outcome, status: Status, attempts: int
+) -> None:
+    job = await _claimed(hurt)
+    step = decide(job, outcome, RetryPolicy(), ran_seconds=0.1, jitter=0.5)
+    hurt.proxy.cut_on_answer(b"INSERT INTO attempts")
+    applied = await applying(hurt).submit(step, 5)
+    assert hurt.proxy.answers_cut == 1
+    assert applied is not None and (applied.status, applied.version) == (status, 3)
+    assert hurt.rows("SELECT status, version, attempts FROM jobs") == [(status, 3, attempts)]
+    assert hurt.rows("SELECT count(*) FROM attempts") == [(attempts,)]
+
+
+async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(hurt: Hurt) -> None:
+    job = await _claimed(hurt)
+    step = decide(job, Outcome(Verdict.REJECTED, "http_400", 400), RetryPolicy(), ran_seconds=0.1, jitter=0.5)
+    hurt.proxy.cut_on_answer(b"INSERT INTO attempts")
+    applied = await applying(hurt).submit(step, 5)
+    assert applied is not None and applied.publish and applied.headers
+    assert applied.headers["reason"] == "http_400"
+    assert applied.headers["attempts"] == 1
+
+
+async def test_one_bad_item_fails_alone(hurt: Hurt) -> None:
+    batch = accepting(hurt)
+    good, bad, other = message(), message(body="a NUL \0 in the middle"), message()
+    answers = await asyncio.gather(*(batch.submit(m, 5) for m in (good, bad, other)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Accepted, BadData, Accepted]
+    assert hurt.rows("SELECT count(*) FROM jobs") == [(2,)]
+
+
+async def test_overlapping_batches_of_three_processes_do_not_deadlock(hurt: Hurt) -> None:
+    ids = [str(accepted.id) for accepted in await hurt.ledger.accept([message() for _ in range(300)], 5)]
+    command = [sys.executable, "-m", "tests.integration.deadlock_worker", hurt.database]
+    processes = [
+        await asyncio.create_subprocess_exec(*command, str(seed), "40", *ids, stdout=subprocess.PIPE) for seed in range(3)
+    ]
+    outputs = await asyncio.gather(*(process.communicate() for process in processes))
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [output for output, _ in outputs] == [b"0", b"0", b"0"], "deadlocks met by each process"
+    ((versions,),) = hurt.rows("SELECT sum(version) FROM jobs")
+    assert int(str(versions)) > 300 * 10  # they did get in each other's way
+
+
+async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline(hurt: Hurt) -> None:
+    batch = accepting(hurt)
+    await batch.submit(message(), 5)
+    await hurt.proxy.freeze()
+    for _ in range(6):  # more often than the lane has threads: none may stay blocked for good
+        started = time.monotonic()
+        with pytest.raises((DeadlineExceeded, Unavailable)):
+            await batch.submit(message(), 0.3)
+        assert time.monotonic() - started < 1.0
+    await hurt.proxy.thaw()
+    assert (await batch.submit(message(), 8)) is not None
+
+
+async def test_a_connection_that_is_silent_for_ever_costs_its_thread_one_deadline(hurt: Hurt) -> None:
+    lane = Lane(with_port(hurt.database, hurt.proxy.port), name="one thread", threads=1)
+    ledger = Ledger(lane, grace_seconds=5)
+    await ledger.accept([message()], 5)
+    hurt.proxy.forsake()
+    with pytest.raises(Unavailable):
+        await ledger.accept([message()], 0.3)
+    await ledger.accept([message()], 5)
+    lane.close()
+
+
+async def test_contact_is_broken_by_an_outage_and_counts_anew(hurt: Hurt) -> None:
+    await hurt.ledger.accept([message()], 5)
+    before = hurt.lane.contact_seconds()
+    assert before >= 0
+    await hurt.proxy.refuse()
+    with pytest.raises(Unavailable):
+        await hurt.ledger.accept([message()], 1)
+    assert hurt.lane.contact_seconds() == 0
+    await hurt.proxy.accept()
+    await hurt.ledger.accept([message()], 5)
+    assert 0 < hurt.lane.contact_seconds() < 1

@@ -1,0 +1,61 @@
+"""`examples/redis_queue.py` does what it says: each job once to a living worker, a dead worker's jobs to another."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from examples import redis_queue
+from examples.redis_queue import Queue
+from tests.services import Services
+
+FILE = Path(redis_queue.__file__)
+
+
+@pytest.fixture
+def queue(services: Services, namespace: str) -> Iterator[Queue]:
+    queue = Queue(Redis.from_url(services.redis, decode_responses=True), namespace)
+    yield queue
+    queue.delete()
+
+
+def test_a_job_goes_to_one_worker_and_is_gone_when_finished(queue: Queue) -> None:
+    id_ = queue.submit("+1", "hello")
+    assert queue.status(id_) == "queued"
+    entry = queue.take("first", 10)
+    assert entry is not None and entry[1] == {"id": id_, "destination": "+1", "body": "hello"}
+    assert queue.take("second", 10) is None
+    queue.finish(entry, "sent")
+    assert queue.status(id_) == "sent"
+    assert queue.take("first", 10) is None
+
+
+def test_what_a_dead_worker_held_goes_to_a_living_one(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_queue, "IDLE_MS", 100)
+    queue.submit("+1", "hello")
+    held = queue.take("dead", 10)
+    deadline = time.monotonic() + 5
+    while (taken := queue.take("living", 10)) is None and time.monotonic() < deadline:
+        pass
+    assert taken == held and taken is not None
+    assert queue.deliveries(taken) == 2
+
+
+def test_what_nobody_can_finish_is_kept_as_a_dead_letter(queue: Queue, services: Services) -> None:
+    id_ = queue.submit("+1", "hello")
+    entry = queue.take("worker", 10)
+    assert entry is not None
+    queue.finish(entry, "failed", dead=True)
+    assert queue.status(id_) == "failed"
+    assert Redis.from_url(services.redis, decode_responses=True).xlen(queue.dead) == 1
+
+
+def test_the_demo_survives_a_killed_worker(services: Services, namespace: str) -> None:
+    command = [sys.executable, str(FILE), "--redis", services.redis, "--prefix", namespace, "demo", "--count", "30"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert ran.returncode == 0, ran.stderr
+    assert "30 submitted, one of two workers killed, 30 sent" in ran.stdout

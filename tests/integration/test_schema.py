@@ -1,0 +1,63 @@
+"""The schema: migrated from nothing, twice, by two at once; refused where it does not fit."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from infra.postgres import schema
+from infra.postgres.lanes import Lane
+from tests.services import Services, unique, with_path
+
+
+@pytest.fixture
+def empty(services: Services) -> Iterator[str]:
+    name = unique("posthaste_empty")
+    services.sql(f"CREATE DATABASE {name}")
+    yield with_path(services.database, name)
+    services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_migrating_twice_changes_nothing(empty: str) -> None:
+    assert schema.migrate(empty, "mine") == schema.migrate(empty, "mine") == schema.code_revision()
+    lane = Lane(empty, name="test", threads=1)
+    assert await schema.check(lane, "mine", 5)
+    lane.close()
+
+
+def test_a_database_that_cannot_hold_every_text_is_refused(services: Services) -> None:
+    name = unique("posthaste_ascii")
+    services.sql(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    try:
+        with pytest.raises(schema.WrongEncoding, match="SQL_ASCII"):
+            schema.migrate(with_path(services.database, name), "mine")
+    finally:
+        services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def test_two_migrations_at_once_do_not_meet(empty: str) -> None:
+    answers = await asyncio.gather(
+        *(asyncio.to_thread(schema.migrate, empty, "mine") for _ in range(3)), return_exceptions=True
+    )
+    assert all(answer == schema.code_revision() or isinstance(answer, schema.MigrationBlocked) for answer in answers)
+    assert schema.code_revision() in answers
+
+
+async def test_an_empty_an_older_and_a_foreign_database_are_refused_and_a_newer_one_is_not(
+    services: Services, empty: str
+) -> None:
+    lane = Lane(empty, name="test", threads=1)
+    with pytest.raises(schema.SchemaTooOld, match="posthaste migrate"):
+        await schema.check(lane, "mine", 5)
+    schema.migrate(empty, "mine")
+    with pytest.raises(schema.ForeignNamespace, match="'mine'"):
+        await schema.check(lane, "other", 5)
+    with pytest.raises(schema.ForeignNamespace, match="'mine'"):
+        schema.migrate(empty, "other")
+    name = empty.rpartition("/")[2]
+    services.sql("UPDATE alembic_version SET version_num = '9999'", name)
+    assert not await schema.check(lane, "mine", 5)
+    services.sql("UPDATE alembic_version SET version_num = '0000'", name)
+    with pytest.raises(schema.SchemaTooOld, match="0000"):
+        await schema.check(lane, "mine", 5)
+    lane.close()
