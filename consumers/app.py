@@ -1,0 +1,173 @@
+"""The consumers' composition: what a worker and a relay are made of."""
+
+import asyncio
+
+import structlog
+
+from consumers.messages import SendMessage
+from consumers.reaper import Reaper
+from consumers.recorder import Recorder
+from consumers.relay import Relay
+from consumers.runner import Lease, Runner, Work
+from consumers.slots import Slots
+from consumers.sweeper import Sweeper
+from infra.batching import Batcher, DeadlineExceeded
+from infra.postgres import schema
+from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.lanes import Lane
+from infra.postgres.leadership import Leadership
+from infra.postgres.ledger import Ledger
+from infra.postgres.outbox import Outbox
+from infra.postgres.queries import Queries
+from infra.postgres.sweep import Sweep
+from infra.providers.http import HttpProvider
+from infra.publishing import EagerPublisher
+from infra.rabbitmq.consumer import Consumer
+from infra.rabbitmq.publisher import NotPublished, Publisher
+from infra.rabbitmq.topology import describe
+from infra.redis.status_cache import CacheDown, StatusCache
+from infra.settings import Settings
+from infra.statuses import Statuses
+from jobs.model import Priority, work_queue
+
+log = structlog.get_logger()
+
+REPEAT = (Unavailable, TryAgain)
+FORGET_SECONDS = 30.0
+
+
+class _Worker:
+    """Everything that one worker process is made of."""
+
+    def __init__(self, settings: Settings):
+        topology = describe(settings.namespace, settings.providers)
+        self.hot = Lane(settings.database_url, name="worker hot path", threads=4)
+        self._reads = Lane(settings.database_url, name="worker reads", threads=1)
+        self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
+        self._providers = {
+            name: HttpProvider(p.url, timeout_seconds=p.timeout_seconds, concurrency=p.concurrency)
+            for name, p in settings.providers.items()
+        }
+        ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds)
+        self.broker = Publisher(settings.amqp_url, topology, name="worker")
+        deletes = Batcher(Outbox(self.hot).delete, repeat=REPEAT)
+        self.eager = EagerPublisher(
+            self.broker,
+            lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
+            failures=(NotPublished, DeadlineExceeded),
+        )
+        recorder = Recorder(
+            Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
+            self.eager,
+            Statuses(self._cache, Queries(self._reads).statuses, cache_down=CacheDown, repeat=REPEAT),
+            grace_seconds=settings.outbox_grace_seconds,
+            lost_leases=settings.lost_leases,
+        )
+        works = _works(settings, self._providers)
+        self.runner = Runner(
+            works,
+            Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
+            recorder,
+            Lease(settings.lease_seconds, settings.lease_margin_seconds),
+        )
+        prefetch = {
+            work_queue(name, priority): provider.concurrency
+            for name, provider in settings.providers.items()
+            for priority in Priority
+        }
+        self.consumer = Consumer(settings.amqp_url, topology, prefetch, self.runner.hand_on, name="worker")
+        policies = {name: provider.retry.policy() for name, provider in settings.providers.items()}
+        self.reaper = Reaper(ledger, recorder, policies, lease_seconds=settings.lease_seconds, passing=REPEAT)
+
+    async def close(self) -> None:
+        for provider in self._providers.values():
+            await provider.close()
+        await self._cache.close()
+        self.hot.close()
+        self._reads.close()
+
+
+async def run_worker(settings: Settings, stop: asyncio.Event) -> None:
+    """Consume messages and reap lost leases until `stop`, then finish in an orderly way.
+
+    Raises:
+        SchemaTooOld, ForeignNamespace: the database does not fit.
+    """
+    worker = _Worker(settings)
+    try:
+        if not await _seen(worker.hot, settings, stop):
+            return
+        log.info("worker.ready", providers=sorted(settings.providers))
+        async with asyncio.TaskGroup() as group:
+            runs = (worker.consumer.run(), worker.broker.run(), worker.eager.run(), worker.reaper.run())
+            services = [group.create_task(run) for run in runs]
+            await stop.wait()
+            log.info("worker.stopping", grace_seconds=settings.shutdown_grace_seconds)
+            await worker.consumer.stop()
+            await worker.runner.stop(settings.shutdown_grace_seconds)
+            await worker.eager.finish(2.0)
+            for service in services:
+                service.cancel()
+    finally:
+        await worker.close()
+
+
+async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
+    """Publish what is due until `stop`.
+
+    Raises:
+        SchemaTooOld, ForeignNamespace: the database does not fit.
+    """
+    topology = describe(settings.namespace, settings.providers)
+    lane = Lane(settings.database_url, name="relay", threads=2)
+    leadership = Leadership(settings.database_url, "relay")
+    broker = Publisher(settings.amqp_url, topology, name="relay")
+    relay = Relay(
+        Outbox(lane),
+        broker,
+        leadership.held,
+        Sweeper(
+            Sweep(lane),
+            broker,
+            [(name, priority) for name in settings.providers for priority in Priority],
+            after_seconds=settings.sweep_after_seconds,
+        ).look,
+        queues=frozenset(spec.logical for spec in topology.queues),
+        ready_depth=settings.ready_depth,
+        poll_seconds=settings.relay_poll_seconds,
+        passing=(NotPublished, *REPEAT),
+    )
+    try:
+        if await _seen(lane, settings, stop):
+            async with asyncio.TaskGroup() as group:
+                services = [group.create_task(run) for run in (broker.run(), relay.run())]
+                await stop.wait()
+                for service in services:
+                    service.cancel()
+    finally:
+        leadership.close()
+        lane.close()
+
+
+def _works(settings: Settings, providers: dict[str, HttpProvider]) -> dict[str, Work]:
+    """By logical queue; the priorities of one provider share its slots."""
+    works: dict[str, Work] = {}
+    for name, provider in settings.providers.items():
+        slots = Slots(provider.concurrency)
+        for priority in Priority:
+            work = Work(SendMessage(providers[name]), provider.retry.policy(), slots, priority)
+            works[work_queue(name, priority)] = work
+    return works
+
+
+async def _seen(lane: Lane, settings: Settings, stop: asyncio.Event) -> bool:
+    """Whether Postgres was seen with a schema that fits before `stop`."""
+    seeing = asyncio.ensure_future(schema.wait_until_fit(lane, settings.namespace, lambda _: None))
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({seeing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not seeing.done():
+        seeing.cancel()
+        return False
+    seeing.result()
+    return True

@@ -1,0 +1,21 @@
+"""The handler of messages: hands them to their provider."""
+
+from dataclasses import dataclass
+
+from infra.providers.http import HttpProvider
+from jobs.model import Claimed
+from jobs.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class SendMessage:
+    """Sends one claimed message through one provider."""
+
+    provider: HttpProvider
+
+    @property
+    def timeout_seconds(self) -> float:
+        return self.provider.timeout_seconds
+
+    async def __call__(self, job: Claimed) -> Outcome:
+        return await self.provider.send(job.destination, job.body, job.idempotency_key)

@@ -1,0 +1,161 @@
+"""The runner: delivery → free slot → claim → ack → handle → decide → apply. RabbitMQ's part ends when the ledger has the job.
+
+From then on the lease is what brings a job back, never redelivery. Slots bound the work; the broker's prefetch only fills them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import uuid4
+
+import structlog
+
+from consumers.recorder import Recorder
+from consumers.slots import Slots
+from infra.batching import Batcher
+from infra.postgres.ledger import ClaimRequest
+from jobs.model import Claimed, Priority
+from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer, Undecodable, decode
+
+log = structlog.get_logger()
+
+
+class Delivery(Protocol):
+    """What the runner needs of a delivery."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def queue(self) -> str: ...
+    async def ack(self) -> None: ...
+    async def reject(self) -> None: ...
+    async def give_back(self) -> None: ...
+
+
+class Handler(Protocol):
+    """Does one claimed job. Returns what became of it; never acknowledges, commits, or raises to mean "retry"."""
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The longest that one call takes."""
+        ...
+
+    async def __call__(self, job: Claimed) -> Outcome: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How the jobs of one queue are done: by whom, how many at once in this process, and when again."""
+
+    handler: Handler
+    policy: RetryPolicy
+    slots: Slots
+    priority: Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a claim lasts, and the margin that must be left after a handler's timeout to record its outcome."""
+
+    seconds: float
+    margin_seconds: float
+
+
+class Runner:
+    """Runs the deliveries of all queues of one process; `works` by logical queue."""
+
+    def __init__(
+        self,
+        works: Mapping[str, Work],
+        claims: Batcher[ClaimRequest, Claimed | None],
+        recorder: Recorder,
+        lease: Lease,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ):
+        self._works = works
+        self._claims = claims
+        self._recorder = recorder
+        self._lease = lease
+        self._monotonic = monotonic
+        self._stopping = False
+        self._running: set[asyncio.Task[None]] = set()
+        self._sends: set[asyncio.Task[Outcome]] = set()
+
+    def hand_on(self, delivery: Delivery) -> None:
+        """Take a delivery on; returns at once."""
+        task = asyncio.create_task(self._run(delivery))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Give back what has not started, finish what has within the grace, then cut it: its outcome is unknown."""
+        self._stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=grace_seconds)
+        for send in self._sends:
+            send.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=self._lease.margin_seconds)
+        if self._running:
+            log.warning("worker.left_to_lease", jobs=len(self._running), reason="Postgres did not take their outcome in time")
+        for task in self._running:
+            task.cancel()
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("job.crashed", exc_info=error)
+
+    async def _run(self, delivery: Delivery) -> None:
+        try:
+            pointer = decode(delivery.body)
+        except Undecodable as error:
+            log.warning("delivery.undecodable", queue=delivery.queue, reason=str(error), effect="moved to the dead queue")
+            await delivery.reject()
+            return
+        work = self._works[delivery.queue]
+        async with work.slots.slot(work.priority):
+            if self._stopping:
+                await delivery.give_back()
+                return
+            claimed_at = self._monotonic()
+            job = await self._claim(pointer)
+            await delivery.ack()
+            if job is None:
+                log.debug("delivery.stale", id=str(pointer.id), version=pointer.version)
+                return
+            self._recorder.claimed(job, claimed_at)
+            await self._do(job, work, claimed_at)
+
+    async def _claim(self, pointer: Pointer) -> Claimed | None:
+        """Waits as long as Postgres is away: nothing is started that cannot be recorded."""
+        return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease.seconds))
+
+    async def _do(self, job: Claimed, work: Work, claimed_at: float) -> None:
+        time_left = claimed_at + self._lease.seconds - self._monotonic()
+        # The job's own provider counts, not the queue that somebody may have moved its message to.
+        misplaced = job.queue not in self._works or self._works[job.queue].slots is not work.slots
+        too_late = work.handler.timeout_seconds + self._lease.margin_seconds > time_left
+        outcome = NOT_STARTED if self._stopping or too_late or misplaced else await self._handle(job, work.handler)
+        ran = self._monotonic() - claimed_at
+        await self._recorder.record(job, outcome, work.policy, ran_seconds=ran)
+
+    async def _handle(self, job: Claimed, handler: Handler) -> Outcome:
+        send = asyncio.ensure_future(handler(job))
+        assert isinstance(send, asyncio.Task)
+        self._sends.add(send)
+        try:
+            await asyncio.wait({send})
+        finally:
+            self._sends.discard(send)
+        if send.cancelled():
+            return CUT_OFF
+        if (error := send.exception()) is not None:
+            log.error("handler.crashed", id=str(job.id), version=job.version, exc_info=error)
+            return Outcome(Verdict.UNKNOWN, "internal_error")
+        return send.result()

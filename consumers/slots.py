@@ -1,0 +1,59 @@
+"""Slots: how many jobs of one provider a process does at once, shared by its priorities."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from jobs.model import Priority
+
+
+class Slots:
+    """`count` slots. A free one goes to whoever waits with priority `high` first, in order of arrival.
+
+    One slot in ten stays for `normal` (none where there is only one slot), so that a flood of `high` does not starve it.
+    """
+
+    def __init__(self, count: int):
+        self._free = count
+        self._high_left = count - -(-count // 10) if count > 1 else 1
+        self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
+
+    @asynccontextmanager
+    async def slot(self, priority: Priority) -> AsyncIterator[None]:
+        """Hold one slot, waiting for it if need be."""
+        await self._acquire(priority)
+        try:
+            yield
+        finally:
+            self._release(priority)
+
+    async def _acquire(self, priority: Priority) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[priority].append(waiter)
+        self._grant()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # granted just before
+                self._release(priority)
+            raise
+
+    def _grant(self) -> None:
+        while self._free and (priority := self._next()):
+            self._free -= 1
+            self._high_left -= priority is Priority.HIGH
+            self._waiting[priority].popleft().set_result(None)
+
+    def _next(self) -> Priority | None:
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].cancelled():
+                waiting.popleft()
+        if self._waiting[Priority.HIGH] and self._high_left:
+            return Priority.HIGH
+        return Priority.NORMAL if self._waiting[Priority.NORMAL] else None
+
+    def _release(self, priority: Priority) -> None:
+        self._free += 1
+        self._high_left += priority is Priority.HIGH
+        self._grant()
