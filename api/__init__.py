@@ -1,0 +1,1 @@
+"""HTTP in: routes, request models, problems. Answers in milliseconds, and 202 only once Postgres has committed."""

@@ -1,0 +1,135 @@
+"""The message routes: accept one, tell its status, show its record."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.intake import Intake
+from api.models import BatchIn, MessageIn
+from api.problems import FieldError, Problem, describe, not_found, unavailable
+from api.requests import read_model, validated
+from infra.batching import DeadlineExceeded, Overloaded
+from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.ledger import Accepted
+from infra.postgres.queries import Queries
+from infra.statuses import Statuses
+
+CLIENT = "default"  # everybody, as long as there are no keys
+READ_SECONDS = 0.8
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRoutes:
+    """The handlers and what they need."""
+
+    intake: Intake
+    statuses: Statuses
+    queries: Queries
+    providers: frozenset[str]
+    default_provider: str
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/messages", self.post, methods=["POST"]),
+            Route("/messages/batch", self.post_batch, methods=["POST"]),
+            Route("/message/{id}/status", self.status, methods=["GET"]),
+            Route("/messages/{id}/status", self.status, methods=["GET"]),
+            Route("/messages/{id}", self.record, methods=["GET"]),
+        ]
+
+    async def post(self, request: Request) -> Response:
+        accepted = await self._accept(await read_model(request, MessageIn))
+        status_url = f"/message/{accepted.id}/status"
+        answer = {
+            "id": str(accepted.id),
+            "status": "queued",
+            "created_at": instant(accepted.created_at),
+            "links": {"self": f"/messages/{accepted.id}", "status": status_url},
+        }
+        return as_json(answer, 202, {"Location": status_url})
+
+    async def post_batch(self, request: Request) -> Response:
+        """Judge each message by itself; those that are well are accepted together."""
+        batch = await read_model(request, BatchIn)
+        answers = await asyncio.gather(*map(self._accept_item, batch.messages), return_exceptions=True)
+        items: list[dict[str, Any]] = []
+        for index, answer in enumerate(answers):
+            if isinstance(answer, Problem):
+                items.append({"index": index, "problem": describe(answer)})
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                items.append({"index": index, "id": str(answer.id), "status": "queued"})
+        if all(isinstance(answer, Problem) and answer.status == 503 for answer in answers):
+            raise unavailable("The database did not confirm in time; which messages were accepted is unknown.")
+        return as_json({"data": items}, 202)
+
+    async def _accept_item(self, fields: Any) -> Accepted:
+        return await self._accept(validated(fields, MessageIn))
+
+    async def _accept(self, message: MessageIn) -> Accepted:
+        provider = message.provider or self.default_provider
+        if provider not in self.providers:
+            error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
+            raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
+        try:
+            return await self.intake.accept(CLIENT, provider, message)
+        except DeadlineExceeded as error:
+            raise unavailable("The database did not confirm in time; whether the message was accepted is unknown.") from error
+        except Overloaded as error:
+            raise unavailable("Too many requests are waiting for the database; the message was not accepted.") from error
+        except BadData as error:
+            raise Problem(422, "validation", "The database refuses a value of this message.") from error
+
+    async def status(self, request: Request) -> Response:
+        id_ = job_id(request)
+        try:
+            known = await self.statuses.read(id_)
+        except (DeadlineExceeded, Overloaded) as error:
+            raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
+        if known is None or known.client_id != CLIENT:
+            raise not_found()
+        return as_json({"status": known.status}, headers={"Cache-Control": "no-store"})
+
+    async def record(self, request: Request) -> Response:
+        try:
+            record = await self.queries.message(job_id(request), CLIENT, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+        if record is None:
+            raise not_found()
+        shown = {name: instant(value) if isinstance(value, datetime) else value for name, value in asdict(record).items()}
+        del shown["client_id"]
+        links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
+        return as_json({**shown, "links": links}, headers={"Cache-Control": "no-store"})
+
+
+def job_id(request: Request) -> UUID:
+    """The id in the path: only a canonical lower-case UUIDv7 can be there at all.
+
+    Raises:
+        Problem: 404 for every other string.
+    """
+    text = request.path_params["id"]
+    if not _UUID7.fullmatch(text):
+        raise not_found()
+    return UUID(text)
+
+
+def instant(value: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+
+def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")

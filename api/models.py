@@ -1,0 +1,80 @@
+"""The shapes that clients send and get."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MAX_DESTINATION = 320  # characters
+MAX_BODY = 65_536  # bytes of UTF-8
+MAX_METADATA = 4096  # bytes as JSON
+MAX_BATCH = 1000  # messages
+
+
+def _storable(value: str) -> str:
+    """Postgres refuses the NUL character, and a lone surrogate cannot be written as UTF-8 at all."""
+    if "\0" in value:
+        raise PydanticCustomError("nul_character", "must not contain the NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError("invalid_unicode", "must not contain a lone surrogate") from error
+    return value
+
+
+def _bounded(value: str) -> str:
+    size = len(value.encode())
+    if size > MAX_BODY:
+        raise PydanticCustomError(
+            "too_long", "must have at most {limit} bytes of UTF-8, has {size}", {"limit": MAX_BODY, "size": size}
+        )
+    return value
+
+
+Storable = AfterValidator(_storable)
+
+
+def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Metadata that can be stored and given back as it came: bounded, no NUL, no lone surrogate, finite numbers."""
+    try:
+        text = orjson.dumps(value)
+    except (TypeError, ValueError) as error:  # lone surrogates, integers over 64 bits
+        raise PydanticCustomError(
+            "unsupported_value", "has a value that JSON cannot carry: {why}", {"why": str(error)}
+        ) from error
+    if len(text) > MAX_METADATA:
+        raise PydanticCustomError("too_long", "must have at most {limit} bytes as JSON", {"limit": MAX_METADATA})
+    if b"\\u0000" in text:
+        raise PydanticCustomError("nul_character", "must not contain the NUL character")
+    if orjson.loads(text) != value:  # an overflow to infinity is written as null
+        raise PydanticCustomError("unsupported_value", "has a number that JSON cannot carry")
+    return value
+
+
+Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
+
+
+class MessageIn(BaseModel):
+    """`POST /messages`: what to send, to whom, through which provider (default: the configured one), and how urgently.
+
+    `reference`, `tags` and `metadata` are the client's own: kept and returned, not interpreted.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable]
+    body: Annotated[str, Field(min_length=1), Storable, AfterValidator(_bounded)]
+    provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
+    priority: Literal["normal", "high"] = "normal"
+    reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
+    tags: Annotated[list[Tag], Field(max_length=10)] = []
+    metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
+
+
+class BatchIn(BaseModel):
+    """`POST /messages/batch`: each item is judged by itself, as one `POST /messages` would be."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]

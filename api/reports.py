@@ -1,0 +1,48 @@
+"""The report within the request: every post is read and counted while the client waits."""
+
+import sqlalchemy as sa
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.messages import as_json
+from api.problems import Problem, unavailable
+from infra.postgres.errors import DeadlinePassed, TryAgain, Unavailable
+from infra.postgres.lanes import Lane
+from infra.postgres.posts import texts
+from jobs.words import total_words
+
+AT_ONCE = 2  # reports counted at the same time, the threads of their lane: counting takes the processor from all other requests
+WAITING = 20  # requests that may wait for their turn
+SECONDS = 30.0  # for one request, its waiting included
+
+
+class ReportRoutes:
+    """`GET /api/1.0/report/posts`, bounded in how many run at once, how many wait, and how long each takes."""
+
+    def __init__(self, lane: Lane, *, seconds: float = SECONDS):
+        self._lane = lane
+        self._seconds = seconds
+        self._asked = 0
+
+    def routes(self) -> list[Route]:
+        return [Route("/api/1.0/report/posts", self.report, methods=["GET"])]
+
+    async def report(self, request: Request) -> Response:
+        if self._asked >= AT_ONCE + WAITING:
+            raise Problem(503, "busy", "Too many reports are being computed.", headers={"Retry-After": "5"})
+        self._asked += 1
+        try:
+            totals = await self._lane.call(_totals, self._seconds)
+        except DeadlinePassed as error:
+            detail = f"The report was not done within {self._seconds:g} s: too many posts for one request, or a slow database."
+            raise Problem(503, "too_slow", detail, headers={"Retry-After": "60"}) from error
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+        finally:
+            self._asked -= 1
+        return as_json({"data": [{"user_id": user, "total_words": words} for user, words in totals.items()]})
+
+
+def _totals(connection: sa.Connection) -> dict[int, int]:
+    return total_words(texts(connection))

@@ -1,0 +1,125 @@
+"""Reading a request: its size, content type, JSON and fields are checked, and every bad field is named."""
+
+import json
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from api.problems import FieldError, Problem
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 20
+_MAX_ERRORS = 50  # named in one problem
+_MAX_POINTER = 200  # characters of a client's own field name that are repeated to it
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_CODES = {
+    "missing": "required",
+    "extra_forbidden": "unknown_field",
+    "string_too_short": "too_short",
+    "string_too_long": "too_long",
+    "string_unicode": "invalid_unicode",
+    "literal_error": "unknown_value",
+}
+
+
+async def read_model(request: Request, model: type[Model]) -> Model:
+    """The request's JSON body as a validated model.
+
+    Raises:
+        Problem: 400 not JSON or nested too deeply, 413 too large, 415 another content type, 422 naming each bad field.
+    """
+    return validated(_parse(await _read_body(request)), model)
+
+
+def validated(fields: Any, model: type[Model]) -> Model:
+    """Parsed JSON as a model.
+
+    Raises:
+        Problem: 422 naming each bad field.
+    """
+    if not isinstance(fields, dict):
+        raise Problem(422, "validation", "The body must be a JSON object.", errors=[_wrong_type()])
+    try:
+        return model.model_validate({_printable(name): value for name, value in fields.items()})
+    except ValidationError as error:
+        problems = [_explain(item) for item in error.errors(include_url=False, include_context=False)]
+        names = ", ".join(dict.fromkeys(problem.pointer for problem in problems[:5]))
+        raise Problem(422, "validation", f"Not valid: {names}.", errors=problems[:_MAX_ERRORS]) from error
+
+
+def _wrong_type() -> FieldError:
+    return FieldError("", "wrong_type", "must be an object")
+
+
+async def _read_body(request: Request) -> bytes:
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise Problem(415, "unsupported_media_type", "Send the header Content-Type: application/json.")
+    if "content-encoding" in request.headers:
+        raise Problem(415, "unsupported_media_type", "A Content-Encoding is not supported; send the body as it is.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length[:20]) > MAX_BYTES:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> Problem:
+    # The rest of the body is not read, so the connection cannot be used again.
+    return Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise Problem(400, "malformed_json", f"The body is not UTF-8 (byte {error.start}).") from error
+    except RecursionError as error:
+        raise _too_deep() from error
+    except json.JSONDecodeError as error:
+        raise Problem(400, "malformed_json", f"The body is not JSON: {error}.") from error
+    except ValueError as error:  # NaN or Infinity, or an integer of thousands of digits
+        raise Problem(400, "malformed_json", "The body is not JSON: a number in it is out of range.") from error
+    if _deeper_than(fields, MAX_DEPTH):
+        raise _too_deep()
+    return fields
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def _too_deep() -> Problem:
+    return Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return False
+    return levels == 0 or any(_deeper_than(inner, levels - 1) for inner in value)
+
+
+def _explain(item: Any) -> FieldError:
+    kind = item["type"]
+    code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else kind)
+    detail = "is not a known field" if code == "unknown_field" else item["msg"]
+    return FieldError(_pointer(item["loc"]), code, detail)
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join(f"/{part}" for part in parts)[:_MAX_POINTER]
+
+
+def _printable(name: str) -> str:
+    """A field's name as it can be sent back: a lone surrogate in it is escaped, and so is no known field's name."""
+    return name.encode("utf-8", "backslashreplace").decode()
