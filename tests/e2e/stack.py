@@ -1,0 +1,214 @@
+"""The whole service as real processes on free ports, with a proxy in front of each dependency."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from cli.sandbox import Faults, Sandbox
+from tests.e2e.forked import FORKS, become
+from tests.proxy import Proxy
+from tests.services import Services, proxied, sql
+from tests.waiting import eventually
+
+ENDS = {"sent", "failed"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Process:
+    """One of our processes, with its output in a file."""
+
+    command: list[str]
+    environment: dict[str, str]
+    log: Path
+    forked: ForkServerProcess | None = None
+
+    def start(self) -> None:
+        self.forked = FORKS.Process(target=become, args=(self.command, self.environment, str(self.log)), daemon=True)
+        self.forked.start()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.forked is not None and self.forked.pid
+        os.kill(self.forked.pid, number)
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
+    async def wait(self, seconds: float = 20) -> int:
+        """The exit code; in a thread, as the proxies and the sandbox must go on."""
+        assert self.forked is not None
+        await asyncio.to_thread(self.forked.join, seconds)
+        assert self.forked.exitcode is not None, f"{self.command} still runs after {seconds:g} s"
+        return self.forked.exitcode
+
+    def end(self) -> None:
+        if self.forked is not None and self.forked.is_alive():
+            self.forked.kill()
+            self.forked.join()
+
+    def said(self) -> str:
+        return self.log.read_text("utf-8") if self.log.exists() else ""
+
+
+@dataclass
+class Stack:
+    """A running service. `api`, `worker` and `relay` are processes; `proxies` hurt what they depend on."""
+
+    services: Services
+    database: str
+    namespace: str
+    folder: Path
+    proxies: dict[str, Proxy]
+    environment: dict[str, str]
+    port: int
+    sandbox_port: int
+    session: aiohttp.ClientSession
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self, name: str, *command: str) -> Process:
+        process = Process(list(command), self.environment, self.folder / f"{name}.log")
+        process.start()
+        self.processes[name] = process
+        return process
+
+    async def post(self, destination: str = "+1", body: str = "hello", **fields: Any) -> tuple[int, dict[str, Any]]:
+        payload = {"destination": destination, "body": body, **fields}
+        async with self.session.post(f"{self.base}/messages", json=payload) as response:
+            return response.status, await response.json()
+
+    async def submit(self, destination: str = "+1", body: str = "hello", **fields: Any) -> str:
+        status, answer = await self.post(destination, body, **fields)
+        assert status == 202, answer
+        return str(answer["id"])
+
+    async def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        async with self.session.get(self.base + path) as response:
+            return response.status, await response.json()
+
+    async def status(self, id_: str) -> str:
+        code, answer = await self.get(f"/message/{id_}/status")
+        assert code == 200, answer
+        return str(answer["status"])
+
+    async def becomes(self, id_: str, *statuses: str, seconds: float = 30) -> str:
+        return await eventually(lambda: self.status(id_), lambda status: status in statuses, seconds)
+
+    async def record(self, id_: str) -> dict[str, Any]:
+        code, answer = await self.get(f"/messages/{id_}")
+        assert code == 200, answer
+        return answer
+
+    async def all_become(self, status: str, count: int, seconds: float = 60) -> None:
+        async def counts() -> dict[str, int]:
+            return {str(name): int(str(n)) for name, n in self.rows("SELECT status, count(*) FROM jobs GROUP BY status")}
+
+        await eventually(counts, lambda seen: seen == {status: count}, seconds)
+
+    def rows(self, statement: str) -> list[tuple[object, ...]]:
+        """Look into the database, past the proxy."""
+        return sql(self.database, statement)
+
+    async def provider(self, path: str) -> Any:
+        async with self.session.get(f"http://127.0.0.1:{self.sandbox_port}{path}") as response:
+            return await response.json()
+
+    async def faults(self, **fields: float) -> None:
+        async with self.session.put(f"http://127.0.0.1:{self.sandbox_port}/faults", json=fields) as response:
+            assert response.status == 200, await response.text()
+
+    async def until_ready(self) -> None:
+        async def ready() -> int:
+            try:
+                async with self.session.get(f"{self.base}/health/ready") as response:
+                    return response.status
+            except aiohttp.ClientConnectionError:
+                return 0
+
+        await eventually(ready, lambda status: status == 200, 20)
+
+    async def timed_post(self) -> tuple[int, float]:
+        started = time.monotonic()
+        status, _ = await self.post()
+        return status, time.monotonic() - started
+
+
+# What is told within a second without Postgres is tested with the default. All else waits for a disk that stalls: on a busy
+# machine a commit was seen to take longer.
+DEFAULT_PATIENCE = "0.8"
+QUICK = {
+    "POSTHASTE_ACCEPT_TIMEOUT_SECONDS": "10",
+    "POSTHASTE_LEASE_SECONDS": "4",
+    "POSTHASTE_LEASE_MARGIN_SECONDS": "0.5",
+    "POSTHASTE_SHUTDOWN_GRACE_SECONDS": "1",
+    "POSTHASTE_OUTBOX_GRACE_SECONDS": "1",
+    "POSTHASTE_RELAY_POLL_SECONDS": "0.1",
+    "POSTHASTE_STATUS_TTL_SECONDS": "1",
+}
+
+
+@asynccontextmanager
+async def running(
+    services: Services, database: str, namespace: str, folder: Path, *, provider: dict[str, Any] | None = None, **settings: str
+) -> AsyncIterator[Stack]:
+    """A stack that is ready; whatever of it still runs afterwards is killed. On failure the logs are printed."""
+    database_url, postgres = await proxied(database)
+    amqp_url, rabbitmq = await proxied(services.amqp)
+    redis_url, redis = await proxied(services.redis)
+    port, sandbox_port = free_port(), free_port()
+    described = {"url": f"http://127.0.0.1:{sandbox_port}/message", "timeout_seconds": 1.5, "concurrency": 16}
+    described["retry"] = {"attempts": 8, "base_seconds": 0.1, "cap_seconds": 0.5}
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+        **QUICK,
+        "POSTHASTE_DATABASE_URL": database_url,
+        "POSTHASTE_AMQP_URL": amqp_url,
+        "POSTHASTE_REDIS_URL": redis_url,
+        "POSTHASTE_NAMESPACE": namespace,
+        "POSTHASTE_PORT": str(port),
+        "POSTHASTE_PROVIDERS": json.dumps({"sandbox": {**described, **(provider or {})}}),
+        **{f"POSTHASTE_{name.upper()}": value for name, value in settings.items()},
+    }
+    proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
+    timeout = aiohttp.ClientTimeout(total=15)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
+        stop = asyncio.Event()
+        sandbox = asyncio.create_task(Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1)).serve(stop))
+        stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox_port, session)
+        try:
+            stack.start("worker", "consumers", "messages")
+            stack.start("relay", "consumers", "relay")
+            stack.start("api", "api")
+            await stack.until_ready()
+            yield stack
+        except BaseException:
+            for name, process in stack.processes.items():
+                sys.stderr.write(f"--- {name}\n{process.said()[-3000:]}\n")
+            raise
+        finally:
+            for process in stack.processes.values():
+                process.end()
+            stop.set()
+            await asyncio.gather(sandbox, *(proxy.close() for proxy in proxies.values()))

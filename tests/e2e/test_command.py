@@ -1,0 +1,143 @@
+"""The `posthaste` command as a user has it: up, send, status, and what it says when something is wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.e2e.stack import free_port
+from tests.services import Services
+from tests.waiting import eventually
+
+COMMAND = [sys.executable, "-m", "cli"]
+
+
+def _environment(services: Services, database: str, namespace: str, port: int) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+        "POSTHASTE_DATABASE_URL": database,
+        "POSTHASTE_AMQP_URL": services.amqp,
+        "POSTHASTE_REDIS_URL": services.redis,
+        "POSTHASTE_NAMESPACE": namespace,
+        "POSTHASTE_PORT": str(port),
+    }
+
+
+def _run(*arguments: str, environment: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*COMMAND, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    port, sandbox_port = free_port(), free_port()
+    environment = _environment(services, database, broker_namespace, port)
+    log = tmp_path / "up.log"
+    with log.open("wb") as output:
+        up = subprocess.Popen(
+            [*COMMAND, "up", "--sandbox", "--sandbox-port", str(sandbox_port), "--first-message"],
+            env=environment, cwd=tmp_path, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        said = await eventually(lambda: _read(log), lambda text: "Ctrl-C ends it" in text, 40)
+        assert "POST /messages → 202" in said and "→ sent" in said
+        assert f"http://127.0.0.1:{port}/messages" in said
+        ours = await asyncio.to_thread(_children, up.pid)
+        workers = [pid for pid, command in ours.items() if "consumers messages" in command]
+        os.kill(workers[0], signal.SIGKILL)
+        url = ["--url", f"http://127.0.0.1:{port}"]
+        sent = await asyncio.to_thread(lambda: _run("send", "+1", "hello", *url, environment=environment, folder=tmp_path))
+        assert sent.returncode == 0, sent.stderr
+
+        async def status() -> str:
+            ran = await asyncio.to_thread(
+                lambda: _run("status", sent.stdout.strip(), *url, environment=environment, folder=tmp_path)
+            )
+            return ran.stdout.strip()
+
+        await eventually(status, lambda seen: seen == "sent", 30)
+        up.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(up.wait, 30) == 0
+        assert "make stop" in log.read_text()
+        assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
+    finally:
+        if up.poll() is None:
+            up.terminate()
+            up.wait(30)
+
+
+async def _read(file: Path) -> str:
+    return file.read_text()
+
+
+def _children(pid: int) -> dict[int, str]:
+    """The command lines of all descendants of a process."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    found, added = {pid: ""}, True
+    while added:
+        new = {int(child): args for child, parent, args in rows if int(parent) in found and int(child) not in found}
+        found |= new
+        added = bool(new)
+    del found[pid]
+    return found
+
+
+def test_up_names_the_port_that_is_taken(services: Services, database: str, namespace: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = _run("up", "--sandbox", environment=_environment(services, database, namespace, port), folder=tmp_path)
+    assert ran.returncode == 1
+    assert f"port {port} is taken" in ran.stderr and "POSTHASTE_PORT" in ran.stderr
+
+
+def test_without_settings_each_missing_one_is_named(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")}
+    for arguments in (["migrate"], ["up"]):
+        ran = _run(*arguments, environment=environment, folder=tmp_path)
+        assert ran.returncode == 1
+        assert "POSTHASTE_DATABASE_URL is not set" in ran.stderr and "make services" in ran.stderr
+
+
+def test_send_and_status_explain_what_is_wrong(tmp_path: Path) -> None:
+    environment = dict(os.environ)
+    url = ["--url", f"http://127.0.0.1:{free_port()}"]
+    for arguments in (["send", "+1", "b"], ["status", "01900000-0000-7000-8000-000000000000"]):
+        ran = _run(*arguments, *url, environment=environment, folder=tmp_path)
+        assert ran.returncode == 1
+        assert "make run" in ran.stderr
+
+
+async def test_the_sandbox_answers_counts_and_takes_faults(tmp_path: Path) -> None:
+    port = free_port()
+    sandbox = subprocess.Popen([*COMMAND, "sandbox", "--port", str(port)], cwd=tmp_path)
+    try:
+
+        async def post() -> tuple[int, str]:
+            return await asyncio.to_thread(_post, port)
+
+        assert await eventually(post, lambda answer: answer[0] != 0, 15) == (200, "OK")
+        second = _run("sandbox", "--port", str(port), environment=dict(os.environ), folder=tmp_path)
+        assert second.returncode == 1 and "--port" in second.stderr
+    finally:
+        sandbox.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(sandbox.wait, 10) == 0
+
+
+def _post(port: int) -> tuple[int, str]:
+    body = json.dumps({"destination": "+1", "body": "b"}).encode()
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/message", body, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.URLError:
+        return 0, ""

@@ -1,0 +1,138 @@
+"""`posthaste doctor` names each thing that is broken and its mend; `posthaste demo` accounts for every message."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+
+from cli import doctor
+from infra.settings import load
+from tests.e2e.stack import Stack, free_port
+from tests.services import Services
+
+
+async def _command(*arguments: str, environment: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "cli", *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+
+
+async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
+    """What the command does, in this process: starting one each time would take most of the test's time."""
+    environment = {**stack.environment, **{f"POSTHASTE_{name.upper()}": value for name, value in changed.items()}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        settings = load()
+    findings = await doctor.examine(settings)
+    return doctor.exit_code(findings), doctor.as_json(findings)
+
+
+def _wrong(report: dict[str, Any]) -> dict[str, str]:
+    return {finding["subject"]: finding["mend"] for finding in report["findings"] if finding["verdict"] == "wrong"}
+
+
+async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
+    await stack.becomes(await stack.submit(), "sent")
+    ran = await _command("doctor", "--json", environment=stack.environment, folder=stack.folder)
+    code, report = ran.returncode, json.loads(ran.stdout)
+    assert (code, report["healthy"], _wrong(report)) == (0, True, {})
+    subjects = {finding["subject"] for finding in report["findings"]}
+    assert subjects >= {
+        "postgres",
+        "schema",
+        "clock",
+        "relay",
+        "rabbitmq",
+        "topology",
+        "workers",
+        "redis",
+        "api",
+        "provider sandbox",
+    }
+
+
+async def test_each_thing_that_is_broken_is_named_with_its_mend(stack: Stack) -> None:
+    await stack.becomes(await stack.submit(), "sent")
+    for service, variable in (("postgres", "DATABASE_URL"), ("rabbitmq", "AMQP_URL"), ("redis", "REDIS_URL")):
+        await stack.proxies[service].refuse()
+        code, report = await _doctor(stack)
+        assert code == 1 and variable in _wrong(report)[service], report
+        await stack.proxies[service].accept()
+    for process, subject in (("worker", "workers"), ("relay", "relay"), ("api", "api")):
+        await stack.processes[process].kill()
+        code, report = await _doctor(stack)
+        assert code == 1 and "posthaste up" in _wrong(report)[subject], report
+    code, report = await _doctor(stack, namespace="another")
+    assert "POSTHASTE_NAMESPACE" in _wrong(report)["schema"]
+    stack.services.sql("UPDATE alembic_version SET version_num = '0001'", stack.database.rpartition("/")[2])
+    code, report = await _doctor(stack)
+    assert _wrong(report)["schema"] == "`posthaste migrate`"
+
+
+async def test_a_queue_with_other_arguments_is_explained(stack: Stack) -> None:
+    name = f"{stack.namespace}.messages.sandbox.high"
+    for process in ("api", "worker", "relay"):
+        await stack.processes[process].kill()
+    async with await aio_pika.connect(stack.services.amqp) as connection:
+        channel = await connection.channel()
+        await channel.queue_delete(name)
+        _, report = await _doctor(stack)
+        assert "declares all queues" in _wrong(report)["topology"]
+        await channel.declare_queue(name, durable=True)
+    _, report = await _doctor(stack)
+    detail = next(finding["detail"] for finding in report["findings"] if finding["subject"] == "topology")
+    assert name in detail and "406" in detail
+    assert "rebuild" in _wrong(report)["topology"]
+
+
+async def test_jobs_of_a_provider_that_is_gone_are_named(stack: Stack) -> None:
+    await stack.processes["worker"].kill()
+    await stack.submit()
+    _, report = await _doctor(
+        stack, providers='{"other": {"url": "http://127.0.0.1:1/", "timeout_seconds": 1}}', default_provider="other"
+    )
+    assert "'sandbox'" in _wrong(report)["providers"]
+    warned = [finding["subject"] for finding in report["findings"] if finding["verdict"] == "warning"]
+    assert "provider other" in warned
+
+
+async def test_settings_that_do_not_fit_have_an_exit_code_of_their_own(stack: Stack) -> None:
+    environment = {**stack.environment, "POSTHASTE_LEASE_SECONDS": "1.5"}
+    ran = await _command("doctor", environment=environment, folder=stack.folder)
+    assert ran.returncode == 2
+    assert "POSTHASTE_LEASE_SECONDS" in ran.stderr and "timeout_seconds" in ran.stderr
+
+
+async def test_the_demo_accounts_for_every_message(services: Services, tmp_path: Path) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+        "POSTHASTE_DATABASE_URL": services.database,
+        "POSTHASTE_AMQP_URL": services.amqp,
+        "POSTHASTE_REDIS_URL": services.redis,
+        "POSTHASTE_PORT": str(free_port()),
+        "COLUMNS": "100",
+    }
+    ran = await _command("demo", "--count", "60", environment=environment, folder=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Every message is accounted for" in ran.stdout
+    cells = {
+        row[0].strip(): row[1].strip()
+        for row in (line.strip("│ ").split("│") for line in ran.stdout.splitlines())
+        if len(row) == 2
+    }
+    assert (cells["accepted"], cells["lost"]) == ("60", "0")
+    assert services.sql("SELECT count(*) FROM pg_database WHERE datname = 'posthaste_demo'") == [(0,)]

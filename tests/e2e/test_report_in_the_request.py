@@ -1,0 +1,75 @@
+"""`GET /api/1.0/report/posts` and the command that fills the posts."""
+
+import asyncio
+import subprocess
+import sys
+
+from infra.postgres.lanes import create_engine
+from infra.postgres.posts import Posts, texts
+from jobs.words import count_words
+from tests.e2e.stack import Stack
+
+PATH = "/api/1.0/report/posts"
+
+
+async def _posts(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "cli", "posts", *arguments],
+        env=stack.environment,
+        cwd=stack.folder,
+        capture_output=True,
+        text=True,
+        input="",
+        check=False,
+    )
+
+
+async def test_the_report_of_no_posts_is_empty(stack: Stack) -> None:
+    assert await stack.get(PATH) == (200, {"data": []})
+    async with stack.session.post(stack.base + PATH) as response:
+        assert (response.status, set(response.headers["Allow"].split(", "))) == (405, {"GET", "HEAD"})
+
+
+async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
+    seeded = await _posts(stack, "seed", "--count", "5000", "--users", "50", "--words", "5:15", "--seed", "7")
+    assert seeded.returncode == 0, seeded.stderr
+    code, answer = await stack.get(PATH)
+    assert code == 200
+    expected: dict[int, int] = {}
+    engine = create_engine(stack.database, connections=1, application="test", options="")
+    with engine.connect() as connection:
+        for user, text in texts(connection):
+            expected[user] = expected.get(user, 0) + count_words(text)
+    engine.dispose()
+    assert answer["data"] == [{"user_id": user, "total_words": expected[user]} for user in sorted(expected)]
+    assert len(expected) == 50
+
+
+async def test_many_at_once_are_answered_or_told_to_come_back_and_messages_go_on(stack: Stack) -> None:
+    await _posts(stack, "seed", "--count", "5000")
+    sending = asyncio.create_task(stack.submit())
+    answers = await asyncio.gather(*(stack.get(PATH) for _ in range(40)))
+    codes = [code for code, _ in answers]
+    assert set(codes) <= {200, 503} and codes.count(200) >= 2
+    assert {answer["code"] for code, answer in answers if code == 503} <= {"busy"}
+    assert {str(answer) for code, answer in answers if code == 200} == {str((await stack.get(PATH))[1])}
+    await stack.becomes(await sending, "sent")
+
+
+async def test_without_postgres_the_report_is_503(stack: Stack) -> None:
+    await stack.proxies["postgres"].refuse()
+    code, answer = await stack.get(PATH)
+    assert (code, answer["code"]) == (503, "unavailable")
+
+
+async def test_the_command_asks_and_explains(stack: Stack) -> None:
+    assert (await _posts(stack, "seed", "--count", "10")).returncode == 0
+    refused = await _posts(stack, "truncate")
+    assert refused.returncode == 1
+    assert Posts(stack.database).stats().posts == 10
+    assert "10 of" in (await _posts(stack, "stats")).stdout
+    assert (await _posts(stack, "truncate", "--yes")).returncode == 0
+    assert Posts(stack.database).stats().posts == 0
+    wrong = await _posts(stack, "seed", "--words", "100:10")
+    assert wrong.returncode == 2 and "--words" in wrong.stderr

@@ -1,0 +1,47 @@
+"""Files that say the same as the code: held together here."""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+from infra.rabbitmq.definitions import definitions
+from infra.rabbitmq.topology import describe
+from infra.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_definitions_are_those_of_the_topology() -> None:
+    written = json.loads((ROOT / "infra/rabbitmq/definitions.json").read_text())
+    assert written == definitions(describe("posthaste", ["sandbox"])), "run `make definitions`"
+
+
+def test_compose_and_dockerfile_stay_readable_and_need_no_frontend() -> None:
+    for name in ("docker-compose.yml", "Dockerfile"):
+        text = (ROOT / name).read_text()
+        assert len(text.splitlines()) < 120
+        assert "# syntax" not in text
+
+
+def test_compose_publishes_on_loopback_only_and_stops_late_enough() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    published = re.findall(r'"(\S+:\d+)"', text.replace("${", "").replace(":-", "-"))
+    assert published and all(port.startswith("127.0.0.1:") for port in published)
+    grace = Settings.model_fields["shutdown_grace_seconds"].default + Settings.model_fields["lease_margin_seconds"].default
+    ours = re.search(r"stop_grace_period: (\d+)s", text)
+    assert ours and int(ours[1]) > grace
+
+
+def test_every_run_time_dependency_has_its_reason_and_is_locked() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    names = [re.split(r"[\[>=]", line)[0] for line in tomllib.loads(text)["project"]["dependencies"]]
+    locked = (ROOT / "requirements.lock").read_text()
+    for name in names:
+        assert re.search(rf'"{name}[^"]*",\s+# \S+', text), f"{name} has no reason"
+        assert re.search(rf"^{name}(\[\w+\])?==", locked, re.MULTILINE), f"{name} is not locked: run `make lock`"
+
+
+def test_lock_files_name_no_index() -> None:
+    for file in ROOT.glob("*.lock"):
+        assert "://" not in file.read_text()

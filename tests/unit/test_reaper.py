@@ -1,0 +1,56 @@
+"""The reaper: only after a whole lease of its own unbroken contact with Postgres."""
+
+from dataclasses import dataclass, field
+
+from consumers.reaper import Reaper
+from jobs.model import Kind, LostLease, Priority
+from jobs.retry import RetryPolicy
+from tests.making import new_id
+
+
+class Away(Exception):
+    pass
+
+
+@dataclass
+class Leases:
+    """One expired lease, and a contact of so many seconds."""
+
+    contact: float
+    away: bool = False
+
+    async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
+        if self.away:
+            raise Away
+        return [LostLease(new_id(), 2, new_id(), Kind.MESSAGE, "sandbox", Priority.NORMAL, 0)]
+
+    def contact_seconds(self) -> float:
+        return self.contact
+
+
+@dataclass
+class Recorder:
+    recorded: list[LostLease] = field(default_factory=list)
+
+    async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
+        self.recorded.append(job)
+
+
+async def _reaped(leases: Leases) -> int:
+    recorder = Recorder()
+    reaper = Reaper(leases, recorder, {}, lease_seconds=60, passing=(Away,))
+    assert await reaper.reap() == len(recorder.recorded)
+    return len(recorder.recorded)
+
+
+async def test_after_a_whole_lease_of_contact_it_reaps() -> None:
+    assert await _reaped(Leases(contact=60.0)) == 1
+
+
+async def test_soon_after_an_outage_it_lets_the_workers_record_first() -> None:
+    assert await _reaped(Leases(contact=59.9)) == 0
+    assert await _reaped(Leases(contact=0.0)) == 0
+
+
+async def test_while_postgres_is_away_it_waits() -> None:
+    assert await _reaped(Leases(contact=60.0, away=True)) == 0

@@ -1,0 +1,221 @@
+"""The runner's pipeline on the fake ledger: what is acknowledged, given back, rejected, released, retried."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from consumers.recorder import Recorder
+from consumers.runner import Lease, Runner, Work
+from consumers.slots import Slots
+from infra.batching import Batcher
+from infra.postgres.ledger import ClaimRequest
+from infra.publishing import EagerPublisher
+from infra.statuses import Statuses
+from jobs.lifecycle import Status
+from jobs.model import Claimed, Priority, Route
+from jobs.outcome import Outcome, Verdict
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer, encode
+from tests.contract.fakes import FakeCache, FakeLedger
+from tests.making import ACCEPTED, message
+
+QUEUE, OTHER = "messages.sandbox.normal", "messages.other.normal"
+
+
+@dataclass
+class Delivery:
+    """A delivery that remembers how it was settled."""
+
+    body: bytes
+    queue: str = QUEUE
+    settled: list[str] = field(default_factory=list)
+
+    async def ack(self) -> None:
+        self.settled.append("ack")
+
+    async def reject(self) -> None:
+        self.settled.append("reject")
+
+    async def give_back(self) -> None:
+        self.settled.append("give back")
+
+
+@dataclass
+class Handler:
+    """Answers as told, and remembers what it was given."""
+
+    answer: Callable[[], Awaitable[Outcome]]
+    timeout_seconds: float = 10.0
+    given: list[Claimed] = field(default_factory=list)
+
+    async def __call__(self, job: Claimed) -> Outcome:
+        self.given.append(job)
+        return await self.answer()
+
+
+@dataclass
+class Broker:
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
+        return
+
+
+async def _accepted() -> Outcome:
+    return ACCEPTED
+
+
+@dataclass
+class Bench:
+    """A runner on fakes, with one handler for each of two queues."""
+
+    ledger: FakeLedger
+    cache: FakeCache
+    handler: Handler
+    runner: Runner
+
+    async def deliver(self, delivery: Delivery) -> Delivery:
+        self.runner.hand_on(delivery)
+        await asyncio.gather(*self.runner._running)
+        return delivery
+
+    async def job(self, provider: str = "sandbox") -> Pointer:
+        new = message(provider=provider)
+        await self.ledger.accept([new])
+        return Pointer(new.id, 1)
+
+    def status(self, pointer: Pointer) -> Status:
+        return self.ledger.statuses[pointer.id]
+
+
+def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 60.0) -> Bench:
+    ledger, cache, handler = FakeLedger(), FakeCache(), Handler(answer)
+
+    async def forget(pointer: Pointer) -> None:
+        return
+
+    recorder = Recorder(
+        Batcher(ledger.apply),
+        EagerPublisher(Broker(), forget, failures=()),
+        Statuses(cache, _unasked, cache_down=RuntimeError, repeat=()),
+        grace_seconds=5,
+        lost_leases=3,
+    )
+    works = {
+        queue: Work(worker, RetryPolicy(), Slots(2), Priority.NORMAL)
+        for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
+    }
+    claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
+    return Bench(ledger, cache, handler, Runner(works, claims, recorder, Lease(lease, 5.0)))
+
+
+async def _unasked(ids: object, timeout: float) -> list[None]:
+    raise AssertionError("the ledger is not asked for statuses here")
+
+
+async def test_a_job_is_claimed_acknowledged_and_done() -> None:
+    bench = _bench()
+    pointer = await bench.job()
+    delivery = await bench.deliver(Delivery(encode(pointer)))
+    assert (delivery.settled, bench.status(pointer)) == (["ack"], Status.SENT)
+    assert bench.cache.values[pointer.id].status is Status.SENT
+
+
+async def test_a_stale_copy_is_acknowledged_and_forgotten() -> None:
+    bench = _bench()
+    pointer = await bench.job()
+    await bench.deliver(Delivery(encode(pointer)))
+    copy = await bench.deliver(Delivery(encode(pointer)))
+    assert (copy.settled, len(bench.handler.given)) == (["ack"], 1)
+
+
+async def test_what_cannot_be_decoded_is_rejected() -> None:
+    bench = _bench()
+    assert (await bench.deliver(Delivery(b"nonsense"))).settled == ["reject"]
+
+
+async def test_it_is_acknowledged_before_it_is_sent() -> None:
+    order: list[str] = []
+    delivery = Delivery(b"", settled=order)
+
+    async def answer() -> Outcome:
+        order.append("send")
+        return ACCEPTED
+
+    bench = _bench(answer)
+    delivery.body = encode(await bench.job())
+    await bench.deliver(delivery)
+    assert order == ["ack", "send"]
+
+
+async def test_nothing_is_acknowledged_before_the_ledger_has_it() -> None:
+    bench = _bench()
+    claim, asked, answer = bench.ledger.claim, asyncio.Event(), asyncio.Event()
+
+    async def slowly(requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
+        asked.set()
+        await answer.wait()
+        return await claim(requests, timeout)
+
+    bench.runner._claims = Batcher(slowly)
+    delivery = Delivery(encode(await bench.job()))
+    bench.runner.hand_on(delivery)
+    await asked.wait()
+    assert delivery.settled == []
+    answer.set()
+    await asyncio.gather(*bench.runner._running)
+    assert delivery.settled == ["ack"]
+
+
+async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
+    bench = _bench(lease=12.0)  # 10 s timeout + 5 s margin
+    pointer = await bench.job()
+    await bench.deliver(Delivery(encode(pointer)))
+    assert (bench.handler.given, bench.status(pointer)) == ([], Status.QUEUED)
+    assert bench.ledger.jobs[pointer.id].attempts == 0
+
+
+async def test_the_jobs_provider_wins_over_the_queue_it_came_from() -> None:
+    bench = _bench()
+    pointer = await bench.job(provider="other")
+    await bench.deliver(Delivery(encode(pointer), QUEUE))
+    assert (bench.handler.given, bench.status(pointer)) == ([], Status.QUEUED)
+    assert bench.ledger.outbox[Pointer(pointer.id, 3)] == OTHER
+
+
+async def test_a_handler_that_crashes_is_an_unknown_outcome() -> None:
+    async def answer() -> Outcome:
+        raise ZeroDivisionError
+
+    bench = _bench(answer)
+    pointer = await bench.job()
+    await bench.deliver(Delivery(encode(pointer)))
+    assert bench.status(pointer) is Status.RETRYING
+    assert bench.ledger.jobs[pointer.id].attempts == 1
+
+
+async def test_after_stop_deliveries_are_given_back() -> None:
+    bench = _bench()
+    await bench.runner.stop(0)
+    pointer = await bench.job()
+    delivery = await bench.deliver(Delivery(encode(pointer)))
+    assert (delivery.settled, bench.status(pointer)) == (["give back"], Status.QUEUED)
+
+
+async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
+    begun = asyncio.Event()
+
+    async def answer() -> Outcome:
+        begun.set()
+        await asyncio.Event().wait()
+        return Outcome(Verdict.ACCEPTED)
+
+    bench = _bench(answer)
+    pointer = await bench.job()
+    bench.runner.hand_on(Delivery(encode(pointer)))
+    await begun.wait()
+    started = time.monotonic()
+    await bench.runner.stop(0.05)
+    assert time.monotonic() - started < 2
+    assert bench.status(pointer) is Status.RETRYING

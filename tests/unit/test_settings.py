@@ -1,0 +1,104 @@
+"""Settings are refused at start, naming the variable."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra import settings
+from infra.settings import PREFIX, Settings, SettingsError, load
+
+URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
+SANDBOX = '{"sandbox": {"url": "http://127.0.0.1:9/message"}}'
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def _set(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in {**URLS, **values}.items():
+        monkeypatch.setenv(PREFIX + name, value)
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch, PROVIDERS=SANDBOX)
+    loaded = load()
+    assert (loaded.namespace, loaded.host, loaded.port, loaded.lease_seconds) == ("posthaste", "127.0.0.1", 9006, 60)
+    provider = loaded.providers["sandbox"]
+    assert (provider.timeout_seconds, provider.concurrency, provider.retry.attempts) == (10, 64, 8)
+    assert loaded.provider_for_new_messages() == "sandbox"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"DATABASE_URL": "mysql://h/db"}, "POSTHASTE_DATABASE_URL"),
+        ({"AMQP_URL": "http://h"}, "POSTHASTE_AMQP_URL"),
+        ({"REDIS_URL": ""}, "POSTHASTE_REDIS_URL"),
+        ({"PORT": "0"}, "POSTHASTE_PORT"),
+        ({"PORT": "many"}, "POSTHASTE_PORT"),
+        ({"NAMESPACE": "Not This"}, "POSTHASTE_NAMESPACE"),
+        ({"PROVIDERS": "{"}, "POSTHASTE_PROVIDERS"),
+        ({"PROVIDERS": '{"UPPER": {"url": "http://h/"}}'}, "POSTHASTE_PROVIDERS"),
+        ({"PROVIDERS": '{"a": {"url": "ftp://h/"}}'}, "POSTHASTE_PROVIDERS.a.url"),
+        ({"PROVIDERS": '{"a": {"url": "http://h/", "speed": 1}}'}, "POSTHASTE_PROVIDERS.a.speed"),
+        ({"PROVIDERS_FILE": "absent.json"}, "POSTHASTE_PROVIDERS_FILE"),
+        ({"PROVIDERS": SANDBOX, "PROVIDERS_FILE": "absent.json"}, "POSTHASTE_PROVIDERS_FILE"),
+        ({"DEFAULT_PROVIDER": "nobody"}, "POSTHASTE_DEFAULT_PROVIDER"),
+        ({"PROVIDERS": SANDBOX, "LEASE_SECONDS": "15"}, "POSTHASTE_LEASE_SECONDS"),
+        ({"SHUTDOWN_GRACE_SECONDS": "60"}, "POSTHASTE_SHUTDOWN_GRACE_SECONDS"),
+        ({"LOG_LEVEL": "loud"}, "POSTHASTE_LOG_LEVEL"),
+        ({"SPEED": "1"}, "POSTHASTE_SPEED"),
+    ],
+)
+def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
+    _set(monkeypatch, **values)
+    with pytest.raises(SettingsError, match=re.escape(named)):
+        load()
+
+
+def test_everything_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTHASTE_PORT", "x")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    for name in ("DATABASE_URL", "AMQP_URL", "REDIS_URL", "PORT"):
+        assert PREFIX + name in str(caught.value)
+
+
+def test_an_unknown_name_in_a_file_is_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _set(monkeypatch)
+    (tmp_path / ".env").write_text("POSTHASTE_PROT=1\n")
+    with pytest.raises(SettingsError, match=r"POSTHASTE_PROT .*\.env"):
+        load()
+
+
+def test_the_environment_wins_over_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _set(monkeypatch, PORT="9100")
+    (tmp_path / ".env").write_text("POSTHASTE_PORT=9200\nPOSTHASTE_NAMESPACE=filed\n")
+    loaded = load()
+    assert (loaded.port, loaded.namespace) == (9100, "filed")
+
+
+def test_providers_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "providers.json").write_text(SANDBOX)
+    _set(monkeypatch, PROVIDERS_FILE="providers.json")
+    assert list(load().providers) == ["sandbox"]
+
+
+def test_without_or_with_several_providers_a_default_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch)
+    with pytest.raises(SettingsError, match="POSTHASTE_PROVIDERS"):
+        load().provider_for_new_messages()
+    _set(monkeypatch, PROVIDERS='{"a": {"url": "http://h/"}, "b": {"url": "http://h/"}}')
+    with pytest.raises(SettingsError, match="POSTHASTE_DEFAULT_PROVIDER"):
+        load().provider_for_new_messages()
+
+
+def test_the_example_lists_every_setting() -> None:
+    example = (Path(settings.__file__).parents[1] / ".env.example").read_text()
+    listed = set(re.findall(r"^#? ?(POSTHASTE_\w+)=", example, re.MULTILINE))
+    assert listed == {PREFIX + name.upper() for name in Settings.model_fields}

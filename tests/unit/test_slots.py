@@ -1,0 +1,80 @@
+"""Slots: high goes first, and never takes the last tenth."""
+
+import asyncio
+
+import pytest
+
+from consumers.slots import Slots
+from jobs.model import Priority
+
+HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
+
+
+class Holder:
+    """Somebody who takes a slot, and holds it until told to let go."""
+
+    def __init__(self, slots: Slots, priority: Priority):
+        self.holding = False
+        self.let_go = asyncio.Event()
+        self.task = asyncio.create_task(self._run(slots, priority))
+
+    async def _run(self, slots: Slots, priority: Priority) -> None:
+        async with slots.slot(priority):
+            self.holding = True
+            await self.let_go.wait()
+        self.holding = False
+
+
+async def _settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def _hold(slots: Slots, *priorities: Priority) -> list[Holder]:
+    return [Holder(slots, priority) for priority in priorities]
+
+
+async def test_no_more_than_count_at_once() -> None:
+    slots = Slots(3)
+    holders = _hold(slots, *[NORMAL] * 5)
+    await _settle()
+    assert [h.holding for h in holders] == [True, True, True, False, False]
+    holders[0].let_go.set()
+    await _settle()
+    assert [h.holding for h in holders] == [False, True, True, True, False]
+
+
+async def test_a_freed_slot_goes_to_high_first() -> None:
+    slots = Slots(1)
+    first, normal, high = _hold(slots, NORMAL, NORMAL, HIGH)
+    await _settle()
+    first.let_go.set()
+    await _settle()
+    assert (normal.holding, high.holding) == (False, True)
+
+
+@pytest.mark.parametrize(("count", "reserved"), [(1, 0), (2, 1), (10, 1), (11, 2), (64, 7)])
+async def test_one_slot_in_ten_stays_for_normal(count: int, reserved: int) -> None:
+    slots = Slots(count)
+    high = _hold(slots, *[HIGH] * (count + 5))
+    await _settle()
+    assert sum(h.holding for h in high) == count - reserved
+    normal = _hold(slots, *[NORMAL] * count)
+    await _settle()
+    assert sum(h.holding for h in normal) == reserved
+
+
+async def test_a_waiter_that_is_cancelled_costs_no_slot() -> None:
+    slots = Slots(1)
+    first, given_up, last = _hold(slots, NORMAL, HIGH, NORMAL)
+    await _settle()
+    given_up.task.cancel()
+    await _settle()
+    first.let_go.set()
+    await _settle()
+    assert last.holding
+    last.let_go.set()
+    await last.task
+    (again,) = _hold(slots, NORMAL)
+    await _settle()
+    assert again.holding

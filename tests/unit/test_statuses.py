@@ -1,0 +1,68 @@
+"""A status comes from the cache if it is there, else from the ledger, which refills the cache."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import pytest
+
+from infra.batching import DeadlineExceeded
+from infra.statuses import Statuses
+from jobs.lifecycle import Status
+from jobs.model import KnownStatus
+from tests.contract.fakes import FakeCache
+from tests.making import new_id
+
+
+class Away(Exception):
+    pass
+
+
+@dataclass
+class Ledger:
+    """Knows some jobs, and how often it was asked."""
+
+    known: dict[UUID, KnownStatus] = field(default_factory=dict)
+    asked: int = 0
+    away: bool = False
+
+    async def statuses(self, ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
+        self.asked += 1
+        if self.away:
+            raise Away
+        return [self.known.get(id_) for id_ in ids]
+
+
+def _bench() -> tuple[Statuses, FakeCache, Ledger, UUID]:
+    cache, ledger, id_ = FakeCache(), Ledger(), new_id()
+    ledger.known[id_] = KnownStatus(id_, 3, Status.SENT, "default", time.monotonic())
+    return Statuses(cache, ledger.statuses, cache_down=RuntimeError, repeat=()), cache, ledger, id_
+
+
+async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
+    statuses, cache, ledger, id_ = _bench()
+    for asked in (1, 1, 1):
+        seen = await statuses.read(id_)
+        assert seen is not None and seen.status is Status.SENT
+        await statuses._writes.drained()
+        assert ledger.asked == asked
+    cache.values.clear()
+    assert await statuses.read(id_) is not None
+    assert ledger.asked == 2
+
+
+async def test_a_job_that_is_not_there_is_none_and_not_cached() -> None:
+    statuses, cache, _, _ = _bench()
+    assert await statuses.read(new_id()) is None
+    assert cache.values == {}
+
+
+async def test_without_the_ledger_the_cache_still_answers_and_the_rest_is_an_error() -> None:
+    statuses, _, ledger, id_ = _bench()
+    await statuses.read(id_)
+    await statuses._writes.drained()
+    ledger.away = True
+    assert await statuses.read(id_) is not None
+    with pytest.raises((Away, DeadlineExceeded)):
+        await statuses.read(new_id())

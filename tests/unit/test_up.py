@@ -1,0 +1,48 @@
+"""The configuration that `posthaste up` hands to supervisor."""
+
+import os
+import socket
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from cli.up import CannotStart, configuration, programs, require_free_port
+from tests.e2e.stack import free_port
+
+
+def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:
+    parser = ConfigParser(interpolation=None)
+    parser.read_string(configuration(programs(consumers=consumers, sandbox_port=sandbox_port), Path("/x"), 25))
+    return parser
+
+
+def test_every_process_is_restarted_and_given_time_to_finish() -> None:
+    parser = _parsed(consumers=3, sandbox_port=9007)
+    sections = [section for section in parser.sections() if section.startswith("program:")]
+    assert sections == ["program:api", "program:worker", "program:relay", "program:sandbox"]
+    for section in sections:
+        assert (parser[section]["autorestart"], parser[section]["stopwaitsecs"]) == ("true", "25")
+    assert parser["program:worker"]["numprocs"] == "3"
+
+
+def test_a_path_with_a_space_or_a_percent_sign_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/home/me/my project 100%/python")
+    assert _parsed()["program:api"]["command"] == "'/home/me/my project 100%%/python' -m api"
+
+
+@pytest.mark.parametrize(("uid", "user"), [(0, "root"), (1000, None)])
+def test_only_root_is_named(monkeypatch: pytest.MonkeyPatch, uid: int, user: str | None) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    assert _parsed()["supervisord"].get("user") == user
+
+
+def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
+    require_free_port(free_port(), "POSTHASTE_PORT")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"{port}.*POSTHASTE_PORT"):
+            require_free_port(port, "POSTHASTE_PORT")
