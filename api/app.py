@@ -16,6 +16,7 @@ from api.health import HealthRoutes
 from api.intake import Intake
 from api.messages import MessageRoutes
 from api.problems import Problem, on_bug, on_http_exception, on_problem
+from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
 from infra.batching import Batcher, DeadlineExceeded
 from infra.postgres import schema
@@ -24,6 +25,7 @@ from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.queries import Queries
+from infra.postgres.totals import Totals
 from infra.publishing import EagerPublisher
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import describe
@@ -81,7 +83,13 @@ class Api:
             timeout_seconds=settings.accept_timeout_seconds,
         )
         messages = MessageRoutes(intake, statuses, self._queries, frozenset(settings.providers), self._default_provider)
-        app.router.routes += [*messages.routes(), *ReportRoutes(self._reports).routes(), *self._health(broker).routes()]
+        reports = ReportJobRoutes(intake, statuses, self._queries, Totals(self._reads))
+        app.router.routes += [
+            *messages.routes(),
+            *ReportRoutes(self._reports).routes(),
+            *reports.routes(),
+            *self._health(broker).routes(),
+        ]
         tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run())]
         try:
             yield

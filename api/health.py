@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.messages import as_json
+from api.answers import as_json
 
 Check = Callable[[], Awaitable[str | None]]
 

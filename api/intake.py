@@ -1,4 +1,4 @@
-"""Accepting a message: commit together with its concurrent neighbours, then publish, then cache. 202 after the commit."""
+"""Accepting a job: commit together with its concurrent neighbours, then publish, then cache. 202 after the commit."""
 
 import time
 from uuid import UUID
@@ -12,18 +12,18 @@ from infra.postgres.ledger import Accepted
 from infra.publishing import EagerPublisher, Outgoing
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import KnownStatus, NewMessage, Priority, Route
+from jobs.model import REPORTS, KnownStatus, NewJob, Priority, Route, message_queue
 from jobs.wire import Pointer
 
 log = structlog.get_logger()
 
 
 class Intake:
-    """The one way in for messages. `timeout_seconds`: after it a client hears 503, whatever Postgres does."""
+    """The one way in for jobs. `timeout_seconds`: after it a client hears 503, whatever Postgres does."""
 
     def __init__(
         self,
-        accepting: Batcher[NewMessage, Accepted],
+        accepting: Batcher[NewJob, Accepted],
         publisher: EagerPublisher,
         statuses: Statuses,
         *,
@@ -36,29 +36,42 @@ class Intake:
         self._grace = grace_seconds
         self._timeout = timeout_seconds
 
-    async def accept(self, client_id: str, provider: str, wanted: MessageIn) -> Accepted:
-        """Put one message into the ledger; it will be sent.
+    async def accept_message(self, client_id: str, provider: str, wanted: MessageIn) -> Accepted:
+        """Put one message into the ledger; it will be sent. See `accept` for what it raises."""
+        return await self.accept(
+            NewJob(
+                _new_id(),
+                client_id,
+                message_queue(provider, Priority(wanted.priority)),
+                wanted.destination,
+                wanted.body,
+                wanted.reference,
+                tuple(wanted.tags),
+                wanted.metadata,
+            )
+        )
+
+    async def accept_report(self, client_id: str) -> Accepted:
+        """Put one report into the ledger; it will be computed. See `accept` for what it raises."""
+        return await self.accept(NewJob(_new_id(), client_id, REPORTS))
+
+    async def accept(self, job: NewJob) -> Accepted:
+        """Commit, then publish and cache.
 
         Raises:
-            DeadlineExceeded: Postgres did not confirm in time; the message may have been accepted.
+            DeadlineExceeded: Postgres did not confirm in time; the job may have been accepted.
             Overloaded: too many are waiting; it was not.
             BadData: Postgres refuses a value.
         """
-        message = NewMessage(
-            UUID(int=uuid_utils.uuid7().int),
-            client_id,
-            provider,
-            Priority(wanted.priority),
-            wanted.destination,
-            wanted.body,
-            wanted.reference,
-            tuple(wanted.tags),
-            wanted.metadata,
-        )
         started = time.monotonic()
-        accepted = await self._accepting.submit(message, self._timeout)
-        urgent = message.priority is Priority.HIGH
-        self._publisher.offer(Outgoing(Pointer(message.id, 1), Route.WORK, message.queue, None, started + self._grace, urgent))
-        self._statuses.remember(KnownStatus(message.id, 1, Status.QUEUED, client_id, started))
-        log.info("job.queued", id=str(message.id), version=1, provider=provider, priority=wanted.priority)
+        accepted = await self._accepting.submit(job, self._timeout)
+        urgent = job.queue.priority is Priority.HIGH
+        pointer, name = Pointer(job.id, 1), job.queue.name
+        self._publisher.offer(Outgoing(pointer, Route.WORK, name, None, started + self._grace, urgent))
+        self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
+        log.info("job.queued", id=str(job.id), version=1, queue=name)
         return accepted
+
+
+def _new_id() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)

@@ -1,18 +1,14 @@
 """The message routes: accept one, tell its status, show its record."""
 
 import asyncio
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, presentable, status_answer
 from api.intake import Intake
 from api.models import BatchIn, MessageIn
 from api.problems import FieldError, Problem, describe, not_found, unavailable
@@ -22,10 +18,7 @@ from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.ledger import Accepted
 from infra.postgres.queries import Queries
 from infra.statuses import Statuses
-
-CLIENT = "default"  # everybody, as long as there are no keys
-READ_SECONDS = 0.8
-_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+from jobs.model import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +76,7 @@ class MessageRoutes:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
         try:
-            return await self.intake.accept(CLIENT, provider, message)
+            return await self.intake.accept_message(CLIENT, provider, message)
         except DeadlineExceeded as error:
             raise unavailable("The database did not confirm in time; whether the message was accepted is unknown.") from error
         except Overloaded as error:
@@ -92,14 +85,7 @@ class MessageRoutes:
             raise Problem(422, "validation", "The database refuses a value of this message.") from error
 
     async def status(self, request: Request) -> Response:
-        id_ = job_id(request)
-        try:
-            known = await self.statuses.read(id_)
-        except (DeadlineExceeded, Overloaded) as error:
-            raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
-        if known is None or known.client_id != CLIENT:
-            raise not_found()
-        return as_json({"status": known.status}, headers={"Cache-Control": "no-store"})
+        return await status_answer(self.statuses, Kind.MESSAGE, request)
 
     async def record(self, request: Request) -> Response:
         try:
@@ -108,28 +94,7 @@ class MessageRoutes:
             raise unavailable("The database does not answer.") from error
         if record is None:
             raise not_found()
-        shown = {name: instant(value) if isinstance(value, datetime) else value for name, value in asdict(record).items()}
+        shown = presentable(asdict(record))
         del shown["client_id"]
         links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
         return as_json({**shown, "links": links}, headers={"Cache-Control": "no-store"})
-
-
-def job_id(request: Request) -> UUID:
-    """The id in the path: only a canonical lower-case UUIDv7 can be there at all.
-
-    Raises:
-        Problem: 404 for every other string.
-    """
-    text = request.path_params["id"]
-    if not _UUID7.fullmatch(text):
-        raise not_found()
-    return UUID(text)
-
-
-def instant(value: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
-
-
-def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")

@@ -10,6 +10,8 @@ MAX_DESTINATION = 320  # characters
 MAX_BODY = 65_536  # bytes of UTF-8
 MAX_METADATA = 4096  # bytes as JSON
 MAX_BATCH = 1000  # messages
+MAX_PAGE = 200  # jobs
+MAX_RESULT_PAGE = 10_000  # rows of a result
 
 
 def _storable(value: str) -> str:
@@ -70,6 +72,31 @@ class MessageIn(BaseModel):
     reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
     tags: Annotated[list[Tag], Field(max_length=10)] = []
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
+
+
+class ReportIn(BaseModel):
+    """`POST /api/2.0/report/posts`: nothing to say yet, so nothing may be said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PageQuery(BaseModel):
+    """Which part of a list: at most `limit` items from behind `cursor`, the `next_cursor` of the page before."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    cursor: Annotated[str, Field(max_length=100)] | None = None
+
+
+class ResultQuery(BaseModel):
+    """How a report's result is wanted: its format (else by Accept), and a page of it (else all)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["json", "csv"] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
+    cursor: Annotated[str, Field(max_length=100)] | None = None
 
 
 class BatchIn(BaseModel):

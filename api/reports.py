@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.messages import as_json
+from api.answers import as_json
 from api.problems import Problem, unavailable
 from infra.postgres.errors import DeadlinePassed, TryAgain, Unavailable
 from infra.postgres.lanes import Lane
@@ -30,18 +30,24 @@ class ReportRoutes:
 
     async def report(self, request: Request) -> Response:
         if self._asked >= AT_ONCE + WAITING:
-            raise Problem(503, "busy", "Too many reports are being computed.", headers={"Retry-After": "5"})
+            raise _not_within_a_request("busy", "Too many reports are being computed.", "5")
         self._asked += 1
         try:
             totals = await self._lane.call(_totals, self._seconds)
         except DeadlinePassed as error:
             detail = f"The report was not done within {self._seconds:g} s: too many posts for one request, or a slow database."
-            raise Problem(503, "too_slow", detail, headers={"Retry-After": "60"}) from error
+            raise _not_within_a_request("too_slow", detail, "60") from error
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
         finally:
             self._asked -= 1
         return as_json({"data": [{"user_id": user, "total_words": words} for user, words in totals.items()]})
+
+
+def _not_within_a_request(code: str, why: str, retry_after: str) -> Problem:
+    hint = "POST /api/2.0/report/posts does the same work as a job, without a limit."
+    headers = {"Retry-After": retry_after, "Link": '</api/2.0/report/posts>; rel="alternate"'}
+    return Problem(503, code, f"{why} {hint}", headers=headers)
 
 
 def _totals(connection: sa.Connection) -> dict[int, int]:

@@ -50,6 +50,57 @@ def validated(fields: Any, model: type[Model]) -> Model:
         raise Problem(422, "validation", f"Not valid: {names}.", errors=problems[:_MAX_ERRORS]) from error
 
 
+def read_query(request: Request, model: type[Model]) -> Model:
+    """The query string as a validated model.
+
+    Raises:
+        Problem: 422 naming each bad parameter as `?name`.
+    """
+    given = request.query_params.multi_items()
+    twice = {name for name, _ in given if sum(name == other for other, _ in given) > 1}
+    errors = [FieldError(f"?{_printable(name)}"[:_MAX_POINTER], "repeated", "is given twice") for name in sorted(twice)]
+    try:
+        if not errors:
+            return model.model_validate(dict(given))
+    except ValidationError as error:
+        errors = [_explain(item) for item in error.errors(include_url=False, include_context=False)]
+        errors = [FieldError("?" + each.pointer[1:], each.code, each.detail) for each in errors]
+    raise Problem(
+        422, "validation", f"Not valid: {', '.join(each.pointer for each in errors[:5])}.", errors=errors[:_MAX_ERRORS]
+    )
+
+
+def has_body(request: Request) -> bool:
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
+def preferred(request: Request, offered: dict[str, str]) -> str:
+    """The name of what is offered (by media type) that the Accept header likes best; RFC 9110, section 12.5.1.
+
+    Raises:
+        Problem: 406 where it likes none.
+    """
+    likes = [_liking(part) for part in request.headers.get("accept", "*/*").split(",")]
+    best, best_quality = None, 0.0
+    for media_type, name in offered.items():
+        patterns = (media_type, media_type.split("/")[0] + "/*", "*/*")
+        found = next(([q for liked, q in likes if liked == pattern] for pattern in patterns if pattern in dict(likes)), [0.0])
+        if max(found) > best_quality:
+            best, best_quality = name, max(found)
+    if best is None:
+        raise Problem(406, "not_acceptable", f"There is: {', '.join(offered)}.")
+    return best
+
+
+def _liking(part: str) -> tuple[str, float]:
+    media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+    try:
+        return media_type, min(1.0, max(0.0, float(quality)))
+    except ValueError:
+        return media_type, 0.0
+
+
 def _wrong_type() -> FieldError:
     return FieldError("", "wrong_type", "must be an object")
 

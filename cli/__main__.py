@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+from enum import StrEnum
 from typing import Annotated, NoReturn
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from cli.client import ApiError, Client
 from infra.settings import PREFIX, Settings, SettingsError, load
+from jobs.model import Kind
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Posthaste: accepts work, never loses it, does it later.")
 console = Console()
@@ -52,11 +54,12 @@ def api() -> None:
 
 
 @app.command()
-def consume(kinds: Annotated[list[str] | None, typer.Argument(help="What to work on: messages.")] = None) -> None:
-    """Run one worker process."""
-    if unknown := set(kinds or []) - {"messages"}:
-        _fail(f"nothing is known of {', '.join(sorted(unknown))}; there is: messages", 2)
-    _become("consumers", "messages")
+def consume(kinds: Annotated[list[str] | None, typer.Argument(help="What to work on: messages, reports.")] = None) -> None:
+    """Run one worker process, for all kinds of jobs or for those named."""
+    known = [f"{kind}s" for kind in Kind]
+    if unknown := set(kinds or []) - set(known):
+        _fail(f"nothing is known of {', '.join(sorted(unknown))}; there is: {', '.join(known)}", 2)
+    _become("consumers", *(kinds or known))
 
 
 @app.command()
@@ -235,6 +238,63 @@ def status(id: UUID, url: Base = None) -> None:
         console.print(_client(url).status(id), highlight=False)
     except ApiError as error:
         _fail(str(error))
+
+
+Seconds = Annotated[float, typer.Option("--timeout", min=0, help="Wait for so many seconds at most.")]
+
+
+@app.command()
+def wait(id: UUID, timeout: Seconds = 3600.0, url: Base = None) -> None:
+    """Wait until a message or a report has ended, and print how. Exit 0: well, 1: not well, 3: the time is up."""
+    from cli import report as command
+
+    try:
+        status = command.wait(_client(url), id, timeout)
+    except ApiError as error:
+        _fail(str(error))
+    except command.TimeIsUp as error:
+        _fail(str(error), 3)
+    console.print(status, highlight=False)
+    raise typer.Exit(0 if status in command.GOOD_ENDS else 1)
+
+
+class Form(StrEnum):
+    """How `posthaste report` shows the result."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+@app.command()
+def report(
+    form: Annotated[Form, typer.Option("--format", help="How the result is printed.")] = Form.TABLE,
+    top: Annotated[int, typer.Option(min=1, help="Users in the table or the plot.")] = 10,
+    plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
+    timeout: Seconds = 3600.0,
+    url: Base = None,
+) -> None:
+    """Submit a report of words per user, watch it, print its result. Exit 0: completed, 1: not, 3: the time is up."""
+    from cli import report as command
+
+    client = _client(url)
+    try:
+        state = command.run(client, problems, timeout)
+        if state["status"] != "completed":
+            _fail(command.why(state))
+        text = client.result(UUID(state["id"]), "csv" if form is Form.CSV else "json")
+    except ApiError as error:
+        _fail(str(error))
+    except command.TimeIsUp as error:
+        _fail(f"{error}; `posthaste wait ID` returns when it is done", 3)
+    if form is not Form.TABLE:
+        print(text.removesuffix("\r\n"))
+        return
+    rows = json.loads(text)["data"]
+    console.print(command.summary(rows, top), highlight=False)
+    console.print(command.table(rows, top))
+    if plot:
+        console.print(command.plot(rows, top), highlight=False)
 
 
 Share = Annotated[float, typer.Option(min=0, max=1, help="Share of requests, 0 to 1.")]

@@ -11,7 +11,11 @@ TIMEOUT_SECONDS = 10.0
 
 
 class ApiError(Exception):
-    """The API did not answer, or answered with a problem; the message says which and what to do."""
+    """The API did not answer, or answered with a problem; the message says which and what to do. `status`: of HTTP, if any."""
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 class Client:
@@ -28,6 +32,32 @@ class Client:
 
     def status(self, id_: UUID) -> str:
         return str(self._call("GET", f"/message/{id_}/status")["status"])
+
+    def message(self, id_: UUID) -> dict[str, Any]:
+        """A message's record."""
+        return self._call("GET", f"/messages/{id_}")
+
+    def submit_report(self) -> dict[str, Any]:
+        """Submit a report; the API's 202 answer."""
+        return self._call("POST", "/api/2.0/report/posts", {})
+
+    def report(self, id_: UUID) -> dict[str, Any]:
+        """A report's state, with its progress."""
+        return self._call("GET", f"/api/2.0/report/jobs/{id_}")
+
+    def is_report(self, id_: UUID) -> bool:
+        """Whether there is a report with this id; False may also mean that there is nothing."""
+        try:
+            self.report(id_)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def result(self, id_: UUID, form: str) -> str:
+        """A completed report's result, as JSON or CSV text."""
+        return self._text("GET", f"/api/2.0/report/jobs/{id_}/result?format={form}")
 
     def live(self) -> bool:
         return self._call("GET", "/health/live") == {"status": "live"}
@@ -47,20 +77,27 @@ class Client:
         return status
 
     def _call(self, method: str, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+        text = self._text(method, path, fields)
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise ApiError(f"{self._base} is not Posthaste: its answer is not JSON") from error
+        assert isinstance(answer, dict)
+        return answer
+
+    def _text(self, method: str, path: str, fields: dict[str, Any] | None = None) -> str:
         data = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(  # noqa: S310  the operator's own URL
             self._base + path, data, {"Content-Type": "application/json"}, method=method
         )
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-                answer = json.load(response)
+                return str(response.read().decode())
         except urllib.error.HTTPError as error:
-            raise ApiError(_explain(error)) from error
+            raise ApiError(_explain(error), error.code) from error
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ApiError(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
-        assert isinstance(answer, dict)
-        return answer
 
 
 def _explain(error: urllib.error.HTTPError) -> str:

@@ -7,7 +7,7 @@ from infra.postgres.sweep import BATCH, Sweep
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
 from infra.settings import Settings
-from jobs.model import DEAD_QUEUES, Kind, Priority, work_queue
+from jobs.model import DEAD_QUEUES, Kind, WorkQueue, work_queues
 
 CALL_SECONDS = 30.0
 
@@ -24,11 +24,10 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
     lane = Lane(settings.database_url, name="rebuild", threads=1)
     try:
         sweep, total = Sweep(lane), 0
-        for provider in settings.providers:
-            for priority in Priority:
-                jobs = await _requeue(sweep, provider, priority)
-                say(f"{work_queue(provider, priority)}: {jobs} jobs to be published again")
-                total += jobs
+        for work in work_queues(settings.providers):
+            jobs = await _requeue(sweep, work)
+            say(f"{work.name}: {jobs} jobs to be published again")
+            total += jobs
         states = {state.logical: state for state in await inspect(settings.amqp_url, describe(settings.namespace, []))}
         for kind, queue in DEAD_QUEUES.items():
             if states[queue].ready:
@@ -42,10 +41,10 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
         lane.close()
 
 
-async def _requeue(sweep: Sweep, provider: str, priority: Priority) -> int:
+async def _requeue(sweep: Sweep, queue: WorkQueue) -> int:
     total, count = 0, BATCH
     while count == BATCH:
-        count = await sweep.requeue(provider, priority, older_seconds=0, before=None, timeout=CALL_SECONDS)
+        count = await sweep.requeue(queue, older_seconds=0, before=None, timeout=CALL_SECONDS)
         total += count
     return total
 

@@ -70,6 +70,7 @@ def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
     listed = [
         Program("api", "api"),
         Program("worker", "consumers messages", consumers),
+        Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
     ]
     return listed + ([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else [])
@@ -209,6 +210,7 @@ def _what_to_try(settings: Settings, base: str, *, sandbox_port: int | None) -> 
         "Try, in a second terminal:",
         f"  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'",
         f"  curl {base}/message/ID/status",
+        "  make seed && .venv/bin/posthaste report --plot",
         "",
         "Ctrl-C ends it.",
     ]

@@ -1,9 +1,9 @@
-"""`python -m consumers messages` and `python -m consumers relay`: one worker or relay process."""
+"""`python -m consumers messages reports` and `python -m consumers relay`: one worker or relay process."""
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 
 import uvloop
 
@@ -11,28 +11,38 @@ from consumers.app import run_relay, run_worker
 from infra import logs
 from infra.postgres.schema import ForeignNamespace, SchemaTooOld
 from infra.settings import Settings, SettingsError, load
+from jobs.model import Kind
 
-ROLES: dict[str, Callable[[Settings, asyncio.Event], Awaitable[None]]] = {"messages": run_worker, "relay": run_relay}
+KINDS = {f"{kind}s": kind for kind in Kind}
+USAGE = f"usage: python -m consumers relay | {' '.join(f'[{name}]' for name in KINDS)}"
+# Counting keeps a processor busy. Where it has to share one, messages and requests go first.
+REPORTS_NICENESS = 10
 
 
-async def _run(role: str, settings: Settings) -> None:
+async def _run(roles: list[str], settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await ROLES[role](settings, stop)
+    if roles == ["relay"]:
+        await run_relay(settings, stop)
+    else:
+        await run_worker(settings, stop, frozenset(KINDS[role] for role in roles))
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error."""
-    if len(sys.argv) != 2 or sys.argv[1] not in ROLES:
-        print(f"usage: python -m consumers {'|'.join(ROLES)}", file=sys.stderr)
+    roles = sys.argv[1:]
+    if roles != ["relay"] and (not roles or set(roles) - set(KINDS)):
+        print(USAGE, file=sys.stderr)
         return 2
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")
-        uvloop.run(_run(sys.argv[1], settings))
+        if set(roles) == {"reports"}:
+            os.nice(REPORTS_NICENESS)
+        uvloop.run(_run(roles, settings))
     except (SettingsError, SchemaTooOld, ForeignNamespace) as error:
-        print(f"posthaste {sys.argv[1]}: {error}", file=sys.stderr)
+        print(f"posthaste {' '.join(roles)}: {error}", file=sys.stderr)
         return 1
     return 0
 

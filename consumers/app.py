@@ -8,6 +8,8 @@ from consumers.messages import SendMessage
 from consumers.reaper import Reaper
 from consumers.recorder import Recorder
 from consumers.relay import Relay
+from consumers.renewer import Renewer
+from consumers.reports import CountWords
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
@@ -20,6 +22,7 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.queries import Queries
 from infra.postgres.sweep import Sweep
+from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.publishing import EagerPublisher
 from infra.rabbitmq.consumer import Consumer
@@ -28,21 +31,25 @@ from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings
 from infra.statuses import Statuses
-from jobs.model import Priority, work_queue
+from jobs.model import Kind, work_queues
+from jobs.outcome import CUT_SHORT
+from jobs.retry import RetryPolicy
 
 log = structlog.get_logger()
 
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
+REPORTS_AT_ONCE = 1  # counting keeps a processor busy: more processes, not more at once
 
 
 class _Worker:
-    """Everything that one worker process is made of."""
+    """Everything that one worker process is made of, whatever kinds of jobs it works on."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, kinds: frozenset[Kind]):
         topology = describe(settings.namespace, settings.providers)
         self.hot = Lane(settings.database_url, name="worker hot path", threads=4)
         self._reads = Lane(settings.database_url, name="worker reads", threads=1)
+        self._posts = Lane(settings.database_url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._providers = {
             name: HttpProvider(p.url, timeout_seconds=p.timeout_seconds, concurrency=p.concurrency)
@@ -63,21 +70,35 @@ class _Worker:
             grace_seconds=settings.outbox_grace_seconds,
             lost_leases=settings.lost_leases,
         )
-        works = _works(settings, self._providers)
+        works = self._works(settings, kinds)
+        # The prefetch only fills the slots; a queue whose jobs are done one by one must not hold a second one back.
+        prefetch = {queue: 1 if work.alone else work.slots.count for queue, work in works.items()}
+        self.consumer = Consumer(settings.amqp_url, topology, prefetch, lambda d: self.runner.hand_on(d), name="worker")
         self.runner = Runner(
             works,
             Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
             recorder,
+            Renewer(ledger, passing=REPEAT),
+            self.consumer,
             Lease(settings.lease_seconds, settings.lease_margin_seconds),
         )
-        prefetch = {
-            work_queue(name, priority): provider.concurrency
-            for name, provider in settings.providers.items()
-            for priority in Priority
-        }
-        self.consumer = Consumer(settings.amqp_url, topology, prefetch, self.runner.hand_on, name="worker")
-        policies = {name: provider.retry.policy() for name, provider in settings.providers.items()}
-        self.reaper = Reaper(ledger, recorder, policies, lease_seconds=settings.lease_seconds, passing=REPEAT)
+        self.reaper = Reaper(ledger, recorder, _policies(settings), lease_seconds=settings.lease_seconds, passing=REPEAT)
+
+    def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
+        """By logical queue; the priorities of one provider share its slots."""
+        works: dict[str, Work] = {}
+        slots = {name: Slots(provider.concurrency) for name, provider in settings.providers.items()}
+        policies = _policies(settings)
+        for queue in work_queues(settings.providers):
+            if queue.kind not in kinds:
+                continue
+            if queue.provider is not None:
+                handler = SendMessage(self._providers[queue.provider])
+                works[queue.name] = Work(handler, policies[queue.name], slots[queue.provider], queue.priority)
+            else:
+                count = CountWords(self._posts, Totals(self.hot), timeout_seconds=settings.report_timeout_seconds)
+                works[queue.name] = Work(count, policies[queue.name], Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
+        return works
 
     async def close(self) -> None:
         for provider in self._providers.values():
@@ -85,19 +106,20 @@ class _Worker:
         await self._cache.close()
         self.hot.close()
         self._reads.close()
+        self._posts.close()
 
 
-async def run_worker(settings: Settings, stop: asyncio.Event) -> None:
-    """Consume messages and reap lost leases until `stop`, then finish in an orderly way.
+async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[Kind]) -> None:
+    """Consume jobs of these kinds and reap lost leases until `stop`, then finish in an orderly way.
 
     Raises:
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
-    worker = _Worker(settings)
+    worker = _Worker(settings, kinds)
     try:
         if not await _seen(worker.hot, settings, stop):
             return
-        log.info("worker.ready", providers=sorted(settings.providers))
+        log.info("worker.ready", kinds=sorted(kinds), providers=sorted(settings.providers))
         async with asyncio.TaskGroup() as group:
             runs = (worker.consumer.run(), worker.broker.run(), worker.eager.run(), worker.reaper.run())
             services = [group.create_task(run) for run in runs]
@@ -129,7 +151,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         Sweeper(
             Sweep(lane),
             broker,
-            [(name, priority) for name in settings.providers for priority in Priority],
+            work_queues(settings.providers),
             after_seconds=settings.sweep_after_seconds,
         ).look,
         queues=frozenset(spec.logical for spec in topology.queues),
@@ -149,15 +171,12 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         lane.close()
 
 
-def _works(settings: Settings, providers: dict[str, HttpProvider]) -> dict[str, Work]:
-    """By logical queue; the priorities of one provider share its slots."""
-    works: dict[str, Work] = {}
-    for name, provider in settings.providers.items():
-        slots = Slots(provider.concurrency)
-        for priority in Priority:
-            work = Work(SendMessage(providers[name]), provider.retry.policy(), slots, priority)
-            works[work_queue(name, priority)] = work
-    return works
+def _policies(settings: Settings) -> dict[str, RetryPolicy]:
+    """When a failed job is tried again, by logical queue."""
+    return {
+        queue.name: (settings.report_retry if queue.provider is None else settings.providers[queue.provider].retry).policy()
+        for queue in work_queues(settings.providers)
+    }
 
 
 async def _seen(lane: Lane, settings: Settings, stop: asyncio.Event) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from infra.providers.http import HttpProvider
-from jobs.model import Claimed
+from jobs.model import Claimed, Progress
 from jobs.outcome import Outcome
 
 
@@ -17,5 +17,6 @@ class SendMessage:
     def timeout_seconds(self) -> float:
         return self.provider.timeout_seconds
 
-    async def __call__(self, job: Claimed) -> Outcome:
+    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
+        assert job.destination is not None and job.body is not None  # every message has both
         return await self.provider.send(job.destination, job.body, job.idempotency_key)

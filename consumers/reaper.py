@@ -30,7 +30,7 @@ class Records(Protocol):
 
 
 class Reaper:
-    """Reaps only after one whole lease of its own unbroken contact with Postgres.
+    """Reaps only after one whole lease of its own unbroken contact with Postgres; `policies` by logical work queue.
 
     After a database outage the workers that were cut off thus get to record what they hold before anybody else tries it again.
     """
@@ -66,5 +66,5 @@ class Reaper:
         if not expired or self._leases.contact_seconds() < self._lease_seconds:
             return 0
         policy = RetryPolicy()
-        await asyncio.gather(*(self._recorder.record_lost(job, self._policies.get(job.provider, policy)) for job in expired))
+        await asyncio.gather(*(self._recorder.record_lost(job, self._policies.get(job.queue.name, policy)) for job in expired))
         return len(expired)

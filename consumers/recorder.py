@@ -39,18 +39,18 @@ class Recorder:
 
     def claimed(self, job: Claimed, at: float) -> None:
         """Tell what has just been committed: the job is being worked on. `at`: monotonic, before the claim."""
-        log.info("job.processing", id=str(job.id), version=job.version, provider=job.provider)
-        self._statuses.remember(KnownStatus(job.id, job.version, Status.PROCESSING, job.client_id, at))
+        log.info("job.processing", id=str(job.id), version=job.version, queue=job.queue.name)
+        self._statuses.remember(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
 
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit what became of a claimed job, however long Postgres takes to come back."""
         transition = decide(job, outcome, policy, ran_seconds=ran_seconds, jitter=random.random())  # noqa: S311
-        await self._apply(transition, provider=job.provider, attempt=job.attempts + 1, code=outcome.provider_code)
+        await self._apply(transition, queue=job.queue.name, attempt=job.attempts + 1, code=outcome.provider_code)
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
         """Commit that a job's worker let its lease run out."""
         transition = decide_lost(job, policy, limit=self._lost_leases, jitter=random.random())  # noqa: S311
-        await self._apply(transition, provider=job.provider, lost_leases=job.lost_leases + 1)
+        await self._apply(transition, queue=job.queue.name, lost_leases=job.lost_leases + 1)
 
     async def _apply(self, transition: Transition, **said: object) -> None:
         started = time.monotonic()
@@ -61,7 +61,7 @@ class Recorder:
         if step.publish and transition.delay_seconds == 0 and transition.route and transition.queue:
             pointer = Pointer(step.id, step.version)
             self._publisher.offer(Outgoing(pointer, transition.route, transition.queue, step.headers, started + self._grace))
-        self._statuses.remember(KnownStatus(step.id, step.version, step.status, step.client_id, started))
+        self._statuses.remember(KnownStatus(step.id, step.version, step.status, step.kind, step.client_id, started))
         log.info(
             f"job.{step.status}",
             id=str(step.id),

@@ -13,10 +13,11 @@ from uuid import uuid4
 import structlog
 
 from consumers.recorder import Recorder
+from consumers.renewer import Renewer
 from consumers.slots import Slots
 from infra.batching import Batcher
 from infra.postgres.ledger import ClaimRequest
-from jobs.model import Claimed, Priority
+from jobs.model import Claimed, Priority, Progress
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
@@ -41,20 +42,33 @@ class Handler(Protocol):
 
     @property
     def timeout_seconds(self) -> float:
-        """The longest that one call takes."""
+        """The longest that one call takes without its lease being renewed."""
         ...
 
-    async def __call__(self, job: Claimed) -> Outcome: ...
+    async def __call__(self, job: Claimed, progress: Progress) -> Outcome: ...
+
+
+class Taking(Protocol):
+    """Whether this process asks the broker for work of a queue."""
+
+    async def pause(self, queue: str) -> None: ...
+    async def resume(self, queue: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How the jobs of one queue are done: by whom, how many at once in this process, and when again."""
+    """How the jobs of one queue are done: by whom, how many at once in this process, and when again.
+
+    `cut_off`: what a job came to that a shutdown cut. `alone`: one job may take minutes; its lease is renewed meanwhile, and
+    the next one is left to idle processes: nothing of the queue is taken, not even in advance.
+    """
 
     handler: Handler
     policy: RetryPolicy
     slots: Slots
-    priority: Priority
+    priority: Priority = Priority.NORMAL
+    cut_off: Outcome = CUT_OFF
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +87,8 @@ class Runner:
         works: Mapping[str, Work],
         claims: Batcher[ClaimRequest, Claimed | None],
         recorder: Recorder,
+        renewer: Renewer,
+        taking: Taking,
         lease: Lease,
         *,
         monotonic: Callable[[], float] = time.monotonic,
@@ -80,6 +96,8 @@ class Runner:
         self._works = works
         self._claims = claims
         self._recorder = recorder
+        self._renewer = renewer
+        self._taking = taking
         self._lease = lease
         self._monotonic = monotonic
         self._stopping = False
@@ -123,14 +141,24 @@ class Runner:
             if self._stopping:
                 await delivery.give_back()
                 return
-            claimed_at = self._monotonic()
-            job = await self._claim(pointer)
-            await delivery.ack()
-            if job is None:
-                log.debug("delivery.stale", id=str(pointer.id), version=pointer.version)
+            if not work.alone:
+                await self._claim_and_do(pointer, delivery, work)
                 return
-            self._recorder.claimed(job, claimed_at)
-            await self._do(job, work, claimed_at)
+            await self._taking.pause(delivery.queue)
+            try:
+                await self._claim_and_do(pointer, delivery, work)
+            finally:
+                await self._taking.resume(delivery.queue)
+
+    async def _claim_and_do(self, pointer: Pointer, delivery: Delivery, work: Work) -> None:
+        claimed_at = self._monotonic()
+        job = await self._claim(pointer)
+        await delivery.ack()
+        if job is None:
+            log.debug("delivery.stale", id=str(pointer.id), version=pointer.version)
+            return
+        self._recorder.claimed(job, claimed_at)
+        await self._do(job, work, claimed_at)
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
         """Waits as long as Postgres is away: nothing is started that cannot be recorded."""
@@ -139,22 +167,24 @@ class Runner:
     async def _do(self, job: Claimed, work: Work, claimed_at: float) -> None:
         time_left = claimed_at + self._lease.seconds - self._monotonic()
         # The job's own provider counts, not the queue that somebody may have moved its message to.
-        misplaced = job.queue not in self._works or self._works[job.queue].slots is not work.slots
+        misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
         too_late = work.handler.timeout_seconds + self._lease.margin_seconds > time_left
-        outcome = NOT_STARTED if self._stopping or too_late or misplaced else await self._handle(job, work.handler)
+        outcome = NOT_STARTED if self._stopping or too_late or misplaced else await self._handle(job, work)
         ran = self._monotonic() - claimed_at
         await self._recorder.record(job, outcome, work.policy, ran_seconds=ran)
 
-    async def _handle(self, job: Claimed, handler: Handler) -> Outcome:
-        send = asyncio.ensure_future(handler(job))
+    async def _handle(self, job: Claimed, work: Work) -> Outcome:
+        progress = Progress()
+        send = asyncio.ensure_future(work.handler(job, progress))
         assert isinstance(send, asyncio.Task)
         self._sends.add(send)
         try:
-            await asyncio.wait({send})
+            await (self._renewer.keep(job, progress, send, self._lease.seconds) if work.alone else asyncio.wait({send}))
         finally:
             self._sends.discard(send)
+            send.cancel()  # unless it is done, which it is unless we were cut
         if send.cancelled():
-            return CUT_OFF
+            return work.cut_off
         if (error := send.exception()) is not None:
             log.error("handler.crashed", id=str(job.id), version=job.version, exc_info=error)
             return Outcome(Verdict.UNKNOWN, "internal_error")

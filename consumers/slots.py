@@ -15,6 +15,7 @@ class Slots:
     """
 
     def __init__(self, count: int):
+        self.count = count
         self._free = count
         self._high_left = count - -(-count // 10) if count > 1 else 1
         self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from infra.postgres.sweep import BATCH
-from jobs.model import Priority, work_queue
+from jobs.model import WorkQueue
 
 log = structlog.get_logger()
 
@@ -21,10 +21,8 @@ OVERTAKEN = timedelta(seconds=60)
 class Jobs(Protocol):
     """What the sweeper needs of the ledger."""
 
-    async def requeue(
-        self, provider: str, priority: Priority, *, older_seconds: float, before: datetime | None, timeout: float
-    ) -> int: ...
-    async def claimed_until(self, provider: str, priority: Priority, timeout: float) -> datetime | None: ...
+    async def requeue(self, queue: WorkQueue, *, older_seconds: float, before: datetime | None, timeout: float) -> int: ...
+    async def claimed_until(self, queue: WorkQueue, timeout: float) -> datetime | None: ...
 
 
 class Broker(Protocol):
@@ -40,13 +38,13 @@ class Sweeper:
     when jobs that became due a minute later have been claimed.
     """
 
-    def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[tuple[str, Priority]], *, after_seconds: float):
+    def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[WorkQueue], *, after_seconds: float):
         self._jobs = jobs
         self._broker = broker
         self._queues = queues
         self._after = after_seconds
-        self._empty_since: dict[str, float] = {}
-        self._claimed_until: dict[str, datetime] = {}
+        self._empty_since: dict[WorkQueue, float] = {}
+        self._claimed_until: dict[WorkQueue, datetime] = {}
         self._next_look = 0.0
 
     async def look(self, now: float | None = None) -> int:
@@ -55,28 +53,26 @@ class Sweeper:
         if now < self._next_look:
             return 0
         self._next_look = now + self._after / 6
-        found = await asyncio.gather(*(self._look_at(provider, priority, now) for provider, priority in self._queues))
+        found = await asyncio.gather(*(self._look_at(queue, now) for queue in self._queues))
         return sum(found)
 
-    async def _look_at(self, provider: str, priority: Priority, now: float) -> int:
-        queue = work_queue(provider, priority)
-        if await self._broker.ready_messages(queue):
+    async def _look_at(self, queue: WorkQueue, now: float) -> int:
+        if await self._broker.ready_messages(queue.name):
             self._empty_since.pop(queue, None)
         elif now - self._empty_since.setdefault(queue, now) >= self._after:
             self._empty_since[queue] = now
-            return await self._requeue(provider, priority, self._after, None)
-        claimed = await self._jobs.claimed_until(provider, priority, CALL_SECONDS)
+            return await self._requeue(queue, self._after, None)
+        claimed = await self._jobs.claimed_until(queue, CALL_SECONDS)
         known = self._claimed_until.get(queue)
         if claimed is not None and (known is None or claimed > known):
             self._claimed_until[queue] = known = claimed
-        return await self._requeue(provider, priority, 0.0, known - OVERTAKEN) if known else 0
+        return await self._requeue(queue, 0.0, known - OVERTAKEN) if known else 0
 
-    async def _requeue(self, provider: str, priority: Priority, older: float, before: datetime | None) -> int:
+    async def _requeue(self, queue: WorkQueue, older: float, before: datetime | None) -> int:
         total, count = 0, BATCH
         while count == BATCH:
-            count = await self._jobs.requeue(provider, priority, older_seconds=older, before=before, timeout=CALL_SECONDS)
+            count = await self._jobs.requeue(queue, older_seconds=older, before=before, timeout=CALL_SECONDS)
             total += count
         if total:
-            queue = work_queue(provider, priority)
-            log.warning("sweep.requeued", queue=queue, jobs=total, reason="they waited, and their messages were not there")
+            log.warning("sweep.requeued", queue=queue.name, jobs=total, reason="they waited, and their messages were not there")
         return total

@@ -25,7 +25,7 @@ class SettingsError(Exception):
 
 
 class RetrySettings(BaseModel):
-    """When failed attempts at this provider are repeated; see `jobs.retry`."""
+    """When failed attempts (at a provider, or at a report) are repeated; see `jobs.retry`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     attempts: int = Field(8, ge=1, le=1000)
@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     relay_poll_seconds: float = Field(0.5, gt=0, le=60)
     ready_depth: int = Field(2000, ge=1, le=1_000_000)
     sweep_after_seconds: float = Field(30.0, gt=0, le=3600)
+    report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
+    report_retry: RetrySettings = RetrySettings(attempts=4, base_seconds=2, cap_seconds=60)
     status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
 
     @field_validator("providers")

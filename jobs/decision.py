@@ -1,7 +1,7 @@
 """The decision: what an outcome means for a job. Pure, so that every row of it is a line in a test."""
 
 from jobs.lifecycle import Cause, Status
-from jobs.model import DEAD_QUEUES, Attempt, Claimed, LostLease, Route, Transition
+from jobs.model import Attempt, Claimed, Kind, LostLease, Route, Transition
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy, backoff_seconds
 
@@ -19,15 +19,15 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
     cause = _CAUSES[outcome.verdict]
     if outcome.verdict is Verdict.RELEASED:
         return Transition(
-            job.id, job.version, job.token, Status.QUEUED, cause, reason=outcome.reason, route=Route.WORK, queue=job.queue
+            job.id, job.version, job.token, Status.QUEUED, cause, reason=outcome.reason, route=Route.WORK, queue=job.queue.name
         )
-    attempt = Attempt(outcome.verdict, True, outcome.provider_code, ran_seconds)
+    attempt = Attempt(outcome.verdict, True, outcome.reason, outcome.provider_code, ran_seconds)
     if outcome.verdict is Verdict.ACCEPTED:
         return Transition(
             job.id,
             job.version,
             job.token,
-            Status.SENT,
+            Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT,
             cause,
             attempt,
             provider_message_id=outcome.provider_message_id,
@@ -48,7 +48,7 @@ def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: floa
 
     Not charged as an attempt: the worker may never have begun. `limit` bounds how many workers one job may take down.
     """
-    attempt = Attempt("lease_lost", charged=False)
+    attempt = Attempt("lease_lost", charged=False, reason="lease_lost")
     if job.lost_leases + 1 >= limit:
         return _dead(job, Cause.LEASE_LOST, attempt, "worker_lost")
     delay = backoff_seconds(policy, job.lost_leases + 1, jitter)
@@ -66,7 +66,7 @@ def _retry(job: Claimed | LostLease, cause: Cause, attempt: Attempt, reason: str
         reason,
         delay_seconds=delay,
         route=Route.WORK,
-        queue=job.queue,
+        queue=job.queue.name,
     )
 
 
@@ -80,5 +80,5 @@ def _dead(job: Claimed | LostLease, cause: Cause, attempt: Attempt, reason: str 
         attempt,
         reason,
         route=Route.DEAD,
-        queue=DEAD_QUEUES[job.kind],
+        queue=job.queue.dead,
     )

@@ -1,5 +1,6 @@
 """What a job is: its kinds, and the shapes in which it is accepted, claimed and moved on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -12,6 +13,7 @@ class Kind(StrEnum):
     """The kinds of work. Each has its own queues; all share one lifecycle."""
 
     MESSAGE = "message"
+    REPORT = "report"
 
 
 class Priority(StrEnum):
@@ -28,31 +30,53 @@ class Route(StrEnum):
     DEAD = "dead"
 
 
-def work_queue(provider: str, priority: Priority) -> str:
-    """The logical name (without namespace) of the queue where messages for `provider` wait."""
-    return f"messages.{provider}.{priority}"
+@dataclass(frozen=True, slots=True)
+class WorkQueue:
+    """Where jobs wait: messages in a queue for each provider and priority, every other kind in one of its own."""
+
+    kind: Kind
+    provider: str | None = None
+    priority: Priority = Priority.NORMAL
+
+    @property
+    def name(self) -> str:
+        """The logical name, without namespace."""
+        return f"{self.kind}s" if self.provider is None else f"{self.kind}s.{self.provider}.{self.priority}"
+
+    @property
+    def dead(self) -> str:
+        """The logical name of the queue where this kind's dead letters lie."""
+        return f"{self.kind}s.dead"
 
 
-DEAD_QUEUES: dict[Kind, str] = {Kind.MESSAGE: "messages.dead"}
+REPORTS = WorkQueue(Kind.REPORT)
+DEAD_QUEUES: dict[Kind, str] = {kind: WorkQueue(kind).dead for kind in Kind}
+
+
+def message_queue(provider: str, priority: Priority = Priority.NORMAL) -> WorkQueue:
+    return WorkQueue(Kind.MESSAGE, provider, priority)
+
+
+def work_queues(providers: Iterable[str]) -> list[WorkQueue]:
+    """Every work queue of an installation with these providers."""
+    return [*(message_queue(name, priority) for name in providers for priority in Priority), REPORTS]
 
 
 @dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A validated message that is to be accepted. `reference`, `tags` and `metadata` are the client's own: kept, returned."""
+class NewJob:
+    """A validated job that is to be accepted: a message has a destination and a body, a report neither.
+
+    `reference`, `tags` and `metadata` are the client's own: kept, returned.
+    """
 
     id: UUID
     client_id: str
-    provider: str
-    priority: Priority
-    destination: str
-    body: str
+    queue: WorkQueue
+    destination: str | None = None
+    body: str | None = None
     reference: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
-
-    @property
-    def queue(self) -> str:
-        return work_queue(self.provider, self.priority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +91,14 @@ class Claimed:
     version: int
     token: UUID
     revision: int
-    kind: Kind
     client_id: str
-    provider: str
-    priority: Priority
-    destination: str
-    body: str
+    queue: WorkQueue
+    destination: str | None
+    body: str | None
     attempts: int
     tries: int
     lost_leases: int
     age_seconds: float
-
-    @property
-    def queue(self) -> str:
-        return work_queue(self.provider, self.priority)
 
     @property
     def idempotency_key(self) -> str:
@@ -90,11 +108,12 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class KnownStatus:
-    """A job's status at one version, and whose it is. `at`: monotonic seconds, not later than its commit or read."""
+    """A job's status at one version, of which kind it is, and whose. `at`: monotonic, not later than its commit or read."""
 
     id: UUID
     version: int
     status: Status
+    kind: Kind
     client_id: str
     at: float
 
@@ -106,22 +125,28 @@ class LostLease:
     id: UUID
     version: int
     token: UUID
-    kind: Kind
-    provider: str
-    priority: Priority
+    queue: WorkQueue
     lost_leases: int
 
-    @property
-    def queue(self) -> str:
-        return work_queue(self.provider, self.priority)
+
+@dataclass(slots=True)
+class Progress:
+    """How far a long job is, told by its handler while it runs: items done, of about how many if that is known."""
+
+    done: int = 0
+    about: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The row to be written for a claim that ended; `ran_seconds` by the worker's monotonic clock, if it is known."""
+    """The row to be written for a claim that ended; `ran_seconds` by the worker's monotonic clock, if it is known.
+
+    `reason` is this attempt's own; the job's may say more (`attempts_exhausted`).
+    """
 
     outcome: str
     charged: bool
+    reason: str | None = None
     provider_code: int | None = None
     ran_seconds: float | None = None
 

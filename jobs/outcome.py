@@ -26,6 +26,7 @@ class Outcome:
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")
+CUT_SHORT = Outcome(Verdict.RELEASED, "shutdown")  # of work without effects outside the ledger: as if never begun
 
 _RETRYABLE_4XX = frozenset({408, 425, 429})
 

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import uuid_utils
 
 from infra.postgres.ledger import ClaimRequest
-from jobs.model import Claimed, Kind, NewMessage, Priority
+from jobs.model import REPORTS, Claimed, LostLease, NewJob, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.wire import Pointer
 
@@ -16,24 +16,29 @@ def new_id() -> UUID:
     return UUID(int=uuid_utils.uuid7().int)
 
 
-def message(destination: str = "+1", body: str = "hello", provider: str = "sandbox") -> NewMessage:
-    return NewMessage(new_id(), "default", provider, Priority.NORMAL, destination, body)
+def message(destination: str = "+1", body: str = "hello", provider: str = "sandbox") -> NewJob:
+    return NewJob(new_id(), "default", message_queue(provider), destination, body)
+
+
+def report() -> NewJob:
+    return NewJob(new_id(), "default", REPORTS)
 
 
 def claim_request(id_: UUID, version: int = 1, lease: float = 60.0) -> ClaimRequest:
     return ClaimRequest(Pointer(id_, version), uuid4(), lease)
 
 
-def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 0) -> Claimed:
+SANDBOX = message_queue("sandbox")
+
+
+def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 0, queue: WorkQueue = SANDBOX) -> Claimed:
     return Claimed(
         id=new_id(),
         version=2,
         token=uuid4(),
         revision=revision,
-        kind=Kind.MESSAGE,
         client_id="default",
-        provider="sandbox",
-        priority=Priority.NORMAL,
+        queue=queue,
         destination="+1",
         body="hello",
         attempts=attempts,
@@ -41,3 +46,7 @@ def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 
         lost_leases=lost,
         age_seconds=age,
     )
+
+
+def as_lost(job: Claimed) -> LostLease:
+    return LostLease(job.id, job.version, job.token, job.queue, job.lost_leases)

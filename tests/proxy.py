@@ -17,6 +17,7 @@ class Proxy:
         self._cut_on_answer = 0
         self._needle = b""
         self.answers_cut = 0
+        self._bytes_per_second = 0.0
         self.port = 0
 
     async def start(self) -> "Proxy":
@@ -51,6 +52,10 @@ class Proxy:
         self._thawed.clear()
         self._thawed = asyncio.Event()
         self._thawed.set()
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """From now on each connection's answers come no faster; 0 for as fast as they can."""
+        self._bytes_per_second = bytes_per_second
 
     def cut_on_answer(self, needle: bytes, times: int = 1) -> None:
         """Pass the next `times` requests that contain `needle`; swallow the first bytes of their answers and cut."""
@@ -113,5 +118,7 @@ class Proxy:
                 elif not asking and armed.is_set():
                     self.answers_cut += 1
                     return  # the answer is swallowed, and the connection with it
+                if self._bytes_per_second and not asking:
+                    await asyncio.sleep(len(data) / self._bytes_per_second)
                 sink.write(data)
                 await sink.drain()

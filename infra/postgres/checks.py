@@ -15,7 +15,8 @@ SELECT clock_timestamp() AS clock,
 """)
 
 _PROVIDERS_WITH_WORK = sa.text("""
-SELECT provider, count(*) AS jobs FROM jobs WHERE status IN ('queued', 'retrying') GROUP BY provider ORDER BY provider
+SELECT provider, count(*) AS jobs FROM jobs WHERE status IN ('queued', 'retrying') AND provider IS NOT NULL
+GROUP BY provider ORDER BY provider
 """)
 
 

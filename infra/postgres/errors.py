@@ -4,7 +4,15 @@ import psycopg2
 from sqlalchemy.exc import DBAPIError
 
 
-class Unavailable(Exception):
+class _Passing(Exception):
+    """An error that may be gone at the next try; `sqlstate` where Postgres gave one."""
+
+    def __init__(self, summary: str, sqlstate: str | None = None):
+        super().__init__(summary)
+        self.sqlstate = sqlstate
+
+
+class Unavailable(_Passing):
     """Postgres cannot be reached or did not answer in time. What was asked may have been committed all the same."""
 
 
@@ -12,7 +20,7 @@ class DeadlinePassed(Unavailable):
     """The caller's deadline passed first: Postgres is frozen, or there was too much to do."""
 
 
-class TryAgain(Exception):
+class TryAgain(_Passing):
     """Postgres undid the transaction for a passing reason (deadlock, serialization, cancelled statement)."""
 
 
@@ -21,9 +29,9 @@ class BadData(Exception):
 
 
 _TRY_AGAIN = ("40001", "40P01", "57014", "55P03")
-# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet: all say
-# "not now, not here".
-_UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703")
+# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet, 42501 not
+# permitted (yet): all say "not now, not here".
+_UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703", "42501")
 
 
 def classify(error: Exception) -> Exception:
@@ -38,9 +46,9 @@ def classify(error: Exception) -> Exception:
         lost = isinstance(original, psycopg2.OperationalError | psycopg2.InterfaceError | psycopg2.DatabaseError)
         return Unavailable(summary) if lost else error
     if code in _TRY_AGAIN:
-        return TryAgain(summary)
+        return TryAgain(summary, code)
     if code.startswith(("22", "23")):
         return BadData(summary)
     if code.startswith(_UNAVAILABLE):
-        return Unavailable(summary)
+        return Unavailable(summary, code)
     return error

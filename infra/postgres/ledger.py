@@ -22,9 +22,10 @@ from infra.postgres.statements import (
     CLAIM,
     CLAIMED_BEFORE,
     EXPIRED_LEASES,
+    RENEW,
 )
 from jobs.lifecycle import Status
-from jobs.model import Claimed, Kind, LostLease, NewMessage, Priority, Transition
+from jobs.model import Claimed, Kind, LostLease, NewJob, Priority, Progress, Transition, WorkQueue
 from jobs.wire import Pointer
 
 Row = TypeVar("Row")
@@ -54,6 +55,7 @@ class Applied:
     id: UUID
     version: int
     status: Status
+    kind: Kind
     client_id: str
     publish: bool
     headers: dict[str, str | int] | None
@@ -69,24 +71,24 @@ class Ledger:
         self._lane = lane
         self._grace = grace_seconds
 
-    async def accept(self, messages: Sequence[NewMessage], timeout: float) -> list[Accepted]:
+    async def accept(self, new: Sequence[NewJob], timeout: float) -> list[Accepted]:
         """Insert jobs and their outbox rows; ids that are there already are answered as they are."""
         rows = [
             {
-                "id": str(m.id),
-                "client_id": m.client_id,
-                "kind": Kind.MESSAGE,
-                "provider": m.provider,
-                "priority": m.priority,
-                "destination": m.destination,
-                "body": m.body,
-                "reference": m.reference,
-                "tags": m.tags,
-                "metadata": m.metadata,
-                "queue": m.queue,
+                "id": str(job.id),
+                "client_id": job.client_id,
+                "kind": job.queue.kind,
+                "provider": job.queue.provider,
+                "priority": job.queue.priority,
+                "destination": job.destination,
+                "body": job.body,
+                "reference": job.reference,
+                "tags": job.tags,
+                "metadata": job.metadata,
+                "queue": job.queue.name,
                 "grace": self._grace,
             }
-            for m in messages
+            for job in new
         ]
 
         def work(connection: sa.Connection) -> dict[UUID, datetime]:
@@ -97,7 +99,7 @@ class Ledger:
             return done
 
         created = await self._lane.call(work, timeout)
-        return [Accepted(m.id, created[m.id]) for m in messages]
+        return [Accepted(job.id, created[job.id]) for job in new]
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Take jobs for work: status `processing`, version + 1, lease and token set. None: stale, nothing to do."""
@@ -122,6 +124,18 @@ class Ledger:
 
         done = await self._lane.call(work, timeout)
         return [done.get((t.id, t.token)) for t in transitions]
+
+    async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
+        """Prolong the lease of a job that is still being worked on, and note how far it is; False: it is not ours any more."""
+        parameters = {
+            "id": str(job.id),
+            "version": job.version,
+            "token": str(job.token),
+            "lease": lease_seconds,
+            "done": progress.done,
+            "about": progress.about,
+        }
+        return await self._lane.call(lambda connection: connection.execute(RENEW, parameters).rowcount == 1, timeout)
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         """Jobs whose worker let the lease run out, oldest first; those being moved by somebody else are passed over."""
@@ -148,6 +162,7 @@ class Ledger:
             "charged": attempt is not None and attempt.charged,
             "lost": t.lost_lease,
             "outcome": attempt and attempt.outcome,
+            "attempt_reason": attempt and attempt.reason,
             "provider_code": attempt and attempt.provider_code,
             "provider_message_id": t.provider_message_id,
             "ran": attempt and attempt.ran_seconds,
@@ -187,10 +202,8 @@ def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:
         version=row.version,
         token=row.claim_token,
         revision=row.revision,
-        kind=Kind(row.kind),
         client_id=row.client_id,
-        provider=row.provider,
-        priority=Priority(row.priority),
+        queue=_queue(row),
         destination=row.destination,
         body=row.body,
         attempts=row.attempts,
@@ -202,17 +215,13 @@ def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:
 
 
 def _applied(row: Any, tokens: dict[UUID, UUID]) -> tuple[tuple[UUID, UUID], Applied]:
-    step = Applied(row.id, row.version, Status(row.status), row.client_id, row.publish, row.headers)
+    step = Applied(row.id, row.version, Status(row.status), Kind(row.kind), row.client_id, row.publish, row.headers)
     return (row.id, tokens[row.id]), step
 
 
 def _lost(row: Any) -> LostLease:
-    return LostLease(
-        id=row.id,
-        version=row.version,
-        token=row.claim_token,
-        kind=Kind(row.kind),
-        provider=row.provider,
-        priority=Priority(row.priority),
-        lost_leases=row.lost_leases,
-    )
+    return LostLease(row.id, row.version, row.claim_token, _queue(row), row.lost_leases)
+
+
+def _queue(row: Any) -> WorkQueue:
+    return WorkQueue(Kind(row.kind), row.provider, Priority(row.priority))

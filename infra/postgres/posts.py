@@ -77,16 +77,19 @@ class Posts:
         """Empty the table.
 
         Raises:
-            Busy: a report reads the posts, or they are being filled.
+            Busy: a report reads the posts (it is named), or they are being filled. The lock decides: a report that begins
+                after the look waits for us, one that holds it makes us give up.
         """
-        with closing(self._connect(f"-c lock_timeout={_LOCK_SECONDS}s")) as connection, connection.cursor() as cursor:
+        with closing(self._connect(f"-c lock_timeout={_LOCK_SECONDS}s")) as connection, _classified():
+            if running := _running_reports(connection):
+                raise Busy(f"report {running} is being computed; `posthaste wait ID` returns when it is done")
             try:
-                with connection:
+                with connection, connection.cursor() as cursor:
                     cursor.execute("TRUNCATE posts RESTART IDENTITY")
             except psycopg2.errors.LockNotAvailable as error:
-                raise Busy(f"the posts are in use since over {_LOCK_SECONDS} s, by a report or by seeding") from error
-            except psycopg2.Error as error:
-                raise classify(error) from error
+                connection.rollback()
+                by = f"report {running}" if (running := _running_reports(connection)) else "a report in a request, or seeding"
+                raise Busy(f"the posts are in use since over {_LOCK_SECONDS} s, by {by}") from error
 
     def stats(self) -> Stats:
         with closing(self._connect()) as connection, _classified(), connection.cursor() as cursor:
@@ -94,6 +97,13 @@ class Posts:
             row = cursor.fetchone()
             assert row is not None
             return Stats(*row)
+
+
+def _running_reports(connection: psycopg2.extensions.connection) -> str:
+    """The ids of the reports that are being computed, with commas; "" for none."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM jobs WHERE kind = 'report' AND status = 'processing' ORDER BY id LIMIT 5")
+        return ", ".join(str(row[0]) for row in cursor.fetchall())
 
 
 def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
@@ -104,12 +114,20 @@ def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
     """
     connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     try:
+        # Before the snapshot is taken: one that is older than a TRUNCATE would show an empty table.
+        connection.exec_driver_sql("LOCK TABLE posts IN ACCESS SHARE MODE")
         connection.exec_driver_sql("DECLARE texts NO SCROLL CURSOR FOR SELECT user_id, context FROM posts")
         while rows := connection.exec_driver_sql(f"FETCH {FETCH_ROWS} FROM texts").fetchall():
             yield from ((row[0], row[1]) for row in rows)
     finally:
         if not connection.invalidated:
             connection.exec_driver_sql("ROLLBACK")
+
+
+def about_how_many(connection: sa.Connection) -> int | None:
+    """Postgres' own estimate of how many posts there are; None where it has not looked yet."""
+    estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
+    return estimate if estimate > 0 else None
 
 
 class _classified:  # noqa: N801  reads as the context manager that it is

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from infra.postgres.lanes import Lane
 from jobs.lifecycle import Status
-from jobs.model import KnownStatus
+from jobs.model import Kind, KnownStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,47 @@ class MessageRecord:
     next_attempt_at: datetime | None
 
 
-_STATUSES = sa.text("SELECT id, version, status, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+_STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 _MESSAGE = sa.text("""
 SELECT id, client_id, status, version, destination, body, provider, priority, reference, tags, metadata, attempts, reason,
     provider_message_id, created_at, updated_at, finished_at, CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
 FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'message'
 """)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRecord:
+    """A report as its owner may see it. `last_reason`: of the last attempt, where `reason` says why there is no other."""
+
+    id: UUID
+    status: Status
+    version: int
+    attempts: int
+    reason: str | None
+    last_reason: str | None
+    progress_done: int | None
+    progress_about: int | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+_REPORT_COLUMNS = """id, status, version, attempts, reason, progress_done, progress_about, created_at, updated_at, finished_at,
+    CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at,
+    (SELECT a.reason FROM attempts a WHERE a.job_id = jobs.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason"""
+
+_REPORT = sa.text(f"""
+SELECT {_REPORT_COLUMNS} FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'report'
+""")  # noqa: S608  a constant
+
+# By id, newest first: ids are UUIDv7, so the order is that of the clocks of the processes that accepted them.
+_REPORTS = sa.text(f"""
+SELECT {_REPORT_COLUMNS} FROM jobs WHERE client_id = :client_id AND kind = 'report' AND id < CAST(:before AS uuid)
+ORDER BY id DESC LIMIT :limit
+""")  # noqa: S608
+_BEHIND_ALL = UUID(int=2**128 - 1)
 
 
 class Queries:
@@ -59,7 +93,9 @@ class Queries:
 
         def work(connection: sa.Connection) -> dict[UUID, KnownStatus]:
             rows = connection.execute(_STATUSES, {"ids": [str(id_) for id_ in ids]})
-            return {row.id: KnownStatus(row.id, row.version, Status(row.status), row.client_id, at) for row in rows}
+            return {
+                row.id: KnownStatus(row.id, row.version, Status(row.status), Kind(row.kind), row.client_id, at) for row in rows
+            }
 
         known = await self._lane.call(work, timeout)
         return [known.get(id_) for id_ in ids]
@@ -73,6 +109,21 @@ class Queries:
 
         return await self._lane.call(work, timeout)
 
+    async def report(self, id_: UUID, client_id: str, timeout: float) -> ReportRecord | None:
+        """The client's own report with this id."""
+        parameters = {"id": str(id_), "client_id": client_id}
+        found = await self._lane.call(lambda connection: _reports(connection.execute(_REPORT, parameters)), timeout)
+        return found[0] if found else None
+
+    async def reports(self, client_id: str, before: UUID | None, limit: int, timeout: float) -> list[ReportRecord]:
+        """The client's own reports, newest first, from before the one with this id: at most `limit`."""
+        parameters = {"client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
+        return await self._lane.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
+
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""
         await self._lane.call(lambda connection: connection.execute(sa.text("SELECT 1")).close(), timeout)
+
+
+def _reports(rows: sa.CursorResult[Any]) -> list[ReportRecord]:
+    return [ReportRecord(**{**row, "status": Status(row["status"])}) for row in rows.mappings()]

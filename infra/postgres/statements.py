@@ -16,7 +16,8 @@ def _in(statuses: frozenset[Status]) -> str:
 
 # What the management UI shows of a dead letter: why, how often tried, when. Milliseconds, as AMQP loses a float's precision.
 DEAD_HEADERS = """jsonb_build_object(
-    'kind', kind, 'provider', provider, 'reason', reason, 'provider_code', provider_code, 'attempts', attempts,
+    'kind', kind, 'provider', provider, 'reason', reason, 'last_reason', attempt_reason, 'provider_code', provider_code,
+    'attempts', attempts,
     'revision', revision, 'created_at_ms', CAST(extract(epoch FROM created_at) * 1000 AS bigint),
     'failed_at_ms', CAST(extract(epoch FROM updated_at) * 1000 AS bigint))"""
 
@@ -58,7 +59,8 @@ UPDATE jobs j SET
     attempts = CASE WHEN anew THEN 0 ELSE j.attempts END,
     tries = CASE WHEN anew THEN 0 ELSE j.tries END,
     lost_leases = CASE WHEN anew THEN 0 ELSE j.lost_leases END,
-    queued_at = CASE WHEN anew THEN clock_timestamp() ELSE j.queued_at END
+    queued_at = CASE WHEN anew THEN clock_timestamp() ELSE j.queued_at END,
+    progress_done = NULL, progress_about = NULL
 FROM held WHERE j.id = held.id AND j.version = held.version
 RETURNING {_CLAIMED_COLUMNS}
 """)  # noqa: S608  the interpolated parts are constants
@@ -72,7 +74,7 @@ APPLY = sa.text(f"""
 WITH held AS (
     SELECT r.* FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, version int, token uuid, status text, reason text, tried boolean, charged boolean, lost boolean,
-        outcome text, provider_code int, provider_message_id text, ran float8, delay float8, grace float8,
+        outcome text, attempt_reason text, provider_code int, provider_message_id text, ran float8, delay float8, grace float8,
         route text, queue text)
     JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
     WHERE j.status = 'processing' AND (NOT r.lost OR j.lease_until < now()) ORDER BY j.id FOR UPDATE OF j
@@ -86,30 +88,37 @@ WITH held AS (
         finished_at = CASE WHEN held.status IN ({_in(ENDS)}) THEN clock_timestamp() END
     FROM held WHERE j.id = held.id AND j.version = held.version
     RETURNING j.id, j.version, j.status, j.client_id, j.revision, j.tries, j.claim_token, j.reason, j.due_at,
-        tried, charged, outcome, provider_code, ran, grace, route, queue,
+        tried, charged, outcome, attempt_reason, provider_code, ran, grace, route, queue,
         j.kind, j.provider, j.attempts, j.created_at, j.updated_at
 ), attempted AS (
     INSERT INTO attempts (job_id, revision, n, claim_token, charged, outcome, reason, provider_code, ran_seconds)
-    SELECT id, revision, tries, claim_token, charged, outcome, reason, provider_code, ran FROM applied WHERE tried
+    SELECT id, revision, tries, claim_token, charged, outcome, attempt_reason, provider_code, ran FROM applied WHERE tried
 ), queued AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at, headers)
     SELECT id, version, route, queue, due_at + grace * interval '1 second', CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END
     FROM applied WHERE queue IS NOT NULL
 )
-SELECT id, version, status, client_id, queue IS NOT NULL AS publish, CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers
+SELECT id, version, status, kind, client_id, queue IS NOT NULL AS publish,
+    CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers
 FROM applied
 """)  # noqa: S608
 
 # A step that was recorded left its token in `attempts`, unless it was a release: that left the job one version further,
 # queued, and still under the token. The reaper's row for the same token is somebody else's step.
 APPLIED_BEFORE = sa.text("""
-SELECT j.id, r.version + 1 AS version, r.status, j.client_id, o.job_id IS NOT NULL AS publish, o.headers
+SELECT j.id, r.version + 1 AS version, r.status, j.kind, j.client_id, o.job_id IS NOT NULL AS publish, o.headers
 FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, status text, lost boolean)
 JOIN jobs j ON j.id = r.id
 LEFT JOIN attempts t ON t.job_id = r.id AND t.claim_token = r.token
 LEFT JOIN outbox o ON o.job_id = r.id AND o.version = r.version + 1
 WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = r.lost)
    OR (r.status = 'queued' AND j.version = r.version + 1 AND j.status = 'queued' AND j.claim_token = r.token)
+""")
+
+RENEW = sa.text("""
+UPDATE jobs SET lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
+    progress_done = :done, progress_about = :about
+WHERE id = :id AND version = :version AND claim_token = :token AND status = 'processing'
 """)
 
 EXPIRED_LEASES = sa.text("""

@@ -1,16 +1,18 @@
 """Consuming: deliveries of some queues are handed on, one by one, to whoever has a free slot."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
 from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, keep_connected
 from infra.rabbitmq.topology import Topology
 
 log = structlog.get_logger()
+
+_TURN_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Delivery:
 class Consumer:
     """Consumes queues on one connection, a channel each, with a prefetch each; deliveries go to `hand_on`.
 
-    `stop()` ends taking: the consumers are cancelled, what is held stays to be settled, `close()` gives back the rest.
+    `pause()` ends taking from one queue until `resume()`; `stop()` ends taking for good. What is held stays to be settled.
     """
 
     def __init__(
@@ -55,7 +57,11 @@ class Consumer:
         self._prefetch = prefetch
         self._hand_on = hand_on
         self._name = name
-        self._cancels: list[Callable[[], object]] = []
+        self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
+        self._tags: dict[str, str] = {}
+        self._paused: set[str] = set()
+        self._turning = asyncio.Lock()
+        self._over = asyncio.Event()
         self._stopped = False
 
     async def run(self) -> None:
@@ -63,37 +69,67 @@ class Consumer:
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} consumer")
 
     async def _session(self, connection: AbstractConnection) -> None:
-        over = asyncio.Event()
-        self._cancels = []
-        for logical, prefetch in self._prefetch.items():
-            await self._consume(connection, logical, prefetch, over)
+        over = self._over = asyncio.Event()
+        self._queues, self._tags = {}, {}
         try:
+            for logical, prefetch in self._prefetch.items():
+                self._queues[logical] = await self._open(connection, logical, prefetch, over)
+                await self._turn(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")
         finally:
-            self._cancels = []
+            self._queues, self._tags = {}, {}
 
-    async def _consume(self, connection: AbstractConnection, logical: str, prefetch: int, over: asyncio.Event) -> None:
+    async def _open(self, connection: AbstractConnection, logical: str, prefetch: int, over: asyncio.Event) -> AbstractQueue:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=prefetch)
         channel.close_callbacks.add(lambda *_: over.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
-        queue = await channel.get_queue(self._topology.name(logical), ensure=False)
+        return await channel.get_queue(self._topology.name(logical), ensure=False)
 
-        # Returns at once: the client cancels its callbacks when a channel closes, and no job's work may be cut like that.
-        async def received(message: AbstractIncomingMessage) -> None:
-            self._hand_on(Delivery(message.body, logical, message))
+    async def pause(self, queue: str) -> None:
+        """Take no more from this queue; whoever else consumes it gets the next. Holds across reconnects."""
+        self._paused.add(queue)
+        await self._turn_quietly(queue)
 
+    async def resume(self, queue: str) -> None:
+        """Take from this queue again, unless stopped."""
         if not self._stopped:
-            tag = await queue.consume(received)
-            self._cancels.append(lambda: queue.cancel(tag, timeout=2))
+            self._paused.discard(queue)
+            await self._turn_quietly(queue)
 
     async def stop(self) -> None:
         """Ask the broker for no more deliveries."""
         self._stopped = True
-        for cancel in self._cancels:
-            try:
-                await cancel()  # type: ignore[misc]
-            except BROKER_ERRORS as error:
-                log.debug("consumer.cancel_failed", reason=str(error))
+        for queue in self._prefetch:
+            await self.pause(queue)
+
+    async def _turn_quietly(self, queue: str) -> None:
+        try:
+            await self._turn(queue)
+        except BROKER_ERRORS as error:
+            # What the broker believes is in doubt: a new session begins with what is wanted then.
+            log.debug("consumer.not_turned", queue=queue, reason=str(error))
+            self._over.set()
+
+    async def _turn(self, logical: str) -> None:
+        """Consume or cancel, so that the broker is told what is wanted now."""
+        async with self._turning:
+            queue, tag, paused = self._queues.get(logical), self._tags.get(logical), logical in self._paused
+            if queue is None:
+                return
+            if paused and tag is not None:
+                del self._tags[logical]
+                await queue.cancel(tag, timeout=_TURN_SECONDS)
+            elif not paused and tag is None:
+                tag = await queue.consume(self._receiver(logical), timeout=_TURN_SECONDS)
+                if self._queues.get(logical) is queue:  # else that session is over
+                    self._tags[logical] = tag
+
+    def _receiver(self, logical: str) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
+        # Returns at once: the client cancels its callbacks when a channel closes, and no job's work may be cut like that.
+        async def received(message: AbstractIncomingMessage) -> None:
+            self._hand_on(Delivery(message.body, logical, message))
+
+        return received

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel
 
-from jobs.model import DEAD_QUEUES, Priority, Route, work_queue
+from jobs.model import DEAD_QUEUES, Route, work_queues
 
 # There is no "unlimited" that both 3.10 and 4.x understand; a low limit kills prefetched jobs on every reconnect.
 DELIVERY_LIMIT = 1_000_000
@@ -47,21 +47,19 @@ class Topology:
 
 
 def describe(namespace: str, providers: Iterable[str]) -> Topology:
-    """The topology of a namespace whose messages go to these providers."""
+    """The topology of a namespace whose messages go to these providers; reports have a queue in any."""
     quorum: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
     dead = f"{namespace}.{_EXCHANGES[Route.DEAD]}"
     queues = [QueueSpec(name, f"{namespace}.{name}", dead, dict(quorum)) for name in DEAD_QUEUES.values()]
-    for provider in providers:
-        for priority in Priority:
-            logical = work_queue(provider, priority)
-            # What a consumer rejects (it cannot be decoded) must reach the dead queue: at-least-once needs reject-publish.
-            arguments = quorum | {
-                "x-dead-letter-exchange": dead,
-                "x-dead-letter-routing-key": "messages.dead",
-                "x-dead-letter-strategy": "at-least-once",
-                "x-overflow": "reject-publish",
-            }
-            queues.append(QueueSpec(logical, f"{namespace}.{logical}", f"{namespace}.{_EXCHANGES[Route.WORK]}", arguments))
+    for work in work_queues(providers):
+        # What a consumer rejects (it cannot be decoded) must reach the dead queue: at-least-once needs reject-publish.
+        arguments = quorum | {
+            "x-dead-letter-exchange": dead,
+            "x-dead-letter-routing-key": work.dead,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        queues.append(QueueSpec(work.name, f"{namespace}.{work.name}", f"{namespace}.{_EXCHANGES[Route.WORK]}", arguments))
     return Topology(namespace, tuple(queues))
 
 

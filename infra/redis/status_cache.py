@@ -9,13 +9,13 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from jobs.lifecycle import Status, has_exit
-from jobs.model import KnownStatus
+from jobs.model import Kind, KnownStatus
 
 CALL_SECONDS = 0.05
 STALE_SECONDS = 1.0  # a write so long after its commit or read is dropped: an expired key has nothing to compare with
 LONG_TTL_SECONDS = 3600.0
 
-# Compare and set: KEYS[i] gets ARGV[2i-1] ("version status owner") for ARGV[2i] milliseconds, unless it holds a newer version.
+# Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it holds a newer one.
 _WRITE = """
 for i = 1, #KEYS do
     local held = redis.call('GET', KEYS[i])
@@ -41,7 +41,7 @@ class StatusCache:
             )
         )
         self._write = self._redis.register_script(_WRITE)
-        self._prefix = f"{namespace}:status:"
+        self._prefix = f"{namespace}:job:"
         self._ttl_ms = int(ttl_seconds * 1000)
 
     def _key(self, id_: UUID) -> str:
@@ -73,7 +73,7 @@ class StatusCache:
             arguments: list[str | int] = []
             for entry in fresh:
                 ttl = self._ttl_ms if has_exit(entry.status) else int(LONG_TTL_SECONDS * 1000)
-                arguments += [f"{entry.version} {entry.status} {entry.client_id}", ttl]
+                arguments += [f"{entry.version} {entry.status} {entry.kind} {entry.client_id}", ttl]
             try:
                 async with asyncio.timeout(min(timeout, CALL_SECONDS)):
                     await self._write(keys=[self._key(entry.id) for entry in fresh], args=arguments)
@@ -98,5 +98,5 @@ class StatusCache:
 
 
 def _parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus:
-    version, status, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 2)
-    return KnownStatus(id_, int(version), Status(status), client_id, at)
+    version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
+    return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest
 from jobs.lifecycle import Cause, Status, sources
-from jobs.model import Claimed, Kind, KnownStatus, LostLease, NewMessage, Transition
+from jobs.model import Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
 
 
@@ -40,15 +40,13 @@ class FakeLedger:
     steps: dict[UUID, Applied] = field(default_factory=dict)
     outbox: dict[Pointer, str] = field(default_factory=dict)
 
-    async def accept(self, messages: Sequence[NewMessage], timeout: float = 1) -> list[Accepted]:
-        for m in messages:
+    async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted]:
+        for m in new:
             if m.id not in self.jobs:
-                job = Claimed(
-                    m.id, 1, m.id, 0, Kind.MESSAGE, m.client_id, m.provider, m.priority, m.destination, m.body, 0, 0, 0, 0
-                )
+                job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, 0, 0, 0, 0)
                 self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
-                self.outbox[Pointer(m.id, 1)] = m.queue
-        return [Accepted(m.id, datetime.now(UTC)) for m in messages]
+                self.outbox[Pointer(m.id, 1)] = m.queue.name
+        return [Accepted(m.id, datetime.now(UTC)) for m in new]
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
         return [self._claim(request) for request in requests]
@@ -89,11 +87,18 @@ class FakeLedger:
         self.jobs[t.id], self.statuses[t.id] = job, t.to
         if t.queue:
             self.outbox[Pointer(t.id, job.version)] = t.queue
-        self.steps[t.token] = Applied(t.id, job.version, t.to, job.client_id, t.queue is not None, None)
+        self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, t.queue is not None, None)
         return self.steps[t.token]
+
+    async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float = 1) -> bool:
+        held = self.jobs[job.id]
+        ours = (held.version, held.token) == (job.version, job.token) and self.statuses[job.id] is Status.PROCESSING
+        if ours:
+            self.leases[job.id] = self.clock + lease_seconds
+        return ours
 
     async def expired_leases(self, limit: int, timeout: float = 1) -> list[LostLease]:
         expired = [
             job for id_, job in self.jobs.items() if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
         ]
-        return [LostLease(j.id, j.version, j.token, j.kind, j.provider, j.priority, j.lost_leases) for j in expired[:limit]]
+        return [LostLease(j.id, j.version, j.token, j.queue, j.lost_leases) for j in expired[:limit]]

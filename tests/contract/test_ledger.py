@@ -10,12 +10,12 @@ from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import Claimed, LostLease, Transition
+from jobs.model import REPORTS, Claimed, Kind, Progress, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from tests.contract.fakes import FakeLedger
-from tests.making import ACCEPTED, claim_request, message
+from tests.making import ACCEPTED, as_lost, claim_request, message, report
 
 SECONDS = 5.0
 AnyLedger = Ledger | FakeLedger
@@ -131,7 +131,7 @@ async def test_claiming_a_dead_letter_begins_a_new_revision(ledger: AnyLedger) -
 async def test_a_lease_that_still_runs_cannot_be_reaped(ledger: AnyLedger) -> None:
     job = await _claimed(ledger)
     assert await ledger.expired_leases(10, SECONDS) == []
-    lost = decide_lost(_as_lost(job), RetryPolicy(), limit=3, jitter=0.0)
+    lost = decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)
     assert await ledger.apply([lost], SECONDS) == [None]
 
 
@@ -157,5 +157,26 @@ async def test_only_what_must_be_published_is_in_the_outbox(ledger: AnyLedger) -
         assert ledger.outbox[Pointer(other.id, dead.version)] == "messages.dead"
 
 
-def _as_lost(job: Claimed) -> LostLease:
-    return LostLease(job.id, job.version, job.token, job.kind, job.provider, job.priority, job.lost_leases)
+async def test_a_lease_is_renewed_by_its_holder_alone(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger, lease=0.0)
+    assert await ledger.renew(job, 60, Progress(10, 100), SECONDS)
+    assert await ledger.expired_leases(10, SECONDS) == []
+    assert not await ledger.renew(replace(job, token=uuid4()), 60, Progress(), SECONDS)
+    assert not await ledger.renew(replace(job, version=1), 60, Progress(), SECONDS)
+    await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
+    assert not await ledger.renew(job, 60, Progress(), SECONDS)
+
+
+async def test_a_lease_that_was_renewed_in_between_is_not_reaped(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger, lease=0.0)
+    (expired,) = await ledger.expired_leases(10, SECONDS)
+    assert await ledger.renew(job, 60, Progress(), SECONDS)
+    assert await ledger.apply([decide_lost(expired, RetryPolicy(), limit=3, jitter=0.0)], SECONDS) == [None]
+
+
+async def test_a_report_is_claimed_like_a_message_and_completes(ledger: AnyLedger) -> None:
+    (accepted,) = await ledger.accept([report()], SECONDS)
+    (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
+    assert job is not None and (job.queue, job.destination, job.body) == (REPORTS, None, None)
+    (step,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
+    assert step is not None and (step.status, step.kind, step.publish) == (Status.COMPLETED, Kind.REPORT, False)

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
-from jobs.model import KnownStatus
+from jobs.model import Kind, KnownStatus
 from tests.contract.fakes import FakeCache
 from tests.making import new_id
 from tests.services import Services
@@ -26,7 +27,7 @@ async def cache(request: pytest.FixtureRequest, services: Services, namespace: s
 
 
 def _known(version: int, status: Status, age: float = 0.0) -> KnownStatus:
-    return KnownStatus(ID, version, status, "default", time.monotonic() - age)
+    return KnownStatus(ID, version, status, Kind.MESSAGE, "default", time.monotonic() - age)
 
 
 ID = new_id()
@@ -67,7 +68,7 @@ async def test_a_write_long_after_its_read_is_dropped(cache: AnyCache) -> None:
 async def test_states_with_an_exit_expire_in_seconds_and_final_ones_do_not(services: Services, namespace: str) -> None:
     cache = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
     done = new_id()
-    await cache.write([_known(1, Status.RETRYING), KnownStatus(done, 2, Status.DELIVERED, "default", time.monotonic())])
+    await cache.write([_known(1, Status.RETRYING), replace(_known(2, Status.DELIVERED), id=done)])
     short = await cache._redis.pttl(cache._key(ID))
     long = await cache._redis.pttl(cache._key(done))
     assert 0 < short <= 5000

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -148,6 +149,19 @@ class Stack:
                 return 0
 
         await eventually(ready, lambda status: status == 200, 20)
+
+    async def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run the `posthaste` command with this stack's settings."""
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "cli", *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            input="",
+            check=False,
+        )
 
     async def timed_post(self) -> tuple[int, float]:
         started = time.monotonic()

@@ -15,6 +15,7 @@ from cli import doctor
 from infra.settings import load
 from tests.e2e.stack import Stack, free_port
 from tests.services import Services
+from tests.waiting import eventually
 
 
 async def _command(*arguments: str, environment: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -46,7 +47,9 @@ def _wrong(report: dict[str, Any]) -> dict[str, str]:
 
 
 async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
+    stack.start("reporter", "consumers", "reports")
     await stack.becomes(await stack.submit(), "sent")
+    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].said), lambda said: "consumer" in said, 20)
     ran = await _command("doctor", "--json", environment=stack.environment, folder=stack.folder)
     code, report = ran.returncode, json.loads(ran.stdout)
     assert (code, report["healthy"], _wrong(report)) == (0, True, {})

@@ -1,8 +1,6 @@
 """`GET /api/1.0/report/posts` and the command that fills the posts."""
 
 import asyncio
-import subprocess
-import sys
 
 from infra.postgres.lanes import create_engine
 from infra.postgres.posts import Posts, texts
@@ -12,19 +10,6 @@ from tests.e2e.stack import Stack
 PATH = "/api/1.0/report/posts"
 
 
-async def _posts(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "cli", "posts", *arguments],
-        env=stack.environment,
-        cwd=stack.folder,
-        capture_output=True,
-        text=True,
-        input="",
-        check=False,
-    )
-
-
 async def test_the_report_of_no_posts_is_empty(stack: Stack) -> None:
     assert await stack.get(PATH) == (200, {"data": []})
     async with stack.session.post(stack.base + PATH) as response:
@@ -32,7 +17,7 @@ async def test_the_report_of_no_posts_is_empty(stack: Stack) -> None:
 
 
 async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
-    seeded = await _posts(stack, "seed", "--count", "5000", "--users", "50", "--words", "5:15", "--seed", "7")
+    seeded = await stack.command("posts", "seed", "--count", "5000", "--users", "50", "--words", "5:15", "--seed", "7")
     assert seeded.returncode == 0, seeded.stderr
     code, answer = await stack.get(PATH)
     assert code == 200
@@ -47,7 +32,7 @@ async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
 
 
 async def test_many_at_once_are_answered_or_told_to_come_back_and_messages_go_on(stack: Stack) -> None:
-    await _posts(stack, "seed", "--count", "5000")
+    await stack.command("posts", "seed", "--count", "5000")
     sending = asyncio.create_task(stack.submit())
     answers = await asyncio.gather(*(stack.get(PATH) for _ in range(40)))
     codes = [code for code, _ in answers]
@@ -64,12 +49,12 @@ async def test_without_postgres_the_report_is_503(stack: Stack) -> None:
 
 
 async def test_the_command_asks_and_explains(stack: Stack) -> None:
-    assert (await _posts(stack, "seed", "--count", "10")).returncode == 0
-    refused = await _posts(stack, "truncate")
+    assert (await stack.command("posts", "seed", "--count", "10")).returncode == 0
+    refused = await stack.command("posts", "truncate")
     assert refused.returncode == 1
     assert Posts(stack.database).stats().posts == 10
-    assert "10 of" in (await _posts(stack, "stats")).stdout
-    assert (await _posts(stack, "truncate", "--yes")).returncode == 0
+    assert "10 of" in (await stack.command("posts", "stats")).stdout
+    assert (await stack.command("posts", "truncate", "--yes")).returncode == 0
     assert Posts(stack.database).stats().posts == 0
-    wrong = await _posts(stack, "seed", "--words", "100:10")
+    wrong = await stack.command("posts", "seed", "--words", "100:10")
     assert wrong.returncode == 2 and "--words" in wrong.stderr

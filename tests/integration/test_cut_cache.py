@@ -10,7 +10,7 @@ import pytest
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import KnownStatus
+from jobs.model import Kind, KnownStatus
 from tests.making import new_id
 from tests.proxy import Proxy
 from tests.services import Services, proxied
@@ -27,7 +27,7 @@ async def cut(services: Services, namespace: str) -> AsyncIterator[tuple[StatusC
 
 
 def _sent() -> KnownStatus:
-    return KnownStatus(new_id(), 3, Status.SENT, "default", time.monotonic())
+    return KnownStatus(new_id(), 3, Status.SENT, Kind.MESSAGE, "default", time.monotonic())
 
 
 async def _read(cache: StatusCache, known: KnownStatus) -> KnownStatus | None:
@@ -41,7 +41,7 @@ async def _read(cache: StatusCache, known: KnownStatus) -> KnownStatus | None:
 async def _written(cache: StatusCache, *known: KnownStatus) -> None:
     async def write() -> bool:
         try:
-            await cache.write([KnownStatus(k.id, k.version, k.status, k.client_id, time.monotonic()) for k in known])
+            await cache.write([KnownStatus(k.id, k.version, k.status, k.kind, k.client_id, time.monotonic()) for k in known])
         except CacheDown:
             return False
         return True
@@ -60,7 +60,7 @@ async def test_a_cut_connection_fails_one_read_at_most(cut: tuple[StatusCache, P
 
 async def test_a_frozen_redis_costs_50_ms_and_never_mixes_up_answers(cut: tuple[StatusCache, Proxy]) -> None:
     cache, proxy = cut
-    first, second = _sent(), KnownStatus(new_id(), 1, Status.QUEUED, "other", time.monotonic())
+    first, second = _sent(), KnownStatus(new_id(), 1, Status.QUEUED, Kind.MESSAGE, "other", time.monotonic())
     await _written(cache, first, second)
     await proxy.freeze()
     for _ in range(20):

@@ -8,8 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import outbox, queries, statements, sweep
+from infra.postgres import outbox, queries, statements, sweep, totals
 from infra.postgres.lanes import create_engine
+from jobs.model import REPORTS, message_queue
 from tests.making import new_id
 
 JOBS = 50_000
@@ -34,7 +35,10 @@ def _batch(size: int) -> str:
     return json.dumps([{"id": str(new_id()), **row} for _ in range(size)])
 
 
-QUEUE = {"provider": "sandbox", "priority": "normal"}
+QUEUE = message_queue("sandbox")
+
+SWEEP = {"queue": "q", "older": 30, "before": None, "limit": 1000}
+CLAIM = {"id": str(new_id()), "version": 2, "token": str(new_id())}
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "claim": (statements.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
@@ -43,8 +47,14 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
-    "sweep": (sweep._SWEEP, {**QUEUE, "queue": "q", "older": 30, "before": None, "limit": 1000}, "jobs_waiting"),
-    "claimed until": (sweep._CLAIMED_UNTIL, QUEUE, "jobs_claimed"),
+    "sweep": (sweep._of(sweep._SWEEP, QUEUE), {**sweep._parameters(QUEUE), **SWEEP}, "jobs_waiting"),
+    "sweep reports": (sweep._of(sweep._SWEEP, REPORTS), {**sweep._parameters(REPORTS), **SWEEP}, "jobs_waiting"),
+    "claimed until": (sweep._of(sweep._CLAIMED_UNTIL, QUEUE), sweep._parameters(QUEUE), "jobs_claimed"),
+    "renew": (statements.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
+    "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
+    "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),
+    "page of totals": (totals._PAGE, {"id": str(new_id()), "after": 5, "limit": 100}, "report_totals_pkey"),
+    "list of reports": (queries._REPORTS, {"client_id": "default", "before": str(new_id()), "limit": 50}, "jobs_reports"),
     "refill dead": (
         sweep._REFILL_DEAD,
         {"kind": "message", "queue": "q", "after": str(new_id()), "limit": 1000},
@@ -55,7 +65,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
 }
 
 # These come out of their index in the order they are wanted in: a backlog of a million rows is not sorted for 500 of them.
-ORDERED = {"reap", "sweep", "outbox take", "outbox queues"}
+ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
 
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import psycopg2
 import pytest
 import sqlalchemy as sa
 
@@ -12,7 +13,8 @@ from infra.postgres.errors import BadData, DeadlinePassed
 from infra.postgres.lanes import Lane
 from infra.postgres.posts import FETCH_ROWS, Busy, Post, Posts, texts
 from jobs.words import total_words
-from tests.services import proxied
+from tests.services import proxied, sql
+from tests.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TEXTS = [
@@ -90,3 +92,22 @@ async def test_a_frozen_postgres_frees_the_reader_at_its_deadline(database: str)
     assert await lane.call(lambda connection: total_words(texts(connection)), 10) == {1: 1}
     lane.close()
     await proxy.close()
+
+
+async def test_a_report_that_waited_for_a_truncate_sees_what_came_with_it(database: str, lane: Lane) -> None:
+    """A snapshot from before the TRUNCATE would show an empty table: a report nobody's data ever had."""
+    posts = Posts(database)
+    posts.fill([Post(1, "old", NOW)])
+    other = psycopg2.connect(database)
+    with other.cursor() as cursor:
+        cursor.execute("TRUNCATE posts")
+        cursor.execute("INSERT INTO posts (user_id, context, created_at) VALUES (2, 'two new', now())")
+    reading = asyncio.create_task(lane.call(lambda connection: total_words(texts(connection)), 20))
+
+    async def waiting() -> int:
+        return len(sql(database, "SELECT 1 FROM pg_locks WHERE relation = 'posts'::regclass AND NOT granted"))
+
+    await eventually(waiting, lambda count: count == 1, 10)
+    other.commit()
+    other.close()
+    assert await reading == {2: 2}

@@ -13,7 +13,7 @@ from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest, Ledger
 from jobs.decision import decide
 from jobs.lifecycle import Status
-from jobs.model import Claimed, NewMessage, Transition
+from jobs.model import Claimed, NewJob, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from tests.integration.conftest import Hurt
@@ -23,7 +23,7 @@ from tests.services import with_port
 REPEAT = (Unavailable, TryAgain)
 
 
-def accepting(hurt: Hurt) -> Batcher[NewMessage, Accepted]:
+def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted]:
     return Batcher(hurt.ledger.accept, isolate=(BadData,), repeat=REPEAT)
 
 

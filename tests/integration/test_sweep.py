@@ -7,12 +7,12 @@ from infra.postgres import sweep
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.sweep import Sweep
-from jobs.model import Priority
+from jobs.model import message_queue
 from jobs.wire import Pointer
 from tests.integration.conftest import Hurt
 from tests.making import claim_request, message
 
-QUEUE = ("sandbox", Priority.NORMAL)
+QUEUE = message_queue("sandbox")
 
 
 class Broker:
@@ -40,7 +40,7 @@ def _outbox(hurt: Hurt) -> set[str]:
 
 
 async def _requeue(hurt: Hurt, older: float = 30.0) -> int:
-    return await Sweep(hurt.lane).requeue(*QUEUE, older_seconds=older, before=None, timeout=5)
+    return await Sweep(hurt.lane).requeue(QUEUE, older_seconds=older, before=None, timeout=5)
 
 
 async def test_only_jobs_that_wait_for_long_without_a_row_get_one(hurt: Hurt) -> None:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status, allowed
-from jobs.model import Kind, LostLease, Priority, Route
+from jobs.model import LostLease, Route
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy, backoff_seconds
-from tests.making import ACCEPTED, claimed, new_id
+from tests.making import ACCEPTED, SANDBOX, claimed, new_id
 
 POLICY = RetryPolicy(attempts=3, base_seconds=1, cap_seconds=60, deadline_seconds=100)
 RETRY = Outcome(Verdict.RETRYABLE, "http_500", 500)
@@ -60,7 +60,7 @@ def test_every_decision_is_in_the_table(attempts: int, age: float, verdict: Verd
     ("lost", "status", "reason"), [(0, "retrying", "lease_lost"), (1, "retrying", "lease_lost"), (2, "failed", "worker_lost")]
 )
 def test_lost_leases_have_a_limit_of_their_own(lost: int, status: str, reason: str) -> None:
-    job = LostLease(new_id(), 4, new_id(), Kind.MESSAGE, "sandbox", Priority.NORMAL, lost)
+    job = LostLease(new_id(), 4, new_id(), SANDBOX, lost)
     step = decide_lost(job, POLICY, limit=3, jitter=0.5)
     assert (step.to, step.reason) == (status, reason)
     assert step.attempt is not None and not step.attempt.charged

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from consumers.reaper import Reaper
-from jobs.model import Kind, LostLease, Priority
+from jobs.model import LostLease
 from jobs.retry import RetryPolicy
-from tests.making import new_id
+from tests.making import SANDBOX, new_id
 
 
 class Away(Exception):
@@ -22,7 +22,7 @@ class Leases:
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         if self.away:
             raise Away
-        return [LostLease(new_id(), 2, new_id(), Kind.MESSAGE, "sandbox", Priority.NORMAL, 0)]
+        return [LostLease(new_id(), 2, new_id(), SANDBOX, 0)]
 
     def contact_seconds(self) -> float:
         return self.contact

@@ -6,19 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from consumers.recorder import Recorder
+from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from infra.batching import Batcher
 from infra.postgres.ledger import ClaimRequest
 from infra.publishing import EagerPublisher
 from infra.statuses import Statuses
+from jobs.decision import decide_lost
 from jobs.lifecycle import Status
-from jobs.model import Claimed, Priority, Route
-from jobs.outcome import Outcome, Verdict
+from jobs.model import REPORTS, Claimed, NewJob, Priority, Progress, Route
+from jobs.outcome import CUT_SHORT, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
 from tests.contract.fakes import FakeCache, FakeLedger
-from tests.making import ACCEPTED, message
+from tests.making import ACCEPTED, as_lost, message, report
 
 QUEUE, OTHER = "messages.sandbox.normal", "messages.other.normal"
 
@@ -49,7 +51,7 @@ class Handler:
     timeout_seconds: float = 10.0
     given: list[Claimed] = field(default_factory=list)
 
-    async def __call__(self, job: Claimed) -> Outcome:
+    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
         self.given.append(job)
         return await self.answer()
 
@@ -67,6 +69,19 @@ async def _accepted() -> Outcome:
 
 
 @dataclass
+class Taking:
+    """Remembers what it was told."""
+
+    told: list[str] = field(default_factory=list)
+
+    async def pause(self, queue: str) -> None:
+        self.told.append(f"pause {queue}")
+
+    async def resume(self, queue: str) -> None:
+        self.told.append(f"resume {queue}")
+
+
+@dataclass
 class Bench:
     """A runner on fakes, with one handler for each of two queues."""
 
@@ -74,6 +89,7 @@ class Bench:
     cache: FakeCache
     handler: Handler
     runner: Runner
+    taking: Taking
 
     async def deliver(self, delivery: Delivery) -> Delivery:
         self.runner.hand_on(delivery)
@@ -81,7 +97,9 @@ class Bench:
         return delivery
 
     async def job(self, provider: str = "sandbox") -> Pointer:
-        new = message(provider=provider)
+        return await self.accept(message(provider=provider))
+
+    async def accept(self, new: NewJob) -> Pointer:
         await self.ledger.accept([new])
         return Pointer(new.id, 1)
 
@@ -106,8 +124,11 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
         queue: Work(worker, RetryPolicy(), Slots(2), Priority.NORMAL)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
+    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), cut_off=CUT_SHORT, alone=True)
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
-    return Bench(ledger, cache, handler, Runner(works, claims, recorder, Lease(lease, 5.0)))
+    taking = Taking()
+    runner = Runner(works, claims, recorder, Renewer(ledger, passing=()), taking, Lease(lease, 5.0))
+    return Bench(ledger, cache, handler, runner, taking)
 
 
 async def _unasked(ids: object, timeout: float) -> list[None]:
@@ -219,3 +240,56 @@ async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
     await bench.runner.stop(0.05)
     assert time.monotonic() - started < 2
     assert bench.status(pointer) is Status.RETRYING
+
+
+async def test_while_a_report_runs_nothing_more_is_taken_from_its_queue() -> None:
+    bench = _bench()
+    pointer = await bench.accept(report())
+    delivery = await bench.deliver(Delivery(encode(pointer), REPORTS.name, bench.taking.told))
+    assert delivery.settled == ["pause reports", "ack", "resume reports"]
+    assert bench.status(pointer) is Status.COMPLETED
+
+
+async def test_a_report_that_is_not_ours_lets_the_next_one_come() -> None:
+    bench = _bench()
+    pointer = await bench.accept(report())
+    await bench.deliver(Delivery(encode(Pointer(pointer.id, 7)), REPORTS.name))
+    assert bench.taking.told == ["pause reports", "resume reports"]
+
+
+async def test_a_report_cut_by_the_grace_is_given_to_somebody_else_uncharged() -> None:
+    begun = asyncio.Event()
+
+    async def answer() -> Outcome:
+        begun.set()
+        await asyncio.Event().wait()
+        return ACCEPTED
+
+    bench = _bench(answer)
+    pointer = await bench.accept(report())
+    bench.runner.hand_on(Delivery(encode(pointer), REPORTS.name))
+    await begun.wait()
+    await bench.runner.stop(0.05)
+    assert bench.status(pointer) is Status.QUEUED
+    assert (bench.ledger.jobs[pointer.id].attempts, bench.ledger.jobs[pointer.id].tries) == (0, 0)
+
+
+async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_nothing() -> None:
+    begun = asyncio.Event()
+
+    async def answer() -> Outcome:
+        begun.set()
+        await asyncio.Event().wait()
+        return ACCEPTED
+
+    bench = _bench(answer)
+    bench.runner._lease = Lease(0.4, 0.01)
+    pointer = await bench.accept(report())
+    bench.runner.hand_on(Delivery(encode(pointer), REPORTS.name))
+    await begun.wait()
+    (job,) = bench.ledger.jobs.values()
+    bench.ledger.clock += 100
+    await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
+    await asyncio.gather(*bench.runner._running)
+    assert bench.status(pointer) is Status.RETRYING
+    assert bench.ledger.jobs[pointer.id].attempts == 0

@@ -10,7 +10,7 @@ import pytest
 from infra.batching import DeadlineExceeded
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import KnownStatus
+from jobs.model import Kind, KnownStatus
 from tests.contract.fakes import FakeCache
 from tests.making import new_id
 
@@ -36,7 +36,7 @@ class Ledger:
 
 def _bench() -> tuple[Statuses, FakeCache, Ledger, UUID]:
     cache, ledger, id_ = FakeCache(), Ledger(), new_id()
-    ledger.known[id_] = KnownStatus(id_, 3, Status.SENT, "default", time.monotonic())
+    ledger.known[id_] = KnownStatus(id_, 3, Status.SENT, Kind.MESSAGE, "default", time.monotonic())
     return Statuses(cache, ledger.statuses, cache_down=RuntimeError, repeat=()), cache, ledger, id_
 
 

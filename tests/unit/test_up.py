@@ -21,7 +21,7 @@ def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser
 def test_every_process_is_restarted_and_given_time_to_finish() -> None:
     parser = _parsed(consumers=3, sandbox_port=9007)
     sections = [section for section in parser.sections() if section.startswith("program:")]
-    assert sections == ["program:api", "program:worker", "program:relay", "program:sandbox"]
+    assert sections == ["program:api", "program:worker", "program:reporter", "program:relay", "program:sandbox"]
     for section in sections:
         assert (parser[section]["autorestart"], parser[section]["stopwaitsecs"]) == ("true", "25")
     assert parser["program:worker"]["numprocs"] == "3"

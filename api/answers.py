@@ -1,0 +1,62 @@
+"""What the routes of every kind of job share: the id in the path, the status, and how values are written."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.problems import not_found, unavailable
+from infra.batching import DeadlineExceeded, Overloaded
+from infra.statuses import Statuses
+from jobs.model import Kind
+
+CLIENT = "default"  # everybody, as long as there are no keys
+READ_SECONDS = 0.8
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+async def status_answer(statuses: Statuses, kind: Kind, request: Request) -> Response:
+    """`{"status": …}` of the job in the path.
+
+    Raises:
+        Problem: 404 where there is no such job of this kind and client, 503 where nobody can tell.
+    """
+    id_ = job_id(request)
+    try:
+        known = await statuses.read(id_)
+    except (DeadlineExceeded, Overloaded) as error:
+        raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
+    if known is None or known.client_id != CLIENT or known.kind is not kind:
+        raise not_found()
+    return as_json({"status": known.status}, headers={"Cache-Control": "no-store"})
+
+
+def job_id(request: Request) -> UUID:
+    """The id in the path: only a canonical lower-case UUIDv7 can be there at all.
+
+    Raises:
+        Problem: 404 for every other string.
+    """
+    text = request.path_params["id"]
+    if not _UUID7.fullmatch(text):
+        raise not_found()
+    return UUID(text)
+
+
+def instant(value: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds."""
+    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+
+
+def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+def presentable(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's fields with their instants as text."""
+    return {name: instant(value) if isinstance(value, datetime) else value for name, value in fields.items()}

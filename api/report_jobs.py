@@ -1,0 +1,216 @@
+"""The report as a job: submit, list, state with progress, status, result."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, status_answer
+from api.intake import Intake
+from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
+from api.problems import FieldError, Problem, not_found, unavailable
+from api.requests import has_body, preferred, read_model, read_query
+from infra.batching import DeadlineExceeded, Overloaded
+from infra.postgres.errors import TryAgain, Unavailable
+from infra.postgres.queries import Queries, ReportRecord
+from infra.postgres.totals import Totals
+from infra.statuses import Statuses
+from jobs.lifecycle import ENDS, Status
+from jobs.model import Kind
+
+JOBS = "/api/2.0/report/jobs"
+_FORMATS = {"application/json": "json", "text/csv": "csv"}
+_BEFORE_ALL = -(2**31) - 1  # user ids are Postgres' integers
+
+
+@dataclass(frozen=True, slots=True)
+class ReportJobRoutes:
+    """The handlers and what they need."""
+
+    intake: Intake
+    statuses: Statuses
+    queries: Queries
+    totals: Totals
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/api/2.0/report/posts", self.post, methods=["POST"]),
+            Route(JOBS, self.list, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}", self.state, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}/status", self.status, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}/result", self.result, methods=["GET"]),
+        ]
+
+    async def post(self, request: Request) -> Response:
+        if has_body(request):
+            await read_model(request, ReportIn)
+        try:
+            accepted = await self.intake.accept_report(CLIENT)
+        except DeadlineExceeded as error:
+            raise unavailable("The database did not confirm in time; whether the report was accepted is unknown.") from error
+        except Overloaded as error:
+            raise unavailable("Too many requests are waiting for the database; the report was not accepted.") from error
+        answer = {
+            "id": str(accepted.id),
+            "status": "queued",
+            "message": "Report job submitted",
+            "created_at": instant(accepted.created_at),
+            "links": _links(accepted.id),
+        }
+        return as_json(answer, 202, {"Location": f"{JOBS}/{accepted.id}"})
+
+    async def list(self, request: Request) -> Response:
+        """The client's reports, newest first."""
+        page = read_query(request, PageQuery)
+        before = None if page.cursor is None else _decoded(page.cursor, UUID)
+        try:
+            found = await self.queries.reports(CLIENT, before, page.limit + 1, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+        shown, more = found[: page.limit], len(found) > page.limit
+        cursor = _encoded(str(shown[-1].id)) if more else None
+        return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor}, headers=_NOT_STORED)
+
+    async def state(self, request: Request) -> Response:
+        return as_json(_shown(await self._record(request)), headers=_NOT_STORED)
+
+    async def status(self, request: Request) -> Response:
+        return await status_answer(self.statuses, Kind.REPORT, request)
+
+    async def result(self, request: Request) -> Response:
+        """The totals, whole or a page of them; JSON or CSV."""
+        wanted = read_query(request, ResultQuery)
+        form = wanted.format or preferred(request, _FORMATS)
+        after = _BEFORE_ALL if wanted.cursor is None else _decoded(wanted.cursor, _user_id)
+        record = await self._record(request)
+        if record.status is not Status.COMPLETED:
+            raise _no_result(record)
+        limit = wanted.limit or MAX_RESULT_PAGE
+        rows = await self._page(record.id, after, limit + 1)
+        if wanted.limit is None:
+            body = self._whole(record.id, rows, limit)
+            return StreamingResponse(_written(form, body), 200, _headers(form, record.id), _media_type(form))
+        more, rows = len(rows) > limit, rows[:limit]
+        return _page_answer(form, record.id, rows, _encoded(str(rows[-1][0])) if more else None, limit)
+
+    async def _whole(self, id_: UUID, rows: "_Rows", limit: int) -> AsyncIterator["_Rows"]:
+        """All pages; the first has been read, so that what can go wrong is answered with a problem."""
+        while rows:
+            yield rows[:limit]
+            rows = await self._page(id_, rows[limit - 1][0], limit + 1) if len(rows) > limit else []
+
+    async def _page(self, id_: UUID, after: int, limit: int) -> "_Rows":
+        try:
+            return await self.totals.page(id_, after, limit, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+
+    async def _record(self, request: Request) -> ReportRecord:
+        try:
+            record = await self.queries.report(job_id(request), CLIENT, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+        if record is None:
+            raise not_found()
+        return record
+
+
+_Rows = list[tuple[int, int]]
+_NOT_STORED = {"Cache-Control": "no-store"}
+
+
+def _links(id_: UUID) -> dict[str, str]:
+    return {"self": f"{JOBS}/{id_}", "status": f"{JOBS}/{id_}/status", "result": f"{JOBS}/{id_}/result"}
+
+
+def _shown(record: ReportRecord) -> dict[str, Any]:
+    done, about = record.progress_done, record.progress_about
+    progress = None if done is None else {"posts": done, "of_about": about if about is None else max(done, about)}
+    instants = {name: getattr(record, name) for name in ("created_at", "updated_at", "finished_at", "next_attempt_at")}
+    return {
+        "id": str(record.id),
+        "status": record.status,
+        "version": record.version,
+        "progress": progress,
+        "attempts": record.attempts,
+        "reason": record.reason,
+        "last_reason": record.last_reason,
+        **{name: value and instant(value) for name, value in instants.items()},
+        "links": _links(record.id),
+    }
+
+
+def _no_result(record: ReportRecord) -> Problem:
+    if record.status in ENDS:
+        why = f" ({record.reason}; the last attempt: {record.last_reason})" if record.reason else ""
+        return Problem(409, "no_result", f"The report ended as {record.status}{why}; it has no result.")
+    detail = f"The report is {record.status}; its result is there once it is completed."
+    return Problem(409, "not_completed", detail, headers={"Retry-After": "1"})
+
+
+def _encoded(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def _decoded(cursor: str, kind: Any) -> Any:
+    try:
+        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
+    except (ValueError, binascii.Error) as error:
+        problem = FieldError("?cursor", "unknown_value", "is not a cursor that this list gave")
+        raise Problem(422, "validation", "Not valid: ?cursor.", errors=[problem]) from error
+
+
+def _user_id(text: str) -> int:
+    number = int(text)
+    if not _BEFORE_ALL < number < 2**31:
+        raise ValueError(text)
+    return number
+
+
+def _media_type(form: str) -> str:
+    return "text/csv; charset=utf-8; header=present" if form == "csv" else "application/json"
+
+
+def _headers(form: str, id_: UUID) -> dict[str, str]:
+    return {"Vary": "Accept"} | ({"Content-Disposition": f'attachment; filename="report-{id_}.csv"'} if form == "csv" else {})
+
+
+def _page_answer(form: str, id_: UUID, rows: _Rows, cursor: str | None, limit: int) -> Response:
+    headers = _headers(form, id_)
+    if cursor is not None:
+        headers["Link"] = f'<{JOBS}/{id_}/result?format={form}&limit={limit}&cursor={cursor}>; rel="next"'
+    if form == "csv":
+        return Response(_CSV_HEAD + _csv(rows), 200, headers, _media_type(form))
+    return as_json({"data": [_row(*row) for row in rows], "next_cursor": cursor}, headers=headers)
+
+
+def _row(user_id: int, total_words: int) -> dict[str, int]:
+    return {"user_id": user_id, "total_words": total_words}
+
+
+_CSV_HEAD = "user_id,total_words\r\n"  # RFC 4180
+
+
+def _csv(rows: _Rows) -> str:
+    return "".join(f"{user_id},{total_words}\r\n" for user_id, total_words in rows)
+
+
+async def _written(form: str, pages: AsyncIterator[_Rows]) -> AsyncIterator[bytes]:
+    yield _CSV_HEAD.encode() if form == "csv" else b'{"data":['
+    first = True
+    async for rows in pages:
+        if form == "csv":
+            yield _csv(rows).encode()
+        else:
+            text = orjson.dumps([_row(*row) for row in rows])[1:-1]
+            yield text if first else b"," + text
+        first = False
+    if form == "json":
+        yield b"]}"

@@ -1,0 +1,70 @@
+"""The handler of reports: reads every post in one snapshot, counts its words in our code, and stores the totals."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
+from infra.postgres.posts import about_how_many, texts
+from jobs.model import Claimed, Progress
+from jobs.outcome import Outcome, Verdict
+from jobs.words import total_words
+
+STORE_SECONDS = 60.0
+
+# By SQLSTATE: what an operator would look for. Whatever else passes is "database_unavailable".
+_REASONS = {
+    "42P01": "posts_missing",
+    "42703": "posts_changed",
+    "42501": "posts_forbidden",
+    "57014": "statement_timeout",
+    "55P03": "lock_timeout",
+}
+
+
+class Lane(Protocol):
+    """Where posts are read: calls block a thread of their own for as long as the report takes."""
+
+    async def call(self, work: Callable[[sa.Connection], dict[int, int]], timeout: float) -> dict[int, int]: ...
+
+
+class Totals(Protocol):
+    """Where totals are kept; False: the job is not ours any more."""
+
+    async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool: ...
+
+
+class CountWords:
+    """Computes one report within `timeout_seconds`. Without side effects until the totals are stored, so it can be repeated."""
+
+    timeout_seconds = 0.0  # its lease is renewed all the time
+
+    def __init__(self, lane: Lane, totals: Totals, *, timeout_seconds: float):
+        self._lane = lane
+        self._totals = totals
+        self._limit = timeout_seconds
+
+    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
+        try:
+            counted = await self._lane.call(lambda connection: _count(connection, progress), self._limit)
+            stored = await self._totals.store(job, counted, STORE_SECONDS)
+        except DeadlinePassed:
+            return Outcome(Verdict.RETRYABLE, "report_timeout")
+        except (Unavailable, TryAgain) as error:
+            return Outcome(Verdict.RETRYABLE, _REASONS.get(error.sqlstate or "", "database_unavailable"))
+        except BadData:
+            return Outcome(Verdict.REJECTED, "bad_data")
+        # Not stored: the job has been taken from us, and so this outcome is refused like every other.
+        return Outcome(Verdict.ACCEPTED if stored else Verdict.RETRYABLE, None if stored else "lease_lost")
+
+
+def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:
+    progress.about = about_how_many(connection)
+    return total_words(_told(texts(connection), progress))
+
+
+def _told(posts: Iterator[tuple[int, str]], progress: Progress) -> Iterator[tuple[int, str]]:
+    for done, post in enumerate(posts, 1):
+        progress.done = done
+        yield post

@@ -1,0 +1,66 @@
+"""The totals that a report came to: written under the claim that computed them, read under the claim that completed the job."""
+
+from collections.abc import Mapping
+from itertools import islice
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from jobs.model import Claimed
+
+BATCH = 10_000
+
+# What a worker that died left behind under an earlier claim.
+_FORGET = sa.text("""
+DELETE FROM report_totals t USING jobs j WHERE j.id = :id AND j.version = :version AND j.claim_token = :token
+    AND j.status = 'processing' AND t.job_id = j.id AND t.claim_token <> j.claim_token
+""")
+
+# Fenced like every write of a worker, and repeatable.
+_STORE = sa.text("""
+WITH held AS (
+    SELECT id, claim_token FROM jobs
+    WHERE id = :id AND version = :version AND claim_token = :token AND status = 'processing' FOR SHARE
+), stored AS (
+    INSERT INTO report_totals (job_id, claim_token, user_id, total_words)
+    SELECT held.id, held.claim_token, t.user_id, t.total_words
+    FROM held, unnest(CAST(:users AS integer[]), CAST(:words AS bigint[])) AS t(user_id, total_words)
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM held
+""")
+
+_PAGE = sa.text("""
+SELECT t.user_id, t.total_words FROM jobs j JOIN report_totals t ON t.job_id = j.id AND t.claim_token = j.claim_token
+WHERE j.id = :id AND j.status = 'completed' AND t.user_id > :after ORDER BY t.user_id LIMIT :limit
+""")
+
+
+class Totals:
+    """Each method is a few short transactions at most; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
+        """Write words by user id for a job that is being worked on; False: it is not ours any more, nothing is visible."""
+        fence = {"id": str(job.id), "version": job.version, "token": str(job.token)}
+        await self._lane.call(lambda connection: connection.execute(_FORGET, fence).close(), timeout)
+        rows, stored = iter(totals.items()), True
+        while stored and (batch := dict(islice(rows, BATCH))):
+            parameters = {**fence, "users": list(batch), "words": list(batch.values())}
+            stored = await self._lane.call(
+                lambda connection, given=parameters: bool(connection.execute(_STORE, given).scalar_one()),  # type: ignore[misc]
+                timeout,
+            )
+        return stored
+
+    async def page(self, id_: UUID, after: int, limit: int, timeout: float) -> list[tuple[int, int]]:
+        """(user id, words) of a completed report, ascending, from behind user `after`: at most `limit`."""
+        parameters = {"id": str(id_), "after": after, "limit": limit}
+
+        def work(connection: sa.Connection) -> list[tuple[int, int]]:
+            return [(row.user_id, row.total_words) for row in connection.execute(_PAGE, parameters)]
+
+        return await self._lane.call(work, timeout)

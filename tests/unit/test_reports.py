@@ -1,0 +1,63 @@
+"""What a report comes to when Postgres does not play along: each reason by its name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from consumers.reports import CountWords
+from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
+from jobs.model import REPORTS, Claimed, Progress
+from jobs.outcome import Verdict
+from tests.making import claimed
+
+
+class Lane:
+    """Raises as told; else counts nothing."""
+
+    def __init__(self, error: Exception | None = None):
+        self.error = error
+
+    async def call(self, work: Callable[[Any], Any], timeout: float) -> dict[int, int]:
+        if self.error is not None:
+            raise self.error
+        return {1: 2}
+
+
+class Totals:
+    """Takes what it is given while the job is ours."""
+
+    def __init__(self, *, ours: bool = True):
+        self.ours = ours
+
+    async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
+        return self.ours
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TryAgain("", "57014"), "statement_timeout"),
+        (TryAgain("", "55P03"), "lock_timeout"),
+        (TryAgain("", "40P01"), "database_unavailable"),
+        (Unavailable("", "42P01"), "posts_missing"),
+        (Unavailable("", "42703"), "posts_changed"),
+        (Unavailable("", "42501"), "posts_forbidden"),
+        (Unavailable("the connection was lost"), "database_unavailable"),
+        (DeadlinePassed("too long"), "report_timeout"),
+    ],
+)
+async def test_what_may_pass_is_tried_again_and_named(error: Exception, reason: str) -> None:
+    outcome = await CountWords(Lane(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, reason)
+
+
+async def test_what_cannot_be_stored_ends_it() -> None:
+    outcome = await CountWords(Lane(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    assert (outcome.verdict, outcome.reason) == (Verdict.REJECTED, "bad_data")
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(True, Verdict.ACCEPTED), (False, Verdict.RETRYABLE)])
+async def test_only_totals_that_were_stored_complete_it(ours: bool, verdict: Verdict) -> None:
+    outcome = await CountWords(Lane(), Totals(ours=ours), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    assert outcome.verdict is verdict
