@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test check format migrate lock plans definitions clean
+.PHONY: help setup dev services stop run demo seed truncate test bench check format migrate lock plans definitions clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ truncate: migrate ## Delete all posts (asks)
 
 test: services dev ## Run all the tests on real services
 	@$(BIN)/pytest -q
+
+bench: migrate ## Measure: queues, reports, isolation (ONLY=name for one)
+	@$(BIN)/python -m benchmarks $(ONLY)
 
 plans: services dev ## Print Postgres' plans of the statements that run all the time
 	@$(BIN)/pytest -q -s tests/integration/test_plans.py

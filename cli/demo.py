@@ -1,42 +1,26 @@
 """`posthaste demo`: a few hundred messages through a provider that fails and hangs, and an account of every one of them."""
 
 import asyncio
-import json
-import os
 import random
-import signal
-import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import aio_pika
 import aiohttp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cli.sandbox import Faults, Sandbox
-from cli.up import CannotStart, Program, configuration
-from infra.postgres import schema
-from infra.rabbitmq.topology import delete, describe
-from infra.settings import PREFIX, Settings
+from cli.temporary import free_port, service
+from infra.settings import Settings
 
-NAMESPACE = "posthaste-demo"
-DATABASE = "posthaste_demo"
 FAULTS = Faults(fail=0.10, hang=0.02)
 PROVIDER = {"timeout_seconds": 1.0, "concurrency": 32, "retry": {"attempts": 8, "base_seconds": 0.2, "cap_seconds": 2}}
 ENDS = {"sent", "failed"}
-START_SECONDS = 30.0
 DRAIN_SECONDS = 120.0
 SUBMITTING = 20  # requests at once
 POLL_SECONDS = 0.1
@@ -86,71 +70,14 @@ def run(settings: Settings, console: Console, count: int, seed: int) -> int:
 
 
 async def _demo(settings: Settings, console: Console, count: int, seed: int) -> Account:
-    port, sandbox_port = _free_port(), _free_port()
-    database = schema.create_database(settings.database_url, DATABASE)
-    schema.migrate(database, NAMESPACE)
-    environment = {
-        **os.environ,
-        f"{PREFIX}DATABASE_URL": database,
-        f"{PREFIX}AMQP_URL": settings.amqp_url,
-        f"{PREFIX}REDIS_URL": settings.redis_url,
-        f"{PREFIX}NAMESPACE": NAMESPACE,
-        f"{PREFIX}PORT": str(port),
-        f"{PREFIX}LOG_LEVEL": "warning",
-        f"{PREFIX}PROVIDERS": json.dumps({"sandbox": {"url": f"http://127.0.0.1:{sandbox_port}/message", **PROVIDER}}),
-    }
-    sandbox = Sandbox("127.0.0.1", sandbox_port, FAULTS, random.Random(seed))  # noqa: S311  faults, not secrets
+    sandbox = Sandbox("127.0.0.1", free_port(), FAULTS, random.Random(seed))  # noqa: S311  faults, not secrets
     account = Account()
-    async with _serving(sandbox), _processes(environment), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
-        await _ready(session)
+    async with service(settings, "demo", sandbox, PROVIDER) as (session, _):
         with _progress(console) as progress:
             await _submit(session, account, count, progress)
             await _watch(session, account, progress)
     account.raw_at_provider, account.unique_at_provider = sandbox.raw, len(sandbox.keys)
-    async with await aio_pika.connect(settings.amqp_url) as connection:
-        await delete(await connection.channel(), describe(NAMESPACE, ["sandbox"]))
-    schema.drop_database(settings.database_url, DATABASE)
     return account
-
-
-@asynccontextmanager
-async def _serving(sandbox: Sandbox) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    serving = asyncio.create_task(sandbox.serve(stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await serving
-
-
-@asynccontextmanager
-async def _processes(environment: dict[str, str]) -> AsyncIterator[None]:
-    programs = [Program("api", "api"), Program("worker", "consumers messages"), Program("relay", "consumers relay")]
-    with tempfile.TemporaryDirectory(prefix="posthaste-demo-") as folder:
-        file = Path(folder) / "supervisord.conf"
-        file.write_text(configuration(programs, Path(folder), stop_seconds=30))
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL)
-        try:
-            yield
-        finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            await process.wait()
-
-
-async def _ready(session: aiohttp.ClientSession) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            async with session.get("/health/ready") as response:
-                if response.status == 200:
-                    return
-        except aiohttp.ClientConnectionError:
-            pass  # not listening yet: the deadline is what ends this
-        await asyncio.sleep(POLL_SECONDS)
-    raise CannotStart(f"the service was not ready within {START_SECONDS:g} s; `posthaste doctor` says what is wrong")
 
 
 async def _submit(session: aiohttp.ClientSession, account: Account, count: int, progress: Progress) -> None:
@@ -205,9 +132,3 @@ def _table(account: Account) -> Table:
         table.add_row("p50 to sent", f"{1000 * cuts[49]:.0f} ms")
         table.add_row("p99 to sent", f"{1000 * cuts[98]:.0f} ms")
     return table
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

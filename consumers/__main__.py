@@ -1,7 +1,6 @@
 """`python -m consumers messages reports` and `python -m consumers relay`: one worker or relay process."""
 
 import asyncio
-import os
 import signal
 import sys
 
@@ -15,8 +14,6 @@ from jobs.model import Kind
 
 KINDS = {f"{kind}s": kind for kind in Kind}
 USAGE = f"usage: python -m consumers relay | {' '.join(f'[{name}]' for name in KINDS)}"
-# Counting keeps a processor busy. Where it has to share one, messages and requests go first.
-REPORTS_NICENESS = 10
 
 
 async def _run(roles: list[str], settings: Settings) -> None:
@@ -38,8 +35,6 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")
-        if set(roles) == {"reports"}:
-            os.nice(REPORTS_NICENESS)
         uvloop.run(_run(roles, settings))
     except (SettingsError, SchemaTooOld, ForeignNamespace) as error:
         print(f"posthaste {' '.join(roles)}: {error}", file=sys.stderr)

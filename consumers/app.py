@@ -49,7 +49,7 @@ class _Worker:
         topology = describe(settings.namespace, settings.providers)
         self.hot = Lane(settings.database_url, name="worker hot path", threads=4)
         self._reads = Lane(settings.database_url, name="worker reads", threads=1)
-        self._posts = Lane(settings.database_url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True)
+        self._posts = Lane(settings.database_url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True, background=True)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._providers = {
             name: HttpProvider(p.url, timeout_seconds=p.timeout_seconds, concurrency=p.concurrency)

@@ -97,13 +97,13 @@ class Queue:
         return f"{self._prefix}:status:{id_}"
 
 
-def send(destination: str, body: str) -> bool:
+def send(destination: str, body: str, seconds: float) -> bool:
     """Stands for the slow provider of the exercise; True: accepted."""
-    time.sleep(0.05)
+    time.sleep(seconds)
     return True
 
 
-def work(queue: Queue, name: str) -> None:
+def work(queue: Queue, name: str, provider_seconds: float) -> None:
     """Take, send, record, until SIGINT or SIGTERM; what is in hand is finished first."""
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -116,7 +116,7 @@ def work(queue: Queue, name: str) -> None:
             queue.finish(entry, "failed", dead=True)
             continue
         queue.mark(entry, "processing")
-        if send(entry[1]["destination"], entry[1]["body"]):
+        if send(entry[1]["destination"], entry[1]["body"], provider_seconds):
             queue.finish(entry, "sent")
         else:
             queue.mark(entry, "retrying")  # not acknowledged: it comes back after IDLE_MS
@@ -150,7 +150,8 @@ def main() -> int:
     parser.add_argument("--prefix", default="example", help="begins every key")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("--count", type=int, default=100)
-    commands.add_parser("work")
+    worker = commands.add_parser("work")
+    worker.add_argument("--provider-seconds", type=float, default=0.05, help="how long each message takes")
     submit = commands.add_parser("submit")
     submit.add_argument("destination")
     submit.add_argument("body")
@@ -160,7 +161,7 @@ def main() -> int:
     if options.command == "demo":
         return demo(queue, options.redis, options.prefix, options.count)
     if options.command == "work":
-        work(queue, f"worker-{os.getpid()}")
+        work(queue, f"worker-{os.getpid()}", options.provider_seconds)
     elif options.command == "submit":
         print(queue.submit(options.destination, options.body))
     else:

@@ -15,9 +15,12 @@ from typing import Generic, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.exc import DBAPIError
 
 from infra.postgres.errors import DeadlinePassed, Unavailable, classify
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 2  # libpq's smallest
@@ -90,19 +93,43 @@ class _Call(Generic[T]):
                         return
 
 
+def _step_back() -> None:
+    """Let every other thread of the machine that wants the processor have it at once; sched(7), SCHED_IDLE.
+
+    A nice value does not do: the kernel lets a nice thread finish its slice of some milliseconds, and a request is handed on
+    several times.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it: slower for others, no more
+        log.debug("lane.not_in_background", reason=str(error))
+
+
 class Lane:
     """Calls transactions in `threads` threads of its own, so that slow work in one lane never holds up another.
 
-    `scans`: its statements read whole tables; all others look rows up by their keys.
+    `scans`: its statements read whole tables; all others look rows up by their keys. `background`: its threads get a processor
+    that nobody else wants.
     `contact_seconds()` says for how long Postgres has answered every call without a break.
     """
 
-    def __init__(self, url: str, *, name: str, threads: int, idle_session_seconds: int | None = None, scans: bool = False):
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        threads: int,
+        idle_session_seconds: int | None = None,
+        scans: bool = False,
+        background: bool = False,
+    ):
         options = "" if scans else _KEY_LOOKUPS
         if idle_session_seconds:
             options += f" -c idle_session_timeout={idle_session_seconds}s"
         self._engine = create_engine(url, connections=threads, application=f"posthaste {name}", options=options)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"postgres-{name}")
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix=f"postgres-{name}", initializer=_step_back if background else None
+        )
         self._contact_since: float | None = None
 
     async def call(self, work: Callable[[sa.Connection], T], timeout: float) -> T:

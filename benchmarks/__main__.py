@@ -1,0 +1,36 @@
+"""`make bench`: run the benchmarks on the services that `make services` found; each on a database and namespace of its own."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from benchmarks.queues import stream_or_rabbitmq
+from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
+from infra import logs
+from infra.settings import Settings, load
+
+ALL: dict[str, Callable[[Settings], Coroutine[Any, Any, None]]] = {
+    "queues": stream_or_rabbitmq,
+    "reports": in_the_request_or_as_a_job,
+    "isolation": messages_while_reports_run,
+}
+
+
+def main() -> int:
+    """Run those named, else all; 2 for a name that there is not."""
+    names = sys.argv[1:] or list(ALL)
+    if unknown := set(names) - set(ALL):
+        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}", file=sys.stderr)
+        return 2
+    settings = load()
+    logs.configure("error", json=False)
+    print(f"{os.cpu_count()} processors, one machine for everything, clients included")
+    for name in names:
+        asyncio.run(ALL[name](settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

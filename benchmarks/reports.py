@@ -1,0 +1,94 @@
+"""The report within the request against the report as a job, under 50 clients; and messages while large reports run."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import aiohttp
+
+from benchmarks.load import Ask, after, clients, probe
+from cli.posts import make_posts
+from cli.sandbox import Faults, Sandbox
+from cli.temporary import MESSAGES, free_port, service
+from cli.up import Program
+from infra.postgres.posts import Posts
+from infra.settings import Settings
+
+CLIENTS = 50
+SECONDS = 15.0
+POSTS, MANY_POSTS = 5_000, 200_000
+REPORTS = 20
+PROBES_PER_SECOND = 20
+
+
+async def in_the_request_or_as_a_job(settings: Settings) -> None:
+    """50 clients want reports of 5,000 posts: what they, and the clients of messages, have to wait."""
+    async with _service(settings) as (session, posts):
+        await asyncio.to_thread(posts.fill, make_posts(POSTS, 100, (10, 100), 1, datetime.now(UTC)))
+        print(f"reports of {POSTS:,} posts, {CLIENTS} clients for {SECONDS:g} s; messages: {PROBES_PER_SECOND}/s beside them")
+        for name, ask in (
+            ("1.0, in the request", _ask(session, "GET", "/api/1.0/report/posts")),
+            ("2.0, as a job", _ask(session, "POST", "/api/2.0/report/posts")),
+        ):
+            reports, messages = await asyncio.gather(
+                clients(CLIENTS, SECONDS, ask), probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
+            )
+            print(f"  {name}: {reports}")
+            print(f"    messages meanwhile: {messages}")
+
+
+async def messages_while_reports_run(settings: Settings) -> None:
+    """20 reports of 200,000 posts: POST /messages and statuses before and while they run."""
+    async with _service(settings) as (session, posts):
+        await asyncio.to_thread(posts.fill, make_posts(MANY_POSTS, 1000, (10, 100), 1, datetime.now(UTC)))
+        await probe(PROBES_PER_SECOND, after(3), _message(session))
+        idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
+        for _ in range(REPORTS):
+            await _ask(session, "POST", "/api/2.0/report/posts")()
+        completed = asyncio.create_task(_completed(session))
+        busy, statuses = await asyncio.gather(
+            probe(PROBES_PER_SECOND, completed.done, _message(session)),
+            probe(PROBES_PER_SECOND, completed.done, _ask(session, "GET", "/api/2.0/report/jobs?limit=1")),
+        )
+        print(f"messages while {REPORTS} reports of {MANY_POSTS:,} posts run ({PROBES_PER_SECOND} messages/s)")
+        print(f"  idle: {idle}")
+        print(f"  busy: {busy} (the reports took {busy.took:.1f} s)")
+        print(f"  report states meanwhile: {statuses}")
+        print(f"  p99 of POST /messages, busy to idle: {busy.quantile(99) / idle.quantile(99):.2f}")
+
+
+async def _completed(session: aiohttp.ClientSession) -> None:
+    while True:
+        async with session.get(f"/api/2.0/report/jobs?limit={REPORTS}") as response:
+            states = [job["status"] for job in (await response.json())["data"]]
+        if all(state == "completed" for state in states):
+            return
+        await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, Posts]]:
+    sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults, not secrets
+    programs = [*MESSAGES, Program("reporter", "consumers reports")]
+    async with service(settings, "benchmark", sandbox, {}, programs) as (session, database):
+        yield session, Posts(database)
+
+
+def _ask(session: aiohttp.ClientSession, method: str, path: str) -> Ask:
+    async def ask() -> int:
+        async with session.request(method, path) as response:
+            await response.read()
+            return response.status
+
+    return ask
+
+
+def _message(session: aiohttp.ClientSession) -> Ask:
+    async def ask() -> int:
+        async with session.post("/messages", json={"destination": "+15550001", "body": "Hello"}) as response:
+            await response.read()
+            return response.status
+
+    return ask
