@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,8 @@ from starlette.responses import Response
 
 from api.problems import not_found, unavailable
 from infra.batching import DeadlineExceeded, Overloaded
+from infra.postgres.errors import TryAgain, Unavailable
+from infra.postgres.queries import Queries
 from infra.statuses import Statuses
 from jobs.model import Kind
 
@@ -55,6 +58,21 @@ def instant(value: datetime) -> str:
 
 def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+async def attempts_answer(queries: Queries, kind: Kind, request: Request) -> Response:
+    """`{"data": [attempt, …]}` of the job in the path, oldest first.
+
+    Raises:
+        Problem: 404 where there is no such job of this kind and client, 503 without the database.
+    """
+    try:
+        attempts = await queries.attempts(job_id(request), CLIENT, kind, READ_SECONDS)
+    except (Unavailable, TryAgain) as error:
+        raise unavailable("The database does not answer.") from error
+    if attempts is None:
+        raise not_found()
+    return as_json({"data": [presentable(asdict(each)) for each in attempts]}, headers={"Cache-Control": "no-store"})
 
 
 def presentable(fields: Mapping[str, Any]) -> dict[str, Any]:

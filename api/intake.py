@@ -12,7 +12,7 @@ from infra.postgres.ledger import Accepted
 from infra.publishing import EagerPublisher, Outgoing
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, KnownStatus, NewJob, Priority, Route, message_queue
+from jobs.model import REPORTS, Delivery, KnownStatus, NewJob, Priority, Route, message_queue
 from jobs.wire import Pointer
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ class Intake:
                 message_queue(provider, Priority(wanted.priority)),
                 wanted.destination,
                 wanted.body,
+                Delivery(wanted.delivery),
                 wanted.reference,
                 tuple(wanted.tags),
                 wanted.metadata,

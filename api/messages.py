@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, presentable, status_answer
+from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, presentable, status_answer
 from api.intake import Intake
 from api.models import BatchIn, MessageIn
 from api.problems import FieldError, Problem, describe, not_found, unavailable
@@ -38,6 +38,7 @@ class MessageRoutes:
             Route("/message/{id}/status", self.status, methods=["GET"]),
             Route("/messages/{id}/status", self.status, methods=["GET"]),
             Route("/messages/{id}", self.record, methods=["GET"]),
+            Route("/messages/{id}/attempts", self.attempts, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
@@ -87,6 +88,9 @@ class MessageRoutes:
     async def status(self, request: Request) -> Response:
         return await status_answer(self.statuses, Kind.MESSAGE, request)
 
+    async def attempts(self, request: Request) -> Response:
+        return await attempts_answer(self.queries, Kind.MESSAGE, request)
+
     async def record(self, request: Request) -> Response:
         try:
             record = await self.queries.message(job_id(request), CLIENT, READ_SECONDS)
@@ -97,4 +101,5 @@ class MessageRoutes:
         shown = presentable(asdict(record))
         del shown["client_id"]
         links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
+        links["attempts"] = f"/messages/{record.id}/attempts"
         return as_json({**shown, "links": links}, headers={"Cache-Control": "no-store"})

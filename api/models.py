@@ -69,6 +69,7 @@ class MessageIn(BaseModel):
     body: Annotated[str, Field(min_length=1), Storable, AfterValidator(_bounded)]
     provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
     priority: Literal["normal", "high"] = "normal"
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
     tags: Annotated[list[Tag], Field(max_length=10)] = []
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, status_answer
+from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, status_answer
 from api.intake import Intake
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
 from api.problems import FieldError, Problem, not_found, unavailable
@@ -45,6 +45,7 @@ class ReportJobRoutes:
             Route(JOBS, self.list, methods=["GET"]),
             Route(f"{JOBS}/{{id}}", self.state, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/status", self.status, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}/attempts", self.attempts, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/result", self.result, methods=["GET"]),
         ]
 
@@ -83,6 +84,9 @@ class ReportJobRoutes:
 
     async def status(self, request: Request) -> Response:
         return await status_answer(self.statuses, Kind.REPORT, request)
+
+    async def attempts(self, request: Request) -> Response:
+        return await attempts_answer(self.queries, Kind.REPORT, request)
 
     async def result(self, request: Request) -> Response:
         """The totals, whole or a page of them; JSON or CSV."""

@@ -315,7 +315,7 @@ def sandbox(
     """Run a provider on loopback that fails as asked and counts what it gets (GET /stats, PUT /faults)."""
     from cli.sandbox import Faults, Sandbox
 
-    faults = Faults(fail, fail_status, slow, slow_seconds, hang, reset)
+    faults = Faults(fail, fail_status, slow=slow, slow_seconds=slow_seconds, hang=hang, reset=reset)
 
     async def serve() -> None:
         stop = asyncio.Event()

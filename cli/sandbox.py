@@ -22,6 +22,7 @@ class Faults:
 
     fail: float = 0.0
     fail_status: int = 500
+    retry_after: float = 0.0  # seconds; 0: failures do not say when to come back
     slow: float = 0.0
     slow_seconds: float = 1.0
     hang: float = 0.0
@@ -95,7 +96,8 @@ class Sandbox:
         drawn -= faults.reset
         if 0 <= drawn < faults.fail:
             entry["answer"] = faults.fail_status
-            return web.Response(status=int(faults.fail_status), text="failed, as asked")
+            wait = {"Retry-After": f"{faults.retry_after:.0f}"} if faults.retry_after else {}
+            return web.Response(status=int(faults.fail_status), text="failed, as asked", headers=wait)
         drawn -= faults.fail
         if 0 <= drawn < faults.slow:
             await asyncio.sleep(faults.slow_seconds)

@@ -65,6 +65,7 @@ class _Worker:
         )
         recorder = Recorder(
             Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
+            Batcher(ledger.accept_late, isolate=(BadData,), repeat=REPEAT),
             self.eager,
             Statuses(self._cache, Queries(self._reads).statuses, cache_down=CacheDown, repeat=REPEAT),
             grace_seconds=settings.outbox_grace_seconds,
@@ -80,7 +81,7 @@ class _Worker:
             recorder,
             Renewer(ledger, passing=REPEAT),
             self.consumer,
-            Lease(settings.lease_seconds, settings.lease_margin_seconds),
+            Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases),
         )
         self.reaper = Reaper(ledger, recorder, _policies(settings), lease_seconds=settings.lease_seconds, passing=REPEAT)
 

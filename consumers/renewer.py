@@ -25,6 +25,17 @@ class Renewer:
         self._leases = leases
         self._passing = passing
 
+    async def begin(self, job: Claimed, lease_seconds: float) -> bool:
+        """Say that the work on a job begins that has lost a lease before, under a whole lease; False: do not begin."""
+        try:
+            ours = await self._leases.renew(job, lease_seconds, Progress(), lease_seconds / 4)
+        except self._passing as error:
+            log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error), effect="left to the reaper")
+            return False
+        if not ours:
+            log.warning("lease.lost", id=str(job.id), version=job.version, effect="not begun")
+        return ours
+
     async def keep(self, job: Claimed, progress: Progress, work: "asyncio.Task[Any]", lease_seconds: float) -> None:
         """Renew until `work` is done; cancel it if the job has been taken from us, as whatever it came to would be refused."""
         pause = min(PROGRESS_SECONDS, lease_seconds / 4)

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import structlog
 
+from consumers.quarantine import Quarantine
 from consumers.recorder import Recorder
 from consumers.renewer import Renewer
 from consumers.slots import Slots
@@ -73,10 +74,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How long a claim lasts, and the margin that must be left after a handler's timeout to record its outcome."""
+    """How long a claim lasts, the margin that must be left after a handler's timeout to record its outcome, and how often
+    it may be lost by one job."""
 
     seconds: float
     margin_seconds: float
+    limit: int = 3
 
 
 class Runner:
@@ -100,6 +103,7 @@ class Runner:
         self._taking = taking
         self._lease = lease
         self._monotonic = monotonic
+        self._quarantine = Quarantine()
         self._stopping = False
         self._running: set[asyncio.Task[None]] = set()
         self._sends: set[asyncio.Task[Outcome]] = set()
@@ -142,6 +146,7 @@ class Runner:
                 await delivery.give_back()
                 return
             if not work.alone:
+                await self._quarantine.door_open()
                 await self._claim_and_do(pointer, delivery, work)
                 return
             await self._taking.pause(delivery.queue)
@@ -165,6 +170,17 @@ class Runner:
         return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease.seconds))
 
     async def _do(self, job: Claimed, work: Work, claimed_at: float) -> None:
+        if work.alone:  # minutes: nobody waits for its end
+            await self._try(job, work, claimed_at)
+            return
+        async with self._quarantine.enter(suspect=job.lost_leases + 1 >= self._lease.limit > 1):
+            begun_at = self._monotonic()
+            if not job.lost_leases:
+                await self._try(job, work, claimed_at)
+            elif await self._renewer.begin(job, self._lease.seconds):
+                await self._try(job, work, begun_at)
+
+    async def _try(self, job: Claimed, work: Work, claimed_at: float) -> None:
         time_left = claimed_at + self._lease.seconds - self._monotonic()
         # The job's own provider counts, not the queue that somebody may have moved its message to.
         misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots

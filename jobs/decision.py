@@ -1,7 +1,7 @@
 """The decision: what an outcome means for a job. Pure, so that every row of it is a line in a test."""
 
 from jobs.lifecycle import Cause, Status
-from jobs.model import Attempt, Claimed, Kind, LostLease, Route, Transition
+from jobs.model import Attempt, Claimed, Delivery, Kind, LostLease, Route, Transition
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy, backoff_seconds
 
@@ -10,6 +10,7 @@ _CAUSES = {
     Verdict.REJECTED: Cause.REJECTED,
     Verdict.RETRYABLE: Cause.RETRYABLE,
     Verdict.UNKNOWN: Cause.OUTCOME_UNKNOWN,
+    Verdict.DEFERRED: Cause.RELEASED,
     Verdict.RELEASED: Cause.RELEASED,
 }
 
@@ -18,49 +19,57 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
     """The transition that `outcome`, reached `ran_seconds` after the claim, calls for; `jitter` from [0, 1)."""
     cause = _CAUSES[outcome.verdict]
     if outcome.verdict is Verdict.RELEASED:
-        return Transition(
-            job.id, job.version, job.token, Status.QUEUED, cause, reason=outcome.reason, route=Route.WORK, queue=job.queue.name
-        )
-    attempt = Attempt(outcome.verdict, True, outcome.reason, outcome.provider_code, ran_seconds)
+        return _again(job, Status.QUEUED, cause, None, outcome.reason, 0.0)
+    charged = outcome.verdict is not Verdict.DEFERRED
+    attempt = Attempt(outcome.verdict, charged, outcome.reason, outcome.provider_code, ran_seconds)
     if outcome.verdict is Verdict.ACCEPTED:
-        return Transition(
-            job.id,
-            job.version,
-            job.token,
-            Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT,
-            cause,
-            attempt,
-            provider_message_id=outcome.provider_message_id,
-        )
+        done = Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT
+        return Transition(job.id, job.version, job.token, done, cause, attempt, provider_message_id=outcome.provider_message_id)
     if outcome.verdict is Verdict.REJECTED:
-        return _dead(job, cause, attempt, outcome.reason)
-    charged = job.attempts + 1
-    if charged >= policy.attempts:
-        return _dead(job, cause, attempt, "attempts_exhausted")
-    delay = backoff_seconds(policy, charged, jitter)
+        return _dead(job, Status.FAILED, cause, attempt, outcome.reason)
+    if job.delivery is Delivery.AT_MOST_ONCE and not outcome.surely_not_sent:
+        return _dead(job, Status.UNKNOWN, Cause.OUTCOME_UNKNOWN, attempt, outcome.reason)
+    if charged and job.attempts + 1 >= policy.attempts:
+        return _dead(job, Status.FAILED, cause, attempt, "attempts_exhausted")
+    delay = _delay(job, outcome, policy, jitter)
     if job.age_seconds + ran_seconds + delay > policy.deadline_seconds:
-        return _dead(job, cause, attempt, "deadline_exceeded")
-    return _retry(job, cause, attempt, outcome.reason, delay)
+        failed = cause if charged else Cause.RETRYABLE
+        return _dead(job, Status.FAILED, failed, attempt, "deadline_exceeded")
+    return _again(job, Status.RETRYING if charged else Status.QUEUED, cause, attempt, outcome.reason, delay)
 
 
 def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: float) -> Transition:
     """The transition of a job whose worker let its lease run out for the `lost_leases + 1`-th time.
 
-    Not charged as an attempt: the worker may never have begun. `limit` bounds how many workers one job may take down.
+    Not charged as an attempt: the worker may never have begun. `limit` bounds how many workers one job may take down; a job
+    that surely had not begun is not to blame.
     """
+    if not job.started:
+        return _again(job, Status.RETRYING, Cause.LEASE_LOST, Attempt("lease_lost", False, "not_started"), "not_started", 0.0)
     attempt = Attempt("lease_lost", charged=False, reason="lease_lost")
+    if job.delivery is Delivery.AT_MOST_ONCE:
+        return _dead(job, Status.UNKNOWN, Cause.LEASE_LOST, attempt, "lease_lost")
     if job.lost_leases + 1 >= limit:
-        return _dead(job, Cause.LEASE_LOST, attempt, "worker_lost")
+        return _dead(job, Status.FAILED, Cause.LEASE_LOST, attempt, "worker_lost")
     delay = backoff_seconds(policy, job.lost_leases + 1, jitter)
-    return _retry(job, Cause.LEASE_LOST, attempt, "lease_lost", delay)
+    return _again(job, Status.RETRYING, Cause.LEASE_LOST, attempt, "lease_lost", delay)
 
 
-def _retry(job: Claimed | LostLease, cause: Cause, attempt: Attempt, reason: str | None, delay: float) -> Transition:
+def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, jitter: float) -> float:
+    """Seconds until the next try: backoff, or what the provider asks for and up to a tenth more, so that they spread."""
+    if outcome.retry_after_seconds is not None:
+        return outcome.retry_after_seconds * (1 + jitter / 10)
+    return backoff_seconds(policy, (job.attempts if outcome.verdict is not Verdict.DEFERRED else job.tries) + 1, jitter)
+
+
+def _again(
+    job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt | None, reason: str | None, delay: float
+) -> Transition:
     return Transition(
         job.id,
         job.version,
         job.token,
-        Status.RETRYING,
+        to,
         cause,
         attempt,
         reason,
@@ -70,12 +79,12 @@ def _retry(job: Claimed | LostLease, cause: Cause, attempt: Attempt, reason: str
     )
 
 
-def _dead(job: Claimed | LostLease, cause: Cause, attempt: Attempt, reason: str | None) -> Transition:
+def _dead(job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt, reason: str | None) -> Transition:
     return Transition(
         job.id,
         job.version,
         job.token,
-        Status.FAILED,
+        to,
         cause,
         attempt,
         reason,

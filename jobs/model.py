@@ -23,6 +23,13 @@ class Priority(StrEnum):
     NORMAL = "normal"
 
 
+class Delivery(StrEnum):
+    """What happens when an outcome is unknown: try again (perhaps twice at the provider), or stop and let a person decide."""
+
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
 class Route(StrEnum):
     """Which exchange an outbox row goes to: work to do, or the copy of a dead letter."""
 
@@ -74,6 +81,7 @@ class NewJob:
     queue: WorkQueue
     destination: str | None = None
     body: str | None = None
+    delivery: Delivery = Delivery.AT_LEAST_ONCE
     reference: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
@@ -95,6 +103,8 @@ class Claimed:
     queue: WorkQueue
     destination: str | None
     body: str | None
+    delivery: Delivery
+    key_revision: int
     attempts: int
     tries: int
     lost_leases: int
@@ -102,8 +112,12 @@ class Claimed:
 
     @property
     def idempotency_key(self) -> str:
-        """The key that the provider sees: equal for every retry, another one once requeued from `failed`."""
-        return f"{self.id}" if self.revision == 0 else f"{self.id}-{self.revision}"
+        """The key that the provider sees: equal for every retry, another one once requeued from `failed`.
+
+        So a provider that replays its first answer does not replay the failure. What was requeued from `unknown` keeps its
+        key: if the provider has it already, it can tell.
+        """
+        return f"{self.id}" if self.key_revision == 0 else f"{self.id}-{self.key_revision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +134,15 @@ class KnownStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostLease:
-    """A job in `processing` whose lease has run out, as the reaper found it."""
+    """A job in `processing` whose lease has run out, as the reaper found it; `started`: False if it surely had not begun."""
 
     id: UUID
     version: int
     token: UUID
     queue: WorkQueue
+    delivery: Delivery
     lost_leases: int
+    started: bool = True
 
 
 @dataclass(slots=True)
@@ -174,3 +190,8 @@ class Transition:
     @property
     def lost_lease(self) -> bool:
         return self.cause is Cause.LEASE_LOST
+
+    @property
+    def counts_as_lost(self) -> bool:
+        """Whether it is one of the leases that a job may lose; what had not begun is not to blame."""
+        return self.lost_lease and self.reason != "not_started"

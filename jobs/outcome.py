@@ -5,36 +5,49 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """The five things that can have become of a claim."""
+    """The six things that can have become of a claim."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    RETRYABLE = "retryable"
-    UNKNOWN = "unknown"
-    RELEASED = "released"
+    RETRYABLE = "retryable"  # it failed, or may have: charged
+    UNKNOWN = "unknown"  # the request was written and no answer came
+    DEFERRED = "deferred"  # the provider asks for patience: not sent, and not charged
+    RELEASED = "released"  # not begun
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one attempt. `reason` is a stable code without provider text; `provider_code` an HTTP status."""
+    """The end of one attempt. `reason` is a stable code without provider text; `provider_code` an HTTP status.
+
+    `surely_not_sent`: nobody can have got it, so even `at_most_once` may try again. `retry_after_seconds`: when the provider
+    wants to be asked again, by anybody.
+    """
 
     verdict: Verdict
     reason: str | None = None
     provider_code: int | None = None
     provider_message_id: str | None = None
+    surely_not_sent: bool = False
+    retry_after_seconds: float | None = None
 
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")
 CUT_SHORT = Outcome(Verdict.RELEASED, "shutdown")  # of work without effects outside the ledger: as if never begun
 
-_RETRYABLE_4XX = frozenset({408, 425, 429})
+_RETRYABLE_4XX = frozenset({408, 425})
 
 
-def from_http(code: int, provider_message_id: str | None = None) -> Outcome:
-    """Judge a provider's HTTP status (RFC 9110): 2xx accepted; 408, 425, 429 and 5xx come again; the rest is final."""
+def from_http(code: int, provider_message_id: str | None = None, retry_after_seconds: float | None = None) -> Outcome:
+    """Judge a provider's HTTP status (RFC 9110).
+
+    2xx is accepted. 429, and 503 that says when (`retry_after_seconds`), ask for patience. 408, 425 and other 5xx come
+    again: the provider may have passed the message on before it failed. The rest, redirects included, is final.
+    """
     if 200 <= code < 300:
         return Outcome(Verdict.ACCEPTED, None, code, provider_message_id)
+    if code == 429 or (code == 503 and retry_after_seconds is not None):
+        return Outcome(Verdict.DEFERRED, f"http_{code}", code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
     if code in _RETRYABLE_4XX or code >= 500:
         return Outcome(Verdict.RETRYABLE, f"http_{code}", code)
     return Outcome(Verdict.REJECTED, f"http_{code}", code)

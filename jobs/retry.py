@@ -1,6 +1,8 @@
 """When a job is tried again: exponential backoff with full jitter."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +13,26 @@ class RetryPolicy:
     base_seconds: float = 1.0
     cap_seconds: float = 300.0
     deadline_seconds: float = 86_400.0
+
+
+LONGEST_RETRY_AFTER = 3600.0  # seconds; who asks for more is asked again after that
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """The seconds that a Retry-After header (RFC 9110, section 10.2.3) asks for, as a number or a date; None if unreadable.
+
+    `now`: the provider's own clock (its Date header) where it tells, so that clocks that differ do not matter.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdecimal():
+        return min(LONGEST_RETRY_AFTER, float(text[:10]))
+    try:
+        seconds = (parsedate_to_datetime(text) - now).total_seconds()
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return None
+    return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
 
 def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 import uuid_utils
 
 from infra.postgres.ledger import ClaimRequest
-from jobs.model import REPORTS, Claimed, LostLease, NewJob, WorkQueue, message_queue
+from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.wire import Pointer
 
@@ -16,8 +16,10 @@ def new_id() -> UUID:
     return UUID(int=uuid_utils.uuid7().int)
 
 
-def message(destination: str = "+1", body: str = "hello", provider: str = "sandbox") -> NewJob:
-    return NewJob(new_id(), "default", message_queue(provider), destination, body)
+def message(
+    destination: str = "+1", body: str = "hello", provider: str = "sandbox", delivery: Delivery = Delivery.AT_LEAST_ONCE
+) -> NewJob:
+    return NewJob(new_id(), "default", message_queue(provider), destination, body, delivery)
 
 
 def report() -> NewJob:
@@ -31,7 +33,14 @@ def claim_request(id_: UUID, version: int = 1, lease: float = 60.0) -> ClaimRequ
 SANDBOX = message_queue("sandbox")
 
 
-def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 0, queue: WorkQueue = SANDBOX) -> Claimed:
+def claimed(
+    attempts: int = 0,
+    age: float = 0.0,
+    revision: int = 0,
+    lost: int = 0,
+    queue: WorkQueue = SANDBOX,
+    delivery: Delivery = Delivery.AT_LEAST_ONCE,
+) -> Claimed:
     return Claimed(
         id=new_id(),
         version=2,
@@ -41,6 +50,8 @@ def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 
         queue=queue,
         destination="+1",
         body="hello",
+        delivery=delivery,
+        key_revision=revision,
         attempts=attempts,
         tries=attempts,
         lost_leases=lost,
@@ -49,4 +60,4 @@ def claimed(attempts: int = 0, age: float = 0.0, revision: int = 0, lost: int = 
 
 
 def as_lost(job: Claimed) -> LostLease:
-    return LostLease(job.id, job.version, job.token, job.queue, job.lost_leases)
+    return LostLease(job.id, job.version, job.token, job.queue, job.delivery, job.lost_leases)

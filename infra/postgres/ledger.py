@@ -16,7 +16,9 @@ import sqlalchemy as sa
 from infra.postgres.lanes import Lane
 from infra.postgres.statements import (
     ACCEPT,
+    ACCEPT_LATE,
     ACCEPTED_BEFORE,
+    ACCEPTED_LATE_BEFORE,
     APPLIED_BEFORE,
     APPLY,
     CLAIM,
@@ -25,7 +27,7 @@ from infra.postgres.statements import (
     RENEW,
 )
 from jobs.lifecycle import Status
-from jobs.model import Claimed, Kind, LostLease, NewJob, Priority, Progress, Transition, WorkQueue
+from jobs.model import Claimed, Delivery, Kind, LostLease, NewJob, Priority, Progress, Transition, WorkQueue
 from jobs.wire import Pointer
 
 Row = TypeVar("Row")
@@ -46,6 +48,16 @@ class ClaimRequest:
     pointer: Pointer
     token: UUID
     lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LateAcceptance:
+    """The provider accepted this job of a claim whose lease had been lost by then."""
+
+    id: UUID
+    token: UUID
+    provider_code: int | None
+    provider_message_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class Ledger:
                 "priority": job.queue.priority,
                 "destination": job.destination,
                 "body": job.body,
+                "delivery": job.delivery,
                 "reference": job.reference,
                 "tags": job.tags,
                 "metadata": job.metadata,
@@ -125,8 +138,27 @@ class Ledger:
         done = await self._lane.call(work, timeout)
         return [done.get((t.id, t.token)) for t in transitions]
 
+    async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
+        """Jobs taken back from a worker to whom the provider then said that it has accepted; None: tried again since."""
+        rows = [
+            {
+                "id": str(each.id),
+                "token": str(each.token),
+                "provider_code": each.provider_code,
+                "provider_message_id": each.provider_message_id,
+            }
+            for each in late
+        ]
+
+        def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Applied]:
+            tokens = {each.id: each.token for each in late}
+            return _twice(connection, ACCEPT_LATE, ACCEPTED_LATE_BEFORE, rows, lambda row: _applied(row, tokens))
+
+        done = await self._lane.call(work, timeout)
+        return [done.get((each.id, each.token)) for each in late]
+
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
-        """Prolong the lease of a job that is still being worked on, and note how far it is; False: it is not ours any more."""
+        """Prolong the lease of a job that is being worked on, begun at the latest now; False: it is not ours any more."""
         parameters = {
             "id": str(job.id),
             "version": job.version,
@@ -161,6 +193,7 @@ class Ledger:
             "tried": attempt is not None,
             "charged": attempt is not None and attempt.charged,
             "lost": t.lost_lease,
+            "counted": t.counts_as_lost,
             "outcome": attempt and attempt.outcome,
             "attempt_reason": attempt and attempt.reason,
             "provider_code": attempt and attempt.provider_code,
@@ -206,6 +239,8 @@ def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:
         queue=_queue(row),
         destination=row.destination,
         body=row.body,
+        delivery=Delivery(row.delivery),
+        key_revision=row.key_revision,
         attempts=row.attempts,
         tries=row.tries,
         lost_leases=row.lost_leases,
@@ -220,7 +255,7 @@ def _applied(row: Any, tokens: dict[UUID, UUID]) -> tuple[tuple[UUID, UUID], App
 
 
 def _lost(row: Any) -> LostLease:
-    return LostLease(row.id, row.version, row.claim_token, _queue(row), row.lost_leases)
+    return LostLease(row.id, row.version, row.claim_token, _queue(row), Delivery(row.delivery), row.lost_leases, row.started)
 
 
 def _queue(row: Any) -> WorkQueue:

@@ -26,6 +26,7 @@ class MessageRecord:
     body: str
     provider: str
     priority: str
+    delivery: str
     reference: str | None
     tags: list[str]
     metadata: dict[str, Any] | None
@@ -41,8 +42,9 @@ class MessageRecord:
 _STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 _MESSAGE = sa.text("""
-SELECT id, client_id, status, version, destination, body, provider, priority, reference, tags, metadata, attempts, reason,
-    provider_message_id, created_at, updated_at, finished_at, CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
+SELECT id, client_id, status, version, destination, body, provider, priority, delivery, reference, tags, metadata,
+    attempts, reason, provider_message_id, created_at, updated_at, finished_at,
+    CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
 FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'message'
 """)
 
@@ -81,6 +83,27 @@ ORDER BY id DESC LIMIT :limit
 _BEHIND_ALL = UUID(int=2**128 - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One claim of a job that ended: `revision` counts requeues, `n` the claims in it; `charged` against the limit or not."""
+
+    revision: int
+    n: int
+    outcome: str
+    reason: str | None
+    charged: bool
+    provider_code: int | None
+    ran_seconds: float | None
+    ended_at: datetime
+
+
+_ATTEMPTS = sa.text("""
+SELECT a.revision, a.n, a.outcome, a.reason, a.charged, a.provider_code, a.ran_seconds, a.ended_at
+FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
+WHERE j.id = :id AND j.client_id = :client_id AND j.kind = :kind ORDER BY a.revision, a.n
+""")
+
+
 class Queries:
     """Each method is one read; see `Lane.call` for what it raises."""
 
@@ -106,6 +129,16 @@ class Queries:
         def work(connection: sa.Connection) -> MessageRecord | None:
             row = connection.execute(_MESSAGE, {"id": str(id_), "client_id": client_id}).mappings().one_or_none()
             return None if row is None else MessageRecord(**{**row, "status": Status(row["status"])})
+
+        return await self._lane.call(work, timeout)
+
+    async def attempts(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[AttemptRecord] | None:
+        """Every attempt at the client's own job, oldest first; None where there is no such job."""
+        parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
+
+        def work(connection: sa.Connection) -> list[AttemptRecord] | None:
+            rows = connection.execute(_ATTEMPTS, parameters).mappings().all()
+            return [AttemptRecord(**row) for row in rows if row["n"] is not None] if rows else None
 
         return await self._lane.call(work, timeout)
 

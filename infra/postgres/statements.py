@@ -25,10 +25,10 @@ ACCEPT = sa.text("""
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, client_id text, kind text, provider text, priority text, destination text, body text,
-        reference text, tags text[], metadata json, queue text, grace float8)
+        delivery text, reference text, tags text[], metadata json, queue text, grace float8)
 ), accepted AS (
-    INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, reference, tags, metadata)
-    SELECT id, client_id, kind, provider, priority, destination, body, reference, tags, metadata FROM r ORDER BY id
+    INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata)
+    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata FROM r ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id, created_at
 ), queued AS (
@@ -41,13 +41,13 @@ SELECT id, created_at FROM accepted
 ACCEPTED_BEFORE = sa.text("SELECT id, created_at FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
 _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.client_id, j.provider, j.priority, j.destination,
-    j.body, j.attempts, j.tries, j.lost_leases,
+    j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
     CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
 
 # A claim of a dead letter, moved back to its work queue by hand, begins a new revision.
 CLAIM = sa.text(f"""
 WITH held AS (
-    SELECT j.id, r.version, r.token, r.lease, j.status IN ('failed', 'unknown') AS anew
+    SELECT j.id, r.version, r.token, r.lease, j.status IN ('failed', 'unknown') AS anew, j.status = 'failed' AS new_key
     FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease float8)
     JOIN jobs j ON j.id = r.id AND j.version = r.version
     WHERE j.status IN ({_in(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
@@ -55,7 +55,9 @@ WITH held AS (
 UPDATE jobs j SET
     status = 'processing', version = j.version + 1, claim_token = token,
     lease_until = clock_timestamp() + lease * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
+    started = anew OR j.lost_leases = 0,
     revision = j.revision + CAST(anew AS int),
+    key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
     attempts = CASE WHEN anew THEN 0 ELSE j.attempts END,
     tries = CASE WHEN anew THEN 0 ELSE j.tries END,
     lost_leases = CASE WHEN anew THEN 0 ELSE j.lost_leases END,
@@ -74,15 +76,15 @@ APPLY = sa.text(f"""
 WITH held AS (
     SELECT r.* FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, version int, token uuid, status text, reason text, tried boolean, charged boolean, lost boolean,
-        outcome text, attempt_reason text, provider_code int, provider_message_id text, ran float8, delay float8, grace float8,
-        route text, queue text)
+        counted boolean, outcome text, attempt_reason text, provider_code int, provider_message_id text,
+        ran float8, delay float8, grace float8, route text, queue text)
     JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
     WHERE j.status = 'processing' AND (NOT r.lost OR j.lease_until < now()) ORDER BY j.id FOR UPDATE OF j
 ), applied AS (
     UPDATE jobs j SET
         status = held.status, version = j.version + 1, reason = held.reason, lease_until = NULL,
         attempts = j.attempts + CAST(charged AS int), tries = j.tries + CAST(tried AS int),
-        lost_leases = j.lost_leases + CAST(lost AS int),
+        lost_leases = j.lost_leases + CAST(counted AS int),
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
         due_at = clock_timestamp() + delay * interval '1 second', updated_at = clock_timestamp(),
         finished_at = CASE WHEN held.status IN ({_in(ENDS)}) THEN clock_timestamp() END
@@ -115,14 +117,43 @@ WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = r.lost)
    OR (r.status = 'queued' AND j.version = r.version + 1 AND j.status = 'queued' AND j.claim_token = r.token)
 """)
 
+# The lease was lost, the job taken back, and then the answer came: accepted. Whoever claimed it since has another token.
+ACCEPT_LATE = sa.text("""
+WITH held AS (
+    SELECT j.id, r.token, r.provider_code, r.provider_message_id
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid, provider_code int, provider_message_id text)
+    JOIN jobs j ON j.id = r.id AND j.claim_token = r.token
+    WHERE j.status IN ('retrying', 'unknown') ORDER BY j.id FOR UPDATE OF j
+), late AS (
+    UPDATE jobs j SET
+        status = 'sent', version = j.version + 1, reason = NULL,
+        updated_at = clock_timestamp(), finished_at = clock_timestamp(),
+        provider_message_id = coalesce(held.provider_message_id, j.provider_message_id)
+    FROM held WHERE j.id = held.id AND j.claim_token = held.token
+    RETURNING j.id, j.version, j.status, j.kind, j.client_id, j.claim_token, held.provider_code
+), told AS (
+    UPDATE attempts a SET outcome = 'accepted', reason = 'late', provider_code = late.provider_code
+    FROM late WHERE a.job_id = late.id AND a.claim_token = late.claim_token
+), unneeded AS (
+    DELETE FROM outbox o USING late WHERE o.job_id = late.id
+)
+SELECT id, version, status, kind, client_id, claim_token, false AS publish, NULL AS headers FROM late
+""")
+
+ACCEPTED_LATE_BEFORE = sa.text("""
+SELECT j.id, j.version, j.status, j.kind, j.client_id, j.claim_token, false AS publish, NULL AS headers
+FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid)
+JOIN jobs j ON j.id = r.id AND j.claim_token = r.token AND j.status = 'sent'
+""")
+
 RENEW = sa.text("""
-UPDATE jobs SET lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
+UPDATE jobs SET started = true, lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
     progress_done = :done, progress_about = :about
 WHERE id = :id AND version = :version AND claim_token = :token AND status = 'processing'
 """)
 
 EXPIRED_LEASES = sa.text("""
-SELECT id, version, claim_token, kind, provider, priority, lost_leases FROM jobs
+SELECT id, version, claim_token, kind, provider, priority, delivery, lost_leases, started FROM jobs
 WHERE status = 'processing' AND lease_until < now() ORDER BY lease_until LIMIT :limit
 FOR UPDATE SKIP LOCKED
 """)

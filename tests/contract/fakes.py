@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from infra.postgres.ledger import Accepted, Applied, ClaimRequest
+from infra.postgres.ledger import Accepted, Applied, ClaimRequest, LateAcceptance
 from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
@@ -39,11 +39,12 @@ class FakeLedger:
     leases: dict[UUID, float] = field(default_factory=dict)
     steps: dict[UUID, Applied] = field(default_factory=dict)
     outbox: dict[Pointer, str] = field(default_factory=dict)
+    unstarted: set[UUID] = field(default_factory=set)
 
     async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted]:
         for m in new:
             if m.id not in self.jobs:
-                job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, 0, 0, 0, 0)
+                job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, m.delivery, 0, 0, 0, 0, 0)
                 self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
                 self.outbox[Pointer(m.id, 1)] = m.queue.name
         return [Accepted(m.id, datetime.now(UTC)) for m in new]
@@ -58,10 +59,12 @@ class FakeLedger:
         if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
-            job = replace(job, revision=job.revision + 1, attempts=0, tries=0, lost_leases=0)
+            key = job.revision + 1 if self.statuses[job.id] is Status.FAILED else job.key_revision
+            job = replace(job, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0)
         job = replace(job, version=job.version + 1, token=request.token)
         self.jobs[job.id], self.statuses[job.id] = job, Status.PROCESSING
         self.leases[job.id] = self.clock + request.lease_seconds
+        (self.unstarted.add if job.lost_leases else self.unstarted.discard)(job.id)
         return job
 
     async def apply(self, transitions: Sequence[Transition], timeout: float = 1) -> list[Applied | None]:
@@ -82,7 +85,7 @@ class FakeLedger:
             version=job.version + 1,
             attempts=job.attempts + charged,
             tries=job.tries + tried,
-            lost_leases=job.lost_leases + t.lost_lease,
+            lost_leases=job.lost_leases + t.counts_as_lost,
         )
         self.jobs[t.id], self.statuses[t.id] = job, t.to
         if t.queue:
@@ -90,15 +93,31 @@ class FakeLedger:
         self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, t.queue is not None, None)
         return self.steps[t.token]
 
+    async def accept_late(self, late: Sequence[LateAcceptance], timeout: float = 1) -> list[Applied | None]:
+        return [self._accept_late(each) for each in late]
+
+    def _accept_late(self, late: LateAcceptance) -> Applied | None:
+        job = self.jobs[late.id]
+        if job.token == late.token and self.statuses[late.id] in sources(Cause.LATE_ACCEPTANCE):
+            self.jobs[late.id], self.statuses[late.id] = replace(job, version=job.version + 1), Status.SENT
+            self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != late.id}
+        elif job.token != late.token or self.statuses[late.id] is not Status.SENT:
+            return None
+        return Applied(late.id, self.jobs[late.id].version, Status.SENT, job.queue.kind, job.client_id, False, None)
+
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float = 1) -> bool:
         held = self.jobs[job.id]
         ours = (held.version, held.token) == (job.version, job.token) and self.statuses[job.id] is Status.PROCESSING
         if ours:
             self.leases[job.id] = self.clock + lease_seconds
+            self.unstarted.discard(job.id)
         return ours
 
     async def expired_leases(self, limit: int, timeout: float = 1) -> list[LostLease]:
         expired = [
             job for id_, job in self.jobs.items() if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
         ]
-        return [LostLease(j.id, j.version, j.token, j.queue, j.lost_leases) for j in expired[:limit]]
+        return [
+            LostLease(j.id, j.version, j.token, j.queue, j.delivery, j.lost_leases, j.id not in self.unstarted)
+            for j in expired[:limit]
+        ]

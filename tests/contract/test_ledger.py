@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 
 from infra.postgres.lanes import Lane
-from infra.postgres.ledger import Ledger
+from infra.postgres.ledger import LateAcceptance, Ledger
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Claimed, Kind, Progress, Transition
-from jobs.outcome import NOT_STARTED, Outcome, Verdict
+from jobs.model import REPORTS, Claimed, Delivery, Kind, Progress, Transition
+from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from tests.contract.fakes import FakeLedger
@@ -180,3 +180,65 @@ async def test_a_report_is_claimed_like_a_message_and_completes(ledger: AnyLedge
     assert job is not None and (job.queue, job.destination, job.body) == (REPORTS, None, None)
     (step,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
     assert step is not None and (step.status, step.kind, step.publish) == (Status.COMPLETED, Kind.REPORT, False)
+
+
+async def test_a_deferred_job_waits_uncharged_and_can_be_repeated(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    step = _decide(job, from_http(429, None, 0.0))
+    first, again = await ledger.apply([step], SECONDS), await ledger.apply([step], SECONDS)
+    assert first == again and first[0] is not None and first[0].status is Status.QUEUED
+    (held,) = await ledger.claim([claim_request(job.id, first[0].version)], SECONDS)
+    assert held is not None and (held.attempts, held.tries) == (0, 1)
+
+
+async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again(ledger: AnyLedger) -> None:
+    (accepted,) = await ledger.accept([message(delivery=Delivery.AT_MOST_ONCE)], SECONDS)
+    (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
+    assert job is not None and job.delivery is Delivery.AT_MOST_ONCE
+    (step,) = await ledger.apply([_decide(job, Outcome(Verdict.UNKNOWN, "timeout"))], SECONDS)
+    assert step is not None and (step.status, step.publish) == (Status.UNKNOWN, True)
+    (again,) = await ledger.claim([claim_request(job.id, step.version)], SECONDS)
+    assert again is not None
+    assert (again.revision, again.idempotency_key) == (1, job.idempotency_key)
+
+
+async def test_a_late_acceptance_counts_until_somebody_claims_again(ledger: AnyLedger) -> None:
+    for delivery in Delivery:
+        (accepted,) = await ledger.accept([message(delivery=delivery)], SECONDS)
+        (job,) = await ledger.claim([claim_request(accepted.id, lease=0.0)], SECONDS)
+        assert job is not None
+        late = LateAcceptance(job.id, job.token, 200, "m1")
+        assert await ledger.accept_late([late], SECONDS) == [None]  # still processing: no business of this
+        await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], SECONDS)
+        assert await ledger.accept_late([replace(late, token=uuid4())], SECONDS) == [None]
+        first, again = await ledger.accept_late([late], SECONDS), await ledger.accept_late([late], SECONDS)
+        assert first == again and first[0] is not None and first[0].status is Status.SENT
+        assert await ledger.claim([claim_request(job.id, first[0].version - 1)], SECONDS) == [None]
+
+
+async def test_a_late_acceptance_never_overrides_a_later_claim(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger, lease=0.0)
+    (lost,) = await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], SECONDS)
+    assert lost is not None
+    (later,) = await ledger.claim([claim_request(job.id, lost.version)], SECONDS)
+    assert later is not None
+    await ledger.apply([_decide(later, Outcome(Verdict.RETRYABLE, "http_500", 500))], SECONDS)
+    assert await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS) == [None]
+
+
+async def test_a_lease_lost_before_the_work_began_is_not_counted(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger, lease=0.0)
+    for begun, counted in ((False, 1), (True, 2)):
+        (lost,) = await ledger.expired_leases(10, SECONDS)
+        (step,) = await ledger.apply([decide_lost(lost, RetryPolicy(), limit=9, jitter=0.0)], SECONDS)
+        assert step is not None and step.status is Status.RETRYING
+        (again,) = await ledger.claim([claim_request(job.id, step.version, lease=0.0)], SECONDS)
+        assert again is not None and again.lost_leases == 1
+        if begun:
+            assert await ledger.renew(again, 0.0, Progress(), SECONDS)
+        (lost,) = await ledger.expired_leases(10, SECONDS)
+        assert lost.started is begun
+        (step,) = await ledger.apply([decide_lost(lost, RetryPolicy(), limit=9, jitter=0.0)], SECONDS)
+        assert step is not None
+        (job_now,) = await ledger.claim([claim_request(job.id, step.version, lease=0.0)], SECONDS)
+        assert job_now is not None and job_now.lost_leases == counted

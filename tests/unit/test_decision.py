@@ -1,19 +1,26 @@
 """What each outcome means for a job: every row of the decision."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status, allowed
-from jobs.model import LostLease, Route
+from jobs.model import Delivery, LostLease, Route
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
-from jobs.retry import RetryPolicy, backoff_seconds
+from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
 from tests.making import ACCEPTED, SANDBOX, claimed, new_id
 
 POLICY = RetryPolicy(attempts=3, base_seconds=1, cap_seconds=60, deadline_seconds=100)
 RETRY = Outcome(Verdict.RETRYABLE, "http_500", 500)
 FINAL = Outcome(Verdict.REJECTED, "http_400", 400)
+
+LOST_ANSWER = Outcome(Verdict.UNKNOWN, "timeout")
+NOT_SENT = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
+WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=20)
+PATIENCE = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True)
 
 ROWS = [
     # attempts so far, age, outcome, → status, reason, charged, route
@@ -27,6 +34,23 @@ ROWS = [
     (0, 0.0, CUT_OFF, Status.RETRYING, "shutdown", True, Route.WORK),
     (2, 0.0, CUT_OFF, Status.FAILED, "attempts_exhausted", True, Route.DEAD),
     (2, 99.9, NOT_STARTED, Status.QUEUED, "not_started", False, Route.WORK),
+    (2, 0.0, WAIT, Status.QUEUED, "http_429", False, Route.WORK),
+    (2, 0.0, PATIENCE, Status.QUEUED, "http_429", False, Route.WORK),
+    (0, 90.0, WAIT, Status.FAILED, "deadline_exceeded", False, Route.DEAD),
+]
+
+# At most once: tried again only if nobody can have got it.
+CAREFUL_ROWS = [
+    (0, ACCEPTED, Status.SENT, None),
+    (0, FINAL, Status.FAILED, "http_400"),
+    (0, RETRY, Status.UNKNOWN, "http_500"),
+    (0, Outcome(Verdict.RETRYABLE, "http_408", 408), Status.UNKNOWN, "http_408"),
+    (0, LOST_ANSWER, Status.UNKNOWN, "timeout"),
+    (0, CUT_OFF, Status.UNKNOWN, "shutdown"),
+    (0, NOT_SENT, Status.RETRYING, "no_connection"),
+    (2, NOT_SENT, Status.FAILED, "attempts_exhausted"),
+    (2, WAIT, Status.QUEUED, "http_429"),
+    (0, NOT_STARTED, Status.QUEUED, "not_started"),
 ]
 
 
@@ -38,29 +62,57 @@ def test_decide(
     step = decide(job, outcome, POLICY, ran_seconds=0.0, jitter=0.5)
     assert (step.to, step.reason, step.route) == (status, reason, route)
     assert (step.attempt is not None and step.attempt.charged) == charged
+    assert (step.attempt is None) == (outcome.verdict is Verdict.RELEASED)
+    assert step.attempt is None or (step.attempt.reason, step.attempt.provider_code) == (outcome.reason, outcome.provider_code)
     assert (step.id, step.version, step.token) == (job.id, job.version, job.token)
     assert step.queue == {None: None, Route.WORK: "messages.sandbox.normal", Route.DEAD: "messages.dead"}[route]
 
 
+@pytest.mark.parametrize(("attempts", "outcome", "status", "reason"), CAREFUL_ROWS)
+def test_decide_at_most_once(attempts: int, outcome: Outcome, status: Status, reason: str | None) -> None:
+    job = claimed(attempts=attempts, delivery=Delivery.AT_MOST_ONCE)
+    step = decide(job, outcome, POLICY, ran_seconds=0.0, jitter=0.5)
+    assert (step.to, step.reason) == (status, reason)
+    assert allowed(Status.PROCESSING, step.to, step.cause)
+    assert (step.route is Route.DEAD) == (status in (Status.FAILED, Status.UNKNOWN))
+
+
+@pytest.mark.parametrize(("outcome", "low", "high"), [(WAIT, 20, 22), (PATIENCE, 0, 1), (RETRY, 0, 1)])
+@given(jitter=st.floats(0, 1, exclude_max=True))
+def test_the_provider_is_asked_again_when_it_says_and_not_before(
+    outcome: Outcome, low: float, high: float, jitter: float
+) -> None:
+    assert low <= decide(claimed(), outcome, POLICY, ran_seconds=0, jitter=jitter).delay_seconds <= high
+
+
 @given(
     attempts=st.integers(0, 5),
+    delivery=st.sampled_from(Delivery),
     age=st.floats(0, 200),
     verdict=st.sampled_from(Verdict),
     jitter=st.floats(0, 1, exclude_max=True),
     ran=st.floats(0, 100),
 )
-def test_every_decision_is_in_the_table(attempts: int, age: float, verdict: Verdict, jitter: float, ran: float) -> None:
-    step = decide(claimed(attempts, age), Outcome(verdict), POLICY, ran_seconds=ran, jitter=jitter)
+def test_every_decision_is_in_the_table(
+    attempts: int, delivery: Delivery, age: float, verdict: Verdict, jitter: float, ran: float
+) -> None:
+    step = decide(claimed(attempts, age, delivery=delivery), Outcome(verdict), POLICY, ran_seconds=ran, jitter=jitter)
     assert allowed(Status.PROCESSING, step.to, step.cause)
     assert step.delay_seconds >= 0
-    assert (step.to is Status.RETRYING) or step.delay_seconds == 0
+    assert step.to in (Status.RETRYING, Status.QUEUED) or step.delay_seconds == 0
 
 
 @pytest.mark.parametrize(
-    ("lost", "status", "reason"), [(0, "retrying", "lease_lost"), (1, "retrying", "lease_lost"), (2, "failed", "worker_lost")]
+    ("lost", "delivery", "status", "reason"),
+    [
+        (0, Delivery.AT_LEAST_ONCE, "retrying", "lease_lost"),
+        (1, Delivery.AT_LEAST_ONCE, "retrying", "lease_lost"),
+        (2, Delivery.AT_LEAST_ONCE, "failed", "worker_lost"),
+        (0, Delivery.AT_MOST_ONCE, "unknown", "lease_lost"),
+    ],
 )
-def test_lost_leases_have_a_limit_of_their_own(lost: int, status: str, reason: str) -> None:
-    job = LostLease(new_id(), 4, new_id(), SANDBOX, lost)
+def test_lost_leases_have_a_limit_of_their_own(lost: int, delivery: Delivery, status: str, reason: str) -> None:
+    job = LostLease(new_id(), 4, new_id(), SANDBOX, delivery, lost)
     step = decide_lost(job, POLICY, limit=3, jitter=0.5)
     assert (step.to, step.reason) == (status, reason)
     assert step.attempt is not None and not step.attempt.charged
@@ -79,12 +131,48 @@ def test_backoff_schedule(charged: int, jitter: float, seconds: float) -> None:
     ("codes", "verdict"),
     [
         ((200, 201, 202, 204, 299), Verdict.ACCEPTED),
-        ((408, 425, 429, 500, 502, 503, 504, 599), Verdict.RETRYABLE),
+        ((408, 425, 500, 502, 503, 504, 599), Verdict.RETRYABLE),
+        ((429,), Verdict.DEFERRED),
         ((301, 302, 304, 400, 401, 403, 404, 410, 422), Verdict.REJECTED),
     ],
 )
 def test_http_status_to_verdict(codes: tuple[int, ...], verdict: Verdict) -> None:
     assert {from_http(code).verdict for code in codes} == {verdict}
+
+
+def test_a_503_that_says_when_asks_for_patience() -> None:
+    outcome = from_http(503, None, 7.0)
+    assert (outcome.verdict, outcome.surely_not_sent, outcome.retry_after_seconds) == (Verdict.DEFERRED, True, 7.0)
+
+
+NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("0", 0),
+        (" 120 ", 120),
+        ("999999999999999999999999", LONGEST_RETRY_AFTER),
+        ("Sat, 21 Nov 2026 12:00:30 GMT", 30),
+        ("Sat, 21 Nov 2026 11:59:00 GMT", 0),
+        ("Sat, 21 Nov 2099 11:59:00 GMT", LONGEST_RETRY_AFTER),
+        ("-5", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after_in_seconds_or_as_a_date(value: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(value, NOW) == seconds
+
+
+@given(st.text())
+def test_no_retry_after_breaks_us(value: str) -> None:
+    seconds = retry_after_seconds(value, NOW)
+    assert seconds is None or 0 <= seconds <= LONGEST_RETRY_AFTER
 
 
 def test_the_idempotency_key_changes_with_the_revision_only() -> None:

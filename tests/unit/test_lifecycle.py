@@ -1,6 +1,11 @@
 """The transition table keeps its promises."""
 
-from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Status, allowed, has_exit, sources
+import re
+from pathlib import Path
+
+from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Edge, Status, allowed, has_exit, sources
+
+DRAWING = Path(__file__).parents[2] / "docs/lifecycle.md"
 
 
 def test_only_waiting_jobs_and_dead_letters_can_be_claimed() -> None:
@@ -21,3 +26,9 @@ def test_a_job_that_ended_for_good_never_moves() -> None:
 def test_work_in_progress_cannot_be_canceled() -> None:
     assert not allowed(Status.PROCESSING, Status.CANCELED, Cause.CANCEL)
     assert allowed(Status.RETRYING, Status.CANCELED, Cause.CANCEL)
+
+
+def test_the_drawing_is_the_table() -> None:
+    drawn = re.findall(r"^    (\w+) --> (\w+): (.+)$", DRAWING.read_text("utf-8"), re.MULTILINE)
+    assert len(drawn) == len(set(drawn))
+    assert {Edge(Status(source), Status(target), Cause(cause)) for source, target, cause in drawn} == TRANSITIONS

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from consumers.reaper import Reaper
-from jobs.model import LostLease
+from jobs.model import Delivery, LostLease
 from jobs.retry import RetryPolicy
 from tests.making import SANDBOX, new_id
 
@@ -22,7 +22,7 @@ class Leases:
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         if self.away:
             raise Away
-        return [LostLease(new_id(), 2, new_id(), SANDBOX, 0)]
+        return [LostLease(new_id(), 2, new_id(), SANDBOX, Delivery.AT_LEAST_ONCE, 0)]
 
     def contact_seconds(self) -> float:
         return self.contact

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from consumers.recorder import Recorder
 from consumers.renewer import Renewer
@@ -20,7 +21,10 @@ from jobs.outcome import CUT_SHORT, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
 from tests.contract.fakes import FakeCache, FakeLedger
-from tests.making import ACCEPTED, as_lost, message, report
+from tests.making import ACCEPTED, as_lost, claim_request, message, report
+from tests.waiting import eventually
+
+T = TypeVar("T")
 
 QUEUE, OTHER = "messages.sandbox.normal", "messages.other.normal"
 
@@ -115,6 +119,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
 
     recorder = Recorder(
         Batcher(ledger.apply),
+        Batcher(ledger.accept_late),
         EagerPublisher(Broker(), forget, failures=()),
         Statuses(cache, _unasked, cache_down=RuntimeError, repeat=()),
         grace_seconds=5,
@@ -293,3 +298,62 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
     await asyncio.gather(*bench.runner._running)
     assert bench.status(pointer) is Status.RETRYING
     assert bench.ledger.jobs[pointer.id].attempts == 0
+
+
+async def test_a_late_acceptance_is_recorded_unless_somebody_tried_again() -> None:
+    for claimed_again, status in ((False, Status.SENT), (True, Status.PROCESSING)):
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def answer(begun: asyncio.Event = begun, go_on: asyncio.Event = go_on) -> Outcome:
+            begun.set()
+            await go_on.wait()
+            return ACCEPTED
+
+        bench = _bench(answer)
+        pointer = await bench.job()
+        bench.runner.hand_on(Delivery(encode(pointer)))
+        await begun.wait()
+        (job,) = bench.ledger.jobs.values()
+        bench.ledger.clock += 100
+        (lost,) = await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
+        assert lost is not None and lost.status is Status.RETRYING
+        if claimed_again:
+            await bench.ledger.claim([claim_request(job.id, lost.version)])
+        go_on.set()
+        await asyncio.gather(*bench.runner._running)
+        assert bench.status(pointer) is status
+
+
+async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
+    let_go = {name: asyncio.Event() for name in ("first", "suspect", "last")}
+    begun: list[str] = []
+
+    async def answer() -> Outcome:
+        name = str(bench.handler.given[-1].body)
+        begun.append(name)
+        await let_go[name].wait()
+        return ACCEPTED
+
+    bench = _bench(answer)
+    bench.runner._works = {**bench.runner._works, QUEUE: replace(bench.runner._works[QUEUE], slots=Slots(3))}
+    pointers = {name: await bench.accept(message(body=name)) for name in let_go}
+    suspect = pointers["suspect"].id
+    bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
+    for step, name in enumerate(let_go, 1):
+        bench.runner.hand_on(Delivery(encode(pointers[name])))
+        await eventually(_seen(lambda: list(bench.ledger.statuses.values()).count(Status.PROCESSING)), min(step, 2).__eq__)
+    assert begun == ["first"]
+    let_go["first"].set()
+    await eventually(_seen(lambda: list(begun)), lambda seen: seen == ["first", "suspect"])
+    let_go["suspect"].set()
+    await eventually(_seen(lambda: list(begun)), lambda seen: seen == ["first", "suspect", "last"])
+    let_go["last"].set()
+    await asyncio.gather(*bench.runner._running)
+    assert {bench.status(pointer) for pointer in pointers.values()} == {Status.SENT}
+
+
+def _seen(look: Callable[[], T]) -> Callable[[], Awaitable[T]]:
+    async def seen() -> T:
+        return look()
+
+    return seen
