@@ -1,23 +1,26 @@
 """What the routes of every kind of job share: the id in the path, the status, and how values are written."""
 
+import base64
+import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.problems import not_found, unavailable
+from api.problems import FieldError, Problem, not_found, unavailable
 from infra.batching import DeadlineExceeded, Overloaded
 from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.queries import Queries
 from infra.statuses import Statuses
 from jobs.model import Kind
 
+Key = TypeVar("Key")
 CLIENT = "default"  # everybody, as long as there are no keys
 READ_SECONDS = 0.8
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -78,3 +81,21 @@ async def attempts_answer(queries: Queries, kind: Kind, request: Request) -> Res
 def presentable(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A record's fields with their instants as text."""
     return {name: instant(value) if isinstance(value, datetime) else value for name, value in fields.items()}
+
+
+def cursor_for(key: str) -> str:
+    """The opaque cursor of the page behind `key`."""
+    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
+
+
+def from_cursor(cursor: str, kind: Callable[[str], Key]) -> Key:
+    """The key in a cursor.
+
+    Raises:
+        Problem: 422, it is none that `cursor_for` gave.
+    """
+    try:
+        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
+    except (ValueError, binascii.Error) as error:
+        problem = FieldError("?cursor", "unknown_value", "is not a cursor that this list gave")
+        raise Problem(422, "validation", "Not valid: ?cursor.", errors=[problem]) from error

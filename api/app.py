@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.dead_letters import DeadLetterRoutes
 from api.health import HealthRoutes
 from api.intake import Intake
 from api.messages import MessageRoutes
@@ -19,7 +20,9 @@ from api.problems import Problem, on_bug, on_http_exception, on_problem
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
 from infra.batching import Batcher, DeadlineExceeded
+from infra.dead_letters import DeadLetters
 from infra.postgres import schema
+from infra.postgres.dead_books import DeadBooks
 from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
@@ -84,10 +87,12 @@ class Api:
         )
         messages = MessageRoutes(intake, statuses, self._queries, frozenset(settings.providers), self._default_provider)
         reports = ReportJobRoutes(intake, statuses, self._queries, Totals(self._reads))
+        books, providers = DeadBooks(self._reads), frozenset(settings.providers)
         app.router.routes += [
             *messages.routes(),
             *ReportRoutes(self._reports).routes(),
             *reports.routes(),
+            *DeadLetterRoutes(books, DeadLetters(books, providers), providers).routes(),
             *self._health(broker).routes(),
         ]
         tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run())]

@@ -1,9 +1,10 @@
 """The shapes that clients send and get."""
 
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MAX_DESTINATION = 320  # characters
@@ -98,6 +99,41 @@ class ResultQuery(BaseModel):
     format: Literal["json", "csv"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
     cursor: Annotated[str, Field(max_length=100)] | None = None
+
+
+class DeadLetterFilter(BaseModel):
+    """Which dead letters: all that fit every field given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["message", "report"] | None = None
+    status: Literal["failed", "unknown"] | None = None
+    provider: Annotated[str, Field(max_length=32), Storable] | None = None
+    reason: Annotated[str, Field(max_length=64), Storable] | None = None
+    destination: Annotated[str, Field(max_length=MAX_DESTINATION), Storable] | None = None
+    tag: Annotated[str, Field(max_length=64), Storable] | None = None
+    reference: Annotated[str, Field(max_length=255), Storable] | None = None
+    failed_after: AwareDatetime | None = None
+    failed_before: AwareDatetime | None = None
+
+
+class DeadLetterQuery(DeadLetterFilter):
+    """`GET /dead-letters`: a filter, and a page of what fits."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    cursor: Annotated[str, Field(max_length=100)] | None = None
+
+
+class DeadLetterBatch(BaseModel):
+    """`POST /dead-letters/requeue|discard`: the first `limit` that fit the filter (and are among `ids`, if given)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    filter: DeadLetterFilter = DeadLetterFilter()
+    ids: Annotated[list[UUID], Field(max_length=MAX_BATCH)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_BATCH, strict=True)] = MAX_BATCH
+    dry_run: Annotated[bool, Field(strict=True)] = False
+    provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
 
 
 class BatchIn(BaseModel):

@@ -1,7 +1,5 @@
 """The report as a job: submit, list, state with progress, status, result."""
 
-import base64
-import binascii
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, status_answer
+from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, cursor_for, from_cursor, instant, job_id, status_answer
 from api.intake import Intake
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
-from api.problems import FieldError, Problem, not_found, unavailable
+from api.problems import Problem, not_found, unavailable
 from api.requests import has_body, preferred, read_model, read_query
 from infra.batching import DeadlineExceeded, Overloaded
 from infra.postgres.errors import TryAgain, Unavailable
@@ -70,13 +68,13 @@ class ReportJobRoutes:
     async def list(self, request: Request) -> Response:
         """The client's reports, newest first."""
         page = read_query(request, PageQuery)
-        before = None if page.cursor is None else _decoded(page.cursor, UUID)
+        before = None if page.cursor is None else from_cursor(page.cursor, UUID)
         try:
             found = await self.queries.reports(CLIENT, before, page.limit + 1, READ_SECONDS)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
         shown, more = found[: page.limit], len(found) > page.limit
-        cursor = _encoded(str(shown[-1].id)) if more else None
+        cursor = cursor_for(str(shown[-1].id)) if more else None
         return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor}, headers=_NOT_STORED)
 
     async def state(self, request: Request) -> Response:
@@ -92,7 +90,7 @@ class ReportJobRoutes:
         """The totals, whole or a page of them; JSON or CSV."""
         wanted = read_query(request, ResultQuery)
         form = wanted.format or preferred(request, _FORMATS)
-        after = _BEFORE_ALL if wanted.cursor is None else _decoded(wanted.cursor, _user_id)
+        after = _BEFORE_ALL if wanted.cursor is None else from_cursor(wanted.cursor, _user_id)
         record = await self._record(request)
         if record.status is not Status.COMPLETED:
             raise _no_result(record)
@@ -102,7 +100,7 @@ class ReportJobRoutes:
             body = self._whole(record.id, rows, limit)
             return StreamingResponse(_written(form, body), 200, _headers(form, record.id), _media_type(form))
         more, rows = len(rows) > limit, rows[:limit]
-        return _page_answer(form, record.id, rows, _encoded(str(rows[-1][0])) if more else None, limit)
+        return _page_answer(form, record.id, rows, cursor_for(str(rows[-1][0])) if more else None, limit)
 
     async def _whole(self, id_: UUID, rows: "_Rows", limit: int) -> AsyncIterator["_Rows"]:
         """All pages; the first has been read, so that what can go wrong is answered with a problem."""
@@ -157,18 +155,6 @@ def _no_result(record: ReportRecord) -> Problem:
         return Problem(409, "no_result", f"The report ended as {record.status}{why}; it has no result.")
     detail = f"The report is {record.status}; its result is there once it is completed."
     return Problem(409, "not_completed", detail, headers={"Retry-After": "1"})
-
-
-def _encoded(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
-
-
-def _decoded(cursor: str, kind: Any) -> Any:
-    try:
-        return kind(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
-    except (ValueError, binascii.Error) as error:
-        problem = FieldError("?cursor", "unknown_value", "is not a cursor that this list gave")
-        raise Problem(422, "validation", "Not valid: ?cursor.", errors=[problem]) from error
 
 
 def _user_id(text: str) -> int:

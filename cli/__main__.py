@@ -11,15 +11,14 @@ from typing import Annotated, NoReturn
 from uuid import UUID
 
 import typer
-from rich.console import Console
 
 from cli.client import ApiError, Client
+from cli.terminal import console, problems
+from cli.terminal import fail as _fail
 from infra.settings import PREFIX, Settings, SettingsError, load
 from jobs.model import Kind
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Posthaste: accepts work, never loses it, does it later.")
-console = Console()
-problems = Console(stderr=True)
 
 Base = Annotated[str | None, typer.Option(help="Where the API answers; else POSTHASTE_HOST and POSTHASTE_PORT.")]
 SANDBOX_PORT = 9007
@@ -30,11 +29,6 @@ def _settings() -> Settings:
         return load()
     except SettingsError as error:
         _fail(str(error))
-
-
-def _fail(message: str, code: int = 1) -> NoReturn:
-    problems.print(f"posthaste: {message}", style="bold red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(code)
 
 
 def _client(url: str | None) -> Client:
@@ -327,6 +321,14 @@ def sandbox(
         asyncio.run(serve())
     except OSError as error:
         _fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port")
+
+
+@app.command("dead-letters", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def dead_letters(context: typer.Context) -> None:
+    """Failed and unknown jobs: list, show, requeue, discard, export. Also installed as posthaste-requeue."""
+    from cli import dead_letters as command
+
+    command.app(context.args, prog_name="posthaste dead-letters")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from consumers.dead_watch import DeadWatch
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
 from consumers.recorder import Recorder
@@ -14,7 +15,9 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from infra.batching import Batcher, DeadlineExceeded
+from infra.dead_letters import Tidier
 from infra.postgres import schema
+from infra.postgres.dead_books import DeadBooks
 from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
@@ -26,6 +29,8 @@ from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.publishing import EagerPublisher
 from infra.rabbitmq.consumer import Consumer
+from infra.rabbitmq.dead_queue import DeadQueues
+from infra.rabbitmq.inspection import BrokerDown
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import CacheDown, StatusCache
@@ -39,6 +44,7 @@ log = structlog.get_logger()
 
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
+CALL_SECONDS = 10.0
 REPORTS_AT_ONCE = 1  # counting keeps a processor busy: more processes, not more at once
 
 
@@ -160,15 +166,24 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         poll_seconds=settings.relay_poll_seconds,
         passing=(NotPublished, *REPEAT),
     )
+    books, tidying = DeadBooks(lane), Leadership(settings.database_url, "dead letters")
+    dead = DeadWatch(
+        Tidier(books, DeadQueues(settings.amqp_url, topology), tidying),
+        broker.ready_messages,
+        lambda kind: books.count(kind, CALL_SECONDS),
+        every_seconds=settings.sweep_after_seconds,
+        passing=(NotPublished, BrokerDown, *REPEAT),
+    )
     try:
         if await _seen(lane, settings, stop):
             async with asyncio.TaskGroup() as group:
-                services = [group.create_task(run) for run in (broker.run(), relay.run())]
+                services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run())]
                 await stop.wait()
                 for service in services:
                     service.cancel()
     finally:
         leadership.close()
+        tidying.close()
         lane.close()
 
 

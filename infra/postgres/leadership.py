@@ -37,5 +37,13 @@ class Leadership:
             lambda connection: bool(connection.execute(_HOLD, {"role": self._role}).scalar_one()), _CALL_SECONDS
         )
 
+    async def release(self) -> None:
+        """Let somebody else have it, now.
+
+        Raises:
+            Unavailable: Postgres does not answer; the role is lost with the connection.
+        """
+        await self._lane.call(lambda c: c.execute(sa.text("SELECT pg_advisory_unlock_all()")).close(), _CALL_SECONDS)
+
     def close(self) -> None:
         self._lane.close()

@@ -100,7 +100,8 @@ class AttemptRecord:
 _ATTEMPTS = sa.text("""
 SELECT a.revision, a.n, a.outcome, a.reason, a.charged, a.provider_code, a.ran_seconds, a.ended_at
 FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
-WHERE j.id = :id AND j.client_id = :client_id AND j.kind = :kind ORDER BY a.revision, a.n
+WHERE j.id = :id AND j.client_id = coalesce(:client_id, j.client_id) AND j.kind = coalesce(:kind, j.kind)
+ORDER BY a.revision, a.n
 """)
 
 
@@ -132,8 +133,8 @@ class Queries:
 
         return await self._lane.call(work, timeout)
 
-    async def attempts(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[AttemptRecord] | None:
-        """Every attempt at the client's own job, oldest first; None where there is no such job."""
+    async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
+        """Every attempt at a job, oldest first; None where there is no such job of this client and kind (None: of any)."""
         parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
 
         def work(connection: sa.Connection) -> list[AttemptRecord] | None:

@@ -19,6 +19,8 @@ from typing import Any
 import aiohttp
 
 from cli.sandbox import Faults, Sandbox
+from infra.rabbitmq.inspection import inspect
+from infra.rabbitmq.topology import describe
 from tests.e2e.forked import FORKS, become
 from tests.proxy import Proxy
 from tests.services import Services, proxied, sql
@@ -123,10 +125,15 @@ class Stack:
         return answer
 
     async def all_become(self, status: str, count: int, seconds: float = 60) -> None:
+        await self.all_or(seconds, **{status: count})
+
+    async def all_or(self, seconds: float = 60, /, **wanted: int) -> None:
+        """Wait until there are so many jobs of each status, and none of another."""
+
         async def counts() -> dict[str, int]:
             return {str(name): int(str(n)) for name, n in self.rows("SELECT status, count(*) FROM jobs GROUP BY status")}
 
-        await eventually(counts, lambda seen: seen == {status: count}, seconds)
+        await eventually(counts, lambda seen: seen == wanted, seconds)
 
     def rows(self, statement: str) -> list[tuple[object, ...]]:
         """Look into the database, past the proxy."""
@@ -162,6 +169,11 @@ class Stack:
             input="",
             check=False,
         )
+
+    async def ready(self, queue: str) -> int:
+        """How many messages of a logical queue are ready."""
+        states = await inspect(self.services.amqp, describe(self.namespace, ["sandbox"]))
+        return next(state.ready for state in states if state.logical == queue)
 
     async def timed_post(self) -> tuple[int, float]:
         started = time.monotonic()

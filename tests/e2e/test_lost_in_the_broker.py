@@ -26,13 +26,6 @@ async def stack(
         yield started
 
 
-async def _ready_messages(stack: Stack) -> int:
-    path = f"/api/queues/%2F/{stack.namespace}.{QUEUE}?disable_stats=true&enable_queue_totals=true"
-    answer = await management(stack.services, "GET", path)
-    assert isinstance(answer, dict)
-    return int(answer.get("messages", 0))
-
-
 async def _purge_with_jobs(stack: Stack, count: int) -> list[str]:
     """Accept jobs while nobody works, and purge their queue once all their messages are in it."""
     await stack.processes["worker"].kill()

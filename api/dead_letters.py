@@ -1,0 +1,106 @@
+"""The dead-letter routes: browse, requeue and discard, by the same implementation as the command."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import UUID
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.answers import CLIENT, READ_SECONDS, as_json, cursor_for, from_cursor, presentable
+from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery
+from api.problems import FieldError, Problem, unavailable
+from api.requests import read_model, read_query
+from infra.dead_letters import DeadLetters
+from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter
+from infra.postgres.errors import TryAgain, Unavailable
+from jobs.lifecycle import Status
+from jobs.model import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRoutes:
+    """The handlers and what they need. The dead queues themselves are tidied by the relay."""
+
+    books: DeadBooks
+    letters: DeadLetters
+    providers: frozenset[str]
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/dead-letters", self.list, methods=["GET"]),
+            Route("/dead-letters/requeue", self.requeue, methods=["POST"]),
+            Route("/dead-letters/discard", self.discard, methods=["POST"]),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """One page of those that fit, by id."""
+        wanted = read_query(request, DeadLetterQuery)
+        after = BEFORE_ALL if wanted.cursor is None else from_cursor(wanted.cursor, UUID)
+        found = await self._page(_filter(wanted), after, wanted.limit + 1)
+        shown = found[: wanted.limit]
+        cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
+        return as_json({"data": [_shown(each) for each in shown], "next_cursor": cursor}, headers={"Cache-Control": "no-store"})
+
+    async def requeue(self, request: Request) -> Response:
+        """Queue them anew."""
+        batch = await read_model(request, DeadLetterBatch)
+        if batch.provider is not None and batch.provider not in self.providers:
+            error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
+            raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
+        if batch.dry_run:
+            return await self._would(batch, "would_requeue")
+        try:
+            done = await self.letters.requeue(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
+        return as_json({"requeued": list(map(str, done.moved)), "unconfigured_provider": list(map(str, done.unconfigured))})
+
+    async def discard(self, request: Request) -> Response:
+        """End them for good."""
+        batch = await read_model(request, DeadLetterBatch)
+        if batch.provider is not None:
+            error = FieldError("/provider", "unknown_field", "is for requeueing")
+            raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
+        if batch.dry_run:
+            return await self._would(batch, "would_discard")
+        try:
+            done = await self.letters.discard(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer; send the same request again.") from error
+        return as_json({"discarded": list(map(str, done.moved))})
+
+    async def _would(self, batch: DeadLetterBatch, name: str) -> Response:
+        found = await self._page(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+        return as_json({name: [str(each.id) for each in found]})
+
+    async def _page(self, wanted: Filter, after: UUID, limit: int) -> "_Letters":
+        try:
+            return await self.books.page(wanted, after, limit, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+
+
+_Letters = list[DeadLetter]
+
+
+def _filter(wanted: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:
+    return Filter(
+        kind=Kind(wanted.kind) if wanted.kind else None,
+        status=Status(wanted.status) if wanted.status else None,
+        provider=wanted.provider,
+        reason=wanted.reason,
+        destination=wanted.destination,
+        tag=wanted.tag,
+        reference=wanted.reference,
+        failed_after=wanted.failed_after,
+        failed_before=wanted.failed_before,
+        ids=tuple(ids) if ids is not None else (),
+        client_id=CLIENT,
+    )
+
+
+def _shown(letter: DeadLetter) -> dict[str, Any]:
+    base = f"/messages/{letter.id}" if letter.kind is Kind.MESSAGE else f"/api/2.0/report/jobs/{letter.id}"
+    return {**presentable(asdict(letter)), "id": str(letter.id), "links": {"self": base, "attempts": f"{base}/attempts"}}

@@ -1,0 +1,53 @@
+"""Keeps the dead queues true: copies whose jobs were requeued, discarded or sent since are taken out (in each relay)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from infra.dead_letters import Tidier
+from jobs.model import DEAD_QUEUES, Kind
+
+log = structlog.get_logger()
+
+
+class DeadWatch:
+    """Every `every_seconds`: a dead queue that holds more than the ledger calls dead has stale copies, and is tidied."""
+
+    def __init__(
+        self,
+        tidier: Tidier,
+        ready: Callable[[str], Awaitable[int]],
+        dead: Callable[[Kind], Awaitable[int]],
+        *,
+        every_seconds: float,
+        passing: tuple[type[Exception], ...],
+    ):
+        self._tidier = tidier
+        self._ready = ready
+        self._dead = dead
+        self._every = every_seconds
+        self._passing = passing
+        self._undecodable: dict[Kind, int] = {}  # these stay, and are no reason for another look
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(self._every)
+            for kind in Kind:
+                try:
+                    await self.look(kind)
+                except self._passing as error:
+                    log.debug("dead_queue.waiting", kind=kind, reason=str(error))
+
+    async def look(self, kind: Kind) -> None:
+        """Tidy this kind's dead queue, if there is reason to."""
+        queue = DEAD_QUEUES[kind]
+        ready = await self._ready(queue)
+        if ready <= await self._dead(kind) + self._undecodable.get(kind, 0):
+            return
+        found = await self._tidier.tidy([kind])
+        if found is not None:
+            self._undecodable[kind] = len(found[queue].undecodable)
+            if found[queue].acknowledged:
+                log.info("dead_queue.tidied", queue=queue, removed=found[queue].acknowledged, kept=found[queue].kept)

@@ -1,0 +1,116 @@
+"""Dead letters come back: the one implementation behind the command and the HTTP routes.
+
+The ledger says what is dead and is what is changed; the dead queues, which only show it in the management UI, are tidied
+afterwards. Every change is fenced by the version that was read, so that no job is queued twice however often it is repeated.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from jobs.model import DEAD_QUEUES, Kind, WorkQueue
+from jobs.wire import Pointer
+
+CALL_SECONDS = 10.0
+
+
+class Letter(Protocol):
+    """What is needed of a dead letter."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def queue(self) -> WorkQueue: ...
+
+
+class Books(Protocol):
+    """What is needed of the ledger."""
+
+    async def now(self, timeout: float) -> datetime: ...
+    async def page(self, wanted: Any, after: UUID, limit: int, timeout: float) -> Sequence[Any]: ...
+    async def requeue(self, letters: Sequence[tuple[Any, WorkQueue]], timeout: float) -> set[UUID]: ...
+    async def discard(self, letters: Sequence[Any], timeout: float) -> set[UUID]: ...
+    async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]: ...
+
+
+class Queues(Protocol):
+    """What is needed of the broker."""
+
+    async def tidy(
+        self, queue: str, stale: Callable[[Sequence[Pointer]], Awaitable[set[Pointer]]], *, drop_undecodable: bool = False
+    ) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a batch: the ids that were moved, those of a provider that is not configured, and where to go on."""
+
+    moved: list[UUID]
+    unconfigured: list[UUID]
+    last: UUID | None
+
+
+class DeadLetters:
+    """Requeues and discards what the ledger has."""
+
+    def __init__(self, books: Books, providers: Iterable[str]):
+        self._books = books
+        self._providers = frozenset(providers)
+
+    async def requeue(self, wanted: Any, after: UUID, limit: int, provider: str | None = None) -> Done:
+        """Queue the next `limit` that fit anew: messages for `provider` if it is given, else for their own.
+
+        Those whose provider is not configured are left, and named.
+        """
+        letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
+        bound = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
+        going = [(letter, queue) for letter, queue in bound if queue.provider is None or queue.provider in self._providers]
+        moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
+        left = [letter.id for letter, queue in bound if queue.provider is not None and queue.provider not in self._providers]
+        return Done([each.id for each in letters if each.id in moved], left, letters[-1].id if letters else None)
+
+    async def discard(self, wanted: Any, after: UUID, limit: int) -> Done:
+        """End the next `limit` that fit for good."""
+        letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
+        moved = await self._books.discard(letters, CALL_SECONDS) if letters else set()
+        return Done([each.id for each in letters if each.id in moved], [], letters[-1].id if letters else None)
+
+    @staticmethod
+    def _bound_for(queue: WorkQueue, provider: str | None) -> WorkQueue:
+        if provider is None or queue.provider is None:
+            return queue
+        return WorkQueue(queue.kind, provider, queue.priority)
+
+
+class Lock(Protocol):
+    """Held by one process at a time; asking is the heartbeat that keeps it."""
+
+    async def held(self) -> bool: ...
+    async def release(self) -> None: ...
+
+
+class Tidier:
+    """Takes copies out of the dead queues whose jobs have moved on; `lock` lets one do it at a time."""
+
+    def __init__(self, books: Books, queues: Queues, lock: Lock):
+        self._books = books
+        self._queues = queues
+        self._lock = lock
+
+    async def tidy(self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False) -> dict[str, Any] | None:
+        """Take stale copies out of the dead queues: what was found, by queue. None: somebody else is at it."""
+        if not await self._lock.held():
+            return None
+        try:
+            return {
+                queue: await self._queues.tidy(queue, self._stale, drop_undecodable=drop_undecodable)
+                for queue in (DEAD_QUEUES[kind] for kind in kinds)
+            }
+        finally:
+            await self._lock.release()
+
+    async def _stale(self, copies: Sequence[Pointer]) -> set[Pointer]:
+        await self._lock.held()  # the heartbeat
+        return await self._books.stale(copies, CALL_SECONDS)

@@ -1,0 +1,228 @@
+"""The ledger's dead letters: failed and unknown jobs, found by what they have in common, requeued or discarded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from jobs.lifecycle import Status
+from jobs.model import Kind, Priority, WorkQueue
+from jobs.wire import Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters: all that fit every field given. `failed_after` and `failed_before` by Postgres' clock."""
+
+    kind: Kind | None = None
+    status: Status | None = None
+    provider: str | None = None
+    reason: str | None = None
+    destination: str | None = None
+    tag: str | None = None
+    reference: str | None = None
+    failed_after: datetime | None = None
+    failed_before: datetime | None = None
+    ids: tuple[UUID, ...] = ()
+    client_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead letter. `last_reason`, `provider_code`: of its last attempt. Its body is not shown here."""
+
+    id: UUID
+    version: int
+    status: Status
+    kind: Kind
+    provider: str | None
+    priority: Priority
+    destination: str | None
+    reference: str | None
+    tags: list[str]
+    reason: str | None
+    last_reason: str | None
+    provider_code: int | None
+    attempts: int
+    revision: int
+    created_at: datetime
+    failed_at: datetime
+
+    @property
+    def queue(self) -> WorkQueue:
+        return WorkQueue(self.kind, self.provider, self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dead letters that ended alike: how many, the oldest and the newest."""
+
+    kind: Kind
+    provider: str | None
+    status: Status
+    reason: str | None
+    count: int
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """The clauses of a filter, and their parameters."""
+
+    clauses: list[str] = field(default_factory=lambda: ["j.status IN ('failed', 'unknown')"])
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+# A field of the filter, and what it asks of a job. Constants, so that no value ever is part of a statement's text.
+_CLAUSES = {
+    "kind": "j.kind = :kind",
+    "status": "j.status = :status",
+    "provider": "j.provider = :provider",
+    "reason": "j.reason = :reason",
+    "destination": "j.destination = :destination",
+    "tag": ":tag = ANY(j.tags)",
+    "reference": "j.reference = :reference",
+    "failed_after": "j.finished_at >= :failed_after",
+    "failed_before": "j.finished_at < :failed_before",
+    "ids": "j.id = ANY(CAST(:ids AS uuid[]))",
+    "client_id": "j.client_id = :client_id",
+}
+
+
+def _where(wanted: Filter) -> _Where:
+    where = _Where()
+    for name, clause in _CLAUSES.items():
+        value = getattr(wanted, name)
+        if value is not None and value != ():
+            where.clauses.append(clause)
+            where.parameters[name] = [str(id_) for id_ in value] if name == "ids" else value
+    return where
+
+
+_GROUPS = """
+SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished_at) AS oldest, max(j.finished_at) AS newest
+FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
+"""
+
+_PAGE = """
+SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
+    last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at
+FROM jobs j LEFT JOIN LATERAL (
+    SELECT a.reason, a.provider_code FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1
+) last ON true
+WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit
+"""
+
+# A copy of the dead letter that has not been published yet is not needed any more.
+_REQUEUE = sa.text("""
+WITH held AS (
+    SELECT j.id, r.version, r.provider, r.queue, j.status = 'failed' AS new_key
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, provider text, queue text)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version
+    WHERE j.status IN ('failed', 'unknown') ORDER BY j.id FOR UPDATE OF j
+), requeued AS (
+    UPDATE jobs j SET
+        status = 'queued', version = j.version + 1, revision = j.revision + 1, provider = held.provider,
+        key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
+        attempts = 0, tries = 0, lost_leases = 0, reason = NULL, finished_at = NULL,
+        queued_at = clock_timestamp(), due_at = clock_timestamp(), updated_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version
+    RETURNING j.id, j.version, held.queue
+), unneeded AS (
+    DELETE FROM outbox o USING requeued WHERE o.job_id = requeued.id AND o.version < requeued.version
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', queue, now() FROM requeued
+)
+SELECT id FROM requeued
+""")
+
+_DISCARD = sa.text("""
+WITH held AS (
+    SELECT j.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version
+    WHERE j.status IN ('failed', 'unknown') ORDER BY j.id FOR UPDATE OF j
+), discarded AS (
+    UPDATE jobs j SET status = 'discarded', version = j.version + 1, updated_at = clock_timestamp(),
+        finished_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version
+    RETURNING j.id, j.version
+), unneeded AS (
+    DELETE FROM outbox o USING discarded WHERE o.job_id = discarded.id AND o.version < discarded.version
+)
+SELECT id FROM discarded
+""")
+
+_STALE = sa.text("""
+SELECT r.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
+LEFT JOIN jobs j ON j.id = r.id WHERE j.id IS NULL OR j.version > r.version
+""")
+
+BEFORE_ALL = UUID(int=0)
+
+
+class DeadBooks:
+    """Each method is one transaction; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def now(self, timeout: float) -> datetime:
+        """Postgres' clock, by which `failed_before` is judged."""
+        return await self._lane.call(lambda c: c.execute(sa.text("SELECT clock_timestamp()")).scalar_one(), timeout)
+
+    async def count(self, kind: Kind, timeout: float) -> int:
+        """How many dead letters of a kind there are."""
+        statement = sa.text("SELECT count(*) FROM jobs WHERE status IN ('failed', 'unknown') AND kind = :kind")
+        return await self._lane.call(lambda c: int(c.execute(statement, {"kind": kind}).scalar_one()), timeout)
+
+    async def groups(self, wanted: Filter, timeout: float) -> list[Group]:
+        """How many there are of each sort, the most first."""
+        where = _where(wanted)
+        statement = sa.text(_GROUPS.format(where=" AND ".join(where.clauses)))
+
+        def work(connection: sa.Connection) -> list[Group]:
+            rows = connection.execute(statement, where.parameters).mappings()
+            return [Group(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])}) for row in rows]
+
+        return await self._lane.call(work, timeout)
+
+    async def page(self, wanted: Filter, after: UUID, limit: int, timeout: float) -> list[DeadLetter]:
+        """At most `limit`, by id, from behind `after`."""
+        where = _where(wanted)
+        statement = sa.text(_PAGE.format(where=" AND ".join(where.clauses)))
+        parameters = {**where.parameters, "after": str(after), "limit": limit}
+        return await self._lane.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
+
+    async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
+        """Queue each anew, in a new revision, for its work queue; those that have moved on since they were read are left."""
+        rows = [
+            {"id": str(letter.id), "version": letter.version, "provider": queue.provider, "queue": queue.name}
+            for letter, queue in letters
+        ]
+        return await self._each(_REQUEUE, rows, timeout)
+
+    async def discard(self, letters: Sequence[DeadLetter], timeout: float) -> set[UUID]:
+        """End each for good; those that have moved on since they were read are left."""
+        return await self._each(_DISCARD, [{"id": str(each.id), "version": each.version} for each in letters], timeout)
+
+    async def _each(self, statement: sa.TextClause, rows: list[dict[str, Any]], timeout: float) -> set[UUID]:
+        text = orjson.dumps(rows).decode()
+        return await self._lane.call(lambda c: {row.id for row in c.execute(statement, {"rows": text})}, timeout)
+
+    async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
+        """Of copies in the dead queue, those whose job has moved on, or is gone."""
+        rows = orjson.dumps([{"id": str(copy.id), "version": copy.version} for copy in copies]).decode()
+        return await self._lane.call(
+            lambda c: {Pointer(row.id, row.version) for row in c.execute(_STALE, {"rows": rows})}, timeout
+        )
+
+
+def _letter(row: Any) -> DeadLetter:
+    typed = {"status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
+    return DeadLetter(**{**row, **typed})
