@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Posthaste: a
 
 Base = Annotated[str | None, typer.Option(help="Where the API answers; else POSTHASTE_HOST and POSTHASTE_PORT.")]
 SANDBOX_PORT = 9007
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # to a group of commands that is imported when used
 
 
 def _settings() -> Settings:
@@ -323,12 +324,20 @@ def sandbox(
         _fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port")
 
 
-@app.command("dead-letters", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+@app.command("dead-letters", context_settings=_PASSED_ON, add_help_option=False)
 def dead_letters(context: typer.Context) -> None:
     """Failed and unknown jobs: list, show, requeue, discard, export. Also installed as posthaste-requeue."""
     from cli import dead_letters as command
 
     command.app(context.args, prog_name="posthaste dead-letters")
+
+
+@app.command("providers", context_settings=_PASSED_ON, add_help_option=False)
+def providers(context: typer.Context) -> None:
+    """What waits for each provider: list, pause, resume, move."""
+    from cli import providers as command
+
+    command.app(context.args, prog_name="posthaste providers")
 
 
 def main() -> None:

@@ -103,6 +103,15 @@ def _work(settings: Settings, seen: checks.Look) -> list[Finding]:
         for name, jobs in seen.waiting.items()
         if name not in settings.providers
     ]
+    findings += [
+        Finding(
+            "providers",
+            "warning",
+            f"{name!r} is paused by an operator; its messages wait",
+            f"`posthaste providers resume {name}`",
+        )
+        for name in seen.paused
+    ]
     if not seen.relays:
         findings.append(Finding("relay", "wrong", "none is running", "`posthaste relay`, or `posthaste up`"))
     elif seen.overdue:
@@ -152,7 +161,8 @@ def _consumers(states: list[QueueState]) -> list[Finding]:
     if not idle:
         return [Finding("workers", "ok", "every work queue has a consumer")]
     names = ", ".join(f"{state.name} ({state.ready} ready)" for state in idle)
-    return [Finding("workers", "wrong", f"nobody consumes {names}", "`posthaste consume`, or `posthaste up`")]
+    mend = "`posthaste consume`, or `posthaste up`; unless its provider is paused, or left alone as it does not answer"
+    return [Finding("workers", "wrong", f"nobody consumes {names}", mend)]
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -7,6 +7,7 @@ import sys
 import uvloop
 
 from consumers.app import run_relay, run_worker
+from consumers.watchdog import Stuck
 from infra import logs
 from infra.postgres.schema import ForeignNamespace, SchemaTooOld
 from infra.settings import Settings, SettingsError, load
@@ -27,7 +28,8 @@ async def _run(roles: list[str], settings: Settings) -> None:
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error."""
+    """Run until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error, and where
+    consuming is stuck."""
     roles = sys.argv[1:]
     if roles != ["relay"] and (not roles or set(roles) - set(KINDS)):
         print(USAGE, file=sys.stderr)
@@ -35,8 +37,11 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")
-        uvloop.run(_run(roles, settings))
-    except (SettingsError, SchemaTooOld, ForeignNamespace) as error:
+        try:
+            uvloop.run(_run(roles, settings))
+        except* Stuck as stuck:
+            raise stuck.exceptions[0] from None
+    except (SettingsError, SchemaTooOld, ForeignNamespace, Stuck) as error:
         print(f"posthaste {' '.join(roles)}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,10 +1,12 @@
 """The consumers' composition: what a worker and a relay are made of."""
 
 import asyncio
+from functools import partial
 
 import structlog
 
 from consumers.dead_watch import DeadWatch
+from consumers.gate import Gate
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
 from consumers.recorder import Recorder
@@ -14,6 +16,7 @@ from consumers.reports import CountWords
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
+from consumers.watchdog import Watchdog
 from infra.batching import Batcher, DeadlineExceeded
 from infra.dead_letters import Tidier
 from infra.postgres import schema
@@ -23,6 +26,7 @@ from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
+from infra.postgres.provider_book import ProviderBook
 from infra.postgres.queries import Queries
 from infra.postgres.sweep import Sweep
 from infra.postgres.totals import Totals
@@ -36,7 +40,7 @@ from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings
 from infra.statuses import Statuses
-from jobs.model import Kind, work_queues
+from jobs.model import Kind, Priority, message_queue, work_queues
 from jobs.outcome import CUT_SHORT
 from jobs.retry import RetryPolicy
 
@@ -45,6 +49,7 @@ log = structlog.get_logger()
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CALL_SECONDS = 10.0
+HEED_SECONDS = 0.5
 REPORTS_AT_ONCE = 1  # counting keeps a processor busy: more processes, not more at once
 
 
@@ -55,6 +60,7 @@ class _Worker:
         topology = describe(settings.namespace, settings.providers)
         self.hot = Lane(settings.database_url, name="worker hot path", threads=4)
         self._reads = Lane(settings.database_url, name="worker reads", threads=1)
+        self._book = ProviderBook(self._reads)
         self._posts = Lane(settings.database_url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True, background=True)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._providers = {
@@ -77,6 +83,7 @@ class _Worker:
             grace_seconds=settings.outbox_grace_seconds,
             lost_leases=settings.lost_leases,
         )
+        self.gates: dict[str, Gate] = {}
         works = self._works(settings, kinds)
         # The prefetch only fills the slots; a queue whose jobs are done one by one must not hold a second one back.
         prefetch = {queue: 1 if work.alone else work.slots.count for queue, work in works.items()}
@@ -89,23 +96,53 @@ class _Worker:
             self.consumer,
             Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases),
         )
+        self.watchdog = Watchdog(
+            self.consumer,
+            {queue: partial(getattr, work.slots, "idle") for queue, work in works.items()},
+            self.broker.ready_messages,
+            seconds=settings.watchdog_seconds,
+            passing=(NotPublished,),
+        )
         self.reaper = Reaper(ledger, recorder, _policies(settings), lease_seconds=settings.lease_seconds, passing=REPEAT)
 
     def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
         """By logical queue; the priorities of one provider share its slots."""
         works: dict[str, Work] = {}
         slots = {name: Slots(provider.concurrency) for name, provider in settings.providers.items()}
+        if Kind.MESSAGE in kinds:
+            for name, provider in settings.providers.items():
+                queues = [message_queue(name, priority).name for priority in Priority]
+                self.gates[name] = Gate(name, queues, slots[name], self, provider.breaker.policy())
         policies = _policies(settings)
         for queue in work_queues(settings.providers):
             if queue.kind not in kinds:
                 continue
             if queue.provider is not None:
                 handler = SendMessage(self._providers[queue.provider])
-                works[queue.name] = Work(handler, policies[queue.name], slots[queue.provider], queue.priority)
+                gate = self.gates[queue.provider]
+                works[queue.name] = Work(handler, policies[queue.name], slots[queue.provider], queue.priority, gate=gate)
             else:
                 count = CountWords(self._posts, Totals(self.hot), timeout_seconds=settings.report_timeout_seconds)
                 works[queue.name] = Work(count, policies[queue.name], Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
         return works
+
+    async def pause(self, queue: str) -> None:
+        await self.consumer.pause(queue)
+
+    async def resume(self, queue: str) -> None:
+        await self.consumer.resume(queue)
+
+    async def heed(self) -> None:
+        """Do as operators say of providers, within a second; until cancelled."""
+        while self.gates:
+            try:
+                paused = await self._book.paused(HEED_SECONDS * 4)
+            except REPEAT as error:
+                log.debug("providers.not_heard", reason=str(error), effect="what was said last holds")
+            else:
+                for name, gate in self.gates.items():
+                    gate.pause(name in paused)
+            await asyncio.sleep(HEED_SECONDS)
 
     async def close(self) -> None:
         for provider in self._providers.values():
@@ -128,8 +165,16 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
             return
         log.info("worker.ready", kinds=sorted(kinds), providers=sorted(settings.providers))
         async with asyncio.TaskGroup() as group:
-            runs = (worker.consumer.run(), worker.broker.run(), worker.eager.run(), worker.reaper.run())
-            services = [group.create_task(run) for run in runs]
+            gates = [gate.run() for gate in worker.gates.values()]
+            runs = (
+                worker.consumer.run(),
+                worker.broker.run(),
+                worker.eager.run(),
+                worker.reaper.run(),
+                worker.heed(),
+                worker.watchdog.run(),
+            )
+            services = [group.create_task(run) for run in (*runs, *gates, worker.watchdog.run())]
             await stop.wait()
             log.info("worker.stopping", grace_seconds=settings.shutdown_grace_seconds)
             await worker.consumer.stop()

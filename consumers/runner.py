@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import structlog
 
+from consumers.gate import Gate, Taking
 from consumers.quarantine import Quarantine
 from consumers.recorder import Recorder
 from consumers.renewer import Renewer
@@ -49,19 +50,13 @@ class Handler(Protocol):
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome: ...
 
 
-class Taking(Protocol):
-    """Whether this process asks the broker for work of a queue."""
-
-    async def pause(self, queue: str) -> None: ...
-    async def resume(self, queue: str) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """How the jobs of one queue are done: by whom, how many at once in this process, and when again.
 
     `cut_off`: what a job came to that a shutdown cut. `alone`: one job may take minutes; its lease is renewed meanwhile, and
-    the next one is left to idle processes: nothing of the queue is taken, not even in advance.
+    the next one is left to idle processes: nothing of the queue is taken, not even in advance. `gate`: whether the provider
+    is sent to now.
     """
 
     handler: Handler
@@ -70,6 +65,11 @@ class Work:
     priority: Priority = Priority.NORMAL
     cut_off: Outcome = CUT_OFF
     alone: bool = False
+    gate: Gate | None = None
+
+    @property
+    def shut(self) -> bool:
+        return self.gate is not None and self.gate.shut
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class Runner:
             return
         work = self._works[delivery.queue]
         async with work.slots.slot(work.priority):
-            if self._stopping:
+            if self._stopping or work.shut:
                 await delivery.give_back()
                 return
             if not work.alone:
@@ -185,7 +185,9 @@ class Runner:
         # The job's own provider counts, not the queue that somebody may have moved its message to.
         misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
         too_late = work.handler.timeout_seconds + self._lease.margin_seconds > time_left
-        outcome = NOT_STARTED if self._stopping or too_late or misplaced else await self._handle(job, work)
+        outcome = NOT_STARTED if self._stopping or work.shut or too_late or misplaced else await self._handle(job, work)
+        if work.gate is not None:
+            work.gate.told(outcome)
         ran = self._monotonic() - claimed_at
         await self._recorder.record(job, outcome, work.policy, ran_seconds=ran)
 

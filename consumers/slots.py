@@ -17,8 +17,19 @@ class Slots:
     def __init__(self, count: int):
         self.count = count
         self._free = count
+        self._limit = count
         self._high_left = count - -(-count // 10) if count > 1 else 1
         self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
+
+    def limit(self, limit: int) -> None:
+        """From now on at most so many are held; those that are held already stay."""
+        self._limit = limit
+        self._grant()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for a slot, and one is free."""
+        return self._free > self.count - self._limit and not any(self._waiting.values())
 
     @asynccontextmanager
     async def slot(self, priority: Priority) -> AsyncIterator[None]:
@@ -41,7 +52,7 @@ class Slots:
             raise
 
     def _grant(self) -> None:
-        while self._free and (priority := self._next()):
+        while self._free > self.count - self._limit and (priority := self._next()):
             self._free -= 1
             self._high_left -= priority is Priority.HIGH
             self._waiting[priority].popleft().set_result(None)

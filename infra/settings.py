@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
+from jobs.breaker import BreakerPolicy
 from jobs.retry import RetryPolicy
 
 PREFIX = "POSTHASTE_"
@@ -37,6 +38,18 @@ class RetrySettings(BaseModel):
         return RetryPolicy(self.attempts, self.base_seconds, self.cap_seconds, self.deadline_seconds)
 
 
+class BreakerSettings(BaseModel):
+    """When a provider that does not answer is left alone; see `jobs.breaker`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    failures: int = Field(5, ge=1, le=1000)
+    open_seconds: float = Field(5.0, gt=0, le=3600)
+    cap_seconds: float = Field(60.0, gt=0, le=3600)
+
+    def policy(self) -> BreakerPolicy:
+        return BreakerPolicy(self.failures, self.open_seconds, self.cap_seconds)
+
+
 def _http_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
         raise ValueError("must be an http:// or https:// URL")
@@ -52,6 +65,7 @@ class ProviderSettings(BaseModel):
     timeout_seconds: float = Field(10.0, gt=0, le=3600)
     concurrency: int = Field(64, ge=1, le=1000)
     retry: RetrySettings = RetrySettings()
+    breaker: BreakerSettings = BreakerSettings()
 
 
 def _scheme(*schemes: str) -> AfterValidator:
@@ -91,6 +105,7 @@ class Settings(BaseSettings):
     sweep_after_seconds: float = Field(30.0, gt=0, le=3600)
     report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
     report_retry: RetrySettings = RetrySettings(attempts=4, base_seconds=2, cap_seconds=60)
+    watchdog_seconds: float = Field(30.0, gt=0, le=3600)
     status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
 
     @field_validator("providers")

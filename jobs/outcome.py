@@ -30,6 +30,13 @@ class Outcome:
     surely_not_sent: bool = False
     retry_after_seconds: float | None = None
 
+    @property
+    def no_answer(self) -> bool:
+        """Whether the provider was not there: no connection, no answer in time, or none at all."""
+        return self.reason in _NO_ANSWER
+
+
+_NO_ANSWER = frozenset({"no_connection", "connect_timeout", "timeout", "connection_lost"})
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")

@@ -57,6 +57,10 @@ class Proxy:
         """From now on each connection's answers come no faster; 0 for as fast as they can."""
         self._bytes_per_second = bytes_per_second
 
+    def ports(self) -> set[int]:
+        """The ports from which it reaches its target: by these the target names the connections that go through it."""
+        return {writer.get_extra_info("sockname")[1] for writer in self._writers}
+
     def cut_on_answer(self, needle: bytes, times: int = 1) -> None:
         """Pass the next `times` requests that contain `needle`; swallow the first bytes of their answers and cut."""
         self._needle = needle

@@ -20,6 +20,9 @@ GROUP BY provider ORDER BY provider
 """)
 
 
+_PAUSED = sa.text("SELECT provider FROM provider_pauses ORDER BY provider")
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute."""
@@ -28,6 +31,7 @@ class Look:
     relays: int
     overdue: int
     waiting: dict[str, int]
+    paused: list[str]
 
 
 async def look(lane: Lane, timeout: float) -> Look:
@@ -36,6 +40,7 @@ async def look(lane: Lane, timeout: float) -> Look:
     def work(connection: sa.Connection) -> Look:
         row = connection.execute(_LOOK).one()
         waiting = {row.provider: row.jobs for row in connection.execute(_PROVIDERS_WITH_WORK)}
-        return Look(row.clock, row.relays, row.overdue, waiting)
+        paused = [row.provider for row in connection.execute(_PAUSED)]
+        return Look(row.clock, row.relays, row.overdue, waiting, paused)
 
     return await lane.call(work, timeout)

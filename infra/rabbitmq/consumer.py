@@ -1,6 +1,7 @@
 """Consuming: deliveries of some queues are handed on, one by one, to whoever has a free slot."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -62,6 +63,7 @@ class Consumer:
         self._paused: set[str] = set()
         self._turning = asyncio.Lock()
         self._over = asyncio.Event()
+        self._heard: dict[str, float] = {}  # monotonic instants of the last delivery, or of the beginning of consuming
         self._stopped = False
 
     async def run(self) -> None:
@@ -87,6 +89,14 @@ class Consumer:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
         return await channel.get_queue(self._topology.name(logical), ensure=False)
+
+    def quiet_seconds(self, queue: str) -> float | None:
+        """For how long the broker has given nothing of a queue that it was asked for; None where it is not asked now."""
+        return time.monotonic() - self._heard[queue] if queue in self._tags else None
+
+    def rebuild(self) -> None:
+        """Drop the connection and make everything on it anew."""
+        self._over.set()
 
     async def pause(self, queue: str) -> None:
         """Take no more from this queue; whoever else consumes it gets the next. Holds across reconnects."""
@@ -125,11 +135,13 @@ class Consumer:
             elif not paused and tag is None:
                 tag = await queue.consume(self._receiver(logical), timeout=_TURN_SECONDS)
                 if self._queues.get(logical) is queue:  # else that session is over
+                    self._heard[logical] = time.monotonic()
                     self._tags[logical] = tag
 
     def _receiver(self, logical: str) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
         # Returns at once: the client cancels its callbacks when a channel closes, and no job's work may be cut like that.
         async def received(message: AbstractIncomingMessage) -> None:
+            self._heard[logical] = time.monotonic()
             self._hand_on(Delivery(message.body, logical, message))
 
         return received

@@ -197,7 +197,14 @@ QUICK = {
 
 @asynccontextmanager
 async def running(
-    services: Services, database: str, namespace: str, folder: Path, *, provider: dict[str, Any] | None = None, **settings: str
+    services: Services,
+    database: str,
+    namespace: str,
+    folder: Path,
+    *,
+    provider: dict[str, Any] | None = None,
+    others: dict[str, Any] | None = None,
+    **settings: str,
 ) -> AsyncIterator[Stack]:
     """A stack that is ready; whatever of it still runs afterwards is killed. On failure the logs are printed."""
     database_url, postgres = await proxied(database)
@@ -214,7 +221,7 @@ async def running(
         "POSTHASTE_REDIS_URL": redis_url,
         "POSTHASTE_NAMESPACE": namespace,
         "POSTHASTE_PORT": str(port),
-        "POSTHASTE_PROVIDERS": json.dumps({"sandbox": {**described, **(provider or {})}}),
+        "POSTHASTE_PROVIDERS": json.dumps({"sandbox": {**described, **(provider or {})}, **(others or {})}),
         **{f"POSTHASTE_{name.upper()}": value for name, value in settings.items()},
     }
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}

@@ -1,0 +1,82 @@
+"""What operators say about providers, and what waits for each."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from jobs.model import Priority, message_queue
+
+BATCH = 1000
+
+_PAUSED = sa.text("SELECT provider FROM provider_pauses")
+_PAUSE = sa.text("INSERT INTO provider_pauses (provider) VALUES (:provider) ON CONFLICT DO NOTHING")
+_RESUME = sa.text("DELETE FROM provider_pauses WHERE provider = :provider")
+
+_LIST = sa.text("""
+SELECT coalesce(w.provider, p.provider) AS provider, p.paused_at, coalesce(w.waiting, 0) AS waiting,
+    coalesce(w.processing, 0) AS processing
+FROM (
+    SELECT provider, count(*) FILTER (WHERE status <> 'processing') AS waiting,
+        count(*) FILTER (WHERE status = 'processing') AS processing
+    FROM jobs WHERE status IN ('queued', 'retrying', 'processing') AND provider IS NOT NULL GROUP BY provider
+) w FULL JOIN provider_pauses p ON p.provider = w.provider
+""")
+
+# A copy that is on its way to the old provider's worker names a version that is gone.
+_MOVE = sa.text("""
+WITH held AS (
+    SELECT id, version FROM jobs
+    WHERE provider = :old AND priority = :priority AND status IN ('queued', 'retrying') ORDER BY id LIMIT :limit FOR UPDATE
+), moved AS (
+    UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
+), unneeded AS (
+    DELETE FROM outbox o USING moved WHERE o.job_id = moved.id AND o.version < moved.version
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
+)
+SELECT count(*) FROM moved
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderState:
+    """How many messages wait for a provider or are being sent, and since when it is paused, if it is."""
+
+    waiting: int
+    processing: int
+    paused_at: datetime | None
+
+
+class ProviderBook:
+    """Each method is one transaction; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def paused(self, timeout: float) -> frozenset[str]:
+        """The providers that are paused now."""
+        return await self._lane.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
+
+    async def pause(self, provider: str, timeout: float) -> None:
+        await self._lane.call(lambda c: c.execute(_PAUSE, {"provider": provider}).close(), timeout)
+
+    async def resume(self, provider: str, timeout: float) -> None:
+        await self._lane.call(lambda c: c.execute(_RESUME, {"provider": provider}).close(), timeout)
+
+    async def states(self, timeout: float) -> dict[str, ProviderState]:
+        """Every provider that messages wait for, or that is paused."""
+
+        def work(connection: sa.Connection) -> dict[str, ProviderState]:
+            rows = connection.execute(_LIST)
+            return {row.provider: ProviderState(row.waiting, row.processing, row.paused_at) for row in rows}
+
+        return await self._lane.call(work, timeout)
+
+    async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
+        """Hand at most `BATCH` messages that wait for `old` to `new`; how many."""
+        queue = message_queue(new, priority).name
+        parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH, "queue": queue}
+        return await self._lane.call(lambda c: int(c.execute(_MOVE, parameters).scalar_one()), timeout)

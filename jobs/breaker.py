@@ -1,0 +1,59 @@
+"""A circuit breaker: a provider that does not answer is left alone for a while, then tried with one message at a time.
+
+After Michael Nygard, "Release It!", 2007. Immutable: each step returns the next state.
+Instants are the caller's monotonic seconds.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from jobs.outcome import Outcome, Verdict
+
+
+class State(StrEnum):
+    """Closed: send. Open: do not. Half-open: send one at a time, and see."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """Opens after `failures` in a row without an answer, for `open_seconds`, doubled while it stays ill up to `cap_seconds`."""
+
+    failures: int = 5
+    open_seconds: float = 5.0
+    cap_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """What is known of a provider: failures in a row, how often it was opened in a row, and until when."""
+
+    policy: BreakerPolicy
+    failures: int = 0
+    opened: int = 0
+    until: float | None = None
+
+    def state(self, now: float) -> State:
+        if self.until is None:
+            return State.CLOSED
+        return State.OPEN if now < self.until else State.HALF_OPEN
+
+    def after(self, outcome: Outcome, now: float) -> "Breaker":
+        """The breaker after one send. Any answer but a plea for patience closes it: what answers is there."""
+        if outcome.verdict is Verdict.RELEASED:
+            return self
+        if outcome.verdict is Verdict.DEFERRED:
+            seconds = outcome.retry_after_seconds if outcome.retry_after_seconds is not None else self.policy.open_seconds
+            return replace(self, until=max(now + seconds, self.until or now))
+        if not outcome.no_answer:
+            return Breaker(self.policy)
+        state, failures = self.state(now), self.failures + 1
+        if state is State.OPEN:  # begun before it was opened
+            return self
+        if state is State.CLOSED and failures < self.policy.failures:
+            return replace(self, failures=failures)
+        seconds = min(self.policy.cap_seconds, self.policy.open_seconds * 2.0 ** min(self.opened, 30))
+        return Breaker(self.policy, 0, self.opened + 1, now + seconds)

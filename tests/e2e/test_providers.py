@@ -1,0 +1,121 @@
+"""Providers in trouble: one that hangs costs others nothing, one that is paused gets nothing, one that is gone is replaced."""
+
+import asyncio
+import json
+import random
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from cli.sandbox import Faults, Sandbox
+from tests.e2e.stack import Stack, free_port, running
+from tests.services import Services
+from tests.waiting import eventually
+
+BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
+
+
+@asynccontextmanager
+async def _other() -> AsyncIterator[Sandbox]:
+    """A second provider."""
+    sandbox, stop = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)), asyncio.Event()
+    serving = asyncio.create_task(sandbox.serve(stop))
+    yield sandbox
+    stop.set()
+    await serving
+
+
+@pytest.fixture
+async def two(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[tuple[Stack, Sandbox]]:
+    """A stack with the providers `sandbox` and `other`, whose breakers are quick."""
+    async with _other() as other:
+        described = {
+            "url": f"http://127.0.0.1:{other.port}/message",
+            "timeout_seconds": 1,
+            "breaker": BREAKER,
+            "concurrency": 16,
+        }
+        async with running(
+            services,
+            database,
+            broker_namespace,
+            tmp_path,
+            provider={"breaker": BREAKER, "timeout_seconds": 1},
+            others={"other": described},
+            default_provider="sandbox",
+        ) as stack:
+            yield stack, other
+
+
+async def _p50_seconds(stack: Stack, ids: list[str]) -> float:
+    records = [await stack.record(id_) for id_ in ids]
+    times = [datetime.fromisoformat(r["finished_at"]) - datetime.fromisoformat(r["created_at"]) for r in records]
+    return statistics.median(time.total_seconds() for time in times)
+
+
+async def test_a_provider_that_hangs_keeps_its_own_messages_waiting_and_no_others(two: tuple[Stack, Sandbox]) -> None:
+    stack, other = two
+    other.faults = Faults(hang=1)
+    waiting = [await stack.submit(f"+{n}", provider="other") for n in range(60)]
+    await eventually(lambda: _said(stack, "provider.gate"), lambda count: count >= 1)
+    quick = [await stack.submit(f"+{n}") for n in range(60)]
+    for id_ in quick:
+        await stack.becomes(id_, "sent")
+    assert await _p50_seconds(stack, quick) < 1.0  # that of one that hangs
+    # It opens, tries one now and then, and opens again: a handful of attempts for all sixty.
+    await eventually(lambda: _said(stack, "state=half-open"), lambda count: count >= 2)
+    assert other.raw <= 16 + 20
+    other.faults = Faults()
+    for id_ in waiting:
+        await stack.becomes(id_, "sent")
+    attempts = [(await stack.record(id_))["attempts"] for id_ in waiting]
+    assert sum(attempts) - len(waiting) <= 16 + 20
+    assert statistics.median(attempts) <= 2
+
+
+async def _said(stack: Stack, what: str) -> int:
+    return await asyncio.to_thread(lambda: stack.processes["worker"].said().count(what))
+
+
+async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Stack, Sandbox]) -> None:
+    stack, other = two
+    assert (await stack.command("providers", "pause", "other")).returncode == 0
+    await eventually(lambda: _said(stack, "state=open"), lambda count: count == 1)
+    held = [await stack.submit(f"+{n}", provider="other") for n in range(5)]
+    await stack.becomes(await stack.submit(), "sent")
+    assert other.raw == 0
+    listed = (await stack.command("providers", "list")).stdout
+    row = next(line for line in listed.splitlines() if "other" in line)
+    assert "5" in row and "20" in row.split("│")[-2]
+    doctor = json.loads((await stack.command("doctor", "--json")).stdout)
+    paused = [f for f in doctor["findings"] if "paused" in f["detail"]]
+    assert paused and "resume other" in paused[0]["mend"]
+    await stack.processes["worker"].kill()
+    stack.start("worker", "consumers", "messages")
+    await eventually(lambda: _said(stack, "state=open"), lambda count: count == 2)
+    assert other.raw == 0
+    assert (await stack.command("providers", "resume", "other")).returncode == 0
+    for id_ in held:
+        await stack.becomes(id_, "sent")
+    unknown = await stack.command("providers", "pause", "nobody")
+    assert unknown.returncode == 2 and "sandbox" in unknown.stderr
+
+
+async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: tuple[Stack, Sandbox]) -> None:
+    stack, other = two
+    await stack.processes["worker"].kill()
+    ids = [await stack.submit(f"+{n}", provider="other", priority=["normal", "high"][n % 2]) for n in range(6)]
+    described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
+    del described["other"]
+    stack.environment["POSTHASTE_PROVIDERS"] = json.dumps(described)
+    stack.start("worker", "consumers", "messages")
+    moved = await stack.command("providers", "move", "other", "--provider", "sandbox")
+    assert (moved.returncode, "6 messages moved" in moved.stdout) == (0, True), moved.stderr
+    for id_ in ids:
+        await stack.becomes(id_, "sent")
+    assert other.raw == 0 and (await stack.provider("/stats"))["raw"] == 6
+    assert (await stack.command("providers", "move", "other", "--provider", "nobody")).returncode == 2

@@ -1,0 +1,114 @@
+"""The breaker, and the gate that obeys it."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.gate import Gate
+from consumers.slots import Slots
+from jobs.breaker import Breaker, BreakerPolicy, State
+from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
+from tests.making import ACCEPTED
+from tests.waiting import eventually
+
+POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
+TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")
+REFUSED = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
+FAILED = Outcome(Verdict.RETRYABLE, "http_500", 500)
+WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, retry_after_seconds=20)
+
+
+def _after(*outcomes: Outcome, now: float = 0.0) -> Breaker:
+    breaker = Breaker(POLICY)
+    for outcome in outcomes:
+        breaker = breaker.after(outcome, now)
+    return breaker
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "state"),
+    [
+        ((), State.CLOSED),
+        ((TIMEOUT, REFUSED), State.CLOSED),
+        ((TIMEOUT, REFUSED, TIMEOUT), State.OPEN),
+        ((TIMEOUT, TIMEOUT, FAILED, TIMEOUT, TIMEOUT), State.CLOSED),  # an error is an answer
+        ((TIMEOUT, TIMEOUT, ACCEPTED, TIMEOUT), State.CLOSED),
+        ((TIMEOUT, TIMEOUT, NOT_STARTED, CUT_OFF, TIMEOUT), State.CLOSED),
+        ((TIMEOUT, TIMEOUT, NOT_STARTED, TIMEOUT), State.OPEN),
+        ((WAIT,), State.OPEN),
+    ],
+)
+def test_what_opens_it(outcomes: tuple[Outcome, ...], state: State) -> None:
+    assert _after(*outcomes).state(0.0) is state
+
+
+def test_it_is_half_open_after_a_while_and_one_answer_decides() -> None:
+    opened = _after(*[TIMEOUT] * 3)
+    assert [opened.state(now) for now in (0, 4.9, 5.0)] == [State.OPEN, State.OPEN, State.HALF_OPEN]
+    assert opened.after(ACCEPTED, 6).state(6) is State.CLOSED
+    again = opened.after(TIMEOUT, 6)
+    assert [again.state(now) for now in (15.9, 16.0)] == [State.OPEN, State.HALF_OPEN]
+    third = again.after(TIMEOUT, 16)
+    assert [third.state(now) for now in (30.9, 31.0)] == [State.OPEN, State.HALF_OPEN]  # capped
+
+
+def test_what_was_begun_before_it_opened_does_not_prolong_it() -> None:
+    opened = _after(*[TIMEOUT] * 3)
+    assert opened.after(TIMEOUT, 4).after(TIMEOUT, 4.5) == opened
+
+
+def test_patience_lasts_as_long_as_asked() -> None:
+    assert [_after(WAIT).state(now) for now in (19.9, 20.0)] == [State.OPEN, State.HALF_OPEN]
+    assert _after(WAIT, Outcome(Verdict.DEFERRED, "http_429", 429)).until == 20.0
+
+
+@given(st.lists(st.sampled_from([TIMEOUT, REFUSED, FAILED, WAIT, ACCEPTED, NOT_STARTED]), max_size=60))
+def test_an_answer_always_closes_it_and_it_never_stays_open_for_long(outcomes: list[Outcome]) -> None:
+    breaker = _after(*outcomes)
+    assert breaker.until is None or breaker.until <= 20.0
+    assert breaker.after(ACCEPTED, 0.0).state(0.0) is State.CLOSED
+
+
+@dataclass
+class Taking:
+    told: list[str] = field(default_factory=list)
+
+    async def pause(self, queue: str) -> None:
+        self.told.append(f"pause {queue}")
+
+    async def resume(self, queue: str) -> None:
+        self.told.append(f"resume {queue}")
+
+
+async def test_the_gate_stops_consuming_tries_one_and_goes_on() -> None:
+    now, taking, slots = [0.0], Taking(), Slots(8)
+    gate = Gate("a", ["high", "normal"], slots, taking, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
+    running = asyncio.create_task(gate.run())
+
+    async def told() -> list[str]:
+        return list(taking.told)
+
+    gate.told(TIMEOUT)
+    assert gate.shut
+    await eventually(told, lambda seen: seen == ["pause high", "pause normal"], 5)
+    now[0] = 0.06
+    await eventually(told, lambda seen: seen[2:] == ["resume high", "resume normal"], 5)
+    assert (gate.state, slots._limit) == (State.HALF_OPEN, 1)
+    gate.told(ACCEPTED)
+
+    async def limit() -> int:
+        return slots._limit
+
+    await eventually(limit, lambda seen: seen == 8, 5)
+    gate.pause(True)
+    await eventually(told, lambda seen: len(seen) == 6, 5)
+    assert gate.shut
+    gate.told(ACCEPTED)
+    assert gate.shut
+    gate.pause(False)
+    await eventually(told, lambda seen: len(seen) == 8, 5)
+    assert not gate.shut
+    running.cancel()
