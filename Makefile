@@ -51,7 +51,7 @@ truncate: migrate ## Delete all posts (asks)
 	@$(BIN)/posthaste posts truncate
 
 test: services dev ## Run all the tests on real services
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 2 --dist worksteal
 
 bench: migrate ## Measure: queues, reports, isolation (ONLY=name for one)
 	@$(BIN)/python -m benchmarks $(ONLY)

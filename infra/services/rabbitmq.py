@@ -46,7 +46,8 @@ class PrivateRabbitMQ:
     def prepare(self, place: Place) -> None:
         files = {
             "rabbitmq.conf": CONFIGURATION.format(**place.ports),
-            "enabled_plugins": "[rabbitmq_management].\n",
+            # The shovel is what moves messages in the management UI.
+            "enabled_plugins": "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management].\n",
             "rabbitmq-env.conf": "# left empty: what is to be set is set in the environment\n",
         }
         for name, text in files.items():

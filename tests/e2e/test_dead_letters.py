@@ -201,6 +201,25 @@ async def test_a_copy_moved_to_its_work_queue_by_hand_is_sent_once(stack: Stack)
     assert (await _requests(stack))["+4000"] == 2
 
 
+async def test_dead_letters_moved_with_the_shovel_plugin_are_sent_once(stack: Stack) -> None:
+    """What "Move messages" in the management UI does: a shovel that ends when the queue is empty."""
+    ids = await _dead(stack, 400, 20)
+    await eventually(lambda: _in_dead_queue(stack), lambda count: count == 20)
+    shovel = {
+        "src-uri": "amqp://",
+        "src-queue": f"{stack.namespace}.messages.dead",
+        "src-delete-after": "queue-length",
+        "dest-uri": "amqp://",
+        "dest-queue": f"{stack.namespace}.messages.sandbox.normal",
+    }
+    path = f"/api/parameters/shovel/%2F/{stack.namespace}"
+    await management(stack.services, "PUT", path, {"value": shovel})
+    for id_ in ids:
+        await stack.becomes(id_, "sent")
+    assert Counter((await _requests(stack)).values()) == {2: 20}
+    assert await _in_dead_queue(stack) == 0
+
+
 async def _post(stack: Stack, path: str, body: Any) -> tuple[int, dict[str, Any]]:
     async with stack.session.post(stack.base + path, json=body) as response:
         return response.status, await response.json()
