@@ -53,7 +53,7 @@ truncate: migrate ## Delete all posts (asks)
 test: services dev ## Run all the tests on real services
 	@$(BIN)/pytest -q -n 2 --dist worksteal
 
-bench: migrate ## Measure: queues, reports, isolation (ONLY=name for one)
+bench: migrate ## Measure: queues, reports, isolation, providers (ONLY=name for one)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 plans: services dev ## Print Postgres' plans of the statements that run all the time

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
 from infra import logs
@@ -15,6 +16,7 @@ ALL: dict[str, Callable[[Settings], Coroutine[Any, Any, None]]] = {
     "queues": stream_or_rabbitmq,
     "reports": in_the_request_or_as_a_job,
     "isolation": messages_while_reports_run,
+    "providers": one_of_two_hangs,
 }
 
 

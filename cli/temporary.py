@@ -35,8 +35,11 @@ async def service(
     sandbox: Sandbox,
     provider: Mapping[str, Any],
     programs: Sequence[Program] = MESSAGES,
+    others: Mapping[str, Sandbox] | None = None,
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A ready service on these settings' servers that sends through `sandbox`: a session with its API, and its database's URL.
+    """A ready service on these settings' servers, that sends through `sandbox` and through `others`, by provider name.
+
+    Gives a session with its API, and its database's URL.
 
     Raises:
         CannotStart: it does not come up.
@@ -45,6 +48,7 @@ async def service(
     database = schema.create_database(settings.database_url, f"posthaste_{name}")
     schema.migrate(database, namespace)
     described = {"url": f"http://{sandbox.host}:{sandbox.port}/message", **provider}
+    more = {other: {**described, "url": f"http://{each.host}:{each.port}/message"} for other, each in (others or {}).items()}
     environment = {
         **os.environ,
         f"{PREFIX}DATABASE_URL": database,
@@ -53,26 +57,27 @@ async def service(
         f"{PREFIX}NAMESPACE": namespace,
         f"{PREFIX}PORT": str(port),
         f"{PREFIX}LOG_LEVEL": "warning",
-        f"{PREFIX}PROVIDERS": json.dumps({"sandbox": described}),
+        f"{PREFIX}PROVIDERS": json.dumps({"sandbox": described, **more}),
+        f"{PREFIX}DEFAULT_PROVIDER": "sandbox",
     }
     client = aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0))
-    async with _serving(sandbox), _running(environment, programs), client as session:
+    async with _serving(sandbox, *(others or {}).values()), _running(environment, programs), client as session:
         await _ready(session)
         yield session, database
     async with await aio_pika.connect(settings.amqp_url) as connection:
-        await delete(await connection.channel(), describe(namespace, ["sandbox"]))
+        await delete(await connection.channel(), describe(namespace, ["sandbox", *more]))
     schema.drop_database(settings.database_url, f"posthaste_{name}")
 
 
 @asynccontextmanager
-async def _serving(sandbox: Sandbox) -> AsyncIterator[None]:
+async def _serving(*sandboxes: Sandbox) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    serving = asyncio.create_task(sandbox.serve(stop))
+    serving = [asyncio.create_task(sandbox.serve(stop)) for sandbox in sandboxes]
     try:
         yield
     finally:
         stop.set()
-        await serving
+        await asyncio.gather(*serving)
 
 
 @asynccontextmanager

@@ -1,0 +1,64 @@
+"""One of two providers hangs for a minute: what its messages cost, and what the other's notice of it."""
+
+import asyncio
+import random
+import statistics
+import time
+from datetime import datetime
+
+import aiohttp
+
+from benchmarks.load import after
+from cli.sandbox import Faults, Sandbox
+from cli.temporary import free_port, service
+from infra.settings import Settings
+
+MESSAGES = 200  # for the one that hangs
+SECONDS = 60.0
+PER_SECOND = 20
+
+
+async def one_of_two_hangs(settings: Settings) -> None:
+    """p50 and p99 from acceptance to sent, before and while the other provider hangs; and how that one gets over it."""
+    well, ill = (Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)) for _ in range(2))  # noqa: S311  faults
+    async with service(settings, "benchmark", well, {}, others={"other": ill}) as (session, _):
+        print(f"one of two providers hangs for {SECONDS:g} s ({PER_SECOND} messages/s to the other)")
+        print(f"  before: {await _sent(session, await _steady(session, SECONDS / 4))} to sent")
+        ill.faults = Faults(hang=1)
+        waiting = [await _submit(session, "other") for _ in range(MESSAGES)]
+        print(f"  meanwhile: {await _sent(session, await _steady(session, SECONDS))} to sent")
+        print(f"  attempts at the one that hangs, for {MESSAGES} messages that wait for it: {ill.raw}")
+        ill.faults, healed = Faults(), time.monotonic()
+        await _sent(session, waiting)
+        print(f"  well again: all of them sent after {time.monotonic() - healed:.1f} s")
+
+
+async def _submit(session: aiohttp.ClientSession, provider: str) -> str:
+    fields = {"destination": "+15550001", "body": "Hello", "provider": provider}
+    async with session.post("/messages", json=fields) as response:
+        return str((await response.json())["id"])
+
+
+async def _steady(session: aiohttp.ClientSession, seconds: float) -> list[str]:
+    until, ids = after(seconds), []
+    while not until():
+        ids.append(await _submit(session, "sandbox"))
+        await asyncio.sleep(1 / PER_SECOND)
+    return ids
+
+
+async def _sent(session: aiohttp.ClientSession, ids: list[str]) -> str:
+    """Wait until all are sent; how long that took each, by Postgres' clock."""
+    milliseconds: list[float] = []
+    for id_ in ids:
+        while (record := await _record(session, id_))["status"] != "sent":  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.05)
+        took = datetime.fromisoformat(record["finished_at"]) - datetime.fromisoformat(record["created_at"])
+        milliseconds.append(1000 * took.total_seconds())
+    cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
+    return f"p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms"
+
+
+async def _record(session: aiohttp.ClientSession, id_: str) -> dict[str, str]:
+    async with session.get(f"/messages/{id_}") as response:
+        return dict(await response.json())
