@@ -149,6 +149,11 @@ class Instance:
             self.say(f"stopped (pid {process.pid}, {role}){'' if orderly else ' by force, as it would not end'}")
         return bool(running)
 
+    def place(self) -> Place:
+        """Where it runs now."""
+        user = self.home.user_for(self.recipe.user)
+        return Place(self.home.folder(self.service.name, user), user, self.memory.ports, self.home.key, self.home.password())
+
     def signal(self, number: int) -> None:
         """Send a signal to the server's process alone."""
         if self.server:

@@ -51,6 +51,10 @@ class Project:
         self.say(service, "stopped (container)")
         return True
 
+    def execute(self, service: Service, *words: str) -> None:
+        """Run a command inside a service's container."""
+        self._compose("exec", "-T", service.name, *words)
+
     def delete(self) -> bool:
         """Delete all containers and volumes; False where there are none."""
         if not (self._listed("ps", all_states=True) or self._listed("volume")):

@@ -58,6 +58,14 @@ class PrivateRabbitMQ:
         return {"epmd": Command(epmd), "server": Command([str(SERVER)], _environment(place))}
 
 
+def control(place: Place, *arguments: str) -> Command:
+    """`rabbitmqctl` for this node and no other."""
+    cookie = (place.folder / ".erlang.cookie").read_text()
+    environment = _environment(place)
+    node = ["-n", environment["RABBITMQ_NODENAME"], "--erlang-cookie", cookie]
+    return Command([str(SERVER.with_name("rabbitmqctl")), *node, *arguments], environment)
+
+
 def _environment(place: Place) -> dict[str, str]:
     schedulers = min(4, os.cpu_count() or 1)
     folder = place.folder

@@ -1,9 +1,13 @@
 """A worker that is cut off by the broker itself comes back by itself."""
 
-from typing import Any
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
 
-from tests.e2e.stack import Stack
-from tests.services import management
+from tests.e2e.stack import Stack, running
+from tests.own_rabbitmq import own_rabbitmq
+from tests.services import Services, management
 from tests.waiting import eventually
 
 
@@ -36,3 +40,26 @@ async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
         await stack.becomes(id_, "sent")
     assert "consumer.stuck" not in stack.processes["worker"].said()
     assert (await stack.provider("/stats"))["raw"] == 40
+
+
+async def test_publishers_blocked_by_a_memory_alarm_cost_time_and_nothing_else(
+    services: Services, database: str, namespace: str, tmp_path: Path
+) -> None:
+    """On a RabbitMQ of its own, as the alarm blocks everybody."""
+    with own_rabbitmq(tmp_path / "services") as broker:
+        own = replace(services, amqp=broker.amqp, management=broker.management)
+        async with running(own, database, namespace, tmp_path) as stack:
+            await stack.becomes(await stack.submit(), "sent")
+            await asyncio.to_thread(broker.control, "set_vm_memory_high_watermark", "0.00001")
+            await eventually(lambda: _alarmed(own), bool)
+            ids = await asyncio.gather(*(stack.submit(f"+{n}") for n in range(100)))
+            assert {await stack.status(id_) for id_ in ids} == {"queued"}
+            assert (await stack.get("/health/ready"))[0] == 200
+            await asyncio.to_thread(broker.control, "set_vm_memory_high_watermark", "0.4")
+            await stack.all_become("sent", 101)
+            assert (await stack.provider("/stats"))["raw"] == 101
+
+
+async def _alarmed(services: Services) -> bool:
+    (node,) = cast("list[dict[str, Any]]", await management(services, "GET", "/api/nodes"))
+    return bool(node.get("mem_alarm"))  # not there before the first statistics

@@ -1,0 +1,67 @@
+"""A RabbitMQ that belongs to one test alone, so that it can be hurt as a whole: from the packages, else in a container."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.services import Instance
+from infra.services.catalogue import RABBITMQ
+from infra.services.home import Home
+from infra.services.process import PLAIN_ENVIRONMENT
+from infra.services.project import Project
+from infra.services.rabbitmq import control
+
+
+@dataclass(frozen=True)
+class OwnRabbitMQ:
+    """Its URLs, and `rabbitmqctl` for it."""
+
+    amqp: str
+    management: str
+    control: Callable[..., None]
+
+
+@contextmanager
+def own_rabbitmq(root: Path) -> Iterator[OwnRabbitMQ]:
+    """Started for this test, deleted after it; its data is kept under `root`."""
+    instance = Instance.of("rabbitmq", root)
+    with _private(instance) if instance.installed() else _in_a_container(Home(root)) as started:
+        yield started
+
+
+@contextmanager
+def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
+    def run(*arguments: str) -> None:
+        place = instance.place()
+        command = control(place, *arguments)
+        environment = {**PLAIN_ENVIRONMENT, "HOME": str(place.folder), **command.environment}
+        subprocess.run(
+            command.arguments, env=environment, user=place.user, cwd="/", check=True, capture_output=True, timeout=60
+        )
+
+    try:
+        instance.start()
+        yield _described(instance.variables, run)
+    finally:
+        instance.stop()
+        instance.home.delete()
+
+
+@contextmanager
+def _in_a_container(home: Home) -> Iterator[OwnRabbitMQ]:
+    home.create()
+    project = Project(home, lambda _service, _line: None)
+    try:
+        (found,) = project.start([RABBITMQ], threading.Event())
+        yield _described(dict(found.variables), lambda *words: project.execute(RABBITMQ, "rabbitmqctl", *words))
+    finally:
+        project.delete()
+        home.delete()
+
+
+def _described(variables: dict[str, str], run: Callable[..., None]) -> OwnRabbitMQ:
+    named = {name.removeprefix("POSTHASTE_"): value for name, value in variables.items()}
+    return OwnRabbitMQ(named["AMQP_URL"], named["MANAGEMENT_URL"], run)
