@@ -92,7 +92,7 @@ class Api:
             *messages.routes(),
             *ReportRoutes(self._reports).routes(),
             *reports.routes(),
-            *DeadLetterRoutes(books, DeadLetters(books, providers), providers).routes(),
+            *DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers).routes(),
             *self._health(broker).routes(),
         ]
         tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run())]

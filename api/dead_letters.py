@@ -52,17 +52,26 @@ class DeadLetterRoutes:
         if batch.dry_run:
             return await self._would(batch, "would_requeue")
         try:
-            done = await self.letters.requeue(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider)
+            done = await self.letters.requeue(
+                _filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend
+            )
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
-        return as_json({"requeued": list(map(str, done.moved)), "unconfigured_provider": list(map(str, done.unconfigured))})
+        return as_json(
+            {
+                "requeued": list(map(str, done.moved)),
+                "unconfigured_provider": list(map(str, done.unconfigured)),
+                "expired": list(map(str, done.expired)),
+            }
+        )
 
     async def discard(self, request: Request) -> Response:
         """End them for good."""
         batch = await read_model(request, DeadLetterBatch)
-        if batch.provider is not None:
-            error = FieldError("/provider", "unknown_field", "is for requeueing")
-            raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
+        for name in ("provider", "extend"):
+            if getattr(batch, name):
+                error = FieldError(f"/{name}", "unknown_field", "is for requeueing")
+                raise Problem(422, "validation", f"Not valid: /{name}.", errors=[error])
         if batch.dry_run:
             return await self._would(batch, "would_discard")
         try:

@@ -134,6 +134,7 @@ class DeadLetterBatch(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_BATCH, strict=True)] = MAX_BATCH
     dry_run: Annotated[bool, Field(strict=True)] = False
     provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
+    extend: Annotated[bool, Field(strict=True)] = False
 
 
 class BatchIn(BaseModel):

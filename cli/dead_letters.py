@@ -171,6 +171,7 @@ def show(id: UUID) -> None:
 def requeue(
     wanted: Filter,
     to_provider: Annotated[str | None, typer.Option("--provider", help="Send messages through this one from now on.")] = None,
+    extend: Annotated[bool, typer.Option(help="Also those past their deadline, which begins anew.")] = False,
     dry_run: DryRun = False,
     canary: Annotated[int, typer.Option(min=0, help="Send so many first; go on only if enough of them go well.")] = 0,
     canary_success: Annotated[float, typer.Option(min=0, max=1, help="The share of the canaries that is enough.")] = 0.9,
@@ -190,15 +191,15 @@ def requeue(
             _show_letters(letters, as_json=as_json)
             return {"would_requeue": [str(each.id) for each in letters]}
         if not count or not (yes or _confirmed(f"Queue {count} anew?")):
-            return {"requeued": 0, "left": []}
-        moving = _Moving(desk, bound, to_provider, rate, quiet=as_json)
+            return {"requeued": 0, "left": [], "expired": []}
+        moving = _Moving(desk, bound, to_provider, rate, extend=extend, quiet=as_json)
         try:
             if canary:
                 await moving.canary(canary, canary_success, canary_seconds)
             await moving.rest(count)
         finally:
             await _tidy(desk)
-        return {"requeued": moving.moved, "left": [str(id_) for id_ in moving.left]}
+        return {"requeued": moving.moved, "left": list(map(str, moving.left)), "expired": list(map(str, moving.expired))}
 
     try:
         result = _run(work)
@@ -208,6 +209,8 @@ def requeue(
         print(json.dumps(result, indent=2))
     elif not dry_run:
         console.print(f"{result['requeued']} queued anew", highlight=False)
+        if result["expired"]:
+            problems.print(f"{len(result['expired'])} left, as they are past their deadline; --extend gives them a new one")
         if result["left"]:
             fail(f"{len(result['left'])} left, as their provider is not configured; name another with --provider NEW")
 
@@ -262,15 +265,17 @@ def export(wanted: Filter) -> None:
 class _Moving:
     """One run of `requeue`: counts, keeps to the rate, and remembers where it is."""
 
-    def __init__(self, desk: Desk, wanted: Filter, provider: str | None, rate: float, *, quiet: bool):
+    def __init__(self, desk: Desk, wanted: Filter, provider: str | None, rate: float, *, extend: bool, quiet: bool):
         self._desk = desk
         self._wanted = wanted
         self._provider = provider
         self._rate = rate
+        self._extend = extend
         self._quiet = quiet
         self._after = BEFORE_ALL
         self.moved = 0
         self.left: list[UUID] = []
+        self.expired: list[UUID] = []
 
     async def canary(self, count: int, success: float, seconds: float) -> None:
         """Queue the first `count` and wait for them. A canary whose first new attempt fails counts as failed.
@@ -303,10 +308,11 @@ class _Moving:
                 await asyncio.sleep(max(0.0, started + (self.moved - before) / self._rate - time.monotonic()))
 
     async def _step(self, count: int) -> Done:
-        done = await self._desk.letters.requeue(self._wanted, self._after, count, self._provider)
+        done = await self._desk.letters.requeue(self._wanted, self._after, count, self._provider, extend=self._extend)
         self._after = done.last or self._after
         self.moved += len(done.moved)
         self.left += done.unconfigured
+        self.expired += done.expired
         return done
 
 
@@ -386,7 +392,7 @@ async def _desk(settings: Settings) -> AsyncIterator[Desk]:
     books = DeadBooks(lane)
     queues = DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers))
     try:
-        yield Desk(books, DeadLetters(books, settings.providers), Tidier(books, queues, leadership), Queries(lane))
+        yield Desk(books, DeadLetters(books, settings.deadlines()), Tidier(books, queues, leadership), Queries(lane))
     finally:
         leadership.close()
         lane.close()

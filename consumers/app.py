@@ -42,7 +42,6 @@ from infra.settings import Settings
 from infra.statuses import Statuses
 from jobs.model import Kind, Priority, message_queue, work_queues
 from jobs.outcome import CUT_SHORT
-from jobs.retry import RetryPolicy
 
 log = structlog.get_logger()
 
@@ -103,7 +102,7 @@ class _Worker:
             seconds=settings.watchdog_seconds,
             passing=(NotPublished,),
         )
-        self.reaper = Reaper(ledger, recorder, _policies(settings), lease_seconds=settings.lease_seconds, passing=REPEAT)
+        self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds, passing=REPEAT)
 
     def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
         """By logical queue; the priorities of one provider share its slots."""
@@ -113,7 +112,7 @@ class _Worker:
             for name, provider in settings.providers.items():
                 queues = [message_queue(name, priority).name for priority in Priority]
                 self.gates[name] = Gate(name, queues, slots[name], self, provider.breaker.policy())
-        policies = _policies(settings)
+        policies = settings.policies()
         for queue in work_queues(settings.providers):
             if queue.kind not in kinds:
                 continue
@@ -230,14 +229,6 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         leadership.close()
         tidying.close()
         lane.close()
-
-
-def _policies(settings: Settings) -> dict[str, RetryPolicy]:
-    """When a failed job is tried again, by logical queue."""
-    return {
-        queue.name: (settings.report_retry if queue.provider is None else settings.providers[queue.provider].retry).policy()
-        for queue in work_queues(settings.providers)
-    }
 
 
 async def _seen(lane: Lane, settings: Settings, stop: asyncio.Event) -> bool:

@@ -4,8 +4,8 @@ The ledger says what is dead and is what is changed; the dead queues, which only
 afterwards. Every change is fenced by the version that was read, so that no job is queued twice however often it is repeated.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
@@ -23,6 +23,8 @@ class Letter(Protocol):
     def id(self) -> UUID: ...
     @property
     def queue(self) -> WorkQueue: ...
+    @property
+    def age_seconds(self) -> float: ...
 
 
 class Books(Protocol):
@@ -45,37 +47,44 @@ class Queues(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a batch: the ids that were moved, those of a provider that is not configured, and where to go on."""
+    """What became of a batch: the ids that were moved, those that were left and why, and where to go on."""
 
     moved: list[UUID]
-    unconfigured: list[UUID]
     last: UUID | None
+    unconfigured: list[UUID] = field(default_factory=list)
+    expired: list[UUID] = field(default_factory=list)
 
 
 class DeadLetters:
-    """Requeues and discards what the ledger has."""
+    """Requeues and discards what the ledger has. `deadlines`: in seconds, by the logical name of each work queue there is."""
 
-    def __init__(self, books: Books, providers: Iterable[str]):
+    def __init__(self, books: Books, deadlines: Mapping[str, float]):
         self._books = books
-        self._providers = frozenset(providers)
+        self._deadlines = deadlines
 
-    async def requeue(self, wanted: Any, after: UUID, limit: int, provider: str | None = None) -> Done:
+    async def requeue(self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False) -> Done:
         """Queue the next `limit` that fit anew: messages for `provider` if it is given, else for their own.
 
-        Those whose provider is not configured are left, and named.
+        Left, and named, are those whose provider is not configured; and those that are past their deadline, as nobody may want
+        them any more, unless `extend` gives them a new one.
         """
         letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
         bound = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
-        going = [(letter, queue) for letter, queue in bound if queue.provider is None or queue.provider in self._providers]
+        known = [(letter, queue) for letter, queue in bound if queue.name in self._deadlines]
+        going = [(letter, queue) for letter, queue in known if extend or letter.age_seconds <= self._deadlines[queue.name]]
         moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
-        left = [letter.id for letter, queue in bound if queue.provider is not None and queue.provider not in self._providers]
-        return Done([each.id for each in letters if each.id in moved], left, letters[-1].id if letters else None)
+        return Done(
+            [each.id for each in letters if each.id in moved],
+            letters[-1].id if letters else None,
+            unconfigured=[letter.id for letter, queue in bound if queue.name not in self._deadlines],
+            expired=[letter.id for letter, _ in known if letter.id not in {each.id for each, _ in going}],
+        )
 
     async def discard(self, wanted: Any, after: UUID, limit: int) -> Done:
         """End the next `limit` that fit for good."""
         letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
         moved = await self._books.discard(letters, CALL_SECONDS) if letters else set()
-        return Done([each.id for each in letters if each.id in moved], [], letters[-1].id if letters else None)
+        return Done([each.id for each in letters if each.id in moved], letters[-1].id if letters else None)
 
     @staticmethod
     def _bound_for(queue: WorkQueue, provider: str | None) -> WorkQueue:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
 from jobs.breaker import BreakerPolicy
+from jobs.model import work_queues
 from jobs.retry import RetryPolicy
 
 PREFIX = "POSTHASTE_"
@@ -153,6 +154,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, env_settings, dotenv_settings)
+
+    def policies(self) -> dict[str, RetryPolicy]:
+        """When a failed job is tried again, by the logical name of each work queue."""
+        return {
+            queue.name: (self.report_retry if queue.provider is None else self.providers[queue.provider].retry).policy()
+            for queue in work_queues(self.providers)
+        }
+
+    def deadlines(self) -> dict[str, float]:
+        """The seconds after which a job is not tried again, by the logical name of each work queue."""
+        return {name: policy.deadline_seconds for name, policy in self.policies().items()}
 
     def provider_for_new_messages(self) -> str:
         """The provider of a message that names none.

@@ -34,7 +34,10 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter. `last_reason`, `provider_code`: of its last attempt. Its body is not shown here."""
+    """One dead letter. `last_reason`, `provider_code`: of its last attempt; `age_seconds`: since it was accepted or requeued.
+
+    Its body is not shown here.
+    """
 
     id: UUID
     version: int
@@ -52,6 +55,7 @@ class DeadLetter:
     revision: int
     created_at: datetime
     failed_at: datetime
+    age_seconds: float
 
     @property
     def queue(self) -> WorkQueue:
@@ -112,7 +116,8 @@ FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER 
 
 _PAGE = """
 SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
-    last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at
+    last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at,
+    CAST(extract(epoch FROM now() - j.queued_at) AS float8) AS age_seconds
 FROM jobs j LEFT JOIN LATERAL (
     SELECT a.reason, a.provider_code FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1
 ) last ON true

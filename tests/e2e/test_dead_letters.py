@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.stack import Stack, running
-from tests.services import Services, management
+from tests.services import Services, management, sql
 from tests.waiting import eventually
 
+NOTHING: dict[str, Any] = {"requeued": [], "unconfigured_provider": [], "expired": []}
 QUICK_RETRIES = {"retry": {"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1}}
 
 
@@ -154,6 +155,19 @@ async def test_letters_of_a_provider_that_is_gone_need_another_one(stack: Stack)
     assert (await stack.record(id_))["provider"] == "other"
 
 
+async def test_what_is_past_its_deadline_is_left_unless_it_gets_a_new_one(stack: Stack) -> None:
+    old, young = await _dead(stack, 400, 2)
+    sql(stack.database, f"UPDATE jobs SET queued_at = queued_at - interval '2 d' WHERE id = '{old}'")
+    refused = await stack.command("dead-letters", "requeue", "--yes")
+    assert refused.returncode == 0 and "1 left, as they are past their deadline" in refused.stderr
+    await stack.becomes(young, "sent")
+    assert await stack.status(old) == "failed"
+    assert await _post(stack, "/dead-letters/requeue", {}) == (200, {**NOTHING, "expired": [old]})
+    assert (await _post(stack, "/dead-letters/discard", {"extend": True}))[0] == 422
+    assert (await stack.command("dead-letters", "requeue", "--extend", "--yes")).returncode == 0
+    await stack.becomes(old, "sent")
+
+
 async def test_a_discarded_letter_is_gone_for_good(stack: Stack) -> None:
     (id_,) = await _dead(stack, 400, 1)
     assert (await stack.command("dead-letters", "discard", "--dry-run")).returncode == 0
@@ -238,7 +252,7 @@ async def test_the_same_over_http(stack: Stack) -> None:
     assert await _post(stack, "/dead-letters/discard", {**one, "dry_run": True}) == (200, {"would_discard": [sorted(ids)[0]]})
     code, answer = await _post(stack, "/dead-letters/requeue", {"ids": ids[:2]})
     assert (code, sorted(answer["requeued"]), answer["unconfigured_provider"]) == (200, sorted(ids[:2]), [])
-    assert await _post(stack, "/dead-letters/requeue", {"ids": ids[:2]}) == (200, {"requeued": [], "unconfigured_provider": []})
+    assert await _post(stack, "/dead-letters/requeue", {"ids": ids[:2]}) == (200, NOTHING)
     code, answer = await _post(stack, "/dead-letters/discard", {"filter": {"reason": "http_404"}})
     assert code == 200 and len(answer["discarded"]) == 2
     await stack.all_or(sent=2, failed=3, discarded=2)
