@@ -8,6 +8,7 @@ import asyncio
 import json
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -61,6 +62,7 @@ class Sandbox:
     keys: set[str] = field(default_factory=set)
     messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
     refuse: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: Callable[[dict[str, Any]], None] | None = None  # told of each request as it comes in
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -84,6 +86,8 @@ class Sandbox:
         key = request.headers.get("Idempotency-Key", "")
         entry = {"destination": destination, "body": body, "idempotency_key": key, "answer": None}
         self.messages.append(entry)
+        if self.heard is not None:
+            self.heard(entry)
         faults, drawn = self.faults, self.draw.random()
         if drawn < faults.hang:
             entry["answer"] = "hang"

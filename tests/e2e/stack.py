@@ -83,9 +83,13 @@ class Stack:
     proxies: dict[str, Proxy]
     environment: dict[str, str]
     port: int
-    sandbox_port: int
+    sandbox: Sandbox
     session: aiohttp.ClientSession
     processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def sandbox_port(self) -> int:
+        return self.sandbox.port
 
     @property
     def base(self) -> str:
@@ -228,8 +232,9 @@ async def running(
     timeout = aiohttp.ClientTimeout(total=15)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
         stop = asyncio.Event()
-        sandbox = asyncio.create_task(Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1)).serve(stop))
-        stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox_port, session)
+        sandbox = Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1))
+        serving = asyncio.create_task(sandbox.serve(stop))
+        stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox, session)
         try:
             stack.start("worker", "consumers", "messages")
             stack.start("relay", "consumers", "relay")
@@ -244,4 +249,4 @@ async def running(
             for process in stack.processes.values():
                 process.end()
             stop.set()
-            await asyncio.gather(sandbox, *(proxy.close() for proxy in proxies.values()))
+            await asyncio.gather(serving, *(proxy.close() for proxy in proxies.values()))

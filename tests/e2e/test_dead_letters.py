@@ -74,7 +74,7 @@ async def test_one_reason_is_requeued_through_a_kill_and_each_is_sent_once_more(
         "--yes",
     ]
     first = subprocess.Popen(command, env=stack.environment, cwd=stack.folder, stdout=subprocess.DEVNULL)
-    await eventually(lambda: _requests(stack), lambda seen: sum(seen.values()) > 190 + 40, 30)
+    await eventually(lambda: _requests(stack), lambda seen: sum(seen.values()) > 190 + 20, 30)
     first.send_signal(signal.SIGKILL)
     first.wait()
     half = await _listed(stack)

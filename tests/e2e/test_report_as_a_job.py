@@ -198,10 +198,10 @@ async def test_progress_is_told_and_the_lease_renewed_while_it_runs(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     quick = {"timeout_seconds": 0.5}
-    async with running(services, database, broker_namespace, tmp_path, provider=quick, lease_seconds="2") as stack:
+    async with running(services, database, broker_namespace, tmp_path, provider=quick, lease_seconds="3") as stack:
         _fill(stack, 20_000)
         sql(stack.database, "ANALYZE posts")
-        stack.proxies["postgres"].throttle(250_000)
+        stack.proxies["postgres"].throttle(200_000)
         stack.start("reporter", "consumers", "reports")
         id_ = (await _submit(stack))["id"]
         seen = await eventually(
