@@ -70,7 +70,7 @@ async def test_one_reason_is_requeued_through_a_kill_and_each_is_sent_once_more(
         "--canary",
         "10",
         "--rate",
-        "50",
+        "20",
         "--yes",
     ]
     first = subprocess.Popen(command, env=stack.environment, cwd=stack.folder, stdout=subprocess.DEVNULL)
