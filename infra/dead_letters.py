@@ -72,12 +72,13 @@ class DeadLetters:
         bound = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
         known = [(letter, queue) for letter, queue in bound if queue.name in self._deadlines]
         going = [(letter, queue) for letter, queue in known if extend or letter.age_seconds <= self._deadlines[queue.name]]
+        taken = {letter.id for letter, _ in going}
         moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
         return Done(
             [each.id for each in letters if each.id in moved],
             letters[-1].id if letters else None,
             unconfigured=[letter.id for letter, queue in bound if queue.name not in self._deadlines],
-            expired=[letter.id for letter, _ in known if letter.id not in {each.id for each, _ in going}],
+            expired=[letter.id for letter, _ in known if letter.id not in taken],
         )
 
     async def discard(self, wanted: Any, after: UUID, limit: int) -> Done:
