@@ -8,14 +8,18 @@ import uuid_utils
 
 from api.models import MessageIn
 from infra.batching import Batcher
-from infra.postgres.ledger import Accepted
+from infra.postgres.ledger import Accepted, KeyReused
 from infra.publishing import EagerPublisher, Outgoing
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Delivery, KnownStatus, NewJob, Priority, Route, message_queue
+from jobs.model import REPORTS, Delivery, IdempotencyKey, KnownStatus, NewJob, Priority, Route, message_queue
 from jobs.wire import Pointer
 
 log = structlog.get_logger()
+
+
+class KeyTaken(Exception):
+    """The idempotency key was used before, for another request."""
 
 
 class Intake:
@@ -23,7 +27,7 @@ class Intake:
 
     def __init__(
         self,
-        accepting: Batcher[NewJob, Accepted],
+        accepting: Batcher[NewJob, Accepted | KeyReused],
         publisher: EagerPublisher,
         statuses: Statuses,
         *,
@@ -36,7 +40,9 @@ class Intake:
         self._grace = grace_seconds
         self._timeout = timeout_seconds
 
-    async def accept_message(self, client_id: str, provider: str, wanted: MessageIn) -> Accepted:
+    async def accept_message(
+        self, client_id: str, provider: str, wanted: MessageIn, key: IdempotencyKey | None = None
+    ) -> Accepted:
         """Put one message into the ledger; it will be sent. See `accept` for what it raises."""
         return await self.accept(
             NewJob(
@@ -49,23 +55,29 @@ class Intake:
                 wanted.reference,
                 tuple(wanted.tags),
                 wanted.metadata,
+                key,
             )
         )
 
-    async def accept_report(self, client_id: str) -> Accepted:
+    async def accept_report(self, client_id: str, key: IdempotencyKey | None = None) -> Accepted:
         """Put one report into the ledger; it will be computed. See `accept` for what it raises."""
-        return await self.accept(NewJob(_new_id(), client_id, REPORTS))
+        return await self.accept(NewJob(_new_id(), client_id, REPORTS, key=key))
 
     async def accept(self, job: NewJob) -> Accepted:
-        """Commit, then publish and cache.
+        """Commit, then publish and cache; what an equal request under the same key has made is answered as it is.
 
         Raises:
+            KeyTaken: the key names another request.
             DeadlineExceeded: Postgres did not confirm in time; the job may have been accepted.
             Overloaded: too many are waiting; it was not.
             BadData: Postgres refuses a value.
         """
         started = time.monotonic()
         accepted = await self._accepting.submit(job, self._timeout)
+        if isinstance(accepted, KeyReused):
+            raise KeyTaken
+        if accepted.replayed:  # whoever made it has published it, or the relay does
+            return accepted
         urgent = job.queue.priority is Priority.HIGH
         pointer, name = Pointer(job.id, 1), job.queue.name
         self._publisher.offer(Outgoing(pointer, Route.WORK, name, None, started + self._grace, urgent))

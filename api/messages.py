@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, presentable, status_answer
-from api.intake import Intake
+from api.idempotency import idempotency_key, key_reused, replay_header
+from api.intake import Intake, KeyTaken
 from api.models import BatchIn, MessageIn
 from api.problems import FieldError, Problem, describe, not_found, unavailable
 from api.requests import read_model, validated
@@ -18,7 +19,7 @@ from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.ledger import Accepted
 from infra.postgres.queries import Queries
 from infra.statuses import Statuses
-from jobs.model import Kind
+from jobs.model import IdempotencyKey, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class MessageRoutes:
         ]
 
     async def post(self, request: Request) -> Response:
-        accepted = await self._accept(await read_model(request, MessageIn))
+        message = await read_model(request, MessageIn)
+        accepted = await self._accept(message, idempotency_key(request, message))
         status_url = f"/message/{accepted.id}/status"
         answer = {
             "id": str(accepted.id),
@@ -50,12 +52,13 @@ class MessageRoutes:
             "created_at": instant(accepted.created_at),
             "links": {"self": f"/messages/{accepted.id}", "status": status_url},
         }
-        return as_json(answer, 202, {"Location": status_url})
+        return as_json(answer, 202, {"Location": status_url, **replay_header(accepted.replayed)})
 
     async def post_batch(self, request: Request) -> Response:
-        """Judge each message by itself; those that are well are accepted together."""
+        """Judge each message by itself; those that are well are accepted together. A key covers each item by its index."""
         batch = await read_model(request, BatchIn)
-        answers = await asyncio.gather(*map(self._accept_item, batch.messages), return_exceptions=True)
+        accepting = (self._accept_item(request, index, fields) for index, fields in enumerate(batch.messages))
+        answers = await asyncio.gather(*accepting, return_exceptions=True)
         items: list[dict[str, Any]] = []
         for index, answer in enumerate(answers):
             if isinstance(answer, Problem):
@@ -66,18 +69,22 @@ class MessageRoutes:
                 items.append({"index": index, "id": str(answer.id), "status": "queued"})
         if all(isinstance(answer, Problem) and answer.status == 503 for answer in answers):
             raise unavailable("The database did not confirm in time; which messages were accepted is unknown.")
-        return as_json({"data": items}, 202)
+        replayed = all(isinstance(answer, Accepted) and answer.replayed for answer in answers)
+        return as_json({"data": items}, 202, replay_header(replayed))
 
-    async def _accept_item(self, fields: Any) -> Accepted:
-        return await self._accept(validated(fields, MessageIn))
+    async def _accept_item(self, request: Request, index: int, fields: Any) -> Accepted:
+        message = validated(fields, MessageIn)
+        return await self._accept(message, idempotency_key(request, message, index))
 
-    async def _accept(self, message: MessageIn) -> Accepted:
+    async def _accept(self, message: MessageIn, key: IdempotencyKey | None) -> Accepted:
         provider = message.provider or self.default_provider
         if provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
         try:
-            return await self.intake.accept_message(CLIENT, provider, message)
+            return await self.intake.accept_message(CLIENT, provider, message, key)
+        except KeyTaken as error:
+            raise key_reused() from error
         except DeadlineExceeded as error:
             raise unavailable("The database did not confirm in time; whether the message was accepted is unknown.") from error
         except Overloaded as error:

@@ -11,7 +11,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, cursor_for, from_cursor, instant, job_id, status_answer
-from api.intake import Intake
+from api.idempotency import idempotency_key, key_reused, replay_header
+from api.intake import Intake, KeyTaken
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
 from api.problems import Problem, not_found, unavailable
 from api.requests import has_body, preferred, read_model, read_query
@@ -48,10 +49,11 @@ class ReportJobRoutes:
         ]
 
     async def post(self, request: Request) -> Response:
-        if has_body(request):
-            await read_model(request, ReportIn)
+        wanted = await read_model(request, ReportIn) if has_body(request) else ReportIn()
         try:
-            accepted = await self.intake.accept_report(CLIENT)
+            accepted = await self.intake.accept_report(CLIENT, idempotency_key(request, wanted))
+        except KeyTaken as error:
+            raise key_reused() from error
         except DeadlineExceeded as error:
             raise unavailable("The database did not confirm in time; whether the report was accepted is unknown.") from error
         except Overloaded as error:
@@ -63,7 +65,7 @@ class ReportJobRoutes:
             "created_at": instant(accepted.created_at),
             "links": _links(accepted.id),
         }
-        return as_json(answer, 202, {"Location": f"{JOBS}/{accepted.id}"})
+        return as_json(answer, 202, {"Location": f"{JOBS}/{accepted.id}", **replay_header(accepted.replayed)})
 
     async def list(self, request: Request) -> Response:
         """The client's reports, newest first."""

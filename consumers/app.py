@@ -7,6 +7,7 @@ import structlog
 
 from consumers.dead_watch import DeadWatch
 from consumers.gate import Gate
+from consumers.housekeeper import Housekeeper
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
 from consumers.recorder import Recorder
@@ -220,8 +221,9 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     )
     try:
         if await _seen(lane, settings, stop):
+            keeper = Housekeeper(Ledger(lane, grace_seconds=settings.outbox_grace_seconds), passing=REPEAT)
             async with asyncio.TaskGroup() as group:
-                services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run())]
+                services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run(), keeper.run())]
                 await stop.wait()
                 for service in services:
                     service.cancel()

@@ -70,10 +70,19 @@ def work_queues(providers: Iterable[str]) -> list[WorkQueue]:
 
 
 @dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """What a client calls one request to one route; `fingerprint`: the SHA-256 (hex) of what it asks for."""
+
+    route: str
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A validated job that is to be accepted: a message has a destination and a body, a report neither.
 
-    `reference`, `tags` and `metadata` are the client's own: kept, returned.
+    `reference`, `tags` and `metadata` are the client's own: kept, returned. With a `key`, at most one job comes of it.
     """
 
     id: UUID
@@ -85,6 +94,7 @@ class NewJob:
     reference: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
+    key: IdempotencyKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

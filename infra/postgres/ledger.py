@@ -4,7 +4,7 @@ Each can be repeated after a lost connection with the same ids and tokens: the r
 matches nothing if that was committed, and is then read back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -13,17 +13,20 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
+from infra.postgres.errors import TryAgain
 from infra.postgres.lanes import Lane
 from infra.postgres.statements import (
     ACCEPT,
     ACCEPT_LATE,
     ACCEPTED_BEFORE,
     ACCEPTED_LATE_BEFORE,
+    ACCEPTED_UNDER_KEY,
     APPLIED_BEFORE,
     APPLY,
     CLAIM,
     CLAIMED_BEFORE,
     EXPIRED_LEASES,
+    FORGET_KEYS,
     RENEW,
 )
 from jobs.lifecycle import Status
@@ -35,10 +38,19 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A job that is now in the ledger, at version 1; `created_at` by Postgres' clock."""
+    """A job that is now in the ledger; `created_at` by Postgres' clock.
+
+    It is new, at version 1, unless it is `replayed`: an earlier request under the same key has made it.
+    """
 
     id: UUID
     created_at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReused:
+    """The idempotency key was used before, for another request; nothing was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +95,11 @@ class Ledger:
         self._lane = lane
         self._grace = grace_seconds
 
-    async def accept(self, new: Sequence[NewJob], timeout: float) -> list[Accepted]:
-        """Insert jobs and their outbox rows; ids that are there already are answered as they are."""
+    async def accept(self, new: Sequence[NewJob], timeout: float) -> list[Accepted | KeyReused]:
+        """Insert jobs and their outbox rows; ids and keys that are there already are answered as they are.
+
+        Under an equal key that another process is inserting, it waits for that one's commit.
+        """
         rows = [
             {
                 "id": str(job.id),
@@ -100,19 +115,30 @@ class Ledger:
                 "metadata": job.metadata,
                 "queue": job.queue.name,
                 "grace": self._grace,
+                "route": job.key and job.key.route,
+                "key": job.key and job.key.key,
+                "fingerprint": job.key and job.key.fingerprint,
             }
             for job in new
         ]
 
-        def work(connection: sa.Connection) -> dict[UUID, datetime]:
-            done = _pairs(connection.execute(ACCEPT, {"rows": _json(rows)}))
-            missing = [row["id"] for row in rows if UUID(str(row["id"])) not in done]
-            if missing:
-                done |= _pairs(connection.execute(ACCEPTED_BEFORE, {"ids": missing}))
+        def work(connection: sa.Connection) -> dict[UUID, Accepted | KeyReused]:
+            done = _accepted(connection.execute(ACCEPT, {"rows": _json(rows)}))
+            if missing := _without(rows, done):
+                done |= _accepted(connection.execute(ACCEPTED_BEFORE, {"ids": [row["id"] for row in missing]}))
+            if missing := _without(missing, done):
+                done |= dict(map(_under_key, connection.execute(ACCEPTED_UNDER_KEY, {"rows": _json(missing)})))
+            if _without(missing, done):
+                raise TryAgain("a key was forgotten between two looks at it")
             return done
 
-        created = await self._lane.call(work, timeout)
-        return [Accepted(job.id, created[job.id]) for job in new]
+        done = await self._lane.call(work, timeout)
+        return [done[job.id] for job in new]
+
+    async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int:
+        """Delete at most `limit` idempotency keys that are so old, the oldest first; returns how many."""
+        parameters = {"older": older_seconds, "limit": limit}
+        return await self._lane.call(lambda connection: connection.execute(FORGET_KEYS, parameters).rowcount, timeout)
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Take jobs for work: status `processing`, version + 1, lease and token set. None: stale, nothing to do."""
@@ -225,8 +251,16 @@ def _json(rows: list[dict[str, Any]]) -> str:
     return orjson.dumps(rows).decode()
 
 
-def _pairs(rows: Any) -> dict[UUID, datetime]:
-    return {row.id: row.created_at for row in rows}
+def _without(rows: list[dict[str, Any]], done: Mapping[UUID, object]) -> list[dict[str, Any]]:
+    return [row for row in rows if UUID(row["id"]) not in done]
+
+
+def _accepted(rows: Any) -> dict[UUID, Accepted | KeyReused]:
+    return {row.id: Accepted(row.id, row.created_at) for row in rows}
+
+
+def _under_key(row: Any) -> tuple[UUID, Accepted | KeyReused]:
+    return row.asked, Accepted(row.id, row.created_at, replayed=True) if row.equal else KeyReused()
 
 
 def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:

@@ -21,14 +21,22 @@ DEAD_HEADERS = """jsonb_build_object(
     'revision', revision, 'created_at_ms', CAST(extract(epoch FROM created_at) * 1000 AS bigint),
     'failed_at_ms', CAST(extract(epoch FROM updated_at) * 1000 AS bigint))"""
 
+# A key that is there already makes no job. One that somebody else is inserting is waited for, until that is committed or not.
 ACCEPT = sa.text("""
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, client_id text, kind text, provider text, priority text, destination text, body text,
-        delivery text, reference text, tags text[], metadata json, queue text, grace float8)
+        delivery text, reference text, tags text[], metadata json, queue text, grace float8,
+        route text, key text, fingerprint text)
+), named AS (
+    INSERT INTO idempotency_keys (client_id, route, key, fingerprint, job_id)
+    SELECT client_id, route, key, fingerprint, id FROM r WHERE key IS NOT NULL ORDER BY client_id, route, key
+    ON CONFLICT DO NOTHING
+    RETURNING job_id
 ), accepted AS (
     INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata)
-    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata FROM r ORDER BY id
+    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata FROM r
+    WHERE key IS NULL OR id IN (SELECT job_id FROM named) ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id, created_at
 ), queued AS (
@@ -39,6 +47,21 @@ SELECT id, created_at FROM accepted
 """)
 
 ACCEPTED_BEFORE = sa.text("SELECT id, created_at FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+ACCEPTED_UNDER_KEY = sa.text("""
+SELECT r.id AS asked, k.job_id AS id, coalesce(j.created_at, k.created_at) AS created_at, k.fingerprint = r.fingerprint AS equal
+FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, client_id text, route text, key text, fingerprint text)
+JOIN idempotency_keys k ON k.client_id = r.client_id AND k.route = r.route AND k.key = r.key
+LEFT JOIN jobs j ON j.id = k.job_id
+""")
+
+# Bounded, and past rows that somebody holds: a purge never makes anybody wait.
+FORGET_KEYS = sa.text("""
+DELETE FROM idempotency_keys WHERE (client_id, route, key) IN (
+    SELECT client_id, route, key FROM idempotency_keys WHERE created_at < now() - :older * interval '1 second'
+    ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+""")
 
 _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.client_id, j.provider, j.priority, j.destination,
     j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from infra.postgres.ledger import Accepted, Applied, ClaimRequest, LateAcceptance
+from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, LateAcceptance
 from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
@@ -40,14 +40,25 @@ class FakeLedger:
     steps: dict[UUID, Applied] = field(default_factory=dict)
     outbox: dict[Pointer, str] = field(default_factory=dict)
     unstarted: set[UUID] = field(default_factory=set)
+    keys: dict[tuple[str, str, str], tuple[str, UUID]] = field(default_factory=dict)
 
-    async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted]:
-        for m in new:
-            if m.id not in self.jobs:
-                job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, m.delivery, 0, 0, 0, 0, 0)
-                self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
-                self.outbox[Pointer(m.id, 1)] = m.queue.name
-        return [Accepted(m.id, datetime.now(UTC)) for m in new]
+    async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted | KeyReused]:
+        return [self._accept(each) for each in new]
+
+    def _accept(self, m: NewJob) -> Accepted | KeyReused:
+        if m.id in self.jobs:
+            return Accepted(m.id, datetime.now(UTC))
+        if m.key is not None:
+            name = (m.client_id, m.key.route, m.key.key)
+            fingerprint, id_ = self.keys.setdefault(name, (m.key.fingerprint, m.id))
+            if fingerprint != m.key.fingerprint:
+                return KeyReused()
+            if id_ != m.id:
+                return Accepted(id_, datetime.now(UTC), replayed=True)
+        job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, m.delivery, 0, 0, 0, 0, 0)
+        self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
+        self.outbox[Pointer(m.id, 1)] = m.queue.name
+        return Accepted(m.id, datetime.now(UTC))
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
         return [self._claim(request) for request in requests]

@@ -7,10 +7,10 @@ from uuid import uuid4
 import pytest
 
 from infra.postgres.lanes import Lane
-from infra.postgres.ledger import LateAcceptance, Ledger
+from infra.postgres.ledger import Accepted, KeyReused, LateAcceptance, Ledger
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Claimed, Delivery, Kind, Progress, Transition
+from jobs.model import REPORTS, Claimed, Delivery, IdempotencyKey, Kind, NewJob, Progress, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
@@ -35,8 +35,14 @@ def _decide(job: Claimed, outcome: Outcome, attempts: int = 3) -> Transition:
     return decide(job, outcome, RetryPolicy(attempts=attempts), ran_seconds=0.1, jitter=0.5)
 
 
+async def _accepted(ledger: AnyLedger, new: NewJob) -> Accepted:
+    (accepted,) = await ledger.accept([new], SECONDS)
+    assert isinstance(accepted, Accepted)
+    return accepted
+
+
 async def _claimed(ledger: AnyLedger, lease: float = 60.0) -> Claimed:
-    (accepted,) = await ledger.accept([message(body="what to say")], SECONDS)
+    accepted = await _accepted(ledger, message(body="what to say"))
     (job,) = await ledger.claim([claim_request(accepted.id, lease=lease)], SECONDS)
     assert job is not None
     return job
@@ -54,6 +60,36 @@ async def test_accepting_the_same_id_again_changes_nothing(ledger: AnyLedger) ->
     await ledger.claim([request], SECONDS)
     await ledger.accept([new], SECONDS)
     assert (await ledger.claim([claim_request(new.id, 1)], SECONDS)) == [None]
+
+
+def _named(key: str, body: str = "hello", route: str = "/messages") -> NewJob:
+    return replace(message(body=body), key=IdempotencyKey(route, key, body))
+
+
+async def test_a_key_makes_one_job_also_within_one_batch(ledger: AnyLedger) -> None:
+    first, twin, other = _named("k1"), _named("k1"), _named("k2")
+    answers = await ledger.accept([first, twin, other], SECONDS)
+    assert all(isinstance(answer, Accepted) for answer in answers)
+    made = {answer.id for answer in answers if isinstance(answer, Accepted)}
+    assert len(made) == 2 and other.id in made
+    (loser,) = {first.id, twin.id} - made
+    assert await ledger.claim([claim_request(loser)], SECONDS) == [None]
+    again = await _accepted(ledger, _named("k2"))
+    assert (again.id, again.replayed) == (other.id, True)
+
+
+async def test_a_key_is_refused_for_another_request_and_free_on_another_route(ledger: AnyLedger) -> None:
+    await _accepted(ledger, _named("k1"))
+    neighbour = _named("k3")
+    answers = await ledger.accept([_named("k1", body="other"), neighbour], SECONDS)
+    assert isinstance(answers[0], KeyReused) and isinstance(answers[1], Accepted)
+    assert not (await _accepted(ledger, _named("k1", body="other", route="/elsewhere"))).replayed
+
+
+async def test_repeating_an_accept_under_its_key_finds_it_done(ledger: AnyLedger) -> None:
+    new = _named("k1")
+    first, again = await _accepted(ledger, new), await _accepted(ledger, new)
+    assert (first.id, again.id, again.replayed) == (new.id, new.id, False)
 
 
 async def test_a_claim_of_another_version_or_of_no_job_is_stale(ledger: AnyLedger) -> None:
@@ -175,7 +211,7 @@ async def test_a_lease_that_was_renewed_in_between_is_not_reaped(ledger: AnyLedg
 
 
 async def test_a_report_is_claimed_like_a_message_and_completes(ledger: AnyLedger) -> None:
-    (accepted,) = await ledger.accept([report()], SECONDS)
+    accepted = await _accepted(ledger, report())
     (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
     assert job is not None and (job.queue, job.destination, job.body) == (REPORTS, None, None)
     (step,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
@@ -192,7 +228,7 @@ async def test_a_deferred_job_waits_uncharged_and_can_be_repeated(ledger: AnyLed
 
 
 async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again(ledger: AnyLedger) -> None:
-    (accepted,) = await ledger.accept([message(delivery=Delivery.AT_MOST_ONCE)], SECONDS)
+    accepted = await _accepted(ledger, message(delivery=Delivery.AT_MOST_ONCE))
     (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
     assert job is not None and job.delivery is Delivery.AT_MOST_ONCE
     (step,) = await ledger.apply([_decide(job, Outcome(Verdict.UNKNOWN, "timeout"))], SECONDS)
@@ -204,7 +240,7 @@ async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again
 
 async def test_a_late_acceptance_counts_until_somebody_claims_again(ledger: AnyLedger) -> None:
     for delivery in Delivery:
-        (accepted,) = await ledger.accept([message(delivery=delivery)], SECONDS)
+        accepted = await _accepted(ledger, message(delivery=delivery))
         (job,) = await ledger.claim([claim_request(accepted.id, lease=0.0)], SECONDS)
         assert job is not None
         late = LateAcceptance(job.id, job.token, 200, "m1")

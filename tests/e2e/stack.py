@@ -95,8 +95,9 @@ class Stack:
     def base(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, name: str, *command: str) -> Process:
-        process = Process(list(command), self.environment, self.folder / f"{name}.log")
+    def start(self, name: str, *command: str, **settings: str) -> Process:
+        changed = {f"POSTHASTE_{setting.upper()}": value for setting, value in settings.items()}
+        process = Process(list(command), {**self.environment, **changed}, self.folder / f"{name}.log")
         process.start()
         self.processes[name] = process
         return process

@@ -1,19 +1,21 @@
 """The races that DESIGN's batching rules close: each test fails when its rule is taken out."""
 
 import asyncio
+import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from infra.batching import Batcher, DeadlineExceeded
 from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.lanes import Lane
-from infra.postgres.ledger import Accepted, Applied, ClaimRequest, Ledger
+from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, Ledger
 from jobs.decision import decide
 from jobs.lifecycle import Status
-from jobs.model import Claimed, NewJob, Transition
+from jobs.model import Claimed, IdempotencyKey, NewJob, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from tests.integration.conftest import Hurt
@@ -23,7 +25,7 @@ from tests.services import with_port
 REPEAT = (Unavailable, TryAgain)
 
 
-def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted]:
+def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted | KeyReused]:
     return Batcher(hurt.ledger.accept, isolate=(BadData,), repeat=REPEAT)
 
 
@@ -35,22 +37,27 @@ def applying(hurt: Hurt) -> Batcher[Transition, Applied | None]:
     return Batcher(hurt.ledger.apply, isolate=(BadData,), repeat=REPEAT)
 
 
+async def _accepted(hurt: Hurt, new: NewJob | None = None) -> Accepted:
+    accepted = await accepting(hurt).submit(new or message(), 5)
+    assert isinstance(accepted, Accepted)
+    return accepted
+
+
 async def _claimed(hurt: Hurt) -> Claimed:
-    accepted = await accepting(hurt).submit(message(), 5)
-    job = await claiming(hurt).submit(claim_request(accepted.id), 5)
+    job = await claiming(hurt).submit(claim_request((await _accepted(hurt)).id), 5)
     assert job is not None
     return job
 
 
 async def test_of_two_copies_in_one_claim_batch_one_wins(hurt: Hurt) -> None:
-    accepted = await accepting(hurt).submit(message(), 5)
+    accepted = await _accepted(hurt)
     claims = claiming(hurt)
     answers = await asyncio.gather(*(claims.submit(claim_request(accepted.id), 5) for _ in range(2)))
     assert [answer is not None for answer in answers] == [True, False]
 
 
 async def test_two_copies_in_two_processes_at_once_are_claimed_once(hurt: Hurt) -> None:
-    accepted = await accepting(hurt).submit(message(), 5)
+    accepted = await _accepted(hurt)
     answers = await asyncio.gather(*(claiming(hurt).submit(claim_request(accepted.id), 5) for _ in range(4)))
     assert sum(answer is not None for answer in answers) == 1
 
@@ -58,14 +65,14 @@ async def test_two_copies_in_two_processes_at_once_are_claimed_once(hurt: Hurt) 
 async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(hurt: Hurt) -> None:
     new = message()
     hurt.proxy.cut_on_answer(b"INSERT INTO jobs")
-    accepted = await accepting(hurt).submit(new, 5)
+    accepted = await _accepted(hurt, new)
     assert hurt.proxy.answers_cut == 1
     assert accepted.id == new.id
     assert hurt.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM outbox)") == [(1, 1)]
 
 
 async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(hurt: Hurt) -> None:
-    accepted = await accepting(hurt).submit(message(), 5)
+    accepted = await _accepted(hurt)
     hurt.proxy.cut_on_answer(b"status = 'processing', version = j.version + 1")
     job = await claiming(hurt).submit(claim_request(accepted.id), 5)
     assert hurt.proxy.answers_cut == 1
@@ -113,8 +120,22 @@ async def test_one_bad_item_fails_alone(hurt: Hurt) -> None:
     assert hurt.rows("SELECT count(*) FROM jobs") == [(2,)]
 
 
+async def test_overlapping_batches_of_keys_make_one_job_each_and_do_not_deadlock(hurt: Hurt) -> None:
+    def batch(keys: list[str]) -> list[NewJob]:
+        return [replace(message(), key=IdempotencyKey("/messages", key, "the same")) for key in keys]
+
+    shuffle, rounds, size = random.Random(1), 8, 300
+    for turn in range(rounds):
+        keys = [f"{turn}.{n}" for n in range(size)]
+        answers = await asyncio.gather(*(hurt.ledger.accept(batch(shuffle.sample(keys, size)), 10) for _ in range(4)))
+        assert len({answer.id for each in answers for answer in each if isinstance(answer, Accepted)}) == size
+    assert hurt.rows("SELECT count(*) FROM jobs") == [(rounds * size,)]
+
+
 async def test_overlapping_batches_of_three_processes_do_not_deadlock(hurt: Hurt) -> None:
-    ids = [str(accepted.id) for accepted in await hurt.ledger.accept([message() for _ in range(300)], 5)]
+    new = [message() for _ in range(300)]
+    await hurt.ledger.accept(new, 5)
+    ids = [str(each.id) for each in new]
     command = [sys.executable, "-m", "tests.integration.deadlock_worker", hurt.database]
     processes = [
         await asyncio.create_subprocess_exec(*command, str(seed), "40", *ids, stdout=subprocess.PIPE) for seed in range(3)

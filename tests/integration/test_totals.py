@@ -15,8 +15,9 @@ from tests.making import ACCEPTED, claim_request, report
 
 async def _claimed(hurt: Hurt, id_: UUID | None = None, version: int = 1) -> Claimed:
     if id_ is None:
-        (accepted,) = await hurt.ledger.accept([report()], 5)
-        id_ = accepted.id
+        new = report()
+        await hurt.ledger.accept([new], 5)
+        id_ = new.id
     (job,) = await hurt.ledger.claim([claim_request(id_, version)], 5)
     assert job is not None
     return job

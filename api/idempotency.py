@@ -1,0 +1,44 @@
+"""The `Idempotency-Key` header: a request sent again under its key is answered as it was, and makes no second job.
+
+After draft-ietf-httpapi-idempotency-key-header. A key belongs to one client and route for `KEY_SECONDS`.
+"""
+
+import hashlib
+import re
+
+import orjson
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from api.problems import FieldError, Problem
+from jobs.model import IdempotencyKey
+
+_HEADER = "Idempotency-Key"
+_PLAIN = re.compile(r"[!-~]{1,255}")  # visible ASCII
+
+
+def idempotency_key(request: Request, wanted: BaseModel, index: int | None = None) -> IdempotencyKey | None:
+    """The key of this request, or of its item `index`; None without the header.
+
+    Raises:
+        Problem: 422, the header is given twice or is not 1 to 255 visible ASCII characters.
+    """
+    given = request.headers.getlist(_HEADER)
+    if not given:
+        return None
+    if len(given) > 1 or not _PLAIN.fullmatch(given[0]):
+        detail = "is given twice" if len(given) > 1 else "must be 1 to 255 visible ASCII characters"
+        error = FieldError(_HEADER, "repeated" if len(given) > 1 else "wrong_format", detail)
+        raise Problem(422, "validation", f"Not valid: {_HEADER}.", errors=[error])
+    route = request.url.path if index is None else f"{request.url.path}#{index}"
+    asked = orjson.dumps(wanted.model_dump(), option=orjson.OPT_SORT_KEYS)
+    return IdempotencyKey(route, given[0], hashlib.sha256(asked).hexdigest())
+
+
+def key_reused() -> Problem:
+    return Problem(422, "idempotency_key_reused", f"This {_HEADER} was used before, for another request; nothing was accepted.")
+
+
+def replay_header(replayed: bool) -> dict[str, str]:
+    """What tells a client that its request had been accepted before."""
+    return {"Idempotent-Replayed": "true"} if replayed else {}
