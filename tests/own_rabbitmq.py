@@ -32,8 +32,9 @@ def own_rabbitmq(root: Path) -> Iterator[OwnRabbitMQ]:
         yield started
 
 
-@contextmanager
-def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
+def controller(instance: Instance) -> Callable[..., None]:
+    """`rabbitmqctl` for this instance and no other."""
+
     def run(*arguments: str) -> None:
         place = instance.place()
         command = control(place, *arguments)
@@ -42,9 +43,14 @@ def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
             command.arguments, env=environment, user=place.user, cwd="/", check=True, capture_output=True, timeout=60
         )
 
+    return run
+
+
+@contextmanager
+def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
     try:
         instance.start()
-        yield _described(instance.variables, run)
+        yield _described(instance.variables, controller(instance))
     finally:
         instance.stop()
         instance.home.delete()

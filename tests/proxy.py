@@ -18,6 +18,7 @@ class Proxy:
         self._needle = b""
         self.answers_cut = 0
         self._bytes_per_second = 0.0
+        self._latency = 0.0
         self.port = 0
 
     async def start(self) -> "Proxy":
@@ -56,6 +57,10 @@ class Proxy:
     def throttle(self, bytes_per_second: float) -> None:
         """From now on each connection's answers come no faster; 0 for as fast as they can."""
         self._bytes_per_second = bytes_per_second
+
+    def delay(self, seconds: float) -> None:
+        """From now on whatever moves, in either direction, is so much later; 0 for at once."""
+        self._latency = seconds
 
     def ports(self) -> set[int]:
         """The ports from which it reaches its target: by these the target names the connections that go through it."""
@@ -116,6 +121,8 @@ class Proxy:
         with suppress(OSError):
             while data := await source.read(65_536):
                 await thawed.wait()
+                if self._latency:
+                    await asyncio.sleep(self._latency)
                 if asking and self._cut_on_answer and self._needle in data:
                     self._cut_on_answer -= 1
                     armed.set()

@@ -6,11 +6,12 @@ looks alive and gets nothing is the most reported failure of systems like ours.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import aio_pika
 import structlog
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractConnection, FieldValue
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
 from infra.rabbitmq.topology import Topology, declare
@@ -43,13 +44,14 @@ async def keep_connected(url: str, topology: Topology, session: Session, *, name
     while True:
         started = asyncio.get_running_loop().time()
         try:
-            connection = await _connect(url, name)
+            connection = await connect(url, name)
             try:
-                async with asyncio.timeout(CONNECT_SECONDS * 4):
-                    await declare(await connection.channel(), topology)
-                log.info("broker.connected", connection=name)
-                waiting = False
-                await session(connection)
+                with client_calls():
+                    async with asyncio.timeout(CONNECT_SECONDS * 4):
+                        await declare(await connection.channel(), topology)
+                    log.info("broker.connected", connection=name)
+                    waiting = False
+                    await session(connection)
             finally:
                 await _close(connection)
         except (SessionOver, *BROKER_ERRORS) as error:
@@ -62,11 +64,35 @@ async def keep_connected(url: str, topology: Topology, session: Session, *, name
         pause = min(_LONGEST_PAUSE, pause * 2)
 
 
-async def _connect(url: str, name: str) -> AbstractConnection:
-    async with asyncio.timeout(CONNECT_SECONDS):
-        return await aio_pika.connect(
-            url, heartbeat=HEARTBEAT_SECONDS, client_properties={"connection_name": f"posthaste {name}"}
-        )
+async def connect(url: str, name: str) -> AbstractConnection:
+    """A new connection, called `posthaste <name>` in the management UI.
+
+    Raises:
+        BROKER_ERRORS: there is none to be had within 5 s.
+    """
+    properties: dict[str, FieldValue] = {"connection_name": f"posthaste {name}"}
+    try:
+        with client_calls():
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await aio_pika.connect(url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties)
+    except StopAsyncIteration as error:  # how the client says that the broker hung up in mid-handshake
+        raise ConnectionResetError("the broker hung up in mid-handshake") from error
+
+
+@contextmanager
+def client_calls() -> Iterator[None]:
+    """Turn a cancellation that nobody asked us for into an error of the broker.
+
+    When a connection dies, the client lets the cancellations of its own inner tasks out to whoever waits for it: unturned, such
+    a one ends a loop of ours without a word.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionResetError("the connection died under the call") from error
 
 
 async def _close(connection: AbstractConnection) -> None:

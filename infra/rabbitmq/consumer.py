@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 
 log = structlog.get_logger()
@@ -38,7 +38,8 @@ class Delivery:
 
     async def _settle(self, act: Callable[[], object]) -> None:
         try:
-            await act()  # type: ignore[misc]
+            with client_calls():
+                await act()  # type: ignore[misc]
         except BROKER_ERRORS as error:
             # The channel is gone, and with it the tag: the broker delivers again, and the next claim finds it stale.
             log.debug("delivery.unsettled", queue=self.queue, reason=str(error))
@@ -117,7 +118,8 @@ class Consumer:
 
     async def _turn_quietly(self, queue: str) -> None:
         try:
-            await self._turn(queue)
+            with client_calls():
+                await self._turn(queue)
         except BROKER_ERRORS as error:
             # What the broker believes is in doubt: a new session begins with what is wanted then.
             log.debug("consumer.not_turned", queue=queue, reason=str(error))

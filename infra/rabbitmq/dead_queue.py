@@ -5,15 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
-from infra.rabbitmq.connection import BROKER_ERRORS
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect
 from infra.rabbitmq.inspection import BrokerDown
 from infra.rabbitmq.topology import Topology, declare
 from jobs.wire import Pointer, Undecodable, decode
 
-_CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 2.0  # somebody else holds the rest
 _BATCH = 1000
 
@@ -72,24 +70,23 @@ class DeadQueues:
     async def _held(self, queue: str) -> AsyncIterator[list[AbstractIncomingMessage]]:
         """All that is ready now, unacknowledged; closing the channel gives back what has not been acknowledged by then."""
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                connection = await aio_pika.connect(self._url, client_properties={"connection_name": "posthaste dead letters"})
-            async with connection:
-                await declare(await connection.channel(), self._topology)
-                channel = await connection.channel()
-                name = self._topology.name(queue)
-                ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
-                source, held = await channel.get_queue(name, ensure=False), asyncio.Queue[AbstractIncomingMessage]()
-                tag = await source.consume(held.put)
-                messages: list[AbstractIncomingMessage] = []
-                try:
-                    while len(messages) < ready:
-                        async with asyncio.timeout(_SILENCE_SECONDS):
-                            messages.append(await held.get())
-                except TimeoutError:
-                    pass  # fewer than were ready: another look, or a hand in the management UI, has them
-                await source.cancel(tag)
-                yield messages
-                await channel.close()
+            with client_calls():
+                async with await connect(self._url, "dead letters") as connection:
+                    await declare(await connection.channel(), self._topology)
+                    channel = await connection.channel()
+                    name = self._topology.name(queue)
+                    ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
+                    source, held = await channel.get_queue(name, ensure=False), asyncio.Queue[AbstractIncomingMessage]()
+                    tag = await source.consume(held.put)
+                    messages: list[AbstractIncomingMessage] = []
+                    try:
+                        while len(messages) < ready:
+                            async with asyncio.timeout(_SILENCE_SECONDS):
+                                messages.append(await held.get())
+                    except TimeoutError:
+                        pass  # fewer than were ready: another look, or a hand in the management UI, has them
+                    await source.cancel(tag)
+                    yield messages
+                    await channel.close()
         except BROKER_ERRORS as error:
             raise BrokerDown(str(error) or type(error).__name__) from error

@@ -1,13 +1,11 @@
 """Looking at the broker without changing it: which of our exchanges and queues are there, and do they fit."""
 
-import asyncio
 from dataclasses import dataclass
 
-import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
-from infra.rabbitmq.connection import BROKER_ERRORS
+from infra.rabbitmq.connection import BROKER_ERRORS, connect
 from infra.rabbitmq.topology import QueueSpec, Topology
 
 _CALL_SECONDS = 5.0
@@ -35,8 +33,7 @@ async def inspect(url: str, topology: Topology) -> list[QueueState]:
         BrokerDown: RabbitMQ cannot be reached.
     """
     try:
-        async with asyncio.timeout(_CALL_SECONDS):
-            connection = await aio_pika.connect(url, client_properties={"connection_name": "posthaste inspection"})
+        connection = await connect(url, "inspection")
     except BROKER_ERRORS as error:
         raise BrokerDown(str(error) or type(error).__name__) from error
     async with connection:

@@ -8,7 +8,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, FieldValue
 from aio_pika.exceptions import PublishError
 
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
 from jobs.wire import CONTENT_TYPE, Pointer, encode
@@ -77,8 +77,9 @@ class Publisher:
         )
         try:
             # The client's own timeout does not cover waiting for a connection that the broker has blocked.
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                await exchange.publish(message, routing_key=queue, mandatory=True)
+            with client_calls():
+                async with asyncio.timeout(CONFIRM_SECONDS):
+                    await exchange.publish(message, routing_key=queue, mandatory=True)
         except PublishError as error:
             self._broken.set()  # a queue or binding is gone: connecting anew declares it again
             raise NotPublished(f"no queue takes {queue}") from error
@@ -95,8 +96,9 @@ class Publisher:
         if channel is None:
             raise NotPublished("there is no connection to the broker")
         try:
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                declared = await channel.declare_queue(self._topology.name(queue), passive=True)
+            with client_calls():
+                async with asyncio.timeout(CONFIRM_SECONDS):
+                    declared = await channel.declare_queue(self._topology.name(queue), passive=True)
         except BROKER_ERRORS as error:
             raise NotPublished(str(error) or type(error).__name__) from error
         return declared.declaration_result.message_count or 0

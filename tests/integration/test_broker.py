@@ -3,13 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractConnection
 
+from infra.rabbitmq.connection import client_calls
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.definitions import definitions
-from infra.rabbitmq.inspection import inspect
+from infra.rabbitmq.inspection import BrokerDown, inspect
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
@@ -177,3 +180,44 @@ async def test_without_a_broker_publishing_fails_at_once(namespace: str) -> None
     async with background(publisher.run()):
         with pytest.raises(NotPublished):
             await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+
+
+async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
+    services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client lets a bare StopAsyncIteration out then, which once ended our processes (found by the fault suite, seed 1).
+
+    It does so where the stream's end comes before it looks for the first frame; that cannot be had at will.
+    """
+    real, hung_up = aio_pika.connect, 0
+
+    async def connect(*arguments: Any, **named: Any) -> AbstractConnection:
+        nonlocal hung_up
+        hung_up += 1
+        if hung_up < 3:
+            raise StopAsyncIteration
+        connection: AbstractConnection = await real(*arguments, **named)
+        return connection
+
+    monkeypatch.setattr(aio_pika, "connect", connect)
+    with pytest.raises(BrokerDown, match="hung up in mid-handshake"):
+        await inspect(services.amqp, describe(broker_namespace, PROVIDERS))
+    publisher = Publisher(services.amqp, describe(broker_namespace, PROVIDERS), name="test")
+    async with background(publisher.run()):
+        await asyncio.wait_for(publisher.connected.wait(), 20)
+    assert hung_up == 3
+
+
+async def test_a_cancellation_of_the_clients_own_is_an_error_of_the_broker() -> None:
+    with pytest.raises(ConnectionResetError), client_calls():
+        raise asyncio.CancelledError
+
+    async def ours() -> None:
+        with client_calls():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(ours())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
