@@ -87,7 +87,14 @@ class _Worker:
         works = self._works(settings, kinds)
         # The prefetch only fills the slots; a queue whose jobs are done one by one must not hold a second one back.
         prefetch = {queue: 1 if work.alone else work.slots.count for queue, work in works.items()}
-        self.consumer = Consumer(settings.amqp_url, topology, prefetch, lambda d: self.runner.hand_on(d), name="worker")
+        self.consumer = Consumer(
+            settings.amqp_url,
+            topology,
+            prefetch,
+            lambda d: self.runner.hand_on(d),
+            name="worker",
+            mend_after_seconds=settings.watchdog_seconds,
+        )
         self.runner = Runner(
             works,
             Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),

@@ -9,6 +9,7 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
 from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
+from infra.rabbitmq.mending import Mender
 from infra.rabbitmq.topology import Topology
 
 log = structlog.get_logger()
@@ -48,17 +49,26 @@ class Delivery:
 class Consumer:
     """Consumes queues on one connection, a channel each, with a prefetch each; deliveries go to `hand_on`.
 
+    A queue that the broker cannot use for `mend_after_seconds` is made anew.
     `pause()` ends taking from one queue until `resume()`; `stop()` ends taking for good. What is held stays to be settled.
     """
 
     def __init__(
-        self, url: str, topology: Topology, prefetch: Mapping[str, int], hand_on: Callable[[Delivery], None], name: str
+        self,
+        url: str,
+        topology: Topology,
+        prefetch: Mapping[str, int],
+        hand_on: Callable[[Delivery], None],
+        *,
+        name: str,
+        mend_after_seconds: float = 30.0,
     ):
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
         self._hand_on = hand_on
         self._name = name
+        self._mender = Mender(topology, after_seconds=mend_after_seconds)
         self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -75,9 +85,11 @@ class Consumer:
         over = self._over = asyncio.Event()
         self._queues, self._tags = {}, {}
         try:
+            await self._mender.mend(connection)
             for logical, prefetch in self._prefetch.items():
                 self._queues[logical] = await self._open(connection, logical, prefetch, over)
-                await self._turn(logical)
+                with self._mender.watching(logical):
+                    await self._turn(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")
         finally:

@@ -8,11 +8,13 @@ from typing import Any
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection
+from aiormq.exceptions import ConnectionInternalError
 
 from infra.rabbitmq.connection import client_calls
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.inspection import BrokerDown, inspect
+from infra.rabbitmq.mending import Mender
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
@@ -60,7 +62,7 @@ async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_po
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, "test")
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
     async with background(publisher.run(), consumer.run()):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 3)
@@ -88,7 +90,7 @@ async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(servi
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, "test")
+    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, name="test")
     async with background(publisher.run(), consumer.run()), await aio_pika.connect(services.amqp) as connection:
         await publisher.connected.wait()
         channel = await connection.channel()
@@ -112,7 +114,7 @@ async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: S
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, "test")
+    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, name="test")
     async with background(publisher.run(), consumer.run()):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 1)
@@ -134,7 +136,7 @@ async def test_a_publish_cut_before_its_confirm_is_not_called_published_though_i
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(url, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, "test")
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
     async with background(publisher.run(), consumer.run()):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 1)
@@ -221,3 +223,32 @@ async def test_a_cancellation_of_the_clients_own_is_an_error_of_the_broker() -> 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
+    """What RabbitMQ 3.10 makes of a queue when it is killed a tenth of a second after declaring it, told by its error."""
+    topology = describe(broker_namespace, PROVIDERS)
+    patient, now = Mender(topology, after_seconds=60), Mender(topology, after_seconds=0)
+    async with await aio_pika.connect(services.amqp) as connection:
+        channel = await connection.channel(publisher_confirms=True)
+        await declare(channel, topology)
+        exchange = await channel.get_exchange(topology.exchange(Route.WORK), ensure=False)
+        await exchange.publish(aio_pika.Message(b"lost"), routing_key=QUEUE)
+
+        async def ready() -> int:
+            found = await channel.declare_queue(topology.name(QUEUE), passive=True)
+            return found.declaration_result.message_count or 0
+
+        await eventually(ready, lambda count: count == 1)
+        for mender in (patient, now):
+            with pytest.raises(ConnectionInternalError), mender.watching(QUEUE):
+                raise ConnectionInternalError("INTERNAL_ERROR")
+        await patient.mend(connection)
+        assert await ready() == 1
+        with patient.watching(QUEUE):  # it could be used again
+            pass
+        await now.mend(connection)
+        assert await ready() == 0
+        await exchange.publish(aio_pika.Message(b"kept"), routing_key=QUEUE)
+        await now.mend(connection)  # once is enough
+        await eventually(ready, lambda count: count == 1)
