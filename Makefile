@@ -3,11 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 ROOT ?= .local
 USING ?=
+SEED ?= 1
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test bench check format migrate lock plans definitions clean
+.PHONY: help setup dev services stop run demo seed truncate test chaos soak bench check format migrate lock plans definitions clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +54,12 @@ truncate: migrate ## Delete all posts (asks)
 
 test: services dev ## Run all the tests on real services
 	@$(BIN)/pytest -q -n 2 --dist worksteal
+
+chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n for another schedule)
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --seconds 75
+
+soak: dev ## The same for long: MINUTES=10 SEED=7
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --schedule
 
 bench: migrate ## Measure: queues, reports, isolation, providers (ONLY=name for one)
 	@$(BIN)/python -m benchmarks $(ONLY)

@@ -66,7 +66,8 @@ class FakeLedger:
     def _claim(self, request: ClaimRequest) -> Claimed | None:
         job = self.jobs.get(request.pointer.id)
         if job is not None and job.token == request.token:
-            return job
+            held = job.version == request.pointer.version + 1 and self.statuses[job.id] is Status.PROCESSING
+            return job if held else None
         if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
@@ -115,6 +116,23 @@ class FakeLedger:
         elif job.token != late.token or self.statuses[late.id] is not Status.SENT:
             return None
         return Applied(late.id, self.jobs[late.id].version, Status.SENT, job.queue.kind, job.client_id, False, None)
+
+    def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
+        """What `DeadBooks.requeue` does: each that is still at the version it was listed at begins a new revision."""
+        return {letter.id for letter in letters if self._requeue(letter)}
+
+    def _requeue(self, letter: Pointer) -> bool:
+        job = self.jobs[letter.id]
+        if job.version != letter.version or self.statuses[letter.id] not in sources(Cause.REQUEUE):
+            return False
+        key = job.revision + 1 if self.statuses[letter.id] is Status.FAILED else job.key_revision
+        job = replace(
+            job, version=job.version + 1, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0
+        )
+        self.jobs[letter.id], self.statuses[letter.id] = job, Status.QUEUED
+        self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != letter.id}
+        self.outbox[Pointer(letter.id, job.version)] = job.queue.name
+        return True
 
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float = 1) -> bool:
         held = self.jobs[job.id]

@@ -114,6 +114,16 @@ async def test_repeating_a_claim_under_its_token_finds_it_done(ledger: AnyLedger
     assert replace(again, age_seconds=0) == replace(first, age_seconds=0)
 
 
+async def test_repeating_a_claim_that_was_taken_back_meanwhile_is_stale(ledger: AnyLedger) -> None:
+    new = message()
+    await ledger.accept([new], SECONDS)
+    request = claim_request(new.id, lease=0.0)
+    (job,) = await ledger.claim([request], SECONDS)
+    assert job is not None
+    await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], SECONDS)
+    assert await ledger.claim([request], SECONDS) == [None]
+
+
 async def test_repeating_an_outcome_under_its_token_finds_it_done(ledger: AnyLedger) -> None:
     job = await _claimed(ledger)
     step = _decide(job, ACCEPTED)

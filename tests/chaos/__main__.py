@@ -1,0 +1,103 @@
+"""`python -m tests.chaos --seed S --seconds N`: one run and its account; exit code 1 where an invariant does not hold."""
+
+import argparse
+import asyncio
+import random
+import statistics
+import sys
+from collections import Counter, defaultdict
+
+from tests.chaos.account import INVARIANTS, staleness
+from tests.chaos.evidence import Evidence
+from tests.chaos.planted import BUGS
+from tests.chaos.run import Result, recovery, run
+
+SHOWN = 5  # of what breaks one invariant
+
+
+def _account(result: Result) -> str:
+    evidence = result.evidence
+    last = {step.job: step.status for step in evidence.steps}
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(Counter(last.values()).items()))
+    answers = Counter(str(request.answer) for request in evidence.requests)
+    per_key = Counter(request.key for request in evidence.requests)
+    lines = [
+        f"  {sum(map(len, evidence.accepted.values()))} accepted → {ended}",
+        f"  {len(evidence.requests)} raw requests: " + ", ".join(f"{n} {answer}" for answer, n in answers.most_common()),
+        f"  {sum(n > 1 for n in per_key.values())} keys were sent more than once, one {max(per_key.values(), default=0)} times",
+        f"  {len(evidence.steps)} steps, {len(evidence.attempts)} attempts: {_counts(a.outcome for a in evidence.attempts)}",
+        f"  {len(evidence.republished)} outbox rows were made again by the sweep",
+        f"  {len(evidence.observations)} statuses were told, one {_worst(evidence):.2f} s after it was over, the longest; "
+        f"promised: {evidence.promised:g} s",
+        f"  {len(evidence.cache)} cache writes; nothing was under way {result.drained:.1f} s after the last fault",
+        f"  {len(evidence.faults)} faults; seconds from the end of each until a job accepted after it had ended:",
+        *_recoveries(evidence),
+    ]
+    return "\n".join(lines)
+
+
+def _recoveries(evidence: Evidence) -> list[str]:
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for fault in evidence.faults:
+        took = recovery(fault, evidence)
+        name = str(fault) if fault.name.startswith(("SIG", "kill", "stop")) else fault.name
+        seconds[f"{name}{f' ({fault.note})' if fault.note else ''}"] += [] if took is None else [took]
+    return [
+        f"    {name}: {'-' if not each else f'{statistics.median(each):.1f}'} ({len(each)})"
+        for name, each in sorted(seconds.items())
+    ]
+
+
+def _counts(values: object) -> str:
+    return ", ".join(f"{n} {value}" for value, n in Counter(values).most_common())  # type: ignore[call-overload]
+
+
+def _worst(evidence: Evidence) -> float:
+    steps = defaultdict(list)
+    for step in sorted(evidence.steps, key=lambda step: step.version):
+        steps[step.job].append(step)
+    return max((staleness(seen, steps[seen.job]) or 0.0 for seen in evidence.observations), default=0.0)
+
+
+def _schedule(evidence: Evidence) -> str:
+    first = min((fault.begun for fault in evidence.faults), default=0.0)
+    return "\n".join(
+        f"  {fault.begun - first:6.1f} to {fault.ended - first:6.1f} s  {fault}{f' ({fault.note})' if fault.note else ''}"
+        for fault in sorted(evidence.faults, key=lambda fault: fault.begun)
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=None, help="draws the schedule; without one, a new one is drawn and named")
+    parser.add_argument("--seconds", type=float, default=75.0, help="how long faults go on")
+    parser.add_argument("--minutes", type=float, default=None, help="the same in minutes")
+    parser.add_argument("--bug", choices=sorted(BUGS), default=None, help="plant a bug in every process: the run must turn red")
+    parser.add_argument("--schedule", action="store_true", help="print every fault with its time, also where all is well")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(10_000) if options.seed is None else options.seed
+    seconds = options.seconds if options.minutes is None else options.minutes * 60
+    again = f"python -m tests.chaos --seed {seed} --seconds {seconds:g}{f' --bug {options.bug!r}' if options.bug else ''}"
+    print(f"chaos: seed {seed}, faults for {seconds:g} s (again: {again})", flush=True)
+    try:
+        result = asyncio.run(run(seed, seconds, options.bug))
+    except BaseException:
+        print(f"chaos: seed {seed} did not come to its end; again: {again}", file=sys.stderr)
+        raise
+    print(_account(result))
+    if options.schedule or result.broken:
+        print(f"The faults of seed {seed}:\n{_schedule(result.evidence)}")
+    for name in INVARIANTS:
+        broken = result.broken.get(name, [])
+        print(f"  {'NOT: ' if broken else 'holds: '}{name}{f' ({len(broken)})' if broken else ''}")
+        for line in broken[:SHOWN]:
+            print(f"       {line}")
+    if result.broken:
+        print(f"chaos: RED with seed {seed}: {'; '.join(result.broken)}. The processes' logs: .local/chaos. Again: {again}")
+        return 1
+    print(f"chaos: green with seed {seed}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

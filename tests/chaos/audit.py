@@ -1,0 +1,66 @@
+"""What the ledger did, recorded by triggers in this run's own database, in the same transactions."""
+
+from infra.postgres.lanes import create_engine
+from tests.chaos.evidence import Attempt, Evidence, Step
+from tests.services import sql
+
+# Written by a trigger, so that no step can be missed. `made_again`: an outbox row for a job and version that had one before.
+_INSTALL = """
+CREATE TABLE audit_steps (
+    job_id uuid, version int, status text, was text, revision int, attempts int, at timestamptz DEFAULT clock_timestamp()
+);
+CREATE TABLE audit_outbox (job_id uuid, version int, at timestamptz DEFAULT clock_timestamp());
+CREATE FUNCTION audit_step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO audit_steps (job_id, version, status, was, revision, attempts)
+    VALUES (NEW.id, NEW.version, NEW.status, CASE WHEN TG_OP = 'UPDATE' THEN OLD.status END, NEW.revision, NEW.attempts);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION audit_publish() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    INSERT INTO audit_outbox (job_id, version) VALUES (NEW.job_id, NEW.version);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit_new AFTER INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION audit_step();
+CREATE TRIGGER audit_change AFTER UPDATE ON jobs FOR EACH ROW
+    WHEN (OLD.version IS DISTINCT FROM NEW.version OR OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION audit_step();
+CREATE TRIGGER audit_publish AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTION audit_publish();
+"""
+
+_STEPS = """
+SELECT CAST(job_id AS text), version, status, was, revision, attempts, CAST(extract(epoch FROM at) AS float8)
+FROM audit_steps ORDER BY at
+"""
+_ATTEMPTS = """
+SELECT CAST(job_id AS text), revision, outcome, reason, charged, CAST(extract(epoch FROM ended_at) AS float8)
+FROM attempts ORDER BY ended_at
+"""
+_MADE_AGAIN = """
+SELECT CAST(job_id AS text), version, CAST(extract(epoch FROM at) AS float8) FROM (
+    SELECT *, row_number() OVER (PARTITION BY job_id, version ORDER BY at) AS n FROM audit_outbox
+) o WHERE n > 1
+"""
+_LEFT = """
+SELECT 'outbox rows', count(*) FROM outbox
+UNION ALL SELECT 'leases', count(*) FROM jobs WHERE lease_until IS NOT NULL
+UNION ALL SELECT 'jobs under way', count(*) FROM jobs WHERE status IN ('queued', 'processing', 'retrying')
+"""
+
+
+def install(database: str) -> None:
+    engine = create_engine(database, connections=1, application="audit")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(_INSTALL)
+    engine.dispose()
+
+
+def left(database: str) -> dict[str, int]:
+    """What is under way in the ledger."""
+    return {str(what): int(str(count)) for what, count in sql(database, _LEFT)}
+
+
+def collect(database: str, evidence: Evidence) -> None:
+    """Read all that was recorded."""
+    evidence.steps = [Step(*row) for row in sql(database, _STEPS)]  # type: ignore[arg-type]
+    evidence.attempts = [Attempt(*row) for row in sql(database, _ATTEMPTS)]  # type: ignore[arg-type]
+    evidence.republished = [(str(row[0]), int(str(row[1])), float(str(row[2]))) for row in sql(database, _MADE_AGAIN)]
+    rows = sql(database, "SELECT CAST(id AS text) FROM jobs WHERE delivery = 'at_most_once'")
+    evidence.at_most_once = {str(id_) for (id_,) in rows}

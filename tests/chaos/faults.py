@@ -1,0 +1,291 @@
+"""The faults: what is done to the service, for how long, and what each can excuse."""
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import aio_pika
+
+from tests.chaos.evidence import Fault
+from tests.chaos.fragile import HEARTBEAT_SECONDS, POINTS
+from tests.chaos.installation import LEASE, NAMESPACE, Installation
+from tests.chaos.load import Load
+from tests.chaos.servers import Server
+from tests.services import sql
+
+WORK_QUEUE = f"{NAMESPACE}.messages.sandbox.normal"
+PUBLISHED = b"\x00\x3c\x00\x28"  # class and method of AMQP's basic.publish
+COMMITTED = (b"INSERT INTO jobs", b"status = 'processing'", b"INSERT INTO attempts", b"DELETE FROM outbox")
+
+
+@dataclass
+class Hurting:
+    """What a fault may touch, and where it is written down. `draw` decides targets and lengths."""
+
+    installation: Installation
+    load: Load
+    log: list[Fault]
+    draw: random.Random
+
+    @asynccontextmanager
+    async def noted(
+        self, name: str, target: str = "", *, repeats: bool = True, loses: bool = False, stalls: bool = False
+    ) -> AsyncIterator[Fault]:
+        """A fault from now until the block is left."""
+        fault = Fault(name, target, time.time(), repeats=repeats, loses=loses, stalls=stalls)
+        self.log.append(fault)
+        try:
+            yield fault
+        finally:
+            fault.ended = time.time()
+
+
+Hurt = Callable[[Hurting], Awaitable[None]]
+
+
+async def _comes(seen: Callable[[], bool], seconds: float) -> bool:
+    """Whether it comes to that in time."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+def kill(role: str) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        process = at.draw.choice(at.installation.of(role))
+        async with at.noted("SIGKILL", process.name):
+            process.send(signal.SIGKILL)
+            await process.gone()
+
+    return hurt
+
+
+def die_at(role: str, point: str) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        process = at.draw.choice(at.installation.of(role))
+        async with at.noted(f"dies {point}", process.name) as fault:
+            order = process.arm(point)
+            if await _comes(lambda: not order.exists(), 6):
+                await process.gone()
+            else:
+                order.unlink(missing_ok=True)
+                fault.note = "it did not come to that point"
+
+    return hurt
+
+
+def terminate(role: str) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        process = at.draw.choice(at.installation.of(role))
+        async with at.noted("SIGTERM", process.name):
+            process.send(signal.SIGTERM)
+            await process.gone()
+
+    return hurt
+
+
+async def restart_one_by_one(at: Hurting) -> None:
+    async with at.noted("rolling restart", "of all processes"):
+        for process in at.installation.processes.values():
+            before = process.forked
+            process.send(signal.SIGTERM)
+            await process.gone()
+            await _comes(partial(process.restarted, before), 20)
+            await asyncio.sleep(0.3)
+
+
+async def freeze_consumer(at: Hurting) -> None:
+    process = at.draw.choice(at.installation.of("consumer"))
+    async with at.noted("SIGSTOP past its leases", process.name, loses=True):
+        process.send(signal.SIGSTOP)
+        await asyncio.sleep(LEASE + 2)
+        process.send(signal.SIGCONT)
+
+
+def kill_server(name: str, *, orderly: bool = False) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        server: Server = getattr(at.installation.servers, name)
+        how = "stop -m immediate" if orderly else "kill -9"
+        async with at.noted(how, name, stalls=name == "postgres"):
+            if orderly:
+                server.instance.signal(signal.SIGQUIT)  # Postgres' immediate shutdown
+                await _comes(lambda: server.instance.server is None, 20)
+            else:
+                await server.kill()
+            await asyncio.sleep(at.draw.uniform(0.2, 1.5))
+            await server.start()
+
+    return hurt
+
+
+def freeze_server(name: str, seconds: float) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        server: Server = getattr(at.installation.servers, name)
+        async with at.noted(f"SIGSTOP for {seconds:g} s", name, stalls=name == "postgres"):
+            await asyncio.to_thread(server.instance.freeze)
+            await asyncio.sleep(seconds)
+            server.instance.thaw()
+
+    return hurt
+
+
+def black_hole(name: str) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        proxy = getattr(at.installation.servers, name).proxy
+        async with at.noted("black hole", name, stalls=name == "postgres"):
+            await proxy.freeze()
+            await asyncio.sleep(at.draw.uniform(1, 4))
+            await proxy.thaw()
+            proxy.cut()
+
+    return hurt
+
+
+def late(name: str, seconds: float) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        proxy = getattr(at.installation.servers, name).proxy
+        async with at.noted(f"{1000 * seconds:g} ms later", name):
+            proxy.delay(seconds)
+            await asyncio.sleep(at.draw.uniform(2, 4))
+            proxy.delay(0)
+
+    return hurt
+
+
+def cut(name: str) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        async with at.noted("connections reset", name):
+            getattr(at.installation.servers, name).proxy.cut()
+
+    return hurt
+
+
+async def swallow_confirms(at: Hurting) -> None:
+    proxy = at.installation.servers.rabbitmq.proxy
+    async with at.noted("cut after publish, before confirm", "rabbitmq"):
+        proxy.cut_on_answer(PUBLISHED, times=3)
+        await asyncio.sleep(1)
+        proxy.cut_on_answer(b"", times=0)
+
+
+async def swallow_commits(at: Hurting) -> None:
+    proxy = at.installation.servers.postgres.proxy
+    needle = at.draw.choice(COMMITTED)
+    async with at.noted("cut after the COMMIT", f"postgres ({needle.decode()})"):
+        proxy.cut_on_answer(needle, times=2)
+        await asyncio.sleep(1)
+        proxy.cut_on_answer(b"", times=0)
+
+
+async def terminate_backends(at: Hurting) -> None:
+    async with at.noted("backends terminated", "postgres"):
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'posthaste%'"
+        await asyncio.to_thread(sql, at.installation.database, statement)
+
+
+async def close_connections(at: Hurting) -> None:
+    async with at.noted("close_all_connections", "rabbitmq"):
+        await at.installation.servers.control("close_all_connections", "chaos")
+
+
+async def alarm(at: Hurting) -> None:
+    control = at.installation.servers.control
+    async with at.noted("memory alarm", "rabbitmq"):
+        await control("set_vm_memory_high_watermark", "absolute", "1MB")
+        await asyncio.sleep(at.draw.uniform(1, 3))
+        await control("set_vm_memory_high_watermark", "0.4")
+
+
+def lose(what: str) -> Hurt:
+    """The work queue is purged, deleted, or unbound from its exchange."""
+
+    async def hurt(at: Hurting) -> None:
+        async with (
+            at.noted(what, WORK_QUEUE, repeats=False, loses=what != "unbound"),
+            await aio_pika.connect(at.installation.servers.rabbitmq.url) as connection,
+        ):
+            channel = await connection.channel()
+            queue = await channel.get_queue(WORK_QUEUE, ensure=False)
+            if what == "purged":
+                await queue.purge()
+            elif what == "deleted":
+                await queue.delete(if_unused=False, if_empty=False)
+            else:
+                await queue.unbind(f"{NAMESPACE}.jobs", routing_key="messages.sandbox.normal")
+
+    return hurt
+
+
+async def flush(at: Hurting) -> None:
+    async with at.noted("FLUSHALL", "redis", repeats=False):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", at.installation.servers.redis.instance.memory.ports["redis"]
+        )
+        writer.write(b"FLUSHALL\r\n")
+        await reader.readline()
+        writer.close()
+
+
+def provider(**faults: float) -> Hurt:
+    async def hurt(at: Hurting) -> None:
+        said = ", ".join(f"{name} {share:g}" for name, share in faults.items())
+        sandbox = at.installation.provider
+        async with at.noted("provider", said):
+            before, sandbox.faults = sandbox.faults, sandbox.faults.changed(faults)
+            await asyncio.sleep(at.draw.uniform(2, 4))
+            sandbox.faults = before
+
+    return hurt
+
+
+async def requeue(at: Hurting) -> None:
+    async with at.noted("two operators requeue", "what was rejected", repeats=False):
+        await at.load.requeue()
+
+
+# Two lists, as one fault of each may be under way at a time: what is done to our processes and by people, …
+TO_PROCESSES: list[Hurt] = [
+    *(kill(role) for role in POINTS),
+    *(die_at(role, point) for role, points in POINTS.items() for point in points),
+    *(terminate(role) for role in POINTS),
+    restart_one_by_one,
+    freeze_consumer,
+    provider(fail=1.0),
+    provider(hang=0.5),
+    provider(reset=1.0),
+    requeue,
+]
+# … and what is done to the servers and the network.
+TO_SERVERS: list[Hurt] = [
+    kill_server("rabbitmq"),
+    freeze_server("rabbitmq", 3.5 * HEARTBEAT_SECONDS),
+    close_connections,
+    lose("deleted"),
+    lose("purged"),
+    lose("unbound"),
+    alarm,
+    swallow_confirms,
+    black_hole("rabbitmq"),
+    late("rabbitmq", 0.1),
+    cut("rabbitmq"),
+    kill_server("postgres", orderly=True),
+    freeze_server("postgres", 3.0),
+    swallow_commits,
+    terminate_backends,
+    black_hole("postgres"),
+    late("postgres", 0.03),
+    cut("postgres"),
+    kill_server("redis"),
+    freeze_server("redis", 2.0),
+    flush,
+    late("redis", 0.1),
+    cut("redis"),
+]

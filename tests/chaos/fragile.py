@@ -1,0 +1,88 @@
+"""Our processes as they are, but for what a test puts into them: points at which they die, a clock that is wrong, a bug.
+
+Patched into the modules of the forked process alone; there is no switch for any of it in the service.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from consumers.recorder import Recorder
+from consumers.runner import Runner
+from infra.postgres.outbox import Outbox
+from infra.publishing import EagerPublisher, Outgoing
+from infra.rabbitmq import connection
+from jobs.model import Claimed
+from jobs.outcome import Outcome, Verdict
+from tests.chaos.planted import BUGS
+from tests.e2e import forked
+
+BEFORE_CLAIM = "before the claim"
+BEFORE_ACK = "after the claim, before the ack"
+BEFORE_APPLY = "after the provider's answer, before the apply"
+BEFORE_PUBLISH = "after the commit, before the publish"
+BEFORE_FORGET = "after the publish, before the outbox delete"
+POINTS = {
+    "consumer": [BEFORE_CLAIM, BEFORE_ACK, BEFORE_APPLY, BEFORE_PUBLISH, BEFORE_FORGET],
+    "api": [BEFORE_PUBLISH, BEFORE_FORGET],
+    "relay": [BEFORE_FORGET],
+}
+
+HEARTBEAT_SECONDS = 2  # instead of 10: three of them are to pass while a broker is frozen
+
+
+def become(command: list[str], environment: dict[str, str], log: str, skew_seconds: float, bug: str | None) -> None:
+    """Do what `python -m command` would do; die at the point that is written into `log`'s neighbour `….crash`."""
+    _die_at(Path(log).with_suffix(".crash"))
+    connection.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
+    if skew_seconds:
+        _skew(skew_seconds)
+    if bug is not None:
+        BUGS[bug].plant(setattr)
+    forked.become(command, environment, log)
+
+
+def _skew(seconds: float) -> None:
+    real = time.time
+    time.time = lambda: real() + seconds
+
+
+def _die_at(order: Path) -> None:
+    def reached(point: str) -> None:
+        if order.exists() and order.read_text() == point:
+            order.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    claim, record, offer, delete = Runner._claim, Recorder.record, EagerPublisher.offer, Outbox.delete
+
+    async def fragile_claim(self: Runner, *arguments: Any) -> Claimed | None:
+        reached(BEFORE_CLAIM)
+        job = await claim(self, *arguments)
+        if job is not None:
+            reached(BEFORE_ACK)
+        return job
+
+    async def fragile_record(self: Recorder, job: Claimed, outcome: Outcome, *rest: Any, **named: Any) -> None:
+        if outcome.verdict is Verdict.ACCEPTED:
+            reached(BEFORE_APPLY)
+        await record(self, job, outcome, *rest, **named)
+
+    def fragile_offer(self: EagerPublisher, outgoing: Outgoing) -> None:
+        reached(BEFORE_PUBLISH)
+        offer(self, outgoing)
+
+    async def fragile_delete(self: Outbox, *arguments: Any) -> list[None]:
+        reached(BEFORE_FORGET)
+        return await delete(self, *arguments)
+
+    _put(Runner, "_claim", fragile_claim)
+    _put(Recorder, "record", fragile_record)
+    _put(EagerPublisher, "offer", fragile_offer)
+    _put(Outbox, "delete", fragile_delete)
+
+
+def _put(owner: type, name: str, function: Callable[..., Awaitable[Any] | None]) -> None:
+    setattr(owner, name, function)

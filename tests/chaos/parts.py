@@ -1,0 +1,218 @@
+"""What a simulated service runs on: the ledger and all that belongs to it, in memory or on real Postgres and Redis."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import psycopg2
+from redis import Redis
+
+from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter
+from infra.postgres.lanes import Lane
+from infra.postgres.ledger import Ledger
+from infra.postgres.outbox import Due, Outbox
+from infra.postgres.sweep import Sweep
+from infra.redis.status_cache import StatusCache
+from jobs.lifecycle import Status
+from jobs.model import Kind, Route, WorkQueue
+from jobs.wire import Pointer
+from tests.contract.fakes import FakeCache, FakeLedger
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A job as it stands in the ledger; `leased` says whether somebody's lease on it still runs."""
+
+    version: int
+    status: Status
+    token: UUID | None
+    leased: bool
+
+
+class Parts(Protocol):
+    """One ledger and one cache, for all simulated processes."""
+
+    ledger: Any
+    outbox: Any
+    sweep: Any
+    cache: Any
+
+    def jobs(self) -> dict[UUID, Seen]: ...
+    def rows(self) -> set[Pointer]: ...
+    async def letters(self) -> list[Any]: ...
+    async def requeue(self, letters: Sequence[Any]) -> set[UUID]: ...
+    async def cached(self) -> dict[UUID, int]: ...
+    async def forget_cache(self) -> None: ...
+    def pass_time(self, seconds: float) -> None: ...
+    async def close(self) -> None: ...
+
+
+@dataclass
+class FakeOutbox:
+    """The outbox of a `FakeLedger`; everything in it is due, but what has been taken."""
+
+    ledger: FakeLedger
+    taken: set[Pointer] = field(default_factory=set)
+
+    async def delete(self, published: Sequence[Pointer], timeout: float = 1) -> list[None]:
+        for pointer in published:
+            self.ledger.outbox.pop(pointer, None)
+        return [None] * len(published)
+
+    async def give_back(self, unpublished: Sequence[Pointer], timeout: float = 1) -> None:
+        self.taken.difference_update(unpublished)
+
+    async def queues_due(self, timeout: float = 1) -> list[str]:
+        return sorted({queue for pointer, queue in self.ledger.outbox.items() if pointer not in self.taken})
+
+    async def take(self, queue: str, limit: int, timeout: float = 1) -> list[Due]:
+        due = [p for p, its in self.ledger.outbox.items() if its == queue and p not in self.taken][:limit]
+        self.taken.update(due)
+        return [Due(pointer, Route.DEAD if queue.endswith(".dead") else Route.WORK, queue, None) for pointer in due]
+
+
+@dataclass
+class FakeSweep:
+    """The sweep over a `FakeLedger`."""
+
+    ledger: FakeLedger
+
+    async def requeue(self, queue: WorkQueue, *, older_seconds: float, before: datetime | None, timeout: float = 1) -> int:
+        waiting = [
+            Pointer(id_, job.version)
+            for id_, job in self.ledger.jobs.items()
+            if job.queue == queue and self.ledger.statuses[id_] in (Status.QUEUED, Status.RETRYING)
+        ]
+        missing = [pointer for pointer in waiting if pointer not in self.ledger.outbox]
+        self.ledger.outbox.update(dict.fromkeys(missing, queue.name))
+        return len(missing)
+
+    async def claimed_until(self, queue: WorkQueue, timeout: float = 1) -> None:
+        return None
+
+
+class InMemory:
+    """Dictionaries."""
+
+    def __init__(self) -> None:
+        self.ledger = FakeLedger()
+        self.outbox = FakeOutbox(self.ledger)
+        self.sweep = FakeSweep(self.ledger)
+        self.cache = FakeCache()
+
+    def jobs(self) -> dict[UUID, Seen]:
+        ledger = self.ledger
+        return {
+            id_: Seen(job.version, ledger.statuses[id_], job.token, ledger.leases.get(id_, 0.0) > ledger.clock)
+            for id_, job in ledger.jobs.items()
+        }
+
+    def rows(self) -> set[Pointer]:
+        return set(self.ledger.outbox)
+
+    async def letters(self) -> list[Pointer]:
+        dead = (Status.FAILED, Status.UNKNOWN)
+        return [Pointer(id_, job.version) for id_, job in self.ledger.jobs.items() if self.ledger.statuses[id_] in dead]
+
+    async def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
+        return self.ledger.requeue(letters)
+
+    async def cached(self) -> dict[UUID, int]:
+        return {id_: known.version for id_, known in self.cache.values.items()}
+
+    async def forget_cache(self) -> None:
+        self.cache.values.clear()
+
+    def pass_time(self, seconds: float) -> None:
+        self.ledger.clock += seconds
+        self.outbox.taken.clear()
+
+    async def close(self) -> None:
+        return None
+
+
+class RealServers:
+    """Connections to Postgres and Redis that many interleavings share, one after the other."""
+
+    def __init__(self, database: str, redis: str, namespace: str):
+        self.lane = Lane(database, name="simulation", threads=4)
+        self.redis_url, self.namespace = redis, namespace
+        self.redis = Redis.from_url(redis)
+        self._sql = psycopg2.connect(database)
+        self._sql.autocommit = True
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        with self._sql.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def cached(self) -> dict[UUID, int]:
+        """The version that is cached of each job."""
+        keys = list(self.redis.scan_iter(match=f"{self.namespace}:job:*", count=1000))
+        values = self.redis.mget(keys) if keys else []
+        return {UUID(key.decode()[-36:]): int(value.split()[0]) for key, value in zip(keys, values, strict=True) if value}
+
+    def forget_cache(self) -> None:
+        keys = list(self.redis.scan_iter(match=f"{self.namespace}:job:*", count=1000))
+        if keys:
+            self.redis.delete(*keys)
+
+    def close(self) -> None:
+        self.forget_cache()
+        self.redis.close()
+        self._sql.close()
+        self.lane.close()
+
+
+class Real:
+    """The ledger on Postgres and the cache on Redis. Time passes by setting back what is in the ledger."""
+
+    def __init__(self, servers: RealServers):
+        self._servers = servers
+        self._rows = servers.rows
+        self.ledger = Ledger(servers.lane, grace_seconds=0)
+        self.outbox = Outbox(servers.lane)
+        self.sweep = Sweep(servers.lane)
+        self.cache = StatusCache(servers.redis_url, namespace=servers.namespace, ttl_seconds=3600)
+        self._books = DeadBooks(servers.lane)
+        self._rows("DELETE FROM outbox; DELETE FROM jobs; DELETE FROM idempotency_keys")
+        servers.forget_cache()
+
+    def jobs(self) -> dict[UUID, Seen]:
+        found = self._rows(
+            "SELECT CAST(id AS text), version, status, CAST(claim_token AS text), lease_until IS NOT NULL "
+            "AND lease_until > now() FROM jobs"
+        )
+        return {
+            UUID(id_): Seen(version, Status(status), UUID(token) if token else None, leased)
+            for id_, version, status, token, leased in found
+        }
+
+    def rows(self) -> set[Pointer]:
+        return {Pointer(UUID(id_), version) for id_, version in self._rows("SELECT CAST(job_id AS text), version FROM outbox")}
+
+    async def letters(self) -> list[DeadLetter]:
+        return await self._books.page(Filter(kind=Kind.MESSAGE), BEFORE_ALL, 100, SECONDS)
+
+    async def requeue(self, letters: Sequence[DeadLetter]) -> set[UUID]:
+        return await self._books.requeue([(letter, letter.queue) for letter in letters], SECONDS)
+
+    async def cached(self) -> dict[UUID, int]:
+        return self._servers.cached()
+
+    async def forget_cache(self) -> None:
+        self._servers.forget_cache()
+
+    def pass_time(self, seconds: float) -> None:
+        for statement in (
+            "UPDATE jobs SET lease_until = lease_until - {ago}, due_at = due_at - {ago}",
+            "UPDATE outbox SET due_at = due_at - {ago}",
+        ):
+            self._rows(statement.format(ago=f"interval '{seconds} seconds'"))
+
+    async def close(self) -> None:
+        await self.cache.close()
