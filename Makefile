@@ -61,7 +61,7 @@ chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n f
 soak: dev ## The same for long: MINUTES=10 SEED=7
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --schedule
 
-bench: migrate ## Measure: queues, reports, isolation, providers (ONLY=name for one)
+bench: migrate ## Measure: queues, reports, isolation, providers, waiting (ONLY=name)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 plans: services dev ## Print Postgres' plans of the statements that run all the time

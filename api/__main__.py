@@ -1,12 +1,25 @@
 """`python -m api`: one API process."""
 
 import sys
+from types import FrameType
 
 import uvicorn
 
 from api.app import Api
 from infra import logs
 from infra.settings import SettingsError, load
+
+
+class _Server(uvicorn.Server):
+    """Tells the API that it is ending before it waits for the requests that are under way: some of them wait, too."""
+
+    def __init__(self, config: uvicorn.Config, api: Api):
+        super().__init__(config)
+        self._api = api
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._api.ending()
+        super().handle_exit(sig, frame)
 
 
 def main() -> int:
@@ -20,12 +33,12 @@ def main() -> int:
             failures.append(error)
             server.should_exit = True
 
-        app = Api(settings, fatal).build()
+        api = Api(settings, fatal)
     except SettingsError as error:
         print(f"posthaste api: {error}", file=sys.stderr)
         return 1
     config = uvicorn.Config(
-        app,
+        api.build(),
         host=settings.host,
         port=settings.port,
         log_config=None,
@@ -33,7 +46,7 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, api)
     server.run()
     for failure in failures:
         print(f"posthaste api: {failure}", file=sys.stderr)

@@ -14,32 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.problems import FieldError, Problem, not_found, unavailable
-from infra.batching import DeadlineExceeded, Overloaded
 from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.queries import Queries
-from infra.statuses import Statuses
 from jobs.model import Kind
 
 Key = TypeVar("Key")
 CLIENT = "default"  # everybody, as long as there are no keys
 READ_SECONDS = 0.8
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-
-
-async def status_answer(statuses: Statuses, kind: Kind, request: Request) -> Response:
-    """`{"status": …}` of the job in the path.
-
-    Raises:
-        Problem: 404 where there is no such job of this kind and client, 503 where nobody can tell.
-    """
-    id_ = job_id(request)
-    try:
-        known = await statuses.read(id_)
-    except (DeadlineExceeded, Overloaded) as error:
-        raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
-    if known is None or known.client_id != CLIENT or known.kind is not kind:
-        raise not_found()
-    return as_json({"status": known.status}, headers={"Cache-Control": "no-store"})
 
 
 def job_id(request: Request) -> UUID:

@@ -19,6 +19,7 @@ from api.messages import MessageRoutes
 from api.problems import Problem, on_bug, on_http_exception, on_problem
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
+from api.waiting import Waiting
 from infra.batching import Batcher, DeadlineExceeded
 from infra.dead_letters import DeadLetters
 from infra.postgres import schema
@@ -32,15 +33,18 @@ from infra.postgres.totals import Totals
 from infra.publishing import EagerPublisher
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import describe
+from infra.redis.events import Events
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings
 from infra.statuses import Statuses
+from infra.watching import Watching
 
 log = structlog.get_logger()
 
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CHECK_SECONDS = 0.8
+REREAD_SECONDS = 5.0  # what a waiting client was not told of, it is told of then
 
 
 class Api:
@@ -56,6 +60,8 @@ class Api:
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
+        self._watching: Watching | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._seen = "not seen yet"  # what is wrong with Postgres or its schema; "" once it is well
 
     def build(self) -> ASGIApp:
@@ -68,7 +74,7 @@ class Api:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        settings = self._settings
+        settings, self._loop = self._settings, asyncio.get_running_loop()
         broker = Publisher(settings.amqp_url, describe(settings.namespace, settings.providers), name="api")
         deletes = Batcher(Outbox(self._hot).delete, repeat=REPEAT)
         eager = EagerPublisher(
@@ -77,6 +83,9 @@ class Api:
             failures=(NotPublished, DeadlineExceeded),
         )
         statuses = Statuses(self._cache, self._queries.statuses, cache_down=CacheDown, repeat=REPEAT)
+        watching = self._watching = Watching(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
+        events = Events(settings.redis_url, namespace=settings.namespace, heard=watching.heard)
+        waiting = Waiting(statuses, watching)
         accepting = Batcher(self._ledger.accept, isolate=(BadData,), repeat=REPEAT)
         intake = Intake(
             accepting,
@@ -85,8 +94,10 @@ class Api:
             grace_seconds=settings.outbox_grace_seconds,
             timeout_seconds=settings.accept_timeout_seconds,
         )
-        messages = MessageRoutes(intake, statuses, self._queries, frozenset(settings.providers), self._default_provider)
-        reports = ReportJobRoutes(intake, statuses, self._queries, Totals(self._reads))
+        # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
+        records = Batcher(self._queries.messages, key=lambda id_: id_, repeat=REPEAT, max_batch=100)
+        messages = MessageRoutes(intake, waiting, records, self._queries, frozenset(settings.providers), self._default_provider)
+        reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads))
         books, providers = DeadBooks(self._reads), frozenset(settings.providers)
         app.router.routes += [
             *messages.routes(),
@@ -95,7 +106,7 @@ class Api:
             *DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers).routes(),
             *self._health(broker).routes(),
         ]
-        tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run())]
+        tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run(), events.run())]
         try:
             yield
         finally:
@@ -105,8 +116,14 @@ class Api:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._cache.close()
+            await events.close()
             for lane in (self._hot, self._reads, self._reports):
                 lane.close()
+
+    def ending(self) -> None:
+        """The process was told to end: whoever waits is to be answered now. May be called from a signal's handler."""
+        if self._watching is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._watching.close)
 
     async def _watch_schema(self) -> None:
         """Until Postgres has been seen with a schema that fits; one that is too old ends the process."""

@@ -3,22 +3,23 @@
 import asyncio
 from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, presentable, status_answer
+from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, presentable
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import BatchIn, MessageIn
 from api.problems import FieldError, Problem, describe, not_found, unavailable
 from api.requests import read_model, validated
-from infra.batching import DeadlineExceeded, Overloaded
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from api.waiting import Waiting, versioned
+from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.postgres.errors import BadData
 from infra.postgres.ledger import Accepted
-from infra.postgres.queries import Queries
-from infra.statuses import Statuses
+from infra.postgres.queries import MessageRecord, Queries
 from jobs.model import IdempotencyKey, Kind
 
 
@@ -27,7 +28,8 @@ class MessageRoutes:
     """The handlers and what they need."""
 
     intake: Intake
-    statuses: Statuses
+    waiting: Waiting
+    records: Batcher[UUID, MessageRecord | None]
     queries: Queries
     providers: frozenset[str]
     default_provider: str
@@ -39,6 +41,7 @@ class MessageRoutes:
             Route("/message/{id}/status", self.status, methods=["GET"]),
             Route("/messages/{id}/status", self.status, methods=["GET"]),
             Route("/messages/{id}", self.record, methods=["GET"]),
+            Route("/messages/{id}/events", self.events, methods=["GET"]),
             Route("/messages/{id}/attempts", self.attempts, methods=["GET"]),
         ]
 
@@ -93,20 +96,24 @@ class MessageRoutes:
             raise Problem(422, "validation", "The database refuses a value of this message.") from error
 
     async def status(self, request: Request) -> Response:
-        return await status_answer(self.statuses, Kind.MESSAGE, request)
+        return await self.waiting.status(request, Kind.MESSAGE)
+
+    async def events(self, request: Request) -> Response:
+        return await self.waiting.events(request, Kind.MESSAGE)
 
     async def attempts(self, request: Request) -> Response:
         return await attempts_answer(self.queries, Kind.MESSAGE, request)
 
     async def record(self, request: Request) -> Response:
+        applied = await self.waiting.first(request, Kind.MESSAGE)
         try:
-            record = await self.queries.message(job_id(request), CLIENT, READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
+            record = await self.records.submit(job_id(request), READ_SECONDS)
+        except (DeadlineExceeded, Overloaded) as error:
             raise unavailable("The database does not answer.") from error
-        if record is None:
+        if record is None or record.client_id != CLIENT:
             raise not_found()
         shown = presentable(asdict(record))
         del shown["client_id"]
         links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
-        links["attempts"] = f"/messages/{record.id}/attempts"
-        return as_json({**shown, "links": links}, headers={"Cache-Control": "no-store"})
+        links |= {name: f"/messages/{record.id}/{name}" for name in ("attempts", "events")}
+        return versioned(request, record.version, {**shown, "links": links}, applied)

@@ -10,17 +10,17 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, cursor_for, from_cursor, instant, job_id, status_answer
+from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, cursor_for, from_cursor, instant, job_id
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
 from api.problems import Problem, not_found, unavailable
 from api.requests import has_body, preferred, read_model, read_query
+from api.waiting import Waiting, versioned
 from infra.batching import DeadlineExceeded, Overloaded
 from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.queries import Queries, ReportRecord
 from infra.postgres.totals import Totals
-from infra.statuses import Statuses
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 
@@ -34,7 +34,7 @@ class ReportJobRoutes:
     """The handlers and what they need."""
 
     intake: Intake
-    statuses: Statuses
+    waiting: Waiting
     queries: Queries
     totals: Totals
 
@@ -44,6 +44,7 @@ class ReportJobRoutes:
             Route(JOBS, self.list, methods=["GET"]),
             Route(f"{JOBS}/{{id}}", self.state, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/status", self.status, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}/events", self.events, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/attempts", self.attempts, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/result", self.result, methods=["GET"]),
         ]
@@ -80,10 +81,23 @@ class ReportJobRoutes:
         return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor}, headers=_NOT_STORED)
 
     async def state(self, request: Request) -> Response:
-        return as_json(_shown(await self._record(request)), headers=_NOT_STORED)
+        applied = await self.waiting.first(request, Kind.REPORT)
+        record = await self._record(request)
+        return versioned(request, record.version, _shown(record), applied)
 
     async def status(self, request: Request) -> Response:
-        return await status_answer(self.statuses, Kind.REPORT, request)
+        return await self.waiting.status(request, Kind.REPORT)
+
+    async def events(self, request: Request) -> Response:
+        return await self.waiting.events(request, Kind.REPORT, self._progress)
+
+    async def _progress(self, id_: UUID) -> dict[str, Any] | None:
+        """How far a report is; None where it does not say, or nobody can."""
+        try:
+            record = await self.queries.report(id_, CLIENT, READ_SECONDS)
+        except (Unavailable, TryAgain):
+            return None  # the next look may know
+        return None if record is None else _progress(record)
 
     async def attempts(self, request: Request) -> Response:
         return await attempts_answer(self.queries, Kind.REPORT, request)
@@ -131,18 +145,21 @@ _NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def _links(id_: UUID) -> dict[str, str]:
-    return {"self": f"{JOBS}/{id_}", "status": f"{JOBS}/{id_}/status", "result": f"{JOBS}/{id_}/result"}
+    return {"self": f"{JOBS}/{id_}"} | {name: f"{JOBS}/{id_}/{name}" for name in ("status", "events", "result")}
+
+
+def _progress(record: ReportRecord) -> dict[str, Any] | None:
+    done, about = record.progress_done, record.progress_about
+    return None if done is None else {"posts": done, "of_about": about if about is None else max(done, about)}
 
 
 def _shown(record: ReportRecord) -> dict[str, Any]:
-    done, about = record.progress_done, record.progress_about
-    progress = None if done is None else {"posts": done, "of_about": about if about is None else max(done, about)}
     instants = {name: getattr(record, name) for name in ("created_at", "updated_at", "finished_at", "next_attempt_at")}
     return {
         "id": str(record.id),
         "status": record.status,
         "version": record.version,
-        "progress": progress,
+        "progress": _progress(record),
         "attempts": record.attempts,
         "reason": record.reason,
         "last_reason": record.last_reason,

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
+from benchmarks.waiting import thousands_wait
 from infra import logs
 from infra.settings import Settings, load
 
@@ -17,6 +18,7 @@ ALL: dict[str, Callable[[Settings], Coroutine[Any, Any, None]]] = {
     "reports": in_the_request_or_as_a_job,
     "isolation": messages_while_reports_run,
     "providers": one_of_two_hangs,
+    "waiting": thousands_wait,
 }
 
 

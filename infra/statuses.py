@@ -57,6 +57,10 @@ class Statuses:
             self.remember(known)
         return known
 
+    async def read_ledger(self, id_: UUID) -> KnownStatus | None:
+        """The job's status, past the cache. Raises as `read`."""
+        return await self._stored.submit(id_, LEDGER_SECONDS)
+
     def remember(self, known: KnownStatus) -> None:
         """Put a status into the cache, soon and at leisure."""
         try:

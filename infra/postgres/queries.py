@@ -41,11 +41,11 @@ class MessageRecord:
 
 _STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
 
-_MESSAGE = sa.text("""
+_MESSAGES = sa.text("""
 SELECT id, client_id, status, version, destination, body, provider, priority, delivery, reference, tags, metadata,
     attempts, reason, provider_message_id, created_at, updated_at, finished_at,
     CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
-FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'message'
+FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND kind = 'message'
 """)
 
 
@@ -124,14 +124,15 @@ class Queries:
         known = await self._lane.call(work, timeout)
         return [known.get(id_) for id_ in ids]
 
-    async def message(self, id_: UUID, client_id: str, timeout: float) -> MessageRecord | None:
-        """The client's own message with this id."""
+    async def messages(self, ids: Sequence[UUID], timeout: float) -> list[MessageRecord | None]:
+        """The messages with these ids, in their order, whosever they are; None where there is none."""
 
-        def work(connection: sa.Connection) -> MessageRecord | None:
-            row = connection.execute(_MESSAGE, {"id": str(id_), "client_id": client_id}).mappings().one_or_none()
-            return None if row is None else MessageRecord(**{**row, "status": Status(row["status"])})
+        def work(connection: sa.Connection) -> dict[UUID, MessageRecord]:
+            rows = connection.execute(_MESSAGES, {"ids": [str(id_) for id_ in ids]}).mappings()
+            return {row["id"]: MessageRecord(**{**row, "status": Status(row["status"])}) for row in rows}
 
-        return await self._lane.call(work, timeout)
+        records = await self._lane.call(work, timeout)
+        return [records.get(id_) for id_ in ids]
 
     async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
         """Every attempt at a job, oldest first; None where there is no such job of this client and kind (None: of any)."""

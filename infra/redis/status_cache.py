@@ -16,12 +16,17 @@ STALE_SECONDS = 1.0  # a write so long after its commit or read is dropped: an e
 LONG_TTL_SECONDS = 3600.0
 
 # Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it holds a newer one.
+# What is newer than what it held is told on the channel ARGV[#ARGV], with the job's id before it.
 _WRITE = """
 for i = 1, #KEYS do
     local held = redis.call('GET', KEYS[i])
     local new = ARGV[2 * i - 1]
-    if not held or tonumber(string.match(held, '^%d+')) <= tonumber(string.match(new, '^%d+')) then
+    local newer = tonumber(string.match(new, '^%d+')) - (held and tonumber(string.match(held, '^%d+')) or 0)
+    if not held or newer >= 0 then
         redis.call('SET', KEYS[i], new, 'PX', ARGV[2 * i])
+    end
+    if newer > 0 then
+        redis.call('PUBLISH', ARGV[#ARGV], string.sub(KEYS[i], -36) .. ' ' .. new)
     end
 end
 """
@@ -42,6 +47,7 @@ class StatusCache:
         )
         self._write = self._redis.register_script(_WRITE)
         self._prefix = f"{namespace}:job:"
+        self._channel = channel(namespace)
         self._ttl_ms = int(ttl_seconds * 1000)
 
     def _key(self, id_: UUID) -> str:
@@ -59,7 +65,7 @@ class StatusCache:
                 values = await self._redis.mget([self._key(id_) for id_ in ids])
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheDown(str(error) or "no answer within 50 ms") from error
-        return [None if value is None else _parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
+        return [None if value is None else parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
 
     async def write(self, entries: Sequence[KnownStatus], timeout: float = CALL_SECONDS) -> list[None]:
         """Keep these, each unless a newer version is there or it is too old to be trusted.
@@ -76,7 +82,7 @@ class StatusCache:
                 arguments += [f"{entry.version} {entry.status} {entry.kind} {entry.client_id}", ttl]
             try:
                 async with asyncio.timeout(min(timeout, CALL_SECONDS)):
-                    await self._write(keys=[self._key(entry.id) for entry in fresh], args=arguments)
+                    await self._write(keys=[self._key(entry.id) for entry in fresh], args=[*arguments, self._channel])
             except (RedisError, OSError, TimeoutError) as error:
                 raise CacheDown(str(error) or "no answer within 50 ms") from error
         return [None] * len(entries)
@@ -97,6 +103,12 @@ class StatusCache:
         await self._redis.aclose()
 
 
-def _parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus:
+def channel(namespace: str) -> str:
+    """Where every transition that is cached is told."""
+    return f"{namespace}:events"
+
+
+def parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus:
+    """A cached value, as it is told and kept."""
     version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
     return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)

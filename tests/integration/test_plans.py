@@ -61,7 +61,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
         "jobs_dead",
     ),
     "statuses": (queries._STATUSES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
-    "message": (queries._MESSAGE, {"id": str(new_id()), "client_id": "default"}, "jobs_pkey"),
+    "messages": (queries._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
 }
 
 # These come out of their index in the order they are wanted in: a backlog of a million rows is not sorted for 500 of them.

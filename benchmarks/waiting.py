@@ -1,0 +1,123 @@
+"""Thousands of clients wait at one API process: how soon each is told, and what they cost."""
+
+import asyncio
+import json
+import random
+import statistics
+import time
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from redis import Redis
+
+from benchmarks.load import after
+from cli.sandbox import Faults, Sandbox
+from cli.temporary import free_port, service
+from infra.postgres.lanes import Lane
+from infra.postgres.provider_book import ProviderBook
+from infra.settings import Settings
+
+POLLS, STREAMS = 5000, 1000
+BATCH = 500
+COMING = 100  # clients in a tenth of a second
+SECONDS = 55  # a long-poll's wait
+CALL_SECONDS = 10.0
+
+
+async def thousands_wait(settings: Settings) -> None:
+    """Long-polls and streams on jobs that a paused provider keeps back; then it is resumed, and all of them end."""
+    sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults
+    print(f"{POLLS} long-polls and {STREAMS} event streams at one API process")
+    async with service(settings, "benchmark", sandbox, {}) as (session, database):
+        lane = Lane(database, name="benchmark", threads=1)
+        book, api = ProviderBook(lane), _process_of(str(session._base_url))
+        await book.pause("sandbox", CALL_SECONDS)
+        await asyncio.sleep(1)  # within which workers heed it
+        ids = await _submit(session)
+        before = _costs(api)
+        told: dict[str, tuple[str, float]] = {}
+        clients = [_poll(session, id_, told) for id_ in ids] + [_stream(session, id_, told) for id_ in ids[:STREAMS]]
+        waiting = []
+        for start in range(0, len(clients), COMING):
+            waiting += [asyncio.create_task(client) for client in clients[start : start + COMING]]
+            await asyncio.sleep(0.1)
+        until = after(CALL_SECONDS * 2)
+        while _costs(api)["descriptors"] < POLLS + STREAMS and not until():  # noqa: ASYNC110  nobody tells
+            await asyncio.sleep(0.1)
+        print(f"  before: {_said(before)}; with all of them: {_said(_costs(api))}")
+        with Redis.from_url(settings.redis_url) as redis:
+            print(f"  subscriptions at Redis: {sum('sub=1' in line for line in _clients(redis))}")
+        await book.resume("sandbox", CALL_SECONDS)
+        resumed = time.time()
+        await asyncio.gather(*waiting)
+        answers = ", ".join(f"{count} {status}" for status, count in Counter(status for status, _ in told.values()).items())
+        print(f"  all told {time.time() - resumed:.1f} s after the provider was resumed: {answers}")
+        late = await _lateness(lane, told)
+        cuts = statistics.quantiles(late, n=100, method="inclusive")
+        print(f"  from the commit to the client: p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")
+        lane.close()
+
+
+async def _submit(session: aiohttp.ClientSession) -> list[str]:
+    ids: list[str] = []
+    for start in range(0, POLLS, BATCH):
+        messages = [{"destination": f"+{start + n}", "body": "Hello"} for n in range(BATCH)]
+        async with session.post("/messages/batch", json={"messages": messages}) as response:
+            ids += [item["id"] for item in (await response.json())["data"]]
+    return ids
+
+
+async def _poll(session: aiohttp.ClientSession, id_: str, told: dict[str, tuple[str, float]]) -> None:
+    async with session.get(f"/messages/{id_}", headers={"Prefer": f"wait={SECONDS}"}) as response:
+        answer = await response.json()
+    if response.status != 200:
+        answer = {"id": id_, "status": f"{response.status}"}
+    told[f"poll {id_}"] = (answer["status"] if answer["id"] == id_ else "another's", time.time())
+
+
+async def _stream(session: aiohttp.ClientSession, id_: str, told: dict[str, tuple[str, float]]) -> None:
+    async with session.get(f"/messages/{id_}/events") as response:
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                event: dict[str, Any] = json.loads(line[6:])
+                told[f"stream {id_}"] = (event["status"] if event["id"] == id_ else "another's", time.time())
+
+
+async def _lateness(lane: Lane, told: dict[str, tuple[str, float]]) -> list[float]:
+    """Milliseconds from each job's end, by Postgres' clock, to its clients; one machine, one clock."""
+
+    def ends(connection: Any) -> dict[str, datetime]:
+        return {str(id_): at for id_, at in connection.exec_driver_sql("SELECT id, finished_at FROM jobs")}
+
+    finished = await lane.call(ends, CALL_SECONDS)
+    return [1000 * (at - finished[name.split()[1]].timestamp()) for name, (_, at) in told.items()]
+
+
+def _process_of(base: str) -> int:
+    """The pid of the API that listens there: the one whose environment names the port."""
+    port = base.rstrip("/").rpartition(":")[2]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue  # gone, or not ours
+        if command.endswith(b"-m\0api\0") and f"POSTHASTE_PORT={port}\0".encode() in environment + b"\0":
+            return int(folder.name)
+    raise LookupError(f"no API listens on port {port}")
+
+
+def _costs(pid: int) -> dict[str, int]:
+    links = list(Path(f"/proc/{pid}/fd").iterdir())
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return {"megabytes": pages * 4096 // 2**20, "descriptors": len(links)}
+
+
+def _said(costs: dict[str, int]) -> str:
+    return f"{costs['megabytes']} MiB, {costs['descriptors']} file descriptors"
+
+
+def _clients(redis: Redis) -> list[str]:
+    return [" ".join(f"{name}={value}" for name, value in client.items()) for client in redis.client_list()]

@@ -1,0 +1,58 @@
+"""Transitions as they are heard: the status cache publishes what it writes, and one subscription of a process hears it all."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from infra.redis.status_cache import channel, parse
+from jobs.model import KnownStatus
+
+log = structlog.get_logger()
+
+_POLL_SECONDS = 1.0
+_HEALTH_SECONDS = 5
+_PAUSE_SECONDS = 0.5
+
+
+class Events:
+    """Calls `heard` for every transition that any process caches; a lost write, or a Redis that is away, tells none."""
+
+    def __init__(self, url: str, *, namespace: str, heard: Callable[[KnownStatus], None]):
+        self._redis = Redis.from_url(
+            url, socket_timeout=_HEALTH_SECONDS, socket_connect_timeout=1.0, health_check_interval=_HEALTH_SECONDS
+        )
+        self._channel = channel(namespace)
+        self._heard = heard
+        self.subscribed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep subscribed until cancelled."""
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as error:
+                log.debug("events.waiting", reason=str(error), effect="waiting clients are told by reading the ledger")
+            finally:
+                self.subscribed.clear()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(self._channel)
+            while True:
+                message = await pubsub.get_message(timeout=_POLL_SECONDS)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    self.subscribed.set()
+                elif message["type"] == "message":
+                    id_, _, value = message["data"].decode().partition(" ")
+                    self._heard(parse(UUID(id_), value, time.monotonic()))
+
+    async def close(self) -> None:
+        await self._redis.aclose()

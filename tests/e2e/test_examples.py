@@ -1,0 +1,66 @@
+"""The examples work, and go on where an API is restarted under them."""
+
+import asyncio
+import signal
+
+from aiohttp import ClientSession
+from aiohttp.test_utils import TestClient, TestServer
+
+from examples.client import Posthaste, Refused, State
+from examples.watch_in_browser import application
+from tests.e2e.stack import Stack
+from tests.waiting import eventually
+
+
+async def test_the_client_sends_and_is_told(stack: Stack) -> None:
+    async with Posthaste(stack.base) as posthaste:
+        id_ = await posthaste.send("+1", "hello", key="k1")
+        assert await posthaste.send("+1", "hello", key="k1") == id_
+        states = [state async for state in posthaste.events(id_)]
+        assert states[-1] == State(id_, 3, "sent") == await posthaste.wait(id_)
+        try:
+            await posthaste.send("", "hello")
+        except Refused as refused:
+            assert refused.problem["errors"][0]["pointer"] == "/destination"
+        else:
+            raise AssertionError("an empty destination was taken")
+
+
+async def test_the_client_hears_the_end_though_the_api_is_restarted(stack: Stack) -> None:
+    await stack.faults(slow=1, slow_seconds=1)
+    async with Posthaste(stack.base) as posthaste:
+        id_ = await posthaste.send("+1", "hello")
+        states: list[State] = []
+        async for state in posthaste.events(id_):
+            if not states:
+                stack.processes["api"].signal(signal.SIGTERM)
+                await stack.processes["api"].wait()
+                stack.start("api", "api")
+            states.append(state)
+        versions = [state.version for state in states]
+        assert states[-1].status == "sent" and versions == sorted(set(versions))
+
+
+async def test_the_page_is_handed_its_events_across_a_restart(stack: Stack) -> None:
+    """What its browser does, by hand: the page itself was looked at in a real one."""
+    await stack.faults(slow=1, slow_seconds=1)
+    async with TestClient(TestServer(await application(stack.base))) as client:
+        assert "EventSource" in await (await client.get("/")).text()
+        accepted = await (await client.post("/messages", json={"destination": "+1", "body": "hello"})).json()
+        path = f"/messages/{accepted['id']}/events"
+        reading = asyncio.create_task(_text(client.session, str(client.make_url(path))))
+        await stack.becomes(accepted["id"], "processing")
+        await stack.processes["api"].kill()
+        first = await reading
+        assert "event: status" in first and '"sent"' not in first
+        stack.start("api", "api")
+
+        async def again() -> str:
+            return await _text(client.session, str(client.make_url(path)), last="1")
+
+        assert '"sent"' in await eventually(again, lambda text: '"sent"' in text, 20)
+
+
+async def _text(session: ClientSession, url: str, last: str | None = None) -> str:
+    async with session.get(url, headers={"Last-Event-ID": last} if last else {}) as response:
+        return await response.text()

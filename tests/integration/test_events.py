@@ -1,0 +1,78 @@
+"""Transitions that are cached are heard by every process, across a Redis that goes away and comes back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from infra.redis.events import Events
+from infra.redis.status_cache import StatusCache
+from jobs.lifecycle import Status
+from jobs.model import Kind, KnownStatus
+from tests.making import new_id
+from tests.proxy import Proxy
+from tests.services import Services, proxied
+from tests.waiting import eventually
+
+ID = new_id()
+
+
+def _known(version: int, status: Status) -> KnownStatus:
+    return KnownStatus(ID, version, status, Kind.MESSAGE, "default", time.monotonic())
+
+
+class Heard:
+    """A process that listens through a proxy, and what it has heard."""
+
+    def __init__(self, url: str, proxy: Proxy, namespace: str):
+        self.proxy = proxy
+        self.versions: list[tuple[int, Status]] = []
+        self.events = Events(url, namespace=namespace, heard=lambda known: self.versions.append((known.version, known.status)))
+
+    async def until(self, count: int) -> list[tuple[int, Status]]:
+        async def seen() -> list[tuple[int, Status]]:
+            return self.versions
+
+        return await eventually(seen, lambda versions: len(versions) >= count)
+
+
+@pytest.fixture
+async def heard(services: Services, namespace: str) -> AsyncIterator[Heard]:
+    url, proxy = await proxied(services.redis)
+    listener = Heard(url, proxy, namespace)
+    running = asyncio.create_task(listener.events.run())
+    await asyncio.wait_for(listener.events.subscribed.wait(), 10)
+    yield listener
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await listener.events.close()
+    await proxy.close()
+
+
+@pytest.fixture
+async def cache(services: Services, namespace: str) -> AsyncIterator[StatusCache]:
+    found = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
+    yield found
+    await found.close()
+
+
+async def test_what_is_newer_is_told_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
+    for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
+        await cache.write([_known(version, status)], 1)
+    await cache.write([_known(4, Status.FAILED)], 1)
+    assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
+
+
+async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: StatusCache) -> None:
+    await heard.proxy.refuse()
+
+    async def subscribed() -> bool:
+        return heard.events.subscribed.is_set()
+
+    await eventually(subscribed, lambda there: not there)
+    await cache.write([_known(1, Status.QUEUED)], 1)  # missed: whoever waits reads
+    await heard.proxy.accept()
+    await eventually(subscribed, bool)
+    await cache.write([_known(2, Status.PROCESSING)], 1)
+    assert await heard.until(1) == [(2, Status.PROCESSING)]
