@@ -81,13 +81,17 @@ async def connect(url: str, name: str) -> AbstractConnection:
 
 @contextmanager
 def client_calls() -> Iterator[None]:
-    """Turn a cancellation that nobody asked us for into an error of the broker.
+    """Turn what the client lets out when a connection dies under it into an error of the broker.
 
-    When a connection dies, the client lets the cancellations of its own inner tasks out to whoever waits for it: unturned, such
-    a one ends a loop of ours without a word.
+    That is a bare `Exception`, or the cancellation of one of its own inner tasks, to whoever waits for them: unturned, the one
+    ends a process of ours, and the other a loop without a word.
     """
     try:
         yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ConnectionResetError("the connection died under the call") from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():

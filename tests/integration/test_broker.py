@@ -210,9 +210,12 @@ async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
     assert hung_up == 3
 
 
-async def test_a_cancellation_of_the_clients_own_is_an_error_of_the_broker() -> None:
-    with pytest.raises(ConnectionResetError), client_calls():
-        raise asyncio.CancelledError
+async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the_broker() -> None:
+    for let_out in (asyncio.CancelledError(), Exception()):
+        with pytest.raises(ConnectionResetError), client_calls():
+            raise let_out
+    with pytest.raises(NotPublished), client_calls():  # what has a name keeps it
+        raise NotPublished("of ours")
 
     async def ours() -> None:
         with client_calls():
