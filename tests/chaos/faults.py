@@ -58,11 +58,13 @@ async def _comes(seen: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def kill(role: str) -> Hurt:
+def told(role: str, number: signal.Signals) -> Hurt:
+    """SIGKILL or SIGTERM for one process."""
+
     async def hurt(at: Hurting) -> None:
         process = at.draw.choice(at.installation.of(role))
-        async with at.noted("SIGKILL", process.name):
-            process.send(signal.SIGKILL)
+        async with at.noted(number.name, process.name):
+            process.send(number)
             await process.gone()
 
     return hurt
@@ -78,16 +80,6 @@ def die_at(role: str, point: str) -> Hurt:
             else:
                 order.unlink(missing_ok=True)
                 fault.note = "it did not come to that point"
-
-    return hurt
-
-
-def terminate(role: str) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        process = at.draw.choice(at.installation.of(role))
-        async with at.noted("SIGTERM", process.name):
-            process.send(signal.SIGTERM)
-            await process.gone()
 
     return hurt
 
@@ -253,9 +245,9 @@ async def requeue(at: Hurting) -> None:
 
 # Two lists, as one fault of each may be under way at a time: what is done to our processes and by people, …
 TO_PROCESSES: list[Hurt] = [
-    *(kill(role) for role in POINTS),
+    *(told(role, signal.SIGKILL) for role in POINTS),
     *(die_at(role, point) for role, points in POINTS.items() for point in points),
-    *(terminate(role) for role in POINTS),
+    *(told(role, signal.SIGTERM) for role in POINTS),
     restart_one_by_one,
     freeze_consumer,
     provider(fail=1.0),

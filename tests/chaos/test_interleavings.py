@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from infra import batching
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
+from tests.chaos.actors import LEASE_SECONDS
 from tests.chaos.parts import InMemory, Parts, Real, RealServers
-from tests.chaos.world import DEAD, LEASE_SECONDS, QUEUE, World
+from tests.chaos.stage import DEAD, QUEUE
+from tests.chaos.world import World
 from tests.services import Services
 
 ANSWERS = [

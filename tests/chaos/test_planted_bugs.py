@@ -9,10 +9,12 @@ import pytest
 
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
+from tests.chaos.actors import LEASE_SECONDS
 from tests.chaos.parts import InMemory, Parts, Real, RealServers
 from tests.chaos.planted import BUGS
+from tests.chaos.stage import QUEUE
 from tests.chaos.test_interleavings import Interleavings, explore, quietly
-from tests.chaos.world import LEASE_SECONDS, QUEUE, Violation, World
+from tests.chaos.world import Violation, World
 from tests.services import Services
 
 __all__ = ["quietly"]  # a fixture

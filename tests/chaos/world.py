@@ -1,45 +1,27 @@
-"""The service's own code on a stage: every step towards the world outside waits at a gate, until whoever drives it says go.
+"""The service's own code on a stage: a test says in which order the steps of several processes happen, and which answers are lost.
 
-So a test decides in which order the steps of several processes happen, which answers are lost, and where a process dies: after
-any step, as a SIGKILL would have it. The code is the real one: batchers, publisher, runner, recorder, reaper, relay, sweeper.
+And where a process dies: after any step, as a SIGKILL would have it. The code is the real one: batchers, publisher, runner, recorder, reaper, relay, sweeper.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from consumers.reaper import Reaper
-from consumers.recorder import Recorder
-from consumers.relay import Relay
-from consumers.renewer import Renewer
-from consumers.runner import Lease, Runner, Work
-from consumers.slots import Slots
-from consumers.sweeper import Sweeper
-from infra.batching import Batcher, DeadlineExceeded
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.errors import Unavailable
 from infra.postgres.ledger import Accepted
-from infra.publishing import EagerPublisher, Outgoing
 from infra.rabbitmq.publisher import NotPublished
 from infra.redis.status_cache import CacheDown
-from infra.statuses import Statuses
 from jobs.lifecycle import ENDS, TRANSITIONS, Status
-from jobs.model import Claimed, Delivery, KnownStatus, LostLease, NewJob, Progress, Route
-from jobs.outcome import Outcome, Verdict
-from jobs.retry import RetryPolicy
-from jobs.wire import Pointer, decode, encode
+from jobs.model import Claimed, Delivery
+from jobs.wire import Pointer, decode
+from tests.chaos.actors import LEASE_SECONDS, REPEAT, Api, Relays, Worker
 from tests.chaos.parts import Parts
-from tests.making import SANDBOX, message
+from tests.chaos.stage import DEAD, QUEUE, Broker, Gate, Gated, Held, Process, Send
+from tests.making import message
 
-QUEUE = SANDBOX.name
-DEAD = SANDBOX.dead
-LEASE_SECONDS = 60.0
-FOREVER = 1e9
-POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline_seconds=FOREVER)
-REPEAT = (Unavailable, TryAgain)
 EDGES = {(edge.source, edge.target) for edge in TRANSITIONS}
 
 # The invariants, by the names that a violation says.
@@ -58,204 +40,6 @@ class Violation(AssertionError):
     def __init__(self, invariant: str, what: str):
         super().__init__(f"{invariant}: {what}")
         self.invariant = invariant
-
-
-@dataclass
-class Gate:
-    """Somewhere a step waits. `lost`: what is raised where its answer gets lost, if it can."""
-
-    process: "Process"
-    name: str
-    opened: "asyncio.Future[Any]"
-    lost: Exception | None = None
-
-
-@dataclass
-class Process:
-    """One simulated process; what it has begun never goes on once it is dead."""
-
-    name: str
-    alive: bool = True
-    held: list["Held"] = field(default_factory=list)  # unacknowledged deliveries
-
-
-@dataclass
-class Held:
-    """A delivery in a process' hands."""
-
-    body: bytes
-    queue: str
-    world: "World"
-    process: Process
-
-    async def ack(self) -> None:
-        await self.world.gate(self.process, "ack")
-        self._settled()
-
-    async def reject(self) -> None:
-        await self.world.gate(self.process, "reject")
-        if self._settled():
-            self.world.queues[DEAD].append(self.body)
-
-    async def give_back(self) -> None:
-        await self.world.gate(self.process, "give back")
-        if self._settled():
-            self.world.queues[self.queue].insert(0, self.body)
-
-    def _settled(self) -> bool:
-        there = self in self.process.held
-        if there:
-            self.process.held.remove(self)
-        return there
-
-
-@dataclass
-class Send:
-    """One request at the provider."""
-
-    key: str
-    revision: int
-    token: UUID
-    process: Process
-    refused: bool = False  # the provider said that it has not taken it
-
-
-class Gated:
-    """A part of the world as one process sees it: each call waits before it acts, and again before it answers."""
-
-    def __init__(self, world: "World", process: Process, part: Any, lost: Exception):
-        self._world, self._process, self._part, self._lost = world, process, part, lost
-
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(*arguments: Any, **named: Any) -> Any:
-            await self._world.gate(self._process, name)
-            result = await self._world.act(getattr(self._part, name), arguments, named)
-            await self._world.gate(self._process, f"answer to {name}", self._lost)
-            return result
-
-        return call
-
-
-class Broker:
-    """RabbitMQ as one process sees it."""
-
-    def __init__(self, world: "World", process: Process):
-        self._world, self._process = world, process
-        self.connected = asyncio.Event()
-        self.connected.set()
-
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
-        await self._world.gate(self._process, "publish")
-        self._world.queues[queue].append(encode(pointer))
-        await self._world.gate(self._process, "confirm", NotPublished("lost"))
-
-    async def ready_messages(self, queue: str) -> int:
-        return len(self._world.queues[queue])
-
-
-@dataclass(frozen=True)
-class Leases:
-    """The ledger as the reaper sees it: in contact for long."""
-
-    ledger: Gated
-
-    async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
-        found: list[LostLease] = await self.ledger.expired_leases(limit, timeout)
-        return found
-
-    def contact_seconds(self) -> float:
-        return FOREVER
-
-
-class Api:
-    """What `api.intake` does, without HTTP."""
-
-    def __init__(self, world: "World", process: Process):
-        self.world, self.process = world, process
-        ledger, outbox, broker, cache = world.seen_by(process)
-        deletes = Batcher(outbox.delete, repeat=REPEAT)
-        self._eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
-        self._accepting: Batcher[NewJob, Any] = Batcher(ledger.accept, isolate=(BadData,), repeat=REPEAT)
-        self._statuses = Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT)
-        world.spawn(process, self._eager.run())
-
-    async def accept(self, job: NewJob) -> None:
-        """Commit, tell the client, publish, cache."""
-        accepted = await self._accepting.submit(job)
-        assert isinstance(accepted, Accepted)
-        self.world.told(accepted)
-        if not accepted.replayed:
-            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
-            self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
-
-
-class Worker:
-    """What `consumers.app` makes a worker of."""
-
-    timeout_seconds = 10.0
-
-    def __init__(self, world: "World", process: Process):
-        self.world, self.process = world, process
-        ledger, outbox, broker, cache = world.seen_by(process)
-        deletes = Batcher(outbox.delete, repeat=REPEAT)
-        eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
-        recorder = Recorder(
-            Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
-            Batcher(ledger.accept_late, isolate=(BadData,), repeat=REPEAT),
-            eager,
-            Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT),
-            grace_seconds=FOREVER,
-            lost_leases=3,
-        )
-        self.runner = Runner(
-            {QUEUE: Work(self, POLICY, Slots(4))},
-            Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
-            recorder,
-            Renewer(ledger, passing=REPEAT),
-            self,
-            Lease(LEASE_SECONDS, 5.0, 3),
-            monotonic=lambda: world.clock,
-        )
-        self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS, passing=REPEAT)
-        world.spawn(process, eager.run())
-
-    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
-        """The handler: one request at the provider, whose answer waits at a gate."""
-        send = self.world.request(self.process, job)
-        outcome: Outcome = await self.world.gate(self.process, "provider") or Outcome(Verdict.ACCEPTED, None, 200)
-        send.refused = outcome.surely_not_sent
-        return outcome
-
-    async def pause(self, queue: str) -> None: ...
-    async def resume(self, queue: str) -> None: ...
-
-
-class Relays:
-    """What `consumers.app` makes a relay of."""
-
-    def __init__(self, world: "World", process: Process):
-        self.process = process
-        _, outbox, broker, _ = world.seen_by(process)
-        sweep = Gated(world, process, world.parts.sweep, Unavailable("lost"))
-        self.sweeper = Sweeper(sweep, broker, [SANDBOX], after_seconds=30)  # type: ignore[arg-type]
-        self.relay = Relay(
-            outbox,
-            broker,
-            _leads,
-            self.sweeper.look,
-            queues=frozenset({QUEUE, DEAD}),
-            ready_depth=1000,
-            poll_seconds=1,
-            passing=(NotPublished, *REPEAT),
-        )
-
-
-async def _leads() -> bool:
-    return True
-
-
-async def _nothing(ids: Any, timeout: float) -> list[None]:
-    return [None for _ in ids]
 
 
 class World:

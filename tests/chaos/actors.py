@@ -1,0 +1,123 @@
+"""The actors: what an API, a worker and a relay are made of, composed as `api.app` and `consumers.app` do it."""
+
+from typing import TYPE_CHECKING, Any
+
+from consumers.reaper import Reaper
+from consumers.recorder import Recorder
+from consumers.relay import Relay
+from consumers.renewer import Renewer
+from consumers.runner import Lease, Runner, Work
+from consumers.slots import Slots
+from consumers.sweeper import Sweeper
+from infra.batching import Batcher, DeadlineExceeded
+from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.ledger import Accepted
+from infra.publishing import EagerPublisher, Outgoing
+from infra.rabbitmq.publisher import NotPublished
+from infra.redis.status_cache import CacheDown
+from infra.statuses import Statuses
+from jobs.lifecycle import Status
+from jobs.model import Claimed, KnownStatus, NewJob, Progress, Route
+from jobs.outcome import Outcome, Verdict
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer
+from tests.chaos.stage import DEAD, FOREVER, QUEUE, Gated, Leases, Process
+from tests.making import SANDBOX
+
+if TYPE_CHECKING:
+    from tests.chaos.world import World
+
+LEASE_SECONDS = 60.0
+POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline_seconds=FOREVER)
+REPEAT = (Unavailable, TryAgain)
+
+
+class Api:
+    """What `api.intake` does, without HTTP."""
+
+    def __init__(self, world: "World", process: Process):
+        self.world, self.process = world, process
+        ledger, outbox, broker, cache = world.seen_by(process)
+        deletes = Batcher(outbox.delete, repeat=REPEAT)
+        self._eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
+        self._accepting: Batcher[NewJob, Any] = Batcher(ledger.accept, isolate=(BadData,), repeat=REPEAT)
+        self._statuses = Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT)
+        world.spawn(process, self._eager.run())
+
+    async def accept(self, job: NewJob) -> None:
+        """Commit, tell the client, publish, cache."""
+        accepted = await self._accepting.submit(job)
+        assert isinstance(accepted, Accepted)
+        self.world.told(accepted)
+        if not accepted.replayed:
+            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
+            self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
+
+
+class Worker:
+    """What `consumers.app` makes a worker of."""
+
+    timeout_seconds = 10.0
+
+    def __init__(self, world: "World", process: Process):
+        self.world, self.process = world, process
+        ledger, outbox, broker, cache = world.seen_by(process)
+        deletes = Batcher(outbox.delete, repeat=REPEAT)
+        eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
+        recorder = Recorder(
+            Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
+            Batcher(ledger.accept_late, isolate=(BadData,), repeat=REPEAT),
+            eager,
+            Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT),
+            grace_seconds=FOREVER,
+            lost_leases=3,
+        )
+        self.runner = Runner(
+            {QUEUE: Work(self, POLICY, Slots(4))},
+            Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
+            recorder,
+            Renewer(ledger, passing=REPEAT),
+            self,
+            Lease(LEASE_SECONDS, 5.0, 3),
+            monotonic=lambda: world.clock,
+        )
+        self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS, passing=REPEAT)
+        world.spawn(process, eager.run())
+
+    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
+        """The handler: one request at the provider, whose answer waits at a gate."""
+        send = self.world.request(self.process, job)
+        outcome: Outcome = await self.world.gate(self.process, "provider") or Outcome(Verdict.ACCEPTED, None, 200)
+        send.refused = outcome.surely_not_sent
+        return outcome
+
+    async def pause(self, queue: str) -> None: ...
+    async def resume(self, queue: str) -> None: ...
+
+
+class Relays:
+    """What `consumers.app` makes a relay of."""
+
+    def __init__(self, world: "World", process: Process):
+        self.process = process
+        _, outbox, broker, _ = world.seen_by(process)
+        sweep = Gated(world, process, world.parts.sweep, Unavailable("lost"))
+        self.sweeper = Sweeper(sweep, broker, [SANDBOX], after_seconds=30)  # type: ignore[arg-type]
+        self.relay = Relay(
+            outbox,
+            broker,
+            _leads,
+            self.sweeper.look,
+            queues=frozenset({QUEUE, DEAD}),
+            ready_depth=1000,
+            poll_seconds=1,
+            passing=(NotPublished, *REPEAT),
+        )
+
+
+async def _leads() -> bool:
+    return True
+
+
+async def _nothing(ids: Any, timeout: float) -> list[None]:
+    return [None for _ in ids]
