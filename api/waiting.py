@@ -47,10 +47,10 @@ def preferred_wait(request: Request) -> int | None:
 
 
 def versioned(request: Request, version: int, content: dict[str, Any], applied: Mapping[str, str]) -> Response:
-    """A representation of a job at this version; 304 where the client has it, or a newer one, already."""
-    seen = seen_version(request)
-    headers = {"Cache-Control": "no-store", "ETag": f'"{max(version, seen)}"', "Vary": "Prefer", **applied}
-    return Response(status_code=304, headers=headers) if version <= seen else as_json(content, headers=headers)
+    """A representation of a job at this version; 304 where the client has it already."""
+    headers = {"Cache-Control": "no-store", "ETag": f'"{version}"', "Vary": "Prefer", **applied}
+    unchanged = version == seen_version(request)
+    return Response(status_code=304, headers=headers) if unchanged else as_json(content, headers=headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ class Waiting:
         Raises:
             Problem: 404 where there is no such job of this kind and client, 503 where nobody can tell.
         """
-        id_, seconds = job_id(request), preferred_wait(request)
+        id_, seconds, seen = job_id(request), preferred_wait(request), seen_version(request)
         if seconds is None:
-            return await self._read(id_, kind), {}
-        return await self._wait(id_, kind, seen_version(request), seconds), {"Preference-Applied": f"wait={seconds}"}
+            return await self._read(id_, kind, seen), {}
+        return await self._wait(id_, kind, seen, seconds), {"Preference-Applied": f"wait={seconds}"}
 
     async def status(self, request: Request, kind: Kind) -> Response:
         """`{"status": …}` of the job in the path. Raises what `known` raises."""
@@ -83,17 +83,20 @@ class Waiting:
     async def _wait(self, id_: UUID, kind: Kind, seen: int, seconds: float) -> KnownStatus:
         deadline = time.monotonic() + seconds
         with self.watching.watch(id_) as watch:  # first, so that what happens while we read is heard
-            known = await self._read(id_, kind)
-            while known.status not in ENDS and (known.version <= seen or not seen):
+            known = await self._read(id_, kind, seen)
+            while known.status not in ENDS and (known.version == seen or not seen):
                 news = await watch.after(known.version, deadline - time.monotonic())
                 if news is None:
                     return known
                 known = news
         return known
 
-    async def _read(self, id_: UUID, kind: Kind) -> KnownStatus:
+    async def _read(self, id_: UUID, kind: Kind, seen: int = 0) -> KnownStatus:
+        """The status now; a cache that is behind what the client has seen is not asked."""
         try:
             known = await self.statuses.read(id_)
+            if known is not None and known.version < seen:
+                known = await self.statuses.read_ledger(id_)
         except (DeadlineExceeded, Overloaded) as error:
             raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
         if known is None or known.client_id != CLIENT or known.kind is not kind:

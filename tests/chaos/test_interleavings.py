@@ -219,7 +219,7 @@ def quietly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_in_memory() -> None:
-    explore(Interleavings, examples=300, steps=40)
+    explore(Interleavings, examples=200, steps=40)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""The service's own code on a stage: a test says in which order the steps of several processes happen, and which answers are lost.
+"""The service's own code on a stage: a test says in which order the steps of several processes happen.
 
-And where a process dies: after any step, as a SIGKILL would have it. The code is the real one: batchers, publisher, runner, recorder, reaper, relay, sweeper.
+And which answers are lost, and where a process dies: after any step, as a SIGKILL would have it. The code is the real one:
+batchers, publisher, runner, recorder, reaper, relay, sweeper.
 """
 
 import asyncio

@@ -93,10 +93,10 @@ async def test_an_answer_lost_with_its_api_is_given_by_the_next(stack: Stack) ->
     assert stack.rows("SELECT CAST(id AS text) FROM jobs") == [(answer["id"],)] and status == 202
 
 
-@pytest.mark.parametrize("key", ["", "with space", "x" * 256, "é"])
-async def test_a_key_that_is_none_is_refused_by_name(stack: Stack, key: str) -> None:
-    status, problem, _ = await _post(stack, key)
-    assert (status, problem["errors"][0]["pointer"]) == (422, "Idempotency-Key")
+async def test_a_key_that_is_none_is_refused_by_name(stack: Stack) -> None:
+    for key in ("", "with space", "x" * 256, "é"):
+        status, problem, _ = await _post(stack, key)
+        assert (status, problem["errors"][0]["pointer"]) == (422, "Idempotency-Key"), key
 
 
 async def test_keys_are_forgotten_after_a_day(stack: Stack, database: str) -> None:
