@@ -1,6 +1,6 @@
 """The `Idempotency-Key` header: a request sent again under its key is answered as it was, and makes no second job.
 
-After draft-ietf-httpapi-idempotency-key-header. A key belongs to one client and route for `KEY_SECONDS`.
+After draft-ietf-httpapi-idempotency-key-header. A key belongs to one client and route, for a day.
 """
 
 import hashlib

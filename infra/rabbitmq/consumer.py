@@ -68,7 +68,7 @@ class Consumer:
         self._prefetch = prefetch
         self._hand_on = hand_on
         self._name = name
-        self._mender = Mender(topology, after_seconds=mend_after_seconds)
+        self._mender = Mender(url, topology, after_seconds=mend_after_seconds)
         self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -85,10 +85,9 @@ class Consumer:
         over = self._over = asyncio.Event()
         self._queues, self._tags = {}, {}
         try:
-            await self._mender.mend(connection)
             for logical, prefetch in self._prefetch.items():
                 self._queues[logical] = await self._open(connection, logical, prefetch, over)
-                with self._mender.watching(logical):
+                async with self._mender.watching(logical):
                     await self._turn(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect
 from infra.rabbitmq.inspection import BrokerDown
@@ -74,19 +74,22 @@ class DeadQueues:
                 async with await connect(self._url, "dead letters") as connection:
                     await declare(await connection.channel(), self._topology)
                     channel = await connection.channel()
-                    name = self._topology.name(queue)
-                    ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
-                    source, held = await channel.get_queue(name, ensure=False), asyncio.Queue[AbstractIncomingMessage]()
-                    tag = await source.consume(held.put)
-                    messages: list[AbstractIncomingMessage] = []
-                    try:
-                        while len(messages) < ready:
-                            async with asyncio.timeout(_SILENCE_SECONDS):
-                                messages.append(await held.get())
-                    except TimeoutError:
-                        pass  # fewer than were ready: another look, or a hand in the management UI, has them
-                    await source.cancel(tag)
-                    yield messages
+                    yield await _take(channel, self._topology.name(queue))
                     await channel.close()
         except BROKER_ERRORS as error:
             raise BrokerDown(str(error) or type(error).__name__) from error
+
+
+async def _take(channel: AbstractChannel, name: str) -> list[AbstractIncomingMessage]:
+    ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
+    source, held = await channel.get_queue(name, ensure=False), asyncio.Queue[AbstractIncomingMessage]()
+    tag = await source.consume(held.put)
+    messages: list[AbstractIncomingMessage] = []
+    try:
+        while len(messages) < ready:
+            async with asyncio.timeout(_SILENCE_SECONDS):
+                messages.append(await held.get())
+    except TimeoutError:
+        pass  # fewer than were ready: another look, or a hand in the management UI, has them
+    await source.cancel(tag)
+    return messages

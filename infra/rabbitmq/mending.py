@@ -5,13 +5,13 @@ is listed and inspected, refuses every message, and answers a consumer with INTE
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
-from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
+from infra.rabbitmq.connection import connect
 from infra.rabbitmq.topology import Topology, declare
 
 log = structlog.get_logger()
@@ -20,31 +20,30 @@ log = structlog.get_logger()
 class Mender:
     """Remembers which queues the broker cannot use, and since when; `after_seconds` of that, it makes them anew."""
 
-    def __init__(self, topology: Topology, *, after_seconds: float):
+    def __init__(self, url: str, topology: Topology, *, after_seconds: float):
+        self._url = url
         self._topology = topology
         self._after = after_seconds
         self._since: dict[str, float] = {}
 
-    @contextmanager
-    def watching(self, queue: str) -> Iterator[None]:
-        """Around a request to consume a queue: whether the broker fails in it."""
+    @asynccontextmanager
+    async def watching(self, queue: str) -> AsyncIterator[None]:
+        """Around a request to consume a queue: whether the broker fails in it. Raises what is raised within."""
         try:
             yield
         except ConnectionInternalError:
-            self._since.setdefault(queue, time.monotonic())
+            since = self._since.setdefault(queue, time.monotonic())
+            # At once, and not when we are connected again: by then another worker may have done so, and the queue be well.
+            if time.monotonic() - since >= self._after:
+                await self._remake(queue, time.monotonic() - since)
             raise
         self._since.pop(queue, None)
 
-    async def mend(self, connection: AbstractConnection) -> None:
-        """Delete and declare anew what has been unusable for long. What was lost in it, the sweep publishes again."""
-        now = time.monotonic()
-        for queue, since in list(self._since.items()):
-            if now - since >= self._after:
-                log.error(
-                    "queue.remade", queue=queue, reason="the broker has it and cannot use it", for_seconds=round(now - since)
-                )
-                channel = await connection.channel()
-                await channel.queue_delete(self._topology.name(queue))
-                await declare(channel, self._topology)
-                await channel.close()
-                del self._since[queue]
+    async def _remake(self, queue: str, seconds: float) -> None:
+        """Delete and declare it anew. What was lost in it, the sweep publishes again."""
+        log.error("queue.remade", queue=queue, reason="the broker has it and cannot use it", for_seconds=round(seconds))
+        async with await connect(self._url, "mender") as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(self._topology.name(queue))
+            await declare(channel, self._topology)
+        del self._since[queue]

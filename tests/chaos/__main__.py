@@ -7,10 +7,10 @@ import statistics
 import sys
 from collections import Counter, defaultdict
 
-from tests.chaos.account import INVARIANTS, staleness
+from tests.chaos.account import INVARIANTS, by_job, staleness
 from tests.chaos.evidence import Evidence
 from tests.chaos.planted import BUGS
-from tests.chaos.run import Result, recovery, run
+from tests.chaos.run import Result, recoveries, run
 
 SHOWN = 5  # of what breaks one invariant
 
@@ -38,8 +38,7 @@ def _account(result: Result) -> str:
 
 def _recoveries(evidence: Evidence) -> list[str]:
     seconds: dict[str, list[float]] = defaultdict(list)
-    for fault in evidence.faults:
-        took = recovery(fault, evidence)
+    for fault, took in recoveries(evidence):
         name = str(fault) if fault.name.startswith(("SIG", "kill", "stop")) else fault.name
         seconds[f"{name}{f' ({fault.note})' if fault.note else ''}"] += [] if took is None else [took]
     return [
@@ -53,10 +52,8 @@ def _counts(values: object) -> str:
 
 
 def _worst(evidence: Evidence) -> float:
-    steps = defaultdict(list)
-    for step in sorted(evidence.steps, key=lambda step: step.version):
-        steps[step.job].append(step)
-    return max((staleness(seen, steps[seen.job]) or 0.0 for seen in evidence.observations), default=0.0)
+    steps = by_job(evidence)
+    return max((staleness(seen, steps.get(seen.job, [])) or 0.0 for seen in evidence.observations), default=0.0)
 
 
 def _schedule(evidence: Evidence) -> str:

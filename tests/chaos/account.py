@@ -40,7 +40,7 @@ def one_key_one_job(evidence: Evidence) -> Iterator[str]:
 
 def by_the_table(evidence: Evidence) -> Iterator[str]:
     edges = {(edge.source.value, edge.target.value) for edge in TRANSITIONS}
-    for id_, steps in _by_job(evidence).items():
+    for id_, steps in by_job(evidence).items():
         if [step.version for step in steps] != list(range(1, len(steps) + 1)):
             yield f"{id_} went through the versions {[step.version for step in steps]}"
         for before, after in pairwise(steps):
@@ -119,7 +119,7 @@ def cache_goes_forward(evidence: Evidence) -> Iterator[str]:
 
 
 def told_the_truth(evidence: Evidence) -> Iterator[str]:
-    steps = _by_job(evidence)
+    steps = by_job(evidence)
     stalls = [fault for fault in evidence.faults if fault.stalls]
     for seen in evidence.observations:
         wrong_for = staleness(seen, steps.get(seen.job, []))
@@ -130,6 +130,10 @@ def told_the_truth(evidence: Evidence) -> Iterator[str]:
             yield f"{seen.job} was called {seen.status}, which it had not been by then"
         elif wrong_for > evidence.promised + SLACK + excused:
             yield f"{seen.job} was called {seen.status} {wrong_for:.1f} s after that was over"
+
+
+def all_faults_done(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.not_done
 
 
 def ended_only_when_told(evidence: Evidence) -> Iterator[str]:
@@ -149,6 +153,7 @@ INVARIANTS: dict[str, Check] = {
     "the cache never goes back to an older version": cache_goes_forward,
     "a status is wrong no longer than promised": told_the_truth,
     "processes end only when told to, or killed": ended_only_when_told,
+    "every fault could be injected": all_faults_done,
 }
 
 
@@ -182,7 +187,8 @@ def _about(fault: Fault, first: Request, second: Request, lease: float) -> bool:
     return fault.begun <= second.at and fault.ended + lease >= first.at
 
 
-def _by_job(evidence: Evidence) -> dict[str, list[Step]]:
+def by_job(evidence: Evidence) -> dict[str, list[Step]]:
+    """The steps of each job, in order of their versions."""
     found: dict[str, list[Step]] = defaultdict(list)
     for step in sorted(evidence.steps, key=lambda step: (step.version, step.at)):
         found[step.job].append(step)

@@ -7,12 +7,12 @@ from tests.services import sql
 # Written by a trigger, so that no step can be missed. `made_again`: an outbox row for a job and version that had one before.
 _INSTALL = """
 CREATE TABLE audit_steps (
-    job_id uuid, version int, status text, was text, revision int, attempts int, at timestamptz DEFAULT clock_timestamp()
+    job_id uuid, version int, status text, was text, at timestamptz DEFAULT clock_timestamp()
 );
 CREATE TABLE audit_outbox (job_id uuid, version int, at timestamptz DEFAULT clock_timestamp());
 CREATE FUNCTION audit_step() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    INSERT INTO audit_steps (job_id, version, status, was, revision, attempts)
-    VALUES (NEW.id, NEW.version, NEW.status, CASE WHEN TG_OP = 'UPDATE' THEN OLD.status END, NEW.revision, NEW.attempts);
+    INSERT INTO audit_steps (job_id, version, status, was)
+    VALUES (NEW.id, NEW.version, NEW.status, CASE WHEN TG_OP = 'UPDATE' THEN OLD.status END);
     RETURN NULL;
 END $$;
 CREATE FUNCTION audit_publish() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -26,7 +26,7 @@ CREATE TRIGGER audit_publish AFTER INSERT ON outbox FOR EACH ROW EXECUTE FUNCTIO
 """
 
 _STEPS = """
-SELECT CAST(job_id AS text), version, status, was, revision, attempts, CAST(extract(epoch FROM at) AS float8)
+SELECT CAST(job_id AS text), version, status, was, CAST(extract(epoch FROM at) AS float8)
 FROM audit_steps ORDER BY at
 """
 _ATTEMPTS = """

@@ -13,8 +13,6 @@ class Step:
     version: int
     status: str
     was: str | None
-    revision: int
-    attempts: int
     at: float
 
 
@@ -105,4 +103,5 @@ class Evidence:
     faults: list[Fault] = field(default_factory=list)
     republished: list[tuple[str, int, float]] = field(default_factory=list)  # job, version, when: outbox rows made again
     left: dict[str, int] = field(default_factory=dict)  # what is not empty that should be
+    not_done: list[str] = field(default_factory=list)  # faults that could not be injected: the run showed less than it says
     ended_by_themselves: list[str] = field(default_factory=list)

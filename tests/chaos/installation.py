@@ -80,7 +80,7 @@ _PRESENT: ContextVar[Request] = ContextVar("the request that is being answered")
 
 @dataclass
 class Process:
-    """One of our processes. While it is `wanted`, whoever supervises restarts it."""
+    """One of our processes; whoever supervises restarts it when it dies."""
 
     name: str
     command: list[str]
@@ -89,7 +89,6 @@ class Process:
     skew: float
     bug: str | None
     forked: ForkServerProcess | None = None
-    wanted: bool = True
     killed: bool = False
 
     @property
@@ -152,7 +151,7 @@ class Installation:
         """Restart what dies, until cancelled; note what had not been told to."""
         while True:
             for process in self.processes.values():
-                if process.wanted and not process.alive():
+                if not process.alive():
                     code = process.forked.exitcode if process.forked else None
                     if not process.killed:
                         self.ended_by_themselves.append(f"{process.name} ended with {code}: {_last_words(process.log)}")

@@ -61,7 +61,9 @@ async def _through(installation: Installation, load: Load, evidence: Evidence, s
     await asyncio.sleep(WARM_UP_SECONDS)
     until = time.monotonic() + seconds
     lanes = [(TO_PROCESSES, random.Random(f"{seed} processes")), (TO_SERVERS, random.Random(f"{seed} servers"))]
-    await asyncio.gather(*(_hurt(Hurting(installation, load, evidence.faults, draw), faults, until) for faults, draw in lanes))
+    await asyncio.gather(
+        *(_hurt(Hurting(installation, load, evidence.faults, draw), faults, until, evidence.not_done) for faults, draw in lanes)
+    )
     installation.provider.faults = installation.provider.faults.changed({"fail": 0.0, "hang": 0.0, "reset": 0.0})
     ended = time.monotonic()
     load.stopping.set()
@@ -75,7 +77,7 @@ async def _through(installation: Installation, load: Load, evidence: Evidence, s
     return drained
 
 
-async def _hurt(at: Hurting, faults: list[Hurt], until: float) -> None:
+async def _hurt(at: Hurting, faults: list[Hurt], until: float, not_done: list[str]) -> None:
     """Every fault of the list in an order of its own, then again in another, until the time is up."""
     while True:
         for hurt in at.draw.sample(faults, len(faults)):
@@ -83,8 +85,8 @@ async def _hurt(at: Hurting, faults: list[Hurt], until: float) -> None:
                 return
             try:
                 await hurt(at)
-            except Exception as error:  # noqa: BLE001  not swallowed: it is part of the account
-                at.log[-1].note = f"could not be done: {error!r}"
+            except Exception as error:  # noqa: BLE001  not swallowed: it turns the run red
+                not_done.append(f"{hurt.__qualname__.removesuffix('.<locals>.hurt')}: {error!r}")
             await asyncio.sleep(at.draw.uniform(0.1, 1.0))
 
 
@@ -116,7 +118,7 @@ async def _look_once_more(load: Load) -> None:
 
 
 def _keep(folder: str, name: str) -> None:
-    """Leave the log of one process where CI keeps what a failure left."""
+    """Leave the log of one process where whoever reads of a red run finds it."""
     log = Path(folder) / f"{name}.log"
     if log.exists():
         kept = Path(".local/chaos")
@@ -124,8 +126,9 @@ def _keep(folder: str, name: str) -> None:
         (kept / log.name).write_bytes(log.read_bytes())
 
 
-def recovery(fault: Fault, evidence: Evidence) -> float | None:
-    """Seconds from a fault's end until a job that was accepted after it had ended; None: there was none."""
+def recoveries(evidence: Evidence) -> list[tuple[Fault, float | None]]:
+    """For each fault, the seconds from its end until a job that was accepted after it had ended; None: there was none."""
     created = {step.job: step.at for step in evidence.steps if step.version == 1}
-    ends = [step.at for step in evidence.steps if step.status in ("sent", "failed") and created[step.job] >= fault.ended]
-    return min(ends) - fault.ended if ends else None
+    lives = [(created[step.job], step.at) for step in evidence.steps if step.status in ("sent", "failed")]
+    firsts = [min((end for begun, end in lives if begun >= fault.ended), default=None) for fault in evidence.faults]
+    return [(fault, None if end is None else end - fault.ended) for fault, end in zip(evidence.faults, firsts, strict=True)]

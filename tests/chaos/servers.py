@@ -37,12 +37,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Servers:
-    """All three, and RabbitMQ's management API."""
+    """All three."""
 
     postgres: Server
     rabbitmq: Server
     redis: Server
-    management: str
 
     def all(self) -> tuple[Server, Server, Server]:
         return (self.postgres, self.rabbitmq, self.redis)
@@ -79,7 +78,7 @@ async def _described(instances: dict[str, Instance]) -> Servers:
     for name, url in urls.items():
         through, proxy = await proxied(url)
         servers[name] = Server(name, instances[name], url, through, proxy)
-    return Servers(**servers, management=variables["POSTHASTE_MANAGEMENT_URL"])
+    return Servers(**servers)
 
 
 def _plain() -> dict[str, str]:

@@ -13,7 +13,7 @@ A, B = "01a200ca-0000-7000-8000-00000000000a", "01a200ca-0000-7000-8000-00000000
 
 def _steps(job: str, *statuses: str, at: float = 100.0) -> list[Step]:
     befores = [None, *statuses]
-    return [Step(job, n, status, befores[n - 1], 0, 0, at + n) for n, status in enumerate(statuses, 1)]
+    return [Step(job, n, status, befores[n - 1], at + n) for n, status in enumerate(statuses, 1)]
 
 
 def _good() -> Evidence:
@@ -72,12 +72,12 @@ def _version_left_out(e: Evidence) -> None:
 
 
 def _version_twice(e: Evidence) -> None:
-    e.steps.append(Step(A, 3, "failed", "processing", 0, 0, 104.0))
+    e.steps.append(Step(A, 3, "failed", "processing", 104.0))
 
 
 def _forbidden_step(e: Evidence) -> None:
-    e.steps.append(Step(A, 4, "queued", "sent", 0, 0, 104.0))
-    e.steps += [Step(A, 5, "processing", "queued", 0, 0, 105.0), Step(A, 6, "sent", "processing", 0, 0, 106.0)]
+    e.steps.append(Step(A, 4, "queued", "sent", 104.0))
+    e.steps += [Step(A, 5, "processing", "queued", 105.0), Step(A, 6, "sent", "processing", 106.0)]
 
 
 def _something_left(e: Evidence) -> None:
@@ -132,6 +132,10 @@ def _not_yet_true(e: Evidence) -> None:
     e.observations.append(Observation(A, 101.1, 101.2, "sent"))
 
 
+def _fault_not_done(e: Evidence) -> None:
+    e.not_done.append("alarm: no answer")
+
+
 def _crashed(e: Evidence) -> None:
     e.ended_by_themselves.append("relay-1 ended with 1")
 
@@ -158,6 +162,7 @@ BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
     (_wrong_for_long, "a status is wrong no longer than promised"),
     (_never_true, "a status is wrong no longer than promised"),
     (_not_yet_true, "a status is wrong no longer than promised"),
+    (_fault_not_done, "every fault could be injected"),
     (_crashed, "processes end only when told to, or killed"),
 ]
 

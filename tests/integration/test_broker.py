@@ -231,7 +231,13 @@ async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the
 async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
     """What RabbitMQ 3.10 makes of a queue when it is killed a tenth of a second after declaring it, told by its error."""
     topology = describe(broker_namespace, PROVIDERS)
-    patient, now = Mender(topology, after_seconds=60), Mender(topology, after_seconds=0)
+    patient, now = (Mender(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
+
+    async def fails(mender: Mender) -> None:
+        with pytest.raises(ConnectionInternalError):
+            async with mender.watching(QUEUE):
+                raise ConnectionInternalError("INTERNAL_ERROR")
+
     async with await aio_pika.connect(services.amqp) as connection:
         channel = await connection.channel(publisher_confirms=True)
         await declare(channel, topology)
@@ -243,15 +249,10 @@ async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services
             return found.declaration_result.message_count or 0
 
         await eventually(ready, lambda count: count == 1)
-        for mender in (patient, now):
-            with pytest.raises(ConnectionInternalError), mender.watching(QUEUE):
-                raise ConnectionInternalError("INTERNAL_ERROR")
-        await patient.mend(connection)
+        await fails(patient)
         assert await ready() == 1
-        with patient.watching(QUEUE):  # it could be used again
-            pass
-        await now.mend(connection)
+        await fails(now)
         assert await ready() == 0
         await exchange.publish(aio_pika.Message(b"kept"), routing_key=QUEUE)
-        await now.mend(connection)  # once is enough
-        await eventually(ready, lambda count: count == 1)
+        async with now.watching(QUEUE):  # it can be used again
+            await eventually(ready, lambda count: count == 1)
