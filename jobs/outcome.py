@@ -36,7 +36,7 @@ class Outcome:
         return self.reason in _NO_ANSWER
 
 
-_NO_ANSWER = frozenset({"no_connection", "connect_timeout", "timeout", "connection_lost"})
+_NO_ANSWER = frozenset({"no_connection", "tls_failed", "connect_timeout", "timeout", "connection_lost"})
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")
@@ -58,3 +58,18 @@ def from_http(code: int, provider_message_id: str | None = None, retry_after_sec
     if code in _RETRYABLE_4XX or code >= 500:
         return Outcome(Verdict.RETRYABLE, f"http_{code}", code)
     return Outcome(Verdict.REJECTED, f"http_{code}", code)
+
+
+def from_callback(code: int, retry_after_seconds: float | None = None) -> Outcome:
+    """Judge the HTTP status of a callback's receiver (Standard Webhooks 1.0.0, "Delivery success and failure").
+
+    2xx is success, 410 wants no more. 429, and 503 that says when, ask for patience. All else, redirects and other 4xx
+    included, is a failure and comes again: a receiver that is broken today may be mended tomorrow.
+    """
+    if 200 <= code < 300:
+        return Outcome(Verdict.ACCEPTED, None, code)
+    if code == 410:
+        return Outcome(Verdict.REJECTED, "http_410", code)
+    if code == 429 or (code == 503 and retry_after_seconds is not None):
+        return Outcome(Verdict.DEFERRED, f"http_{code}", code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
+    return Outcome(Verdict.RETRYABLE, f"http_{code}", code)

@@ -1,18 +1,27 @@
-"""When a job is tried again: exponential backoff with full jitter."""
+"""When a job is tried again: exponential backoff with full jitter, or a schedule."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` charged attempts at most, within `deadline_seconds` of acceptance; delays in seconds."""
+    """`attempts` charged attempts at most, within `deadline_seconds` of acceptance; delays in seconds.
+
+    `schedule`: the delay after the first failed attempt, the second, …, instead of a backoff from `base` to `cap`.
+    """
 
     attempts: int = 8
     base_seconds: float = 1.0
     cap_seconds: float = 300.0
     deadline_seconds: float = 86_400.0
+    schedule: tuple[float, ...] = ()
+
+
+def scheduled(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPolicy:
+    """One attempt at once, and one after each delay of the schedule."""
+    return RetryPolicy(len(schedule) + 1, deadline_seconds=deadline_seconds, schedule=schedule)
 
 
 LONGEST_RETRY_AFTER = 3600.0  # seconds; who asks for more is asked again after that
@@ -35,11 +44,22 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
 
+def their_clock(date: str | None, ours: datetime) -> datetime:
+    """The instant that a Date header tells, else ours."""
+    try:
+        told = parsedate_to_datetime(date or "")
+    except ValueError:
+        return ours
+    return told if told.tzinfo else told.replace(tzinfo=UTC)
+
+
 def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
     """The delay after the `charged`-th failed attempt (from 1), with `jitter` drawn uniformly from [0, 1).
 
     Full jitter: uniform in [0, min(cap, base * 2 ** (charged - 1))), from Marc Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog, 2015.
+    Jitter", AWS Architecture Blog, 2015. A schedule is kept to a tenth, so that what failed together comes apart.
     """
+    if policy.schedule:
+        return policy.schedule[min(charged, len(policy.schedule)) - 1] * (0.9 + 0.2 * jitter)
     exponent = min(charged - 1, 62)  # beyond it the cap has long won, and a float would overflow
     return jitter * min(policy.cap_seconds, policy.base_seconds * 2.0**exponent)

@@ -1,14 +1,14 @@
 """A provider that is reached by HTTP: `POST url {"destination": …, "body": …}` with an `Idempotency-Key` header."""
 
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 import orjson
 import yarl
 
-from jobs.outcome import Outcome, Verdict, from_http
-from jobs.retry import retry_after_seconds
+from infra.http_calls import outcome_of
+from jobs.outcome import Outcome, from_http
+from jobs.retry import retry_after_seconds, their_clock
 
 _LONGEST_ANSWER = 64 * 1024  # bytes that are read for a message id; the rest is of no interest
 
@@ -27,38 +27,21 @@ class HttpProvider:
         )
 
     async def send(self, destination: str, body: str, idempotency_key: str) -> Outcome:
-        """Hand one message to the provider and judge its answer.
-
-        No connection: surely not sent. A timeout or a reset after that: unknown, it may have been sent.
-        """
+        """Hand one message to the provider and judge its answer."""
         payload = orjson.dumps({"destination": destination, "body": body})
         try:
             async with self._session.post(
                 self._url, data=payload, headers={"Idempotency-Key": idempotency_key}, allow_redirects=False
             ) as response:
                 content = await response.content.read(_LONGEST_ANSWER)
-                wait = retry_after_seconds(response.headers.get("Retry-After"), _clock(response.headers.get("Date")))
+                clock = their_clock(response.headers.get("Date"), datetime.now(UTC))
+                wait = retry_after_seconds(response.headers.get("Retry-After"), clock)
                 return from_http(response.status, _message_id(content), wait)
-        except aiohttp.ClientConnectorError:
-            return Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
-        except aiohttp.ConnectionTimeoutError:
-            return Outcome(Verdict.RETRYABLE, "connect_timeout", surely_not_sent=True)
-        except TimeoutError:
-            return Outcome(Verdict.UNKNOWN, "timeout")
-        except aiohttp.ClientError:
-            return Outcome(Verdict.UNKNOWN, "connection_lost")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return outcome_of(error)
 
     async def close(self) -> None:
         await self._session.close()
-
-
-def _clock(date: str | None) -> datetime:
-    """The provider's clock, else ours."""
-    try:
-        told = parsedate_to_datetime(date or "")
-    except ValueError:
-        return datetime.now(UTC)
-    return told if told.tzinfo else told.replace(tzinfo=UTC)
 
 
 def _message_id(content: bytes) -> str | None:

@@ -1,0 +1,1 @@
+"""Webhooks: URLs that clients name are called, guarded and signed."""

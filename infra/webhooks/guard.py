@@ -1,0 +1,149 @@
+"""The guard against server-side request forgery: which URLs may be called on a client's word.
+
+A URL is checked as text when it is given, and every address as it is about to be connected to: names can change what they
+answer, so only the address that is connected to counts. What is not written in the plainest way is refused, as two parsers may
+read it differently.
+"""
+
+import re
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+
+MAX_URL = 2000  # characters
+PORTS = frozenset({80, 443, 8080, 8443})
+_PORT_OF = {"http": 80, "https": 443}
+_TEXT = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")  # RFC 3986, but for the fragment
+_NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
+
+# IANA's special-purpose registries (RFC 6890 and its successors), the translations between IPv4 and IPv6, and one cloud.
+_SPECIAL_4: dict[str, str] = {
+    "0.0.0.0/8": "unspecified",
+    "10.0.0.0/8": "private",
+    "100.64.0.0/10": "private (shared by carriers)",
+    "127.0.0.0/8": "loopback",
+    "168.63.129.16/32": "a cloud's metadata service",
+    "169.254.0.0/16": "link-local (metadata services are there)",
+    "172.16.0.0/12": "private",
+    "192.0.0.0/24": "reserved for protocols",
+    "192.0.2.0/24": "for documentation",
+    "192.88.99.0/24": "a 6to4 relay",
+    "192.168.0.0/16": "private",
+    "198.18.0.0/15": "for benchmarks",
+    "198.51.100.0/24": "for documentation",
+    "203.0.113.0/24": "for documentation",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "reserved",
+}
+_SPECIAL_6: dict[str, str] = {
+    "::/128": "unspecified",
+    "::1/128": "loopback",
+    "::ffff:0:0/96": "an IPv4 address in disguise (mapped)",
+    "::/96": "an IPv4 address in disguise (compatible)",
+    "64:ff9b::/96": "an IPv4 address in disguise (NAT64)",
+    "64:ff9b:1::/48": "an IPv4 address in disguise (NAT64)",
+    "2001::/32": "an IPv4 address in disguise (Teredo)",
+    "2001::/23": "reserved for protocols",
+    "2001:db8::/32": "for documentation",
+    "2002::/16": "an IPv4 address in disguise (6to4)",
+    "3fff::/20": "for documentation",
+    "fc00::/7": "private",
+    "fe80::/10": "link-local",
+    "fec0::/10": "private",
+    "ff00::/8": "multicast",
+}
+_SPECIAL: list[tuple[Network, str]] = [(ip_network(text), what) for text, what in (_SPECIAL_4 | _SPECIAL_6).items()]
+_UNICAST_6 = IPv6Network("2000::/3")  # all that has been given out
+
+
+class Refused(Exception):
+    """A URL or an address that must not be called; the message goes to whoever gave it."""
+
+
+class Guard:
+    """Lets through http and https to public addresses at `ports`, and to the networks of `allow` at any port."""
+
+    def __init__(self, allow: Collection[Network] = (), ports: Collection[int] = PORTS):
+        self._allow = tuple(allow)
+        self._ports = frozenset(ports)
+
+    def check(self, url: str) -> None:
+        """Look at a URL as text; names are not resolved.
+
+        Raises:
+            Refused: it can be seen to be forbidden, or is not written plainly.
+        """
+        host, port = split(url)
+        literal = _literal(host)
+        if literal is not None:
+            self.permit(literal, port)
+        elif host == "localhost" or host.endswith(".localhost"):  # RFC 6761
+            self.permit(IPv4Address("127.0.0.1"), port)
+        elif not self._allow:  # else its address may turn out to be allowed at any port
+            self._permit_port(port)
+
+    def permit(self, address: IPv4Address | IPv6Address | str, port: int) -> None:
+        """Look at an address that is about to be connected to.
+
+        Raises:
+            Refused: it is forbidden.
+        """
+        ip = ip_address(address.partition("%")[0]) if isinstance(address, str) else address
+        if any(ip in network for network in self._allow):
+            return
+        what = next((what for network, what in _SPECIAL if ip in network), None)
+        if what is None and ip.version == 6 and ip not in _UNICAST_6:
+            what = "not given out"
+        if what is not None:
+            raise Refused(f"the address {ip} is {what}; it is not on this installation's allow-list")
+        self._permit_port(port)
+
+    def _permit_port(self, port: int) -> None:
+        if port not in self._ports:
+            raise Refused(f"the port {port} is not allowed; there is: {', '.join(map(str, sorted(self._ports)))}")
+
+
+def split(url: str) -> tuple[str, int]:
+    """Host (lower case, an IPv6 address without brackets) and port of a plainly written URL.
+
+    Raises:
+        Refused: it is not an http or https URL, or not a plain one.
+    """
+    if len(url) > MAX_URL:
+        raise Refused(f"must have at most {MAX_URL} characters")
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in _PORT_OF:
+        raise Refused("must begin with https:// or http://")
+    if "#" in rest:
+        raise Refused("must not have a fragment")
+    if not _TEXT.fullmatch(rest) or re.search("%(?![0-9A-Fa-f]{2})", rest):
+        raise Refused("must be plain ASCII, with everything else percent-encoded and names in punycode")
+    authority = re.split("[/?]", rest, maxsplit=1)[0].lower()
+    if "@" in authority:
+        raise Refused("must not have credentials")
+    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?", authority)
+    if found is None or int(found[2] or 80) > 65_535:
+        raise Refused("must have a host, and a port from 1 to 65535 or none")
+    return _host(found[1]), int(found[2] or _PORT_OF[scheme.lower()])
+
+
+def _host(text: str) -> str:
+    if text.startswith("["):
+        try:
+            return str(IPv6Address(text[1:-1]))
+        except ValueError as error:
+            raise Refused(f"{text} is not an IPv6 address") from error
+    if len(text) > 253 or not _NAME.fullmatch(text):
+        raise Refused("the host is not a name or an address")
+    # A host that ends in a number is an IPv4 address to most parsers, in one of many old forms: only the plain one will do.
+    if re.fullmatch("[0-9]+|0x[0-9a-f]*", text.rpartition(".")[2]) and _literal(text) is None:
+        raise Refused("the host is not an IPv4 address of the form 192.0.2.1")
+    return text
+
+
+def _literal(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None

@@ -1,0 +1,100 @@
+"""Posts signed events to guarded URLs. Redirects are not followed, answers not read beyond their status, addresses checked."""
+
+import socket
+from datetime import UTC, datetime
+
+import aiohttp
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.typedefs import LooseHeaders
+
+from infra.http_calls import outcome_of
+from infra.webhooks.guard import Guard, Refused
+from infra.webhooks.signing import Signer
+from jobs.outcome import Outcome, Verdict, from_callback
+from jobs.retry import retry_after_seconds, their_clock
+
+REFUSED = Outcome(Verdict.REJECTED, "address_refused", surely_not_sent=True)
+
+
+class _Forbidden(OSError):
+    """The guard refuses an address; an OSError, as that is what connecting may raise."""
+
+
+class _GuardedResolver(AbstractResolver):
+    """Names resolve to nothing where one of their addresses is forbidden."""
+
+    def __init__(self, guard: Guard, inner: AbstractResolver):
+        self._guard = guard
+        self._inner = inner
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        for each in found:
+            _permit(self._guard, each["host"], port)
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+def _permit(guard: Guard, address: str, port: int) -> None:
+    try:
+        guard.permit(address, port)
+    except Refused as error:
+        raise _Forbidden(str(error)) from error
+
+
+class CallbackSender:
+    """Sends within `timeout_seconds`, name resolution and TLS included. `send` never raises: whatever happens is an outcome."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        signer: Signer,
+        *,
+        timeout_seconds: float,
+        concurrency: int,
+        resolver: AbstractResolver | None = None,
+    ):
+        self.timeout_seconds = timeout_seconds
+        self._guard = guard
+        self._signer = signer
+
+        def open_socket(info: aiohttp.connector.AddrInfoType) -> socket.socket:
+            _permit(guard, str(info[4][0]), int(info[4][1]))  # whatever was resolved: this is what is connected to
+            return socket.socket(info[0], info[1], info[2])
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=concurrency,
+                keepalive_timeout=15,
+                resolver=_GuardedResolver(guard, resolver or aiohttp.ThreadedResolver()),
+                socket_factory=open_socket,
+            ),
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=timeout_seconds / 3),
+            headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept": "*/*"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,  # a proxy would connect where we do not see
+        )
+
+    async def send(self, url: str, id_: str, body: str) -> Outcome:
+        """Post one event and judge the answer."""
+        try:
+            self._guard.check(url)
+        except Refused:  # it was well when it was accepted: the allow-list has become shorter
+            return REFUSED
+        headers: LooseHeaders = self._signer.headers(id_, datetime.now(UTC), body)
+        try:
+            async with self._session.post(
+                yarl.URL(url, encoded=True), data=body.encode(), headers=headers, allow_redirects=False
+            ) as response:
+                clock = their_clock(response.headers.get("Date"), datetime.now(UTC))
+                return from_callback(response.status, retry_after_seconds(response.headers.get("Retry-After"), clock))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            forbidden = isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, _Forbidden)
+            return REFUSED if forbidden else outcome_of(error)
+
+    async def close(self) -> None:
+        await self._session.close()
