@@ -54,14 +54,16 @@ class Posthaste:
     ) -> None:
         await self._session.close()
 
-    async def send(self, destination: str, body: str, key: str | None = None) -> str:
+    async def send(self, destination: str, body: str, key: str | None = None, callback_url: str | None = None) -> str:
         """The id of the accepted message. A lost answer or a 503 is asked again under the same key: one message comes of it.
+
+        Its end is told to `callback_url`, too: see `examples.receive_callbacks`.
 
         Raises:
             Refused: the request itself is wrong.
         """
         headers = {"Idempotency-Key": key or uuid4().hex}
-        fields = {"destination": destination, "body": body}
+        fields = {"destination": destination, "body": body} | ({"callback_url": callback_url} if callback_url else {})
         while True:
             try:
                 async with self._session.post("/messages", json=fields, headers=headers) as response:

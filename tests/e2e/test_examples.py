@@ -1,14 +1,27 @@
 """The examples work, and go on where an API is restarted under them."""
 
+import asyncio
+import os
+import shutil
 import signal
+import subprocess
+from pathlib import Path
+from typing import Any
 
+import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
 from examples.client import Posthaste, Refused, State
+from examples.receive_callbacks import Inbox
+from examples.receive_callbacks import application as receiving
 from examples.watch_in_browser import application
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, running
+from tests.receiver import SECRET
+from tests.services import Services
 from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
 
 
 async def test_the_client_sends_and_is_told(stack: Stack) -> None:
@@ -58,6 +71,39 @@ async def test_the_page_is_handed_its_events_across_a_restart(stack: Stack) -> N
             return await _text(client.session, str(client.make_url(path)), last="1")
 
         assert '"sent"' in await eventually(again, lambda text: '"sent"' in text, 20)
+
+
+async def test_the_receiver_takes_what_is_signed_once_and_in_order(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"callback_secrets": f'["{SECRET}"]', "callback_allow": '["127.0.0.1"]', "lease_seconds": "30"}
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+        stack.start("teller", "consumers", "callbacks")
+        inbox = Inbox(SECRET)
+        async with TestServer(receiving(inbox)) as server, Posthaste(stack.base) as posthaste:
+            url = str(server.make_url("/posthaste"))
+            id_ = await posthaste.send("+1", "hello", callback_url=url)
+
+            async def news() -> dict[str, Any]:
+                return inbox.jobs.get(id_, {})
+
+            assert (await eventually(news, bool, 20))["status"] == "sent"
+            async with stack.session.post(url, data=b"{}") as response:
+                assert response.status == 400
+            inbox.take("another", {"id": id_, "status": "failed", "sequence": 2})
+            inbox.take(next(iter(inbox.seen)), {"id": id_, "status": "failed", "sequence": 9})
+            assert inbox.jobs[id_]["status"] == "sent"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine")
+async def test_the_same_in_curl(stack: Stack) -> None:
+    command = ["sh", str(ROOT / "examples/curl.sh"), stack.base, "+1", "hello"]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "it is sent" in done.stdout and '"version":3' in done.stdout
+    command[-2] = "x" * 400
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "/destination" in done.stderr
 
 
 async def _text(session: ClientSession, url: str, last: str | None = None) -> str:
