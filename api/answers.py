@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, TypeVar
@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from api.problems import FieldError, Problem, not_found, unavailable
 from infra.postgres.errors import TryAgain, Unavailable
-from infra.postgres.queries import Queries
 from jobs.model import Kind
 
 Key = TypeVar("Key")
@@ -45,19 +44,22 @@ def as_json(content: Mapping[str, Any], status: int = 200, headers: Mapping[str,
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
 
 
-async def attempts_answer(queries: Queries, kind: Kind, request: Request) -> Response:
-    """`{"data": [attempt, …]}` of the job in the path, oldest first.
+Look = Callable[[UUID, str, Kind, float], Awaitable[Sequence[Any] | None]]
+
+
+async def rows_answer(look: Look, kind: Kind, request: Request) -> Response:
+    """`{"data": [row, …]}`: what belongs to the job in the path, oldest first.
 
     Raises:
         Problem: 404 where there is no such job of this kind and client, 503 without the database.
     """
     try:
-        attempts = await queries.attempts(job_id(request), CLIENT, kind, READ_SECONDS)
+        rows = await look(job_id(request), CLIENT, kind, READ_SECONDS)
     except (Unavailable, TryAgain) as error:
         raise unavailable("The database does not answer.") from error
-    if attempts is None:
+    if rows is None:
         raise not_found()
-    return as_json({"data": [presentable(asdict(each)) for each in attempts]}, headers={"Cache-Control": "no-store"})
+    return as_json({"data": [presentable(asdict(each)) for each in rows]}, headers={"Cache-Control": "no-store"})
 
 
 def presentable(fields: Mapping[str, Any]) -> dict[str, Any]:

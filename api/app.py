@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.callbacks import CallbackUrls
 from api.dead_letters import DeadLetterRoutes
 from api.health import HealthRoutes
 from api.intake import Intake
@@ -96,9 +97,10 @@ class Api:
         )
         # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
         records = Batcher(self._queries.messages, key=lambda id_: id_, repeat=REPEAT, max_batch=100)
-        messages = MessageRoutes(intake, waiting, records, self._queries, frozenset(settings.providers), self._default_provider)
-        reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads))
+        callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
         books, providers = DeadBooks(self._reads), frozenset(settings.providers)
+        messages = MessageRoutes(intake, waiting, records, self._queries, callbacks, providers, self._default_provider)
+        reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads), callbacks)
         app.router.routes += [
             *messages.routes(),
             *ReportRoutes(self._reports).routes(),

@@ -41,7 +41,7 @@ class Intake:
         self._timeout = timeout_seconds
 
     async def accept_message(
-        self, client_id: str, provider: str, wanted: MessageIn, key: IdempotencyKey | None = None
+        self, client_id: str, provider: str, wanted: MessageIn, callback_url: str | None, key: IdempotencyKey | None = None
     ) -> Accepted:
         """Put one message into the ledger; it will be sent. See `accept` for what it raises."""
         return await self.accept(
@@ -56,12 +56,13 @@ class Intake:
                 tuple(wanted.tags),
                 wanted.metadata,
                 key,
+                callback_url,
             )
         )
 
-    async def accept_report(self, client_id: str, key: IdempotencyKey | None = None) -> Accepted:
+    async def accept_report(self, client_id: str, callback_url: str | None, key: IdempotencyKey | None = None) -> Accepted:
         """Put one report into the ledger; it will be computed. See `accept` for what it raises."""
-        return await self.accept(NewJob(_new_id(), client_id, REPORTS, key=key))
+        return await self.accept(NewJob(_new_id(), client_id, REPORTS, key=key, callback_url=callback_url))
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit, then publish and cache; what an equal request under the same key has made is answered as it is.

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, instant, job_id, presentable
+from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, presentable, rows_answer
+from api.callbacks import CallbackUrls
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import BatchIn, MessageIn
@@ -31,6 +32,7 @@ class MessageRoutes:
     waiting: Waiting
     records: Batcher[UUID, MessageRecord | None]
     queries: Queries
+    callbacks: CallbackUrls
     providers: frozenset[str]
     default_provider: str
 
@@ -43,6 +45,7 @@ class MessageRoutes:
             Route("/messages/{id}", self.record, methods=["GET"]),
             Route("/messages/{id}/events", self.events, methods=["GET"]),
             Route("/messages/{id}/attempts", self.attempts, methods=["GET"]),
+            Route("/messages/{id}/callbacks", self.told, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
@@ -84,8 +87,9 @@ class MessageRoutes:
         if provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
+        callback_url = self.callbacks.wanted(message)
         try:
-            return await self.intake.accept_message(CLIENT, provider, message, key)
+            return await self.intake.accept_message(CLIENT, provider, message, callback_url, key)
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
@@ -102,7 +106,10 @@ class MessageRoutes:
         return await self.waiting.events(request, Kind.MESSAGE)
 
     async def attempts(self, request: Request) -> Response:
-        return await attempts_answer(self.queries, Kind.MESSAGE, request)
+        return await rows_answer(self.queries.attempts, Kind.MESSAGE, request)
+
+    async def told(self, request: Request) -> Response:
+        return await rows_answer(self.queries.callbacks, Kind.MESSAGE, request)
 
     async def record(self, request: Request) -> Response:
         applied = await self.waiting.first(request, Kind.MESSAGE)
@@ -115,5 +122,5 @@ class MessageRoutes:
         shown = presentable(asdict(record))
         del shown["client_id"]
         links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
-        links |= {name: f"/messages/{record.id}/{name}" for name in ("attempts", "events")}
+        links |= {name: f"/messages/{record.id}/{name}" for name in ("attempts", "callbacks", "events")}
         return versioned(request, record.version, {**shown, "links": links}, applied)

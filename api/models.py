@@ -7,6 +7,8 @@ import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from infra.webhooks.guard import MAX_URL
+
 MAX_DESTINATION = 320  # characters
 MAX_BODY = 65_536  # bytes of UTF-8
 MAX_METADATA = 4096  # bytes as JSON
@@ -55,13 +57,15 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+CallbackUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL), Storable]
 Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
 
 
 class MessageIn(BaseModel):
     """`POST /messages`: what to send, to whom, through which provider (default: the configured one), and how urgently.
 
-    `reference`, `tags` and `metadata` are the client's own: kept and returned, not interpreted.
+    `reference`, `tags` and `metadata` are the client's own: kept and returned, not interpreted. Each end of the message is told
+    to `callback_url`; `null`: nowhere, not even at the installation's default.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -74,12 +78,15 @@ class MessageIn(BaseModel):
     reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
     tags: Annotated[list[Tag], Field(max_length=10)] = []
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
+    callback_url: CallbackUrl | None = None
 
 
 class ReportIn(BaseModel):
-    """`POST /api/2.0/report/posts`: nothing to say yet, so nothing may be said."""
+    """`POST /api/2.0/report/posts`: where its end is told; `null` for nowhere, not even at the installation's default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    callback_url: CallbackUrl | None = None
 
 
 class PageQuery(BaseModel):
@@ -106,7 +113,7 @@ class DeadLetterFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["message", "report"] | None = None
+    kind: Literal["message", "report", "callback"] | None = None
     status: Literal["failed", "unknown"] | None = None
     provider: Annotated[str, Field(max_length=32), Storable] | None = None
     reason: Annotated[str, Field(max_length=64), Storable] | None = None

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, attempts_answer, cursor_for, from_cursor, instant, job_id
+from api.answers import CLIENT, READ_SECONDS, as_json, cursor_for, from_cursor, instant, job_id, rows_answer
+from api.callbacks import CallbackUrls
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
@@ -37,6 +38,7 @@ class ReportJobRoutes:
     waiting: Waiting
     queries: Queries
     totals: Totals
+    callbacks: CallbackUrls
 
     def routes(self) -> list[Route]:
         return [
@@ -46,13 +48,15 @@ class ReportJobRoutes:
             Route(f"{JOBS}/{{id}}/status", self.status, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/events", self.events, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/attempts", self.attempts, methods=["GET"]),
+            Route(f"{JOBS}/{{id}}/callbacks", self.told, methods=["GET"]),
             Route(f"{JOBS}/{{id}}/result", self.result, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
         wanted = await read_model(request, ReportIn) if has_body(request) else ReportIn()
+        callback_url = self.callbacks.wanted(wanted)
         try:
-            accepted = await self.intake.accept_report(CLIENT, idempotency_key(request, wanted))
+            accepted = await self.intake.accept_report(CLIENT, callback_url, idempotency_key(request, wanted))
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
@@ -100,7 +104,10 @@ class ReportJobRoutes:
         return None if record is None else _progress(record)
 
     async def attempts(self, request: Request) -> Response:
-        return await attempts_answer(self.queries, Kind.REPORT, request)
+        return await rows_answer(self.queries.attempts, Kind.REPORT, request)
+
+    async def told(self, request: Request) -> Response:
+        return await rows_answer(self.queries.callbacks, Kind.REPORT, request)
 
     async def result(self, request: Request) -> Response:
         """The totals, whole or a page of them; JSON or CSV."""
@@ -145,7 +152,7 @@ _NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def _links(id_: UUID) -> dict[str, str]:
-    return {"self": f"{JOBS}/{id_}"} | {name: f"{JOBS}/{id_}/{name}" for name in ("status", "events", "result")}
+    return {"self": f"{JOBS}/{id_}"} | {name: f"{JOBS}/{id_}/{name}" for name in ("status", "events", "callbacks", "result")}
 
 
 def _progress(record: ReportRecord) -> dict[str, Any] | None:
@@ -163,6 +170,7 @@ def _shown(record: ReportRecord) -> dict[str, Any]:
         "attempts": record.attempts,
         "reason": record.reason,
         "last_reason": record.last_reason,
+        "callback_url": record.callback_url,
         **{name: value and instant(value) for name, value in instants.items()},
         "links": _links(record.id),
     }

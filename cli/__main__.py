@@ -49,7 +49,9 @@ def api() -> None:
 
 
 @app.command()
-def consume(kinds: Annotated[list[str] | None, typer.Argument(help="What to work on: messages, reports.")] = None) -> None:
+def consume(
+    kinds: Annotated[list[str] | None, typer.Argument(help="What to work on: messages, reports, callbacks.")] = None,
+) -> None:
     """Run one worker process, for all kinds of jobs or for those named."""
     known = [f"{kind}s" for kind in Kind]
     if unknown := set(kinds or []) - set(known):
@@ -75,7 +77,7 @@ def up(
 
     port = sandbox_port if sandbox else None
     try:
-        with command.sandbox_as_provider(_settings(), port):
+        with command.sandbox_settings(_settings(), port):
             settings = _settings()
             settings.provider_for_new_messages()
             code = command.run(settings, console, consumers=consumers, sandbox_port=port, first_message=first_message)
@@ -338,6 +340,14 @@ def providers(context: typer.Context) -> None:
     from cli import providers as command
 
     command.app(context.args, prog_name="posthaste providers")
+
+
+@app.command("callbacks", context_settings=_PASSED_ON, add_help_option=False)
+def callbacks(context: typer.Context) -> None:
+    """Signed callbacks: test a URL, listen, make a secret."""
+    from cli import callbacks as command
+
+    command.app(context.args, prog_name="posthaste callbacks")
 
 
 def main() -> None:

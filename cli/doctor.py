@@ -17,9 +17,12 @@ from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import PREFIX, Settings
+from jobs.model import CALLBACKS
 
 CALL_SECONDS = 5.0
 CLOCK_SECONDS = 2.0  # of skew that is worth a word; nothing we do depends on equal clocks
+
+_SECRETS = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
 
 Verdict = Literal["ok", "warning", "wrong"]
 
@@ -137,7 +140,8 @@ async def _rabbitmq(settings: Settings) -> list[Finding]:
         return [Finding("rabbitmq", "wrong", f"{where}: {error}", mend)]
     misfits = [_misfit(state) for state in states if state.problem]
     fit = Finding("topology", "ok", f"{len(states)} queues fit")
-    return [Finding("rabbitmq", "ok", where), *(misfits or [fit]), *_consumers(states)]
+    unused = [] if settings.callback_secrets else [CALLBACKS.name]
+    return [Finding("rabbitmq", "ok", where), *(misfits or [fit]), *_consumers(states, unused)]
 
 
 def _misfit(state: QueueState) -> Finding:
@@ -154,15 +158,22 @@ def _misfit(state: QueueState) -> Finding:
     )
 
 
-def _consumers(states: list[QueueState]) -> list[Finding]:
+def _consumers(states: list[QueueState], unused: list[str]) -> list[Finding]:
+    """`unused`: queues that no worker consumes with these settings; what lies in one all the same waits for others."""
     if all(state.problem for state in states):
         return []
     idle = [state for state in states if not state.problem and not state.consumers and not state.logical.endswith(".dead")]
+    off = [
+        Finding("callbacks", "wrong", f"{s.ready} wait in {s.name}, and there is nothing to sign them with", _SECRETS)
+        for s in idle
+        if s.logical in unused and s.ready
+    ]
+    idle = [state for state in idle if state.logical not in unused]
     if not idle:
-        return [Finding("workers", "ok", "every work queue has a consumer")]
+        return [Finding("workers", "ok", "every work queue has a consumer"), *off]
     names = ", ".join(f"{state.name} ({state.ready} ready)" for state in idle)
     mend = "`posthaste consume`, or `posthaste up`; unless its provider is paused, or left alone as it does not answer"
-    return [Finding("workers", "wrong", f"nobody consumes {names}", mend)]
+    return [Finding("workers", "wrong", f"nobody consumes {names}", mend), *off]
 
 
 async def _redis(settings: Settings) -> list[Finding]:

@@ -21,8 +21,10 @@ from rich.console import Console
 
 from cli.client import ApiError, Client
 from infra.settings import PREFIX, SANDBOX_FILE, Settings
+from infra.webhooks.signing import new_secret
 
 START_SECONDS = 30.0
+LOOPBACK = ["127.0.0.0/8", "::1/128"]
 MESSAGE = '{"destination": "+15550001", "body": "Hello"}'
 
 _SUPERVISORD = """\
@@ -69,7 +71,7 @@ def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
     """What `up` runs; the sandbox where it has a port."""
     listed = [
         Program("api", "api"),
-        Program("worker", "consumers messages", consumers),
+        Program("worker", "consumers messages callbacks", consumers),
         Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
     ]
@@ -93,19 +95,41 @@ def configuration(listed: list[Program], folder: Path, stop_seconds: int) -> str
 
 
 @contextmanager
-def sandbox_as_provider(settings: Settings, port: int | None) -> Iterator[None]:
-    """Where no provider is configured, make the sandbox the one, for our processes and for commands in other terminals."""
-    if port is None or settings.providers:
+def sandbox_settings(settings: Settings, port: int | None) -> Iterator[None]:
+    """What is not configured is set for trying out, for our processes and for commands in other terminals.
+
+    The sandbox is the provider; callbacks are signed with a secret of this folder, and may go to loopback.
+    """
+    if port is None:
         yield
         return
-    name, file = f"{PREFIX}PROVIDERS", Path(SANDBOX_FILE)
-    os.environ[name] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
-    if file.parent.is_dir():
-        file.write_text(f"# While `posthaste up --sandbox` runs.\n{name}={os.environ[name]}\n")
+    file, chosen = Path(SANDBOX_FILE), {}
+    if not settings.providers:
+        chosen["PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
+    if not settings.callback_secrets:
+        chosen["CALLBACK_SECRETS"] = json.dumps([_kept_secret(file.with_name("callback-secret"))])
+    if "callback_allow" not in settings.model_fields_set:
+        chosen["CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
+    os.environ.update({PREFIX + name: value for name, value in chosen.items()})
+    if file.parent.is_dir() and chosen:
+        lines = "".join(f"{PREFIX}{name}={value}\n" for name, value in chosen.items())
+        file.touch(mode=0o600)
+        file.write_text(f"# While `posthaste up --sandbox` runs.\n{lines}")
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def _kept_secret(file: Path) -> str:
+    """The secret of this folder, made at its first use: callbacks that wait from one run to the next keep their signature."""
+    if file.exists():
+        return file.read_text().strip()
+    secret = new_secret()
+    if file.parent.is_dir():
+        file.touch(mode=0o600)
+        file.write_text(secret + "\n")
+    return secret
 
 
 def require_free_port(port: int, setting: str) -> None:
@@ -200,17 +224,31 @@ def _send_first(client: Client, console: Console) -> None:
         raise CannotStart(f"the first message was not accepted: {error}") from error
 
 
+def _calls_loopback(settings: Settings) -> bool:
+    return bool(settings.callback_secrets) and [str(network) for network in settings.callback_allow] == LOOPBACK
+
+
 def _what_to_try(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     lines = [
         "",
         f"  API            {base}",
         *([f"  RabbitMQ UI    {settings.management_url}"] if settings.management_url else []),
         *([f"  Sandbox        http://127.0.0.1:{sandbox_port}/stats"] if sandbox_port else []),
+        *(
+            ["  Callbacks      may go to loopback here; elsewhere only to public addresses"]
+            if _calls_loopback(settings)
+            else []
+        ),
         "",
         "Try, in a second terminal:",
         f"  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'",
         f"  curl {base}/message/ID/status",
         "  make seed && .venv/bin/posthaste report --plot",
+        *(
+            ['  .venv/bin/posthaste callbacks listen          # and say in a message: "callback_url": "http://127.0.0.1:9008"']
+            if _calls_loopback(settings)
+            else []
+        ),
         "",
         "Ctrl-C ends it.",
     ]

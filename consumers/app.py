@@ -5,6 +5,7 @@ from functools import partial
 
 import structlog
 
+from consumers.callbacks import Hosts, SendCallback
 from consumers.dead_watch import DeadWatch
 from consumers.gate import Gate
 from consumers.housekeeper import Housekeeper
@@ -41,6 +42,9 @@ from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings
 from infra.statuses import Statuses
+from infra.webhooks.sender import CallbackSender
+from infra.webhooks.signing import Signer
+from jobs.breaker import BreakerPolicy
 from jobs.model import Kind, Priority, message_queue, work_queues
 from jobs.outcome import CUT_SHORT
 
@@ -67,6 +71,12 @@ class _Worker:
             name: HttpProvider(p.url, timeout_seconds=p.timeout_seconds, concurrency=p.concurrency)
             for name, p in settings.providers.items()
         }
+        self._callbacks = CallbackSender(
+            settings.guard(),
+            Signer(settings.callback_secrets),
+            timeout_seconds=settings.callback_timeout_seconds,
+            concurrency=settings.callback_concurrency,
+        )
         ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds)
         self.broker = Publisher(settings.amqp_url, topology, name="worker")
         deletes = Batcher(Outbox(self.hot).delete, repeat=REPEAT)
@@ -124,13 +134,21 @@ class _Worker:
         for queue in work_queues(settings.providers):
             if queue.kind not in kinds:
                 continue
+            policy = policies[queue.name]
             if queue.provider is not None:
                 handler = SendMessage(self._providers[queue.provider])
                 gate = self.gates[queue.provider]
-                works[queue.name] = Work(handler, policies[queue.name], slots[queue.provider], queue.priority, gate=gate)
-            else:
+                works[queue.name] = Work(handler, policy, slots[queue.provider], queue.priority, gate=gate)
+            elif queue.kind is Kind.REPORT:
                 count = CountWords(self._posts, Totals(self.hot), timeout_seconds=settings.report_timeout_seconds)
-                works[queue.name] = Work(count, policies[queue.name], Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
+                works[queue.name] = Work(count, policy, Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
+            elif settings.callback_secrets:
+                call = SendCallback(self._callbacks, Hosts(settings.callback_concurrency // 2, BreakerPolicy()))
+                works[queue.name] = Work(call, policy, Slots(settings.callback_concurrency))
+            else:
+                log.info(
+                    "callbacks.off", reason="POSTHASTE_CALLBACK_SECRETS is not set", effect="those that wait go on waiting"
+                )
         return works
 
     async def pause(self, queue: str) -> None:
@@ -154,6 +172,7 @@ class _Worker:
     async def close(self) -> None:
         for provider in self._providers.values():
             await provider.close()
+        await self._callbacks.close()
         await self._cache.close()
         self.hot.close()
         self._reads.close()

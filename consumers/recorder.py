@@ -11,7 +11,7 @@ from infra.publishing import EagerPublisher, Outgoing
 from infra.statuses import Statuses
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import Claimed, KnownStatus, LostLease, Transition
+from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, Route, Transition
 from jobs.outcome import Outcome
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
@@ -61,8 +61,15 @@ class Recorder:
         started = time.monotonic()
         step = await self._late.submit(late)
         if step is not None:
-            self._statuses.remember(KnownStatus(step.id, step.version, step.status, step.kind, step.client_id, started))
+            self._tell(step, started)
             log.info("job.sent", id=str(step.id), version=step.version, reason="late", code=late.provider_code)
+
+    def _tell(self, step: Applied, started: float) -> None:
+        """Whoever waits for the job, and whoever wants to be called."""
+        self._statuses.remember(KnownStatus(step.id, step.version, step.status, step.kind, step.client_id, started))
+        if step.callback is not None:
+            until = started + self._grace
+            self._publisher.offer(Outgoing(Pointer(step.callback, 1), Route.WORK, CALLBACKS.name, None, until))
 
     async def _apply(self, transition: Transition, **said: object) -> bool:
         started = time.monotonic()
@@ -73,7 +80,7 @@ class Recorder:
         if step.publish and transition.delay_seconds == 0 and transition.route and transition.queue:
             pointer = Pointer(step.id, step.version)
             self._publisher.offer(Outgoing(pointer, transition.route, transition.queue, step.headers, started + self._grace))
-        self._statuses.remember(KnownStatus(step.id, step.version, step.status, step.kind, step.client_id, started))
+        self._tell(step, started)
         log.info(
             f"job.{step.status}",
             id=str(step.id),

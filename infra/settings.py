@@ -10,15 +10,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
+from infra.webhooks.guard import PORTS, Guard, Network, Refused
+from infra.webhooks.signing import check_secret
 from jobs.breaker import BreakerPolicy
-from jobs.model import work_queues
-from jobs.retry import RetryPolicy
+from jobs.model import CALLBACKS, REPORTS, work_queues
+from jobs.retry import RetryPolicy, scheduled
 
 PREFIX = "POSTHASTE_"
 # Later files win over earlier ones, the environment over all. `make services` writes the first, and `posthaste up --sandbox`
 # the second while it runs, so that commands in another terminal know the same providers.
 SANDBOX_FILE = ".local/sandbox.env"
 ENV_FILES = (".local/services.env", SANDBOX_FILE, ".env")
+# Standard Webhooks 1.0.0, "Deliverability and reliability": the delays after each failed attempt, the last after three days.
+STANDARD_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+CALLBACK_PATIENCE = 1.0  # seconds that a callback may wait for its host's share of the slots
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -55,6 +60,10 @@ def _http_url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
         raise ValueError("must be an http:// or https:// URL")
     return value
+
+
+def _secret(value: str) -> str:
+    return check_secret(value)
 
 
 class ProviderSettings(BaseModel):
@@ -106,6 +115,14 @@ class Settings(BaseSettings):
     sweep_after_seconds: float = Field(30.0, gt=0, le=3600)
     report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
     report_retry: RetrySettings = RetrySettings(attempts=4, base_seconds=2, cap_seconds=60)
+    callback_secrets: list[Annotated[str, AfterValidator(_secret)]] = Field([], max_length=5, repr=False)
+    callback_url: str | None = None
+    callback_allow: list[Network] = []
+    callback_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = sorted(PORTS)
+    callback_timeout_seconds: float = Field(15.0, gt=0, le=60)
+    callback_concurrency: int = Field(64, ge=2, le=1000)
+    callback_retry_seconds: list[Annotated[float, Field(gt=0, le=604_800)]] = list(STANDARD_SCHEDULE)
+    callback_deadline_seconds: float = Field(604_800.0, gt=0, le=31_536_000)
     watchdog_seconds: float = Field(30.0, gt=0, le=3600)
     status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
 
@@ -140,9 +157,34 @@ class Settings(BaseSettings):
                 )
         if self.shutdown_grace_seconds >= self.lease_seconds:
             raise ValueError(f"{PREFIX}SHUTDOWN_GRACE_SECONDS must be shorter than {PREFIX}LEASE_SECONDS")
+        self._callbacks_fit()
         if self.default_provider is not None and self.default_provider not in self.providers:
             raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {self.default_provider!r} is not among the providers")
         return self
+
+    def _callbacks_fit(self) -> None:
+        if (
+            self.callback_secrets
+            and CALLBACK_PATIENCE + self.callback_timeout_seconds + self.lease_margin_seconds >= self.lease_seconds
+        ):
+            raise ValueError(
+                f"{PREFIX}LEASE_SECONDS is {self.lease_seconds:g}: it must exceed {PREFIX}CALLBACK_TIMEOUT_SECONDS "
+                f"({self.callback_timeout_seconds:g}) + {PREFIX}LEASE_MARGIN_SECONDS ({self.lease_margin_seconds:g}) + 1"
+            )
+        if self.callback_url is None:
+            return
+        if not self.callback_secrets:
+            raise ValueError(
+                f"{PREFIX}CALLBACK_URL is set and {PREFIX}CALLBACK_SECRETS is not; `posthaste callbacks secret` makes one"
+            )
+        try:
+            self.guard().check(self.callback_url)
+        except Refused as error:
+            raise ValueError(f"{PREFIX}CALLBACK_URL: {error}") from error
+
+    def guard(self) -> Guard:
+        """Which URLs may be called on a client's word."""
+        return Guard(self.callback_allow, self.callback_ports)
 
     @classmethod
     def settings_customise_sources(
@@ -157,8 +199,12 @@ class Settings(BaseSettings):
 
     def policies(self) -> dict[str, RetryPolicy]:
         """When a failed job is tried again, by the logical name of each work queue."""
+        others = {
+            REPORTS.name: self.report_retry.policy(),
+            CALLBACKS.name: scheduled(tuple(self.callback_retry_seconds), self.callback_deadline_seconds),
+        }
         return {
-            queue.name: (self.report_retry if queue.provider is None else self.providers[queue.provider].retry).policy()
+            queue.name: others[queue.name] if queue.provider is None else self.providers[queue.provider].retry.policy()
             for queue in work_queues(self.providers)
         }
 

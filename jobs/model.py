@@ -14,6 +14,7 @@ class Kind(StrEnum):
 
     MESSAGE = "message"
     REPORT = "report"
+    CALLBACK = "callback"  # tells a client that one of the others has ended
 
 
 class Priority(StrEnum):
@@ -57,6 +58,7 @@ class WorkQueue:
 
 
 REPORTS = WorkQueue(Kind.REPORT)
+CALLBACKS = WorkQueue(Kind.CALLBACK)
 DEAD_QUEUES: dict[Kind, str] = {kind: WorkQueue(kind).dead for kind in Kind}
 
 
@@ -66,7 +68,7 @@ def message_queue(provider: str, priority: Priority = Priority.NORMAL) -> WorkQu
 
 def work_queues(providers: Iterable[str]) -> list[WorkQueue]:
     """Every work queue of an installation with these providers."""
-    return [*(message_queue(name, priority) for name in providers for priority in Priority), REPORTS]
+    return [*(message_queue(name, priority) for name in providers for priority in Priority), REPORTS, CALLBACKS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ class IdempotencyKey:
 class NewJob:
     """A validated job that is to be accepted: a message has a destination and a body, a report neither.
 
-    `reference`, `tags` and `metadata` are the client's own: kept, returned. With a `key`, at most one job comes of it.
+    `reference`, `tags` and `metadata` are the client's own: kept, returned. With a `key`, at most one job comes of it. Each
+    end that it comes to is told to `callback_url`.
     """
 
     id: UUID
@@ -95,11 +98,14 @@ class NewJob:
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
     key: IdempotencyKey | None = None
+    callback_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """A job as its claim returned it: fenced by `version`, owned through `token` until the lease ends.
+
+    The `destination` of a callback is its URL, its `body` the JSON text that is posted there.
 
     `attempts` counts what was charged against the limit in this revision, `tries` every claim that ended in an
     outcome or a lost lease; `age_seconds` is measured by Postgres' clock from acceptance (or requeue) to the claim.

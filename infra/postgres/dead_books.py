@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
+from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of
 from infra.postgres.lanes import Lane
 from jobs.lifecycle import Status
 from jobs.model import Kind, Priority, WorkQueue
@@ -147,7 +148,7 @@ WITH held AS (
 SELECT id FROM requeued
 """)
 
-_DISCARD = sa.text("""
+_DISCARD = sa.text(f"""
 WITH held AS (
     SELECT j.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
     JOIN jobs j ON j.id = r.id AND j.version = r.version
@@ -156,12 +157,12 @@ WITH held AS (
     UPDATE jobs j SET status = 'discarded', version = j.version + 1, updated_at = clock_timestamp(),
         finished_at = clock_timestamp()
     FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING j.id, j.version
+    RETURNING {TOLD_COLUMNS}, 0 AS grace
 ), unneeded AS (
     DELETE FROM outbox o USING discarded WHERE o.job_id = discarded.id AND o.version < discarded.version
-)
+), {callbacks_of("discarded")}
 SELECT id FROM discarded
-""")
+""")  # noqa: S608  the interpolated parts are constants
 
 _STALE = sa.text("""
 SELECT r.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)

@@ -74,7 +74,10 @@ class LateAcceptance:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A transition that is now in the ledger: the new version, and whether a copy (with `headers`) is to be published."""
+    """A transition that is now in the ledger: the new version, and whether a copy (with `headers`) is to be published.
+
+    `callback`: the job, at version 1, that tells the client of it.
+    """
 
     id: UUID
     version: int
@@ -83,6 +86,7 @@ class Applied:
     client_id: str
     publish: bool
     headers: dict[str, str | int] | None
+    callback: UUID | None = None
 
 
 class Ledger:
@@ -113,6 +117,7 @@ class Ledger:
                 "reference": job.reference,
                 "tags": job.tags,
                 "metadata": job.metadata,
+                "callback_url": job.callback_url,
                 "queue": job.queue.name,
                 "grace": self._grace,
                 "route": job.key and job.key.route,
@@ -172,6 +177,7 @@ class Ledger:
                 "token": str(each.token),
                 "provider_code": each.provider_code,
                 "provider_message_id": each.provider_message_id,
+                "grace": self._grace,
             }
             for each in late
         ]
@@ -284,7 +290,8 @@ def _claimed(row: Any) -> tuple[tuple[UUID, UUID], Claimed]:
 
 
 def _applied(row: Any, tokens: dict[UUID, UUID]) -> tuple[tuple[UUID, UUID], Applied]:
-    step = Applied(row.id, row.version, Status(row.status), Kind(row.kind), row.client_id, row.publish, row.headers)
+    status, kind = Status(row.status), Kind(row.kind)
+    step = Applied(row.id, row.version, status, kind, row.client_id, row.publish, row.headers, row.callback)
     return (row.id, tokens[row.id]), step
 
 

@@ -30,6 +30,7 @@ class MessageRecord:
     reference: str | None
     tags: list[str]
     metadata: dict[str, Any] | None
+    callback_url: str | None
     attempts: int
     reason: str | None
     provider_message_id: str | None
@@ -43,7 +44,7 @@ _STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE
 
 _MESSAGES = sa.text("""
 SELECT id, client_id, status, version, destination, body, provider, priority, delivery, reference, tags, metadata,
-    attempts, reason, provider_message_id, created_at, updated_at, finished_at,
+    callback_url, attempts, reason, provider_message_id, created_at, updated_at, finished_at,
     CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
 FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND kind = 'message'
 """)
@@ -59,6 +60,7 @@ class ReportRecord:
     attempts: int
     reason: str | None
     last_reason: str | None
+    callback_url: str | None
     progress_done: int | None
     progress_about: int | None
     created_at: datetime
@@ -67,7 +69,8 @@ class ReportRecord:
     next_attempt_at: datetime | None
 
 
-_REPORT_COLUMNS = """id, status, version, attempts, reason, progress_done, progress_about, created_at, updated_at, finished_at,
+_REPORT_COLUMNS = """id, status, version, attempts, reason, callback_url, progress_done, progress_about,
+    created_at, updated_at, finished_at,
     CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at,
     (SELECT a.reason FROM attempts a WHERE a.job_id = jobs.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason"""
 
@@ -102,6 +105,31 @@ SELECT a.revision, a.n, a.outcome, a.reason, a.charged, a.provider_code, a.ran_s
 FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
 WHERE j.id = :id AND j.client_id = coalesce(:client_id, j.client_id) AND j.kind = coalesce(:kind, j.kind)
 ORDER BY a.revision, a.n
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRecord:
+    """One callback of a job: its id is the `webhook-id`, `sequence` the job's version that it tells of, `url` where."""
+
+    id: UUID
+    type: str
+    sequence: int
+    url: str
+    status: str
+    attempts: int
+    reason: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+_CALLBACKS = sa.text("""
+SELECT c.id, CAST(c.body AS json) ->> 'type' AS type, c.parent_version AS sequence, c.destination AS url, c.status, c.attempts,
+    c.reason, c.created_at, c.finished_at, CASE WHEN c.status = 'retrying' THEN c.due_at END AS next_attempt_at
+FROM jobs j LEFT JOIN jobs c ON c.parent_id = j.id AND c.kind = 'callback'
+WHERE j.id = :id AND j.client_id = :client_id AND j.kind = :kind
+ORDER BY c.parent_version
 """)
 
 
@@ -141,6 +169,16 @@ class Queries:
         def work(connection: sa.Connection) -> list[AttemptRecord] | None:
             rows = connection.execute(_ATTEMPTS, parameters).mappings().all()
             return [AttemptRecord(**row) for row in rows if row["n"] is not None] if rows else None
+
+        return await self._lane.call(work, timeout)
+
+    async def callbacks(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[CallbackRecord] | None:
+        """The callbacks of the client's own job, oldest first; None where there is no such job of this kind."""
+        parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
+
+        def work(connection: sa.Connection) -> list[CallbackRecord] | None:
+            rows = connection.execute(_CALLBACKS, parameters).mappings().all()
+            return [CallbackRecord(**row) for row in rows if row["id"] is not None] if rows else None
 
         return await self._lane.call(work, timeout)
 

@@ -7,12 +7,8 @@ Rows are locked in the order of their ids, as unsorted overlapping batches deadl
 
 import sqlalchemy as sa
 
-from jobs.lifecycle import ENDS, Cause, Status, sources
-
-
-def _in(statuses: frozenset[Status]) -> str:
-    return ", ".join(f"'{status}'" for status in sorted(statuses))
-
+from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of, in_list
+from jobs.lifecycle import ENDS, Cause, sources
 
 # What the management UI shows of a dead letter: why, how often tried, when. Milliseconds, as AMQP loses a float's precision.
 DEAD_HEADERS = """jsonb_build_object(
@@ -26,7 +22,7 @@ ACCEPT = sa.text("""
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, client_id text, kind text, provider text, priority text, destination text, body text,
-        delivery text, reference text, tags text[], metadata json, queue text, grace float8,
+        delivery text, reference text, tags text[], metadata json, callback_url text, queue text, grace float8,
         route text, key text, fingerprint text)
 ), named AS (
     INSERT INTO idempotency_keys (client_id, route, key, fingerprint, job_id)
@@ -34,8 +30,9 @@ WITH r AS (
     ON CONFLICT DO NOTHING
     RETURNING job_id
 ), accepted AS (
-    INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata)
-    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata FROM r
+    INSERT INTO jobs (
+        id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url)
+    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url FROM r
     WHERE key IS NULL OR id IN (SELECT job_id FROM named) ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id, created_at
@@ -73,7 +70,7 @@ WITH held AS (
     SELECT j.id, r.version, r.token, r.lease, j.status IN ('failed', 'unknown') AS anew, j.status = 'failed' AS new_key
     FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease float8)
     JOIN jobs j ON j.id = r.id AND j.version = r.version
-    WHERE j.status IN ({_in(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
+    WHERE j.status IN ({in_list(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
 )
 UPDATE jobs j SET
     status = 'processing', version = j.version + 1, claim_token = token,
@@ -110,11 +107,10 @@ WITH held AS (
         lost_leases = j.lost_leases + CAST(counted AS int),
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
         due_at = clock_timestamp() + delay * interval '1 second', updated_at = clock_timestamp(),
-        finished_at = CASE WHEN held.status IN ({_in(ENDS)}) THEN clock_timestamp() END
+        finished_at = CASE WHEN held.status IN ({in_list(ENDS)}) THEN clock_timestamp() END
     FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING j.id, j.version, j.status, j.client_id, j.revision, j.tries, j.claim_token, j.reason, j.due_at,
-        tried, charged, outcome, attempt_reason, provider_code, ran, grace, route, queue,
-        j.kind, j.provider, j.attempts, j.created_at, j.updated_at
+    RETURNING {TOLD_COLUMNS}, j.revision, j.tries, j.claim_token, j.due_at, j.provider,
+        tried, charged, outcome, attempt_reason, provider_code, ran, grace, route, queue
 ), attempted AS (
     INSERT INTO attempts (job_id, revision, n, claim_token, charged, outcome, reason, provider_code, ran_seconds)
     SELECT id, revision, tries, claim_token, charged, outcome, attempt_reason, provider_code, ran FROM applied WHERE tried
@@ -122,16 +118,19 @@ WITH held AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at, headers)
     SELECT id, version, route, queue, due_at + grace * interval '1 second', CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END
     FROM applied WHERE queue IS NOT NULL
-)
+), {callbacks_of("applied")}
 SELECT id, version, status, kind, client_id, queue IS NOT NULL AS publish,
-    CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers
+    CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers,
+    (SELECT c.id FROM callbacks c WHERE c.parent_id = applied.id) AS callback
 FROM applied
 """)  # noqa: S608
 
 # A step that was recorded left its token in `attempts`, unless it was a release: that left the job one version further,
-# queued, and still under the token. The reaper's row for the same token is somebody else's step.
+# queued, and still under the token. The reaper's row for the same token is somebody else's step. Its callback is left
+# to the relay.
 APPLIED_BEFORE = sa.text("""
-SELECT j.id, r.version + 1 AS version, r.status, j.kind, j.client_id, o.job_id IS NOT NULL AS publish, o.headers
+SELECT j.id, r.version + 1 AS version, r.status, j.kind, j.client_id, o.job_id IS NOT NULL AS publish, o.headers,
+    NULL AS callback
 FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, status text, lost boolean)
 JOIN jobs j ON j.id = r.id
 LEFT JOIN attempts t ON t.job_id = r.id AND t.claim_token = r.token
@@ -141,10 +140,11 @@ WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = r.lost)
 """)
 
 # The lease was lost, the job taken back, and then the answer came: accepted. Whoever claimed it since has another token.
-ACCEPT_LATE = sa.text("""
+ACCEPT_LATE = sa.text(f"""
 WITH held AS (
-    SELECT j.id, r.token, r.provider_code, r.provider_message_id
-    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid, provider_code int, provider_message_id text)
+    SELECT j.id, r.token, r.provider_code, r.provider_message_id, r.grace
+    FROM json_to_recordset(CAST(:rows AS json))
+        AS r(id uuid, token uuid, provider_code int, provider_message_id text, grace float8)
     JOIN jobs j ON j.id = r.id AND j.claim_token = r.token
     WHERE j.status IN ('retrying', 'unknown') ORDER BY j.id FOR UPDATE OF j
 ), late AS (
@@ -153,18 +153,20 @@ WITH held AS (
         updated_at = clock_timestamp(), finished_at = clock_timestamp(),
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id)
     FROM held WHERE j.id = held.id AND j.claim_token = held.token
-    RETURNING j.id, j.version, j.status, j.kind, j.client_id, j.claim_token, held.provider_code
+    RETURNING {TOLD_COLUMNS}, j.claim_token, held.provider_code, held.grace
 ), told AS (
     UPDATE attempts a SET outcome = 'accepted', reason = 'late', provider_code = late.provider_code
     FROM late WHERE a.job_id = late.id AND a.claim_token = late.claim_token
 ), unneeded AS (
     DELETE FROM outbox o USING late WHERE o.job_id = late.id
-)
-SELECT id, version, status, kind, client_id, claim_token, false AS publish, NULL AS headers FROM late
-""")
+), {callbacks_of("late")}
+SELECT id, version, status, kind, client_id, claim_token, false AS publish, NULL AS headers,
+    (SELECT c.id FROM callbacks c WHERE c.parent_id = late.id) AS callback
+FROM late
+""")  # noqa: S608
 
 ACCEPTED_LATE_BEFORE = sa.text("""
-SELECT j.id, j.version, j.status, j.kind, j.client_id, j.claim_token, false AS publish, NULL AS headers
+SELECT j.id, j.version, j.status, j.kind, j.client_id, j.claim_token, false AS publish, NULL AS headers, NULL AS callback
 FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid)
 JOIN jobs j ON j.id = r.id AND j.claim_token = r.token AND j.status = 'sent'
 """)

@@ -1,5 +1,6 @@
 """Fakes for unit tests of pure decisions. Each passes the contract suite that the real one passes."""
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,9 +8,10 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, LateAcceptance
-from jobs.lifecycle import Cause, Status, sources
-from jobs.model import Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
+from jobs.lifecycle import ENDS, Cause, Status, sources
+from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
+from tests.making import message
 
 
 @dataclass
@@ -41,6 +43,8 @@ class FakeLedger:
     outbox: dict[Pointer, str] = field(default_factory=dict)
     unstarted: set[UUID] = field(default_factory=set)
     keys: dict[tuple[str, str, str], tuple[str, UUID]] = field(default_factory=dict)
+    callback_urls: dict[UUID, str] = field(default_factory=dict)
+    told: set[tuple[UUID, int]] = field(default_factory=set)  # ends that have a callback
 
     async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted | KeyReused]:
         return [self._accept(each) for each in new]
@@ -58,7 +62,20 @@ class FakeLedger:
         job = Claimed(m.id, 1, m.id, 0, m.client_id, m.queue, m.destination, m.body, m.delivery, 0, 0, 0, 0, 0)
         self.jobs[m.id], self.statuses[m.id] = job, Status.QUEUED
         self.outbox[Pointer(m.id, 1)] = m.queue.name
+        if m.callback_url is not None:
+            self.callback_urls[m.id] = m.callback_url
         return Accepted(m.id, datetime.now(UTC))
+
+    def _tell(self, id_: UUID, version: int, status: Status) -> UUID | None:
+        url = self.callback_urls.get(id_)
+        if url is None or status not in ENDS:
+            return None
+        kind = self.jobs[id_].queue.kind
+        event = {"type": f"{kind}.{status}", "data": {"id": str(id_), "status": status, "sequence": version}}
+        callback = replace(message(url, json.dumps(event)), queue=CALLBACKS)
+        self._accept(callback)
+        self.told.add((id_, version))
+        return callback.id
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
         return [self._claim(request) for request in requests]
@@ -102,20 +119,23 @@ class FakeLedger:
         self.jobs[t.id], self.statuses[t.id] = job, t.to
         if t.queue:
             self.outbox[Pointer(t.id, job.version)] = t.queue
-        self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, t.queue is not None, None)
+        told, publish = self._tell(t.id, job.version, t.to), t.queue is not None
+        self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, publish, None, told)
         return self.steps[t.token]
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float = 1) -> list[Applied | None]:
         return [self._accept_late(each) for each in late]
 
     def _accept_late(self, late: LateAcceptance) -> Applied | None:
-        job = self.jobs[late.id]
+        job, told = self.jobs[late.id], None
         if job.token == late.token and self.statuses[late.id] in sources(Cause.LATE_ACCEPTANCE):
+            told = self._tell(late.id, job.version + 1, Status.SENT)
             self.jobs[late.id], self.statuses[late.id] = replace(job, version=job.version + 1), Status.SENT
             self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != late.id}
         elif job.token != late.token or self.statuses[late.id] is not Status.SENT:
             return None
-        return Applied(late.id, self.jobs[late.id].version, Status.SENT, job.queue.kind, job.client_id, False, None)
+        version = self.jobs[late.id].version
+        return Applied(late.id, version, Status.SENT, job.queue.kind, job.client_id, False, None, told)
 
     def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
         """What `DeadBooks.requeue` does: each that is still at the version it was listed at begins a new revision."""

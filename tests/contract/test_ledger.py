@@ -1,8 +1,10 @@
 """What every ledger promises; the fake and Postgres pass the same suite."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -10,7 +12,7 @@ from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Accepted, KeyReused, LateAcceptance, Ledger
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Claimed, Delivery, IdempotencyKey, Kind, NewJob, Progress, Transition
+from jobs.model import CALLBACKS, REPORTS, Claimed, Delivery, IdempotencyKey, Kind, NewJob, Progress, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
@@ -18,6 +20,7 @@ from tests.contract.fakes import FakeLedger
 from tests.making import ACCEPTED, as_lost, claim_request, message, report
 
 SECONDS = 5.0
+URL = "https://receiver.example/hook"
 AnyLedger = Ledger | FakeLedger
 
 
@@ -288,3 +291,72 @@ async def test_a_lease_lost_before_the_work_began_is_not_counted(ledger: AnyLedg
         assert step is not None
         (job_now,) = await ledger.claim([claim_request(job.id, step.version, lease=0.0)], SECONDS)
         assert job_now is not None and job_now.lost_leases == counted
+
+
+async def _told(ledger: AnyLedger, callback: UUID | None) -> dict[str, Any]:
+    """What a callback says, by its claim."""
+    assert callback is not None
+    (job,) = await ledger.claim([claim_request(callback)], SECONDS)
+    assert job is not None and (job.queue, job.destination) == (CALLBACKS, URL)
+    event = json.loads(job.body or "")
+    return {"type": event["type"], **{name: event["data"][name] for name in ("id", "status", "sequence")}}
+
+
+def _telling(new: NewJob) -> NewJob:
+    return replace(new, callback_url=URL)
+
+
+async def test_each_end_of_a_job_makes_a_callback_in_the_same_step(ledger: AnyLedger) -> None:
+    ends = [
+        (message(), Outcome(Verdict.ACCEPTED, None, 200), "message.sent"),
+        (message(), Outcome(Verdict.REJECTED, "http_400", 400), "message.failed"),
+        (message(delivery=Delivery.AT_MOST_ONCE), Outcome(Verdict.UNKNOWN, "timeout"), "message.unknown"),
+        (report(), Outcome(Verdict.ACCEPTED), "report.completed"),
+        (report(), Outcome(Verdict.REJECTED, "bad_data"), "report.failed"),
+    ]
+    for new, outcome, type_ in ends:
+        id_ = (await _accepted(ledger, _telling(new))).id
+        (job,) = await ledger.claim([claim_request(id_)], SECONDS)
+        assert job is not None
+        (step,) = await ledger.apply([_decide(job, outcome)], SECONDS)
+        assert step is not None
+        status = type_.partition(".")[2]
+        assert await _told(ledger, step.callback) == {"type": type_, "id": str(id_), "status": status, "sequence": 3}
+
+
+async def test_what_does_not_end_or_wants_none_makes_no_callback(ledger: AnyLedger) -> None:
+    for new, outcome in (
+        (_telling(message()), Outcome(Verdict.RETRYABLE, "http_500", 500)),
+        (_telling(message()), NOT_STARTED),
+        (message(), Outcome(Verdict.ACCEPTED, None, 200)),
+    ):
+        id_ = (await _accepted(ledger, new)).id
+        (job,) = await ledger.claim([claim_request(id_)], SECONDS)
+        assert job is not None
+        (step,) = await ledger.apply([_decide(job, outcome)], SECONDS)
+        assert step is not None and step.callback is None
+
+
+async def test_a_callback_makes_no_callback(ledger: AnyLedger) -> None:
+    id_ = (await _accepted(ledger, _telling(message()))).id
+    (job,) = await ledger.claim([claim_request(id_)], SECONDS)
+    assert job is not None
+    (step,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
+    assert step is not None and step.callback is not None
+    (callback,) = await ledger.claim([claim_request(step.callback)], SECONDS)
+    assert callback is not None
+    (last,) = await ledger.apply([_decide(callback, ACCEPTED)], SECONDS)
+    assert last is not None and (last.status, last.callback) == (Status.SENT, None)
+
+
+async def test_a_late_acceptance_tells_again_with_a_greater_sequence(ledger: AnyLedger) -> None:
+    new = _telling(message(delivery=Delivery.AT_MOST_ONCE))
+    await _accepted(ledger, new)
+    (job,) = await ledger.claim([claim_request(new.id, lease=0.0)], SECONDS)
+    assert job is not None
+    (unknown,) = await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.5)], SECONDS)
+    (late,) = await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS)
+    assert unknown is not None and late is not None
+    told = [await _told(ledger, unknown.callback), await _told(ledger, late.callback)]
+    assert [(each["type"], each["sequence"]) for each in told] == [("message.unknown", 3), ("message.sent", 4)]
+    assert (await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS))[0] is not None

@@ -7,6 +7,9 @@ import pytest
 
 from infra import settings
 from infra.settings import PREFIX, Settings, SettingsError, load
+from infra.webhooks.guard import Refused
+from jobs.retry import backoff_seconds
+from tests.receiver import SECRET
 
 URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
 SANDBOX = '{"sandbox": {"url": "http://127.0.0.1:9/message"}}'
@@ -53,6 +56,14 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"SHUTDOWN_GRACE_SECONDS": "60"}, "POSTHASTE_SHUTDOWN_GRACE_SECONDS"),
         ({"LOG_LEVEL": "loud"}, "POSTHASTE_LOG_LEVEL"),
         ({"SPEED": "1"}, "POSTHASTE_SPEED"),
+        ({"CALLBACK_SECRETS": '["whsec_short"]'}, "POSTHASTE_CALLBACK_SECRETS.0"),
+        ({"CALLBACK_SECRETS": "whsec_notalist"}, "POSTHASTE_CALLBACK_SECRETS"),
+        ({"CALLBACK_ALLOW": '["loopback"]'}, "POSTHASTE_CALLBACK_ALLOW.0"),
+        ({"CALLBACK_PORTS": "[0]"}, "POSTHASTE_CALLBACK_PORTS.0"),
+        ({"CALLBACK_RETRY_SECONDS": "[-1]"}, "POSTHASTE_CALLBACK_RETRY_SECONDS.0"),
+        ({"CALLBACK_URL": "https://receiver.example/"}, "POSTHASTE_CALLBACK_SECRETS is not"),
+        ({"CALLBACK_URL": "http://10.0.0.1/", "CALLBACK_SECRETS": f'["{SECRET}"]'}, "POSTHASTE_CALLBACK_URL"),
+        ({"CALLBACK_SECRETS": f'["{SECRET}"]', "LEASE_SECONDS": "21"}, "POSTHASTE_CALLBACK_TIMEOUT_SECONDS"),
     ],
 )
 def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
@@ -102,3 +113,22 @@ def test_the_example_lists_every_setting() -> None:
     example = (Path(settings.__file__).parents[1] / ".env.example").read_text()
     listed = set(re.findall(r"^#? ?(POSTHASTE_\w+)=", example, re.MULTILINE))
     assert listed == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_callbacks_go_to_public_addresses_and_to_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch, CALLBACK_SECRETS=f'["{SECRET}"]', CALLBACK_ALLOW='["10.1.0.0/16", "::1"]', CALLBACK_PORTS="[443]")
+    loaded = load()
+    loaded.guard().check("http://10.1.2.3:9008/")
+    for url in ("http://10.2.0.1/", "http://8.8.8.8:8080/"):
+        with pytest.raises(Refused):
+            loaded.guard().check(url)
+    assert SECRET not in repr(loaded)
+
+
+def test_the_callbacks_schedule_is_standard_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    _set(monkeypatch)
+    policy = load().policies()["callbacks"]
+    assert policy.attempts == 10
+    delays = [backoff_seconds(policy, failed, 0.5) for failed in range(1, 10)]
+    assert delays == pytest.approx([5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400])
+    assert [backoff_seconds(policy, 1, jitter) for jitter in (0.0, 1.0)] == pytest.approx([4.5, 5.5])

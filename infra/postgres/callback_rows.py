@@ -1,0 +1,48 @@
+"""Callbacks are made where jobs end: by a part of each statement that ends one, so that they commit together."""
+
+from jobs.lifecycle import ENDS, Status
+from jobs.model import CALLBACKS
+
+
+def in_list(statuses: frozenset[Status]) -> str:
+    """Statuses as the inside of an SQL IN."""
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+# A UUIDv7 (RFC 9562) of Postgres' clock.
+_NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'
+        || substr(CAST(gen_random_uuid() AS text), 16) AS uuid)"""
+
+
+def _rfc3339(column: str) -> str:
+    return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.MS"Z"')"""
+
+
+# What a callback tells: neither destination nor body, which its receiver need not know.
+_EVENT = f"""CAST(json_build_object(
+        'type', kind || '.' || status, 'timestamp', {_rfc3339("updated_at")},
+        'data', json_build_object(
+            'id', id, 'status', status, 'sequence', version, 'reason', reason, 'attempts', attempts,
+            'reference', reference, 'tags', tags, 'metadata', metadata,
+            'created_at', {_rfc3339("created_at")}, 'finished_at', {_rfc3339("finished_at")})) AS text)"""
+
+# The columns of a job that has just moved, as `callbacks_of` needs them.
+TOLD_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
+        j.created_at, j.updated_at, j.finished_at, j.callback_url"""
+
+
+def callbacks_of(moved: str) -> str:
+    """The CTEs that make a callback of each row of the CTE `moved` that has ended and wants one; they commit with it.
+
+    `moved` has `TOLD_COLUMNS` and `grace`, the seconds of head start before the relay. A callback never wants one itself.
+    """
+    return f"""callbacks AS (
+    INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version)
+    SELECT {_NEW_ID}, client_id, 'callback', callback_url, {_EVENT}, id, version FROM {moved}
+    WHERE callback_url IS NOT NULL AND kind <> 'callback' AND status IN ({in_list(ENDS)})
+    RETURNING id, parent_id
+), callbacks_queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at)
+    SELECT c.id, 1, 'work', '{CALLBACKS.name}', clock_timestamp() + grace * interval '1 second'
+    FROM callbacks c JOIN {moved} ON {moved}.id = c.parent_id
+)"""  # noqa: S608  the interpolated parts are constants

@@ -1,0 +1,302 @@
+"""Signed callbacks, on real processes and a real receiver."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aiohttp import web
+from standardwebhooks import WebhookVerificationError
+
+from tests.e2e.stack import Stack, free_port, running
+from tests.receiver import OTHER_SECRET, SECRET, Received, Receiver, receiving
+from tests.services import Services, sql
+from tests.unit.test_guard import AS_TEXT
+from tests.waiting import eventually
+
+SETTINGS: dict[str, Any] = {
+    "callback_secrets": json.dumps([SECRET]),
+    "callback_allow": '["127.0.0.0/8"]',
+    "callback_timeout_seconds": "1",
+    "callback_retry_seconds": "[0.2, 0.2, 0.2]",
+}
+JOBS = "/api/2.0/report/jobs"
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as listening:
+        yield listening
+
+
+@pytest.fixture
+async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with _running(services, database, broker_namespace, tmp_path) as running_stack:
+        yield running_stack
+
+
+@asynccontextmanager
+async def _running(services: Services, database: str, namespace: str, folder: Path, **settings: str) -> AsyncIterator[Stack]:
+    async with running(services, database, namespace, folder, **{**SETTINGS, **settings}) as stack:
+        stack.start("teller", "consumers", "callbacks")
+        yield stack
+
+
+async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
+    """The requests, once there are so many."""
+
+    async def look() -> list[Received]:
+        return list(receiver.received)
+
+    return await eventually(look, lambda received: len(received) >= count, 20)
+
+
+async def _callbacks(stack: Stack, id_: str, wanted: Callable[[list[Any]], bool]) -> list[Any]:
+    """What the message's list of callbacks says, once it says what is wanted."""
+
+    async def look() -> list[Any]:
+        code, answer = await stack.get(f"/messages/{id_}/callbacks")
+        assert code == 200, answer
+        return list(answer["data"])
+
+    return await eventually(look, wanted, 20)
+
+
+def _all(status: str) -> Callable[[list[Any]], bool]:
+    return lambda callbacks: bool(callbacks) and all(each["status"] == status for each in callbacks)
+
+
+async def test_the_end_of_a_message_is_told(stack: Stack, receiver: Receiver) -> None:
+    labels: dict[str, Any] = {"reference": "order 7", "tags": ["a", "b"], "metadata": {"z": 1, "a": "é"}}
+    id_ = await stack.submit(callback_url=receiver.url + "/hook?x=1", **labels)
+    (got,) = await _got(receiver)
+    event, record = got.verified(), await stack.record(id_)
+    assert got.path == "/hook?x=1"
+    assert (event["type"], event["timestamp"]) == ("message.sent", record["updated_at"])
+    assert event["data"] == {
+        "id": id_,
+        "status": "sent",
+        "sequence": record["version"],
+        "reason": None,
+        "attempts": 1,
+        **labels,
+        "created_at": record["created_at"],
+        "finished_at": record["finished_at"],
+    }
+    assert list(event["data"]["metadata"]) == ["z", "a"]
+    assert record["callback_url"] == receiver.url + "/hook?x=1"
+    (told,) = await _callbacks(stack, id_, _all("sent"))
+    assert (told["id"], told["type"], told["sequence"]) == (got.id, "message.sent", record["version"])
+    assert UUID(got.id).version == 7
+    with pytest.raises(WebhookVerificationError):
+        got.verified(OTHER_SECRET)
+
+
+async def test_a_failed_callback_comes_again_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
+    receiver.answers = [500, 302]
+    id_ = await stack.submit(callback_url=receiver.url)
+    got = await _got(receiver, 3)
+    assert len({each.id for each in got}) == 1 and len({each.body for each in got}) == 1
+    assert [each.verified()["type"] for each in got] == ["message.sent"] * 3
+    (told,) = await _callbacks(stack, id_, _all("sent"))
+    assert told["attempts"] == 3
+    assert len(receiver.received) == 3
+
+
+async def test_what_wants_no_more_gets_no_more(stack: Stack, receiver: Receiver) -> None:
+    receiver.answer = 410
+    id_ = await stack.submit(callback_url=receiver.url)
+    (told,) = await _callbacks(stack, id_, _all("failed"))
+    assert (told["reason"], told["attempts"], len(receiver.received)) == ("http_410", 1, 1)
+
+
+async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: Receiver) -> None:
+    receiver.answer = 500
+    id_ = await stack.submit(callback_url=receiver.url)
+    (told,) = await _callbacks(stack, id_, _all("failed"))
+    assert (told["reason"], told["attempts"]) == ("attempts_exhausted", 4)
+    assert await eventually(lambda: stack.ready("callbacks.dead"), lambda ready: ready == 1, 20)
+    code, listed = await stack.get("/dead-letters?kind=callback")
+    assert code == 200 and [each["id"] for each in listed["data"]] == [told["id"]]
+    receiver.answer = 204
+    done = await stack.command("dead-letters", "requeue", "--kind", "callback", "--yes")
+    assert done.returncode == 0, done.stderr
+    await _callbacks(stack, id_, _all("sent"))
+    assert len({each.id for each in receiver.received}) == 1  # requeued, too: a receiver that had it can tell
+
+
+async def test_each_end_is_told_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
+    await stack.faults(fail=1, fail_status=400)
+    failing = [await stack.submit(callback_url=receiver.url) for _ in range(2)]
+    await _got(receiver, 2)
+    await stack.faults(fail=0)
+    requeued, discarded = failing
+    for command, id_ in (("requeue", requeued), ("discard", discarded)):
+        done = await stack.command("dead-letters", command, "--id", id_, "--yes")
+        assert done.returncode == 0, done.stderr
+    events = [each.verified() for each in await _got(receiver, 4)]
+    told = {id_: [(e["data"]["sequence"], e["type"]) for e in events if e["data"]["id"] == id_] for id_ in failing}
+    assert told[requeued] == [(3, "message.failed"), (6, "message.sent")]
+    assert told[discarded] == [(3, "message.failed"), (4, "message.discarded")]
+
+
+async def test_the_ends_of_reports_are_told(stack: Stack, receiver: Receiver) -> None:
+    stack.start("reporter", "consumers", "reports")
+    path = f"{stack.base}/api/2.0/report/posts"
+    async with stack.session.post(path, json={"callback_url": receiver.url}) as response:
+        assert response.status == 202
+        id_ = (await response.json())["id"]
+    event = (await _got(receiver))[0].verified()
+    assert (event["type"], event["data"]["id"], event["data"]["status"]) == ("report.completed", id_, "completed")
+    code, answer = await stack.get(f"{JOBS}/{id_}/callbacks")
+    assert code == 200 and [each["type"] for each in answer["data"]] == ["report.completed"]
+    code, state = await stack.get(f"{JOBS}/{id_}")
+    assert (state["callback_url"], state["links"]["callbacks"]) == (receiver.url, f"{JOBS}/{id_}/callbacks")
+
+
+async def test_a_callback_is_no_message_to_anybody(stack: Stack, receiver: Receiver) -> None:
+    """Its id is known to its receiver: no route of messages or reports takes it for one."""
+    await stack.submit(callback_url=receiver.url)
+    (got,) = await _got(receiver)
+    for path in (f"/message/{got.id}/status", f"/messages/{got.id}", f"/messages/{got.id}/callbacks", f"{JOBS}/{got.id}"):
+        assert (await stack.get(path))[0] == 404
+
+
+async def test_what_must_not_be_called_is_refused_and_no_job_made(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with _running(services, database, broker_namespace, tmp_path, callback_allow="[]") as stack:
+        for url, why in AS_TEXT.items():
+            code, problem = await stack.post(callback_url=url)
+            assert (code, problem["code"]) == (422, "validation"), url
+            (error,) = problem["errors"]
+            assert error["pointer"] == "/callback_url", url
+            assert why in error["detail"] or error["code"] in ("too_short", "too_long", "nul_character"), url
+        none: list[Any] = [7, True, [], {"url": "https://example.com"}, "https://example.com/\ud800"]
+        for value in none:
+            body = json.dumps({"destination": "+1", "body": "b", "callback_url": value})
+            headers = {"Content-Type": "application/json"}
+            async with stack.session.post(f"{stack.base}/messages", data=body, headers=headers) as response:
+                assert response.status == 422, value
+        assert stack.rows("SELECT count(*) FROM jobs") == [(0,)]
+
+
+async def test_what_may_not_be_called_any_more_is_refused_when_it_is_called(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:
+        stack.start("teller", "consumers", "callbacks", callback_allow="[]")
+        id_ = await stack.submit(callback_url=receiver.url)
+        (told,) = await _callbacks(stack, id_, _all("failed"))
+        assert (told["reason"], told["attempts"], receiver.received) == ("address_refused", 1, [])
+        assert await stack.status(id_) == "sent"
+
+
+async def test_the_installations_default_and_none_at_all(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with _running(services, database, broker_namespace, tmp_path, callback_url=receiver.url + "/default") as stack:
+        default = await stack.submit()
+        own = await stack.submit(callback_url=receiver.url + "/own")
+        none = await stack.submit(callback_url=None)
+        for id_ in (default, own, none):
+            await stack.becomes(id_, "sent")
+        got = await _got(receiver, 2)
+        assert {each.verified()["data"]["id"]: each.path for each in got} == {default: "/default", own: "/own"}
+        assert await _callbacks(stack, none, lambda told: True) == []
+
+
+async def test_without_secrets_there_are_no_callbacks_and_it_is_said(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    async with _running(services, database, broker_namespace, tmp_path, callback_secrets="[]") as stack:
+        code, problem = await stack.post(callback_url=receiver.url)
+        assert (code, problem["errors"][0]["code"]) == (422, "callbacks_off")
+        assert "POSTHASTE_CALLBACK_SECRETS" in problem["errors"][0]["detail"]
+        columns = "(id, kind, destination, body)"
+        sql(stack.database, f"INSERT INTO jobs {columns} VALUES (gen_random_uuid(), 'callback', 'https://example.com', '{{}}')")
+        await stack.command("rebuild")
+        await eventually(lambda: stack.ready("callbacks"), lambda ready: ready == 1, 20)
+        seen = await stack.command("doctor")
+        assert "1 wait in" in seen.stdout and "POSTHASTE_CALLBACK_SECRETS" in seen.stdout
+
+
+async def test_secrets_are_rotated_under_way(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    both = json.dumps([OTHER_SECRET, SECRET])
+    async with _running(services, database, broker_namespace, tmp_path, callback_secrets=both) as stack:
+        await stack.submit(callback_url=receiver.url)
+        (got,) = await _got(receiver)
+        assert got.verified(SECRET) == got.verified(OTHER_SECRET)
+        assert len(got.headers["webhook-signature"].split(" ")) == 2
+
+
+async def test_one_receiver_that_hangs_does_not_hold_up_the_others(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
+) -> None:
+    async def hang(request: web.Request) -> web.Response:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    settings: dict[str, Any] = {"callback_concurrency": "4", "callback_retry_seconds": "[300]", "callback_timeout_seconds": "2"}
+    async with (
+        receiving(answers=[hang] * 200) as tarpit,
+        _running(services, database, broker_namespace, tmp_path, **settings) as stack,
+    ):
+        for _ in range(40):
+            await stack.submit(callback_url=tarpit.url)
+        well = [await stack.submit(callback_url=receiver.url) for _ in range(10)]
+        got = await _got(receiver, len(well))
+        assert {each.verified()["data"]["id"] for each in got} == set(well)
+        assert len(tarpit.received) < 40  # its host was left alone before each had been tried
+
+
+async def _post(stack: Stack, body: dict[str, Any], key: str) -> tuple[int, dict[str, Any]]:
+    async with stack.session.post(f"{stack.base}/messages", json=body, headers={"Idempotency-Key": key}) as response:
+        return response.status, await response.json()
+
+
+async def test_another_url_is_another_request_under_a_key(stack: Stack, receiver: Receiver) -> None:
+    body = {"destination": "+1", "body": "b", "callback_url": receiver.url}
+    assert (await _post(stack, body, "k"))[0] == 202
+    assert (await _post(stack, body, "k"))[0] == 202
+    assert (await _post(stack, {**body, "callback_url": receiver.url + "/other"}, "k"))[0] == 422
+
+
+async def test_the_command_tests_a_url(stack: Stack, receiver: Receiver) -> None:
+    done = await stack.command("callbacks", "test", receiver.url)
+    assert (done.returncode, "accepted" in done.stdout) == (0, True), done.stderr
+    event = receiver.received[0].verified()
+    assert event["type"] == "callback.test"
+    receiver.answer = 500
+    done = await stack.command("callbacks", "test", receiver.url)
+    assert (done.returncode, "http_500" in done.stdout) == (1, True)
+    done = await stack.command("callbacks", "test", "http://10.0.0.1/")
+    assert done.returncode == 1 and "private" in done.stderr
+    done = await stack.command("callbacks", "secret")
+    assert done.stdout.startswith("whsec_") and done.returncode == 0
+
+
+async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: Path) -> None:
+    port = free_port()
+    listening = stack.start("listener", "cli", "callbacks", "listen", "--port", str(port))
+    url = f"http://127.0.0.1:{port}"
+    await eventually(_said(listening.said), lambda said: "listening" in said, 20)
+    id_ = await stack.submit(callback_url=url + "/any/path")
+    said = await eventually(_said(listening.said), lambda said: "verified: webhook-id" in said, 20)
+    assert f'"id": "{id_}"' in said and '"type": "message.sent"' in said
+    async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
+        assert response.status == 400
+    assert "refused: Missing required headers" in listening.said()
+
+
+def _said(said: Callable[[], str]) -> Callable[[], Awaitable[str]]:
+    async def look() -> str:
+        return said()
+
+    return look
