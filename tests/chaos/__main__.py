@@ -17,7 +17,7 @@ SHOWN = 5  # of what breaks one invariant
 
 def _account(result: Result) -> str:
     evidence = result.evidence
-    last = {step.job: step.status for step in evidence.steps}
+    last = {step.job: step.status for step in evidence.steps if step.job not in evidence.parents}
     ended = ", ".join(f"{count} {status}" for status, count in sorted(Counter(last.values()).items()))
     answers = Counter(str(request.answer) for request in evidence.requests)
     per_key = Counter(request.key for request in evidence.requests)
@@ -25,6 +25,8 @@ def _account(result: Result) -> str:
         f"  {sum(map(len, evidence.accepted.values()))} accepted → {ended}",
         f"  {len(evidence.requests)} raw requests: " + ", ".join(f"{n} {answer}" for answer, n in answers.most_common()),
         f"  {sum(n > 1 for n in per_key.values())} keys were sent more than once, one {max(per_key.values(), default=0)} times",
+        f"  {len(evidence.parents)} callbacks, {len(evidence.callbacks)} raw requests for them: "
+        + _counts(str(callback.answer) for callback in evidence.callbacks),
         f"  {len(evidence.steps)} steps, {len(evidence.attempts)} attempts: {_counts(a.outcome for a in evidence.attempts)}",
         f"  {len(evidence.republished)} outbox rows were made again by the sweep",
         f"  {len(evidence.observations)} statuses were told, one {_worst(evidence):.2f} s after it was over, the longest; "

@@ -24,7 +24,7 @@ def every_job_ends(evidence: Evidence) -> Iterator[str]:
 
 def nothing_unaccepted(evidence: Evidence) -> Iterator[str]:
     told = {id_ for ids in evidence.accepted.values() for id_ in ids}
-    for id_ in {step.job for step in evidence.steps} - told:
+    for id_ in {evidence.parents.get(step.job, step.job) for step in evidence.steps} - told:
         yield f"{id_} is in the ledger, and no client was told of it"
     for request in evidence.requests:
         if request.key[:36] not in told:
@@ -59,8 +59,9 @@ def within_the_limit(evidence: Evidence) -> Iterator[str]:
     for attempt in evidence.attempts:
         charged[attempt.job, attempt.revision] += attempt.charged
     for (id_, revision), count in charged.items():
-        if count > evidence.limit:
-            yield f"{id_} was charged {count} attempts in revision {revision}, the limit is {evidence.limit}"
+        limit = evidence.callback_limit if id_ in evidence.parents else evidence.limit
+        if count > limit:
+            yield f"{id_} was charged {count} attempts in revision {revision}, the limit is {limit}"
     for key, requests in _by_key(evidence).items():
         lost = sum(a.job == key[:36] and not a.charged for a in evidence.attempts) if len(requests) > evidence.limit else 0
         if len(requests) > evidence.limit + lost:
@@ -90,6 +91,29 @@ def at_most_once(evidence: Evidence) -> Iterator[str]:
     for key, requests in _by_key(evidence).items():
         if key[:36] in evidence.at_most_once and len(requests) > 1:
             yield f"{key} reached the provider {len(requests)} times"
+
+
+def every_end_is_told(evidence: Evidence) -> Iterator[str]:
+    """At least once, under one id, signed; and nothing is told that did not come to be."""
+    ends = {
+        (step.job, step.version): f"{evidence.wanting[step.job]}.{step.status}"
+        for step in evidence.steps
+        if step.job in evidence.wanting and Status(step.status) in ENDS
+    }
+    arrived: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for callback in evidence.callbacks:
+        end = (callback.job, callback.sequence)
+        if not callback.verified:
+            yield f"the receiver got {callback.id}, and the reference verifier refuses it"
+        elif ends.get(end) != callback.type:
+            yield f"{callback.job} was told to be {callback.type} at version {callback.sequence}: that was {ends.get(end)}"
+        elif callback.answer == 204:
+            arrived[end].add(callback.id)
+    for (id_, version), type_ in ends.items():
+        if not arrived[id_, version]:
+            yield f"{id_} was {type_} at version {version}, and its client was not told"
+        elif len(arrived[id_, version]) > 1:
+            yield f"{id_} was {type_} at version {version}, and told under {len(arrived[id_, version])} ids"
 
 
 def only_the_lost_is_swept(evidence: Evidence) -> Iterator[str]:
@@ -149,6 +173,7 @@ INVARIANTS: dict[str, Check] = {
     "attempts stay within the limit": within_the_limit,
     "a duplicate request has a cause": duplicates_have_causes,
     "at_most_once reaches the provider at most once": at_most_once,
+    "every end is told to who wants to be called": every_end_is_told,
     "only what the broker lost is published again": only_the_lost_is_swept,
     "the cache never goes back to an older version": cache_goes_forward,
     "a status is wrong no longer than promised": told_the_truth,

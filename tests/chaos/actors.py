@@ -17,7 +17,7 @@ from infra.rabbitmq.publisher import NotPublished
 from infra.redis.status_cache import CacheDown
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
-from jobs.model import Claimed, KnownStatus, NewJob, Progress, Route
+from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
@@ -108,7 +108,7 @@ class Relays:
             broker,
             _leads,
             self.sweeper.look,
-            queues=frozenset({QUEUE, DEAD}),
+            queues=frozenset({QUEUE, DEAD, CALLBACKS.name}),
             ready_depth=1000,
             poll_seconds=1,
             passing=(NotPublished, *REPEAT),

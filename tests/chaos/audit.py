@@ -64,3 +64,7 @@ def collect(database: str, evidence: Evidence) -> None:
     evidence.republished = [(str(row[0]), int(str(row[1])), float(str(row[2]))) for row in sql(database, _MADE_AGAIN)]
     rows = sql(database, "SELECT CAST(id AS text) FROM jobs WHERE delivery = 'at_most_once'")
     evidence.at_most_once = {str(id_) for (id_,) in rows}
+    wanting = sql(database, "SELECT CAST(id AS text), kind FROM jobs WHERE callback_url IS NOT NULL")
+    evidence.wanting = {str(id_): str(kind) for id_, kind in wanting}
+    callbacks = sql(database, "SELECT CAST(id AS text), CAST(parent_id AS text) FROM jobs WHERE kind = 'callback'")
+    evidence.parents = {str(id_): str(parent) for id_, parent in callbacks}

@@ -38,6 +38,18 @@ class Request:
     answered: float = ALWAYS
 
 
+@dataclass(slots=True)
+class Callback:
+    """One raw request at the receiver of callbacks: what it says of which job. `answer` as of a `Request`."""
+
+    id: str
+    job: str
+    sequence: int
+    type: str
+    verified: bool
+    answer: object = None
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What a client was told of a job's status, between asking and being answered."""
@@ -83,8 +95,8 @@ class Fault:
 class Evidence:
     """Everything that the account looks at.
 
-    `limit`: attempts; `promised`: seconds for which a status may be wrong; `patience`: seconds after which a provider's answer
-    may come too late; `sweep_after`: seconds after which a message is missed.
+    `limit`: attempts, `callback_limit`: of callbacks; `promised`: seconds for which a status may be wrong; `patience`: seconds
+    after which a provider's answer may come too late; `sweep_after`: seconds after which a message is missed.
     """
 
     limit: int
@@ -92,12 +104,16 @@ class Evidence:
     lease: float
     patience: float
     sweep_after: float
+    callback_limit: int
     accepted: dict[str, set[str]] = field(default_factory=dict)  # by idempotency key: the ids that 202s named
     refused: list[str] = field(default_factory=list)  # answers that no client should get
     steps: list[Step] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     at_most_once: set[str] = field(default_factory=set)
     requests: list[Request] = field(default_factory=list)
+    wanting: dict[str, str] = field(default_factory=dict)  # the kind of each job whose ends are to be told
+    parents: dict[str, str] = field(default_factory=dict)  # of each callback in the ledger, the job of which it tells
+    callbacks: list[Callback] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
     cache: list[CacheWrite] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)

@@ -18,7 +18,7 @@ from tests.chaos.load import Load
 from tests.chaos.servers import Server
 from tests.services import sql
 
-WORK_QUEUE = f"{NAMESPACE}.messages.sandbox.normal"
+LOSABLE = ["messages.sandbox.normal", "callbacks"]
 PUBLISHED = b"\x00\x3c\x00\x28"  # class and method of AMQP's basic.publish
 COMMITTED = (b"INSERT INTO jobs", b"status = 'processing'", b"INSERT INTO attempts", b"DELETE FROM outbox")
 
@@ -197,21 +197,22 @@ async def alarm(at: Hurting) -> None:
 
 
 def lose(what: str) -> Hurt:
-    """The work queue is purged, deleted, or unbound from its exchange."""
+    """A work queue is purged, deleted, or unbound from its exchange."""
 
     async def hurt(at: Hurting) -> None:
+        logical = at.draw.choice(LOSABLE)
         async with (
-            at.noted(what, WORK_QUEUE, repeats=False, loses=what != "unbound"),
+            at.noted(what, logical, repeats=False, loses=what != "unbound"),
             await aio_pika.connect(at.installation.servers.rabbitmq.url) as connection,
         ):
             channel = await connection.channel()
-            queue = await channel.get_queue(WORK_QUEUE, ensure=False)
+            queue = await channel.get_queue(f"{NAMESPACE}.{logical}", ensure=False)
             if what == "purged":
                 await queue.purge()
             elif what == "deleted":
                 await queue.delete(if_unused=False, if_empty=False)
             else:
-                await queue.unbind(f"{NAMESPACE}.jobs", routing_key="messages.sandbox.normal")
+                await queue.unbind(f"{NAMESPACE}.jobs", routing_key=logical)
 
     return hurt
 
@@ -238,6 +239,20 @@ def provider(**faults: float) -> Hurt:
     return hurt
 
 
+def listener(**faults: float) -> Hurt:
+    """What receives callbacks fails."""
+
+    async def hurt(at: Hurting) -> None:
+        said = ", ".join(f"{name} {share:g}" for name, share in faults.items())
+        there = at.installation.listener
+        async with at.noted("receiver", said, repeats=False):
+            before, there.faults = there.faults, there.faults.changed(faults)
+            await asyncio.sleep(at.draw.uniform(2, 4))
+            there.faults = before
+
+    return hurt
+
+
 async def requeue(at: Hurting) -> None:
     async with at.noted("two operators requeue", "what was rejected", repeats=False):
         await at.load.requeue()
@@ -253,6 +268,9 @@ TO_PROCESSES: list[Hurt] = [
     provider(fail=1.0),
     provider(hang=0.5),
     provider(reset=1.0),
+    listener(fail=1.0),
+    listener(hang=0.5),
+    listener(reset=1.0),
     requeue,
 ]
 # … and what is done to the servers and the network.

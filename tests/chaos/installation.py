@@ -16,19 +16,22 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import Faults, Sandbox
 from infra.postgres import schema
 from tests.chaos import audit
-from tests.chaos.evidence import Request
+from tests.chaos.evidence import Callback, Request
 from tests.chaos.fragile import become
 from tests.chaos.servers import Servers
 from tests.e2e.forked import FORKS
 from tests.e2e.stack import free_port
+from tests.receiver import SECRET, Receiver, serving_on_loopback
 from tests.services import with_path
 
 NAMESPACE = "chaos"
 LEASE, MARGIN, TIMEOUT, STATUS_TTL, ATTEMPTS, SWEEP_AFTER = 5.0, 0.5, 2.0, 2.0, 8, 12.0
+CALLBACK_ATTEMPTS = 200
 RESTART_SECONDS = 0.3
 SKEWED = {"consumer-1": 3600.0, "api-1": -3600.0, "relay-1": 3600.0}  # seconds by which a process' clock is wrong
 SETTINGS = {
@@ -45,7 +48,42 @@ SETTINGS = {
     "SWEEP_AFTER_SECONDS": f"{SWEEP_AFTER:g}",
     "WATCHDOG_SECONDS": "10",
     "LOG_FORMAT": "json",
+    "CALLBACK_SECRETS": json.dumps([SECRET]),
+    "CALLBACK_ALLOW": '["127.0.0.0/8"]',
+    "CALLBACK_TIMEOUT_SECONDS": "1.5",
+    # As often as it takes: faults follow one another for longer than a client's receiver would be ill.
+    "CALLBACK_RETRY_SECONDS": json.dumps([0.2, 0.5] + [1.0] * (CALLBACK_ATTEMPTS - 3)),
 }
+
+
+class Listener(Receiver):
+    """The receiver of callbacks: `fail`, `hang` and `reset` are shares of what it gets."""
+
+    def __init__(self, draw: random.Random):
+        super().__init__()
+        self.faults = Faults()
+        self.noted: list[Callback] = []
+        self._draw = draw
+
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
+        body, headers = await request.read(), {name.lower(): value for name, value in request.headers.items()}
+        try:
+            event, verified = Webhook(SECRET).verify(body, headers), True
+        except WebhookVerificationError:
+            event, verified = json.loads(body), False
+        said = event["data"]
+        noted = Callback(headers.get("webhook-id", ""), said["id"], said["sequence"], event["type"], verified)
+        self.noted.append(noted)
+        drawn, faults = self._draw.random(), self.faults
+        if drawn < faults.hang:
+            noted.answer = "hang"
+            await asyncio.sleep(3600)
+        if drawn < faults.hang + faults.reset and request.transport is not None:
+            noted.answer = "reset"
+            request.transport.abort()
+            return web.Response()
+        noted.answer = 500 if drawn < faults.hang + faults.reset + faults.fail else 204
+        return web.Response(status=int(noted.answer))
 
 
 class Provider(Sandbox):
@@ -140,6 +178,7 @@ class Installation:
     database: str
     processes: dict[str, Process]
     provider: Provider
+    listener: Listener
     ports: list[int]
     session: aiohttp.ClientSession
     ended_by_themselves: list[str] = field(default_factory=list)
@@ -185,7 +224,7 @@ async def installed(servers: Servers, folder: Path, draw: random.Random, bug: st
     ports = [free_port(), free_port()]
     environment = _environment(servers, through, provider.port)
     commands = {f"api-{n}": ["api"] for n in (1, 2)}
-    commands |= {f"consumer-{n}": ["consumers", "messages", "reports"] for n in (1, 2, 3)}
+    commands |= {f"consumer-{n}": ["consumers", "messages", "reports", "callbacks"] for n in (1, 2, 3)}
     commands |= {f"relay-{n}": ["consumers", "relay"] for n in (1, 2)}
     processes = {
         name: Process(name, command, dict(environment), folder / f"{name}.log", SKEWED.get(name, 0.0), bug)
@@ -194,8 +233,9 @@ async def installed(servers: Servers, folder: Path, draw: random.Random, bug: st
     for name, port in zip(("api-1", "api-2"), ports, strict=True):
         processes[name].environment["POSTHASTE_PORT"] = str(port)
     stop = asyncio.Event()
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-        installation = Installation(servers, database, processes, provider, ports, session)
+    listener = Listener(draw)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session, serving_on_loopback(listener):
+        installation = Installation(servers, database, processes, provider, listener, ports, session)
         serving = asyncio.create_task(provider.serve(stop))
         for process in processes.values():
             process.start()

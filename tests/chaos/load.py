@@ -15,6 +15,7 @@ from tests.chaos.installation import Installation
 
 AGAIN_SECONDS = 0.2
 NOT_KNOWN = (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
+CALLED = 0.5  # the share of messages whose end is told by a callback; reports all are
 WATCHED = 0.4  # the share of jobs whose status a client looks at
 LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)  # seconds between two looks
 
@@ -56,13 +57,16 @@ class Load:
 
     def _wanted(self) -> tuple[str, dict[str, Any]]:
         drawn = self.draw.random()
+        url = self.installation.listener.url
         if drawn < 0.01:
-            return "/api/2.0/report/posts", {}
+            return "/api/2.0/report/posts", {"callback_url": url}
         body: dict[str, Any] = {"destination": "+rejected" if drawn < 0.06 else "+1", "body": "hello"}
         if drawn > 0.8:
             body["delivery"] = "at_most_once"
         if self.draw.random() < 0.1:
             body["priority"] = "high"
+        if self.draw.random() < CALLED:
+            body["callback_url"] = url
         return "/messages", body
 
     async def submit(self, path: str, body: dict[str, Any]) -> str | None:

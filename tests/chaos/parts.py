@@ -43,6 +43,7 @@ class Parts(Protocol):
 
     def jobs(self) -> dict[UUID, Seen]: ...
     def rows(self) -> set[Pointer]: ...
+    def told(self) -> set[tuple[UUID, int]]: ...
     async def letters(self) -> list[Any]: ...
     async def requeue(self, letters: Sequence[Any]) -> set[UUID]: ...
     async def cached(self) -> dict[UUID, int]: ...
@@ -113,6 +114,9 @@ class InMemory:
 
     def rows(self) -> set[Pointer]:
         return set(self.ledger.outbox)
+
+    def told(self) -> set[tuple[UUID, int]]:
+        return self.ledger.told
 
     async def letters(self) -> list[Pointer]:
         dead = (Status.FAILED, Status.UNKNOWN)
@@ -194,6 +198,10 @@ class Real:
 
     def rows(self) -> set[Pointer]:
         return {Pointer(UUID(id_), version) for id_, version in self._rows("SELECT CAST(job_id AS text), version FROM outbox")}
+
+    def told(self) -> set[tuple[UUID, int]]:
+        found = self._rows("SELECT CAST(parent_id AS text), parent_version FROM jobs WHERE kind = 'callback'")
+        return {(UUID(parent), version) for parent, version in found}
 
     async def letters(self) -> list[DeadLetter]:
         return await self._books.page(Filter(kind=Kind.MESSAGE), BEFORE_ALL, 100, SECONDS)

@@ -166,6 +166,22 @@ def _fake_end_any_claim(put: Put) -> None:
     put(FakeLedger, "_apply", unfenced)
 
 
+def _tell_no_late_acceptance(put: Put) -> None:
+    put(ledger, "ACCEPT_LATE", sa.text(statements.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
+
+
+def _fake_tell_no_late_acceptance(put: Put) -> None:
+    accept_late = FakeLedger._accept_late
+
+    def silently(self: FakeLedger, late: Any) -> Any:
+        urls, self.callback_urls = self.callback_urls, {}
+        step = accept_late(self, late)
+        self.callback_urls = urls
+        return step
+
+    put(FakeLedger, "_accept_late", silently)
+
+
 BUGS: dict[str, Bug] = {
     "outbox deleted before the confirm": Bug(_forget_first, (world.ON_ITS_WAY,)),
     "claim without version": Bug(_claim_any_version, (world.FENCED, world.ONE_SEND), _fake_claim_any_version),
@@ -176,5 +192,6 @@ BUGS: dict[str, Bug] = {
     "no coalescing in a batch": Bug(_everybody_wins, (world.ONE_SEND,)),
     "sweep missing": Bug(_never_sweep, (world.ALL_END,)),
     "outcome applied without version and token": Bug(_end_any_claim, (world.FENCED,), _fake_end_any_claim),
+    "an end without its callback": Bug(_tell_no_late_acceptance, (world.TOLD,), _fake_tell_no_late_acceptance),
     "at_most_once tried again": Bug(_accept_at_most_once_again, (world.AT_MOST_ONCE,)),
 }

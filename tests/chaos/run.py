@@ -14,7 +14,17 @@ from tests.chaos.account import violations
 from tests.chaos.cache_trace import trace
 from tests.chaos.evidence import Evidence, Fault
 from tests.chaos.faults import TO_PROCESSES, TO_SERVERS, Hurt, Hurting
-from tests.chaos.installation import ATTEMPTS, LEASE, NAMESPACE, STATUS_TTL, SWEEP_AFTER, TIMEOUT, Installation, installed
+from tests.chaos.installation import (
+    ATTEMPTS,
+    CALLBACK_ATTEMPTS,
+    LEASE,
+    NAMESPACE,
+    STATUS_TTL,
+    SWEEP_AFTER,
+    TIMEOUT,
+    Installation,
+    installed,
+)
 from tests.chaos.load import Load
 from tests.chaos.servers import own_servers
 from tests.chaos.stalls import watch_stalls
@@ -38,7 +48,14 @@ class Result:
 async def run(seed: int, seconds: float, bug: str | None = None) -> Result:
     """Faults for so many seconds (about fifty a minute and a half), with everything that is random drawn from `seed`."""
     draw = random.Random(seed)
-    evidence = Evidence(limit=ATTEMPTS, promised=PROMISED, lease=LEASE, patience=TIMEOUT * 0.7, sweep_after=SWEEP_AFTER)
+    evidence = Evidence(
+        limit=ATTEMPTS,
+        promised=PROMISED,
+        lease=LEASE,
+        patience=TIMEOUT * 0.7,
+        sweep_after=SWEEP_AFTER,
+        callback_limit=CALLBACK_ATTEMPTS,
+    )
     with tempfile.TemporaryDirectory(prefix="posthaste-chaos-") as folder:
         async with own_servers() as servers, installed(servers, Path(folder), draw, bug) as installation:
             load = Load(installation, evidence, random.Random(seed))
@@ -73,6 +90,7 @@ async def _through(installation: Installation, load: Load, evidence: Evidence, s
     await _look_once_more(load)
     audit.collect(installation.database, evidence)
     evidence.requests = installation.provider.noted()
+    evidence.callbacks = list(installation.listener.noted)
     evidence.ended_by_themselves = installation.ended_by_themselves
     return drained
 
@@ -128,7 +146,8 @@ def _keep(folder: str, name: str) -> None:
 
 def recoveries(evidence: Evidence) -> list[tuple[Fault, float | None]]:
     """For each fault, the seconds from its end until a job that was accepted after it had ended; None: there was none."""
-    created = {step.job: step.at for step in evidence.steps if step.version == 1}
-    lives = [(created[step.job], step.at) for step in evidence.steps if step.status in ("sent", "failed")]
+    steps = [step for step in evidence.steps if step.job not in evidence.parents]
+    created = {step.job: step.at for step in steps if step.version == 1}
+    lives = [(created[step.job], step.at) for step in steps if step.status in ("sent", "failed")]
     firsts = [min((end for begun, end in lives if begun >= fault.ended), default=None) for fault in evidence.faults]
     return [(fault, None if end is None else end - fault.ended) for fault, end in zip(evidence.faults, firsts, strict=True)]

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos.account import INVARIANTS, staleness, violations
-from tests.chaos.evidence import Attempt, CacheWrite, Evidence, Fault, Observation, Request, Step
+from tests.chaos.evidence import Attempt, CacheWrite, Callback, Evidence, Fault, Observation, Request, Step
 
 A, B = "01a200ca-0000-7000-8000-00000000000a", "01a200ca-0000-7000-8000-00000000000b"
+TELLS_A = "01a200ca-0000-7000-8000-0000000000aa"
 
 
 def _steps(job: str, *statuses: str, at: float = 100.0) -> list[Step]:
@@ -24,15 +25,19 @@ def _good() -> Evidence:
         lease=5.0,
         patience=1.4,
         sweep_after=12.0,
+        callback_limit=4,
         accepted={"k1": {A}, "k2": {B}},
         steps=[
             *_steps(A, "queued", "processing", "sent"),
             *_steps(B, "queued", "processing", "retrying", "processing", "sent"),
+            *_steps(TELLS_A, "queued", "processing", "retrying", "processing", "sent", at=103.0),
         ],
         attempts=[
             Attempt(A, 0, "accepted", None, True, 103.0),
             Attempt(B, 0, "lease_lost", "lease_lost", False, 103.0),
             Attempt(B, 0, "accepted", None, True, 105.0),
+            *[Attempt(TELLS_A, 0, "retryable", "http_500", True, 105.0)] * 3,
+            Attempt(TELLS_A, 0, "accepted", None, True, 106.0),
         ],
         at_most_once={A},
         requests=[Request(A, 102.5, 200, 102.6), Request(B, 102.5, 200, 102.6), Request(B, 104.5, 200, 104.6)],
@@ -40,6 +45,9 @@ def _good() -> Evidence:
         cache=[CacheWrite(0.0), CacheWrite(101.1, A, 1, 2000), CacheWrite(102.1, A, 2, 2000), CacheWrite(103.1, A, 3, 9999)],
         faults=[Fault("SIGKILL", "consumer-1", 102.6, 102.7, repeats=True)],
         left={"outbox rows": 0},
+        wanting={A: "message"},
+        parents={TELLS_A: A},
+        callbacks=[Callback(TELLS_A, A, 3, "message.sent", True, 500), Callback(TELLS_A, A, 3, "message.sent", True, 204)],
     )
 
 
@@ -112,6 +120,34 @@ def _twice_at_most_once(e: Evidence) -> None:
     e.at_most_once = {B}
 
 
+def _not_told(e: Evidence) -> None:
+    e.callbacks = [callback for callback in e.callbacks if callback.answer != 204]
+
+
+def _not_told_of_every_end(e: Evidence) -> None:
+    e.steps += [Step(A, 4, "delivered", "sent", 104.0)]
+
+
+def _told_something_else(e: Evidence) -> None:
+    e.callbacks.append(Callback(TELLS_A, A, 2, "message.sent", True, 204))
+
+
+def _told_under_two_ids(e: Evidence) -> None:
+    e.callbacks.append(replace(e.callbacks[1], id="another"))
+
+
+def _badly_signed(e: Evidence) -> None:
+    e.callbacks.append(replace(e.callbacks[1], verified=False))
+
+
+def _callback_of_nobody(e: Evidence) -> None:
+    e.parents[TELLS_A] = "01a200ca-0000-7000-8000-00000000000c"
+
+
+def _callback_charged_too_often(e: Evidence) -> None:
+    e.attempts.append(Attempt(TELLS_A, 0, "retryable", "http_500", True, 105.0))
+
+
 def _swept_for_nothing(e: Evidence) -> None:
     e.republished.append((A, 1, 120.0))
 
@@ -157,6 +193,13 @@ BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
     (_fault_long_before, "a duplicate request has a cause"),
     (_harmless_fault, "a duplicate request has a cause"),
     (_twice_at_most_once, "at_most_once reaches the provider at most once"),
+    (_not_told, "every end is told to who wants to be called"),
+    (_not_told_of_every_end, "every end is told to who wants to be called"),
+    (_told_something_else, "every end is told to who wants to be called"),
+    (_told_under_two_ids, "every end is told to who wants to be called"),
+    (_badly_signed, "every end is told to who wants to be called"),
+    (_callback_of_nobody, "nothing ends that was not accepted"),
+    (_callback_charged_too_often, "attempts stay within the limit"),
     (_swept_for_nothing, "only what the broker lost is published again"),
     (_older_in_the_cache, "the cache never goes back to an older version"),
     (_wrong_for_long, "a status is wrong no longer than promised"),

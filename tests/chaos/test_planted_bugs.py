@@ -101,12 +101,26 @@ async def an_outcome_after_the_next_claim(world: World) -> None:
     await _go_on(world, 1, but="provider")
 
 
+async def an_answer_after_the_lease(world: World) -> None:
+    await world.accept(0, 1, Delivery.AT_MOST_ONCE, callback_url="https://receiver.example")
+    await _go_on(world, 0, but="provider")
+    (slow,) = [gate for gate in world.gates if gate.name == "provider"]
+    world.gates.remove(slow)
+    world.pass_time(LEASE_SECONDS + 1)
+    world.spawn(world.workers[1].process, world.workers[1].reaper.reap())
+    await _go_on(world, 1)
+    world.gates.append(slow)
+    world.open(slow)
+    await _go_on(world, 1)
+
+
 SCRIPTS: dict[str, Callable[[World], Awaitable[None]]] = {
     "claim without version": a_late_copy,
     "reaper without the lease predicate": a_reaper_while_the_provider_is_slow,
     "cache without compare-and-set": a_write_that_was_slow,
     "requeue without version": a_click_on_an_old_page,
     "outcome applied without version and token": an_outcome_after_the_next_claim,
+    "an end without its callback": an_answer_after_the_lease,
 }
 
 

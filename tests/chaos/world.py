@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from infra.postgres.ledger import Accepted
 from infra.rabbitmq.publisher import NotPublished
 from infra.redis.status_cache import CacheDown
 from jobs.lifecycle import ENDS, TRANSITIONS, Status
-from jobs.model import Claimed, Delivery
+from jobs.model import CALLBACKS, Claimed, Delivery, NewJob
 from jobs.wire import Pointer, decode
 from tests.chaos.actors import LEASE_SECONDS, REPEAT, Api, Relays, Worker
 from tests.chaos.parts import Parts
@@ -33,6 +34,7 @@ FENCED = "whatever acts on a job acts on the version it names"
 CACHE_FORWARD = "the cache never goes back to an older version"
 AT_MOST_ONCE = "at_most_once reaches the provider at most once"
 ALL_END = "every accepted job ends, in one state"
+TOLD = "every end has its callback, from the same moment on"
 
 
 class Violation(AssertionError):
@@ -50,10 +52,10 @@ class World:
         self.parts = parts
         self.clock = 0.0
         self.gates: list[Gate] = []
-        self.queues: dict[str, list[bytes]] = {QUEUE: [], DEAD: []}
+        self.queues: dict[str, list[bytes]] = {QUEUE: [], DEAD: [], CALLBACKS.name: []}
         self.lost: set[UUID] = set()  # of whose messages the broker was made to lose one
         self.accepted: set[UUID] = set()
-        self.asked: dict[UUID, Delivery] = {}
+        self.asked: dict[UUID, NewJob] = {}
         self.sends: list[Send] = []
         self.broken: Violation | None = None
         self.busy = 0
@@ -179,6 +181,9 @@ class World:
                 fits = now.version == was.version + 1 and (was.status, now.status) in EDGES
             if not fits:
                 self._violated(BY_THE_TABLE, f"{call} took {id_} from {was} to {now}")
+            wants = id_ in self.asked and self.asked[id_].callback_url is not None
+            if wants and now.status in ENDS and (id_, now.version) not in self.parts.told():
+                self._violated(TOLD, f"{call} took {id_} to {now.status} at version {now.version}, and nobody is called")
         if call == "claim":
             for request, job in zip(arguments[0], result, strict=True):
                 if job is not None and job.version != request.pointer.version + 1:
@@ -206,7 +211,7 @@ class World:
     async def look(self) -> None:
         """What must hold after every step."""
         on_its_way = self.parts.rows()
-        bodies = [*self.queues[QUEUE], *(h.body for w in self.workers for h in w.process.held)]
+        bodies = [*self.queues[QUEUE], *self.queues[CALLBACKS.name], *(h.body for w in self.workers for h in w.process.held)]
         on_its_way |= {decode(body) for body in bodies}
         for id_, job in self.parts.jobs().items():
             waits = job.status in (Status.QUEUED, Status.RETRYING)
@@ -230,7 +235,7 @@ class World:
         """No more faults: everything goes on until all has ended; fails where it does not."""
         for _ in range(12):
             await self._quiet()
-            if all(job.status in ENDS for job in self.parts.jobs().values()):
+            if all(job.status in ENDS for id_, job in self.parts.jobs().items() if id_ in self.asked):
                 break
             self.pass_time(LEASE_SECONDS + 31)
             for relay in self.relays:
@@ -268,10 +273,10 @@ class World:
 
     # What a driver may do
 
-    async def accept(self, api: int, count: int, delivery: Delivery) -> None:
+    async def accept(self, api: int, count: int, delivery: Delivery, callback_url: str | None = None) -> None:
         for _ in range(count):
-            job = message(delivery=delivery)
-            self.asked[job.id] = delivery
+            job = replace(message(delivery=delivery), callback_url=callback_url)
+            self.asked[job.id] = job
             self.spawn(self.apis[api].process, self.apis[api].accept(job))
         await self.settle()
 
