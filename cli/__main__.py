@@ -90,13 +90,15 @@ def up(
 def migrate() -> None:
     """Bring the database's schema to this release's revision."""
     from infra import logs
-    from infra.postgres import errors, schema
+    from infra.postgres import errors, privileges, schema
 
     settings = _settings()
     logs.configure("warning", json=False)
+    role = privileges.role_of(settings.database_url)
+    refusals = (schema.MigrationBlocked, schema.ForeignNamespace, schema.WrongEncoding, privileges.RoleMissing)
     try:
-        revision = schema.migrate(settings.database_url, settings.namespace)
-    except (schema.MigrationBlocked, schema.ForeignNamespace, schema.WrongEncoding, errors.Unavailable) as error:
+        revision = schema.migrate(settings.owner_url, settings.namespace, runtime_role=role)
+    except (*refusals, errors.Unavailable) as error:
         _fail(str(error))
     console.print(f"migrate: the schema is at revision {revision}", highlight=False)
 

@@ -45,7 +45,7 @@ async def service(
         CannotStart: it does not come up.
     """
     namespace, port = f"posthaste-{name}", free_port()
-    database = schema.create_database(settings.database_url, f"posthaste_{name}")
+    database = schema.create_database(settings.owner_url, f"posthaste_{name}")
     schema.migrate(database, namespace)
     described = {"url": f"http://{sandbox.host}:{sandbox.port}/message", **provider}
     more = {other: {**described, "url": f"http://{each.host}:{each.port}/message"} for other, each in (others or {}).items()}
@@ -66,7 +66,7 @@ async def service(
         yield session, database
     async with await aio_pika.connect(settings.amqp_url) as connection:
         await delete(await connection.channel(), describe(namespace, ["sandbox", *more]))
-    schema.drop_database(settings.database_url, f"posthaste_{name}")
+    schema.drop_database(settings.owner_url, f"posthaste_{name}")
 
 
 @asynccontextmanager

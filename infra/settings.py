@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_file=ENV_FILES)
 
     database_url: Annotated[str, _scheme("postgresql", "postgres")]
+    migration_database_url: Annotated[str, _scheme("postgresql", "postgres")] | None = None
     amqp_url: Annotated[str, _scheme("amqp", "amqps")]
     redis_url: Annotated[str, _scheme("redis", "rediss", "unix")]
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
@@ -181,6 +182,11 @@ class Settings(BaseSettings):
             self.guard().check(self.callback_url)
         except Refused as error:
             raise ValueError(f"{PREFIX}CALLBACK_URL: {error}") from error
+
+    @property
+    def owner_url(self) -> str:
+        """The URL under which the schema is made and changed."""
+        return self.migration_database_url or self.database_url
 
     def guard(self) -> Guard:
         """Which URLs may be called on a client's word."""

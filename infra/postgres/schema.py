@@ -11,6 +11,7 @@ import structlog
 
 from infra.postgres.errors import TryAgain, Unavailable, classify
 from infra.postgres.lanes import Lane
+from infra.postgres.privileges import check_role, grant
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 _CHECK_SECONDS = 0.8
@@ -66,12 +67,14 @@ def _beside(url: str, name: str, statement: str) -> None:
         raise classify(error) from error
 
 
-def migrate(url: str, namespace: str, to: str = "head") -> str:
+def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | None = None) -> str:
     """Bring the schema to revision `to` and give the database to `namespace`; returns the revision it has now.
 
+    `runtime_role`, where it is another role than the URL's, is then granted what running needs (`infra.postgres.privileges`).
     DDL waits at most 3 s for a lock, so that it never queues the service's own work up behind itself for longer.
 
     Raises:
+        RoleMissing: there is no such run-time role; nothing was changed.
         MigrationBlocked: another migration runs, or somebody holds a lock for too long.
         WrongEncoding: the database is not in UTF8.
         ForeignNamespace: the database belongs to another namespace.
@@ -90,11 +93,14 @@ def migrate(url: str, namespace: str, to: str = "head") -> str:
     try:
         with engine.connect() as lock, _advisory_lock(lock), engine.connect() as connection:
             _require_utf8(connection)
+            grantee = runtime_role if runtime_role and check_role(connection, runtime_role) else None
             config.attributes["connection"] = connection
             command.upgrade(config, to)
             connection.commit()
             _claim_namespace(connection, namespace)
             revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+            if grantee and not grant(connection, grantee):
+                log.warning("privileges.too_many", role=grantee, effect="it can do more than read and write rows")
             return str(revision)
     except sa.exc.DBAPIError as error:
         classified = classify(error)
