@@ -46,6 +46,14 @@ class Topology:
         return f"{self.namespace}.{logical}"
 
 
+def permission(namespace: str) -> str:
+    """What a user of this namespace may configure, write and read: a regular expression over names on the broker.
+
+    Enough for all we do; dead-lettering asks for it, too: to read the queue and to write the exchange, at its declaration.
+    """
+    return rf"^{namespace}\..*$"
+
+
 def describe(namespace: str, providers: Iterable[str]) -> Topology:
     """The topology of a namespace whose messages go to these providers; reports have a queue in any."""
     quorum: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
