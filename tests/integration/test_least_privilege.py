@@ -1,0 +1,296 @@
+"""Whoever runs the service needs no more than these privileges, and has no more. Each on a server of the test's own."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import aio_pika
+import aiormq.exceptions
+import psycopg2
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, ResponseError
+
+from infra.postgres import checks, schema
+from infra.postgres.lanes import Lane
+from infra.postgres.leadership import Leadership
+from infra.postgres.ledger import Accepted, Ledger
+from infra.postgres.posts import Post, Posts, texts
+from infra.postgres.privileges import RoleMissing, role_of
+from infra.postgres.queries import Queries
+from infra.rabbitmq.consumer import Consumer, Delivery
+from infra.rabbitmq.dead_queue import DeadQueues
+from infra.rabbitmq.inspection import inspect
+from infra.rabbitmq.publisher import Publisher
+from infra.rabbitmq.topology import declare, delete, describe
+from infra.rabbitmq.user import CannotMake, make
+from infra.redis.acl import rules
+from infra.redis.events import Events
+from infra.redis.status_cache import StatusCache
+from jobs.decision import decide
+from jobs.lifecycle import Status
+from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer, decode
+from tests.conftest import PROVIDERS
+from tests.making import ACCEPTED, claim_request, message, new_id
+from tests.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
+from tests.own_servers import own_server
+from tests.services import sql, with_path
+from tests.waiting import eventually
+
+SECONDS = 5.0
+NAMESPACE = "posthaste"
+
+
+def _as(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{user}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database on a server of its own, as its owner, who is no superuser; a role `runner` is there, too."""
+    with own_server("postgres", tmp_path_factory.mktemp("postgres")) as server:
+        for role in ("owner", "runner"):
+            sql(server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+        sql(server.url, "CREATE DATABASE strict OWNER owner")
+        yield _as(with_path(server.url, "strict"), "owner")
+
+
+@pytest.fixture(scope="module")
+def runner(owner: str) -> str:
+    """The same, migrated, as the role that runs. Migrating twice changes nothing."""
+    for _ in range(2):
+        schema.migrate(owner, NAMESPACE, runtime_role="runner")
+    return _as(owner, "runner")
+
+
+async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: str) -> None:
+    lane = Lane(runner, name="test", threads=2)
+    ledger = Ledger(lane, grace_seconds=5)
+    assert await schema.check(lane, NAMESPACE, SECONDS)
+    (accepted,) = await ledger.accept([message()], SECONDS)
+    assert isinstance(accepted, Accepted)
+    (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
+    assert job is not None
+    await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
+    (known,) = await Queries(lane).statuses([accepted.id], SECONDS)
+    assert known is not None and known.status == Status.SENT
+    assert (await checks.look(lane, SECONDS)).relays == 0
+    lane.close()
+    leadership = Leadership(runner, "relay")
+    assert await leadership.held() and await leadership.held()
+    await leadership.release()
+    leadership.close()
+
+
+async def test_the_run_time_role_fills_reads_and_empties_the_posts(runner: str) -> None:
+    posts = Posts(runner)
+    posts.fill([Post(1, "two words", datetime.now(UTC))])
+    lane = Lane(runner, name="test", threads=1, scans=True)
+    assert await lane.call(lambda connection: list(texts(connection)), SECONDS) == [(1, "two words")]
+    lane.close()
+    posts.truncate()
+    assert posts.stats().posts == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE mine (id int)",
+        "CREATE TEMPORARY TABLE mine (id int)",
+        "CREATE SCHEMA mine",
+        "CREATE DATABASE mine",
+        "CREATE ROLE mine",
+        "ALTER TABLE jobs ADD COLUMN mine int",
+        "ALTER DATABASE strict SET synchronous_commit = off",
+        "CREATE INDEX mine ON jobs (id)",
+        "DROP TABLE outbox",
+        "DROP INDEX jobs_lease",
+        "TRUNCATE jobs",
+        "UPDATE alembic_version SET version_num = '0001'",
+        "DELETE FROM installation",
+        "COPY jobs TO PROGRAM 'true'",
+    ],
+)
+def test_the_run_time_role_is_refused(runner: str, statement: str) -> None:
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        sql(runner, statement)
+
+
+def test_what_the_owner_adds_later_is_usable_at_once(owner: str, runner: str) -> None:
+    sql(owner, "CREATE TABLE later (id bigint GENERATED ALWAYS AS IDENTITY, number serial, word text)")
+    try:
+        sql(runner, "INSERT INTO later (word) VALUES ('x')")
+        assert sql(runner, "SELECT id, number FROM later") == [(1, 1)]
+    finally:
+        sql(owner, "DROP TABLE later")
+
+
+def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
+    owner: str, runner: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RoleMissing, match="'nobody'"):
+        schema.migrate(owner, NAMESPACE, runtime_role="nobody")
+    sql(owner, "GRANT CREATE ON SCHEMA public TO runner")
+    try:
+        schema.migrate(owner, NAMESPACE, runtime_role="runner")
+        assert "privileges.too_many" in capsys.readouterr().out
+    finally:
+        sql(owner, "REVOKE CREATE ON SCHEMA public FROM runner")
+    schema.migrate(owner, NAMESPACE, runtime_role="runner")
+    assert "privileges.too_many" not in capsys.readouterr().out
+
+
+def test_the_role_of_a_url() -> None:
+    urls: dict[str, Any] = {"postgresql://a:b@h/db": "a", "postgresql:///db?user=c": "c", "postgres://h/db": None}
+    assert {url: role_of(url) for url in urls} == urls
+
+
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRabbitMQ]:
+    with own_rabbitmq(tmp_path_factory.mktemp("rabbitmq")) as server:
+        yield server
+
+
+@pytest.fixture
+async def limited(rabbitmq: OwnRabbitMQ) -> AsyncIterator[str]:
+    """The URL of a user that is limited to the namespace; made twice, which changes nothing."""
+    url = _as(rabbitmq.amqp, "runner")
+    for _ in range(2):
+        assert await asyncio.to_thread(make, rabbitmq.management, url, NAMESPACE) == "runner"
+    yield url
+    async with await aio_pika.connect(rabbitmq.amqp) as connection:
+        await delete(await connection.channel(), describe(NAMESPACE, PROVIDERS))
+
+
+async def test_the_limited_user_declares_publishes_consumes_and_dead_letters(limited: str) -> None:
+    topology = describe(NAMESPACE, PROVIDERS)
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    publisher = Publisher(limited, topology, name="test")
+    queue, dead = "messages.sandbox.high", DEAD_QUEUES[Kind.MESSAGE]
+    consumer = Consumer(limited, topology, {queue: 5}, received.put_nowait, name="test")
+    running = [asyncio.create_task(each.run()) for each in (publisher, consumer)]
+    try:
+        await asyncio.wait_for(publisher.connected.wait(), 20)
+        pointers = {Pointer(new_id(), 1), Pointer(new_id(), 1)}
+        for pointer in pointers:
+            await publisher.publish(pointer, Route.WORK, queue)
+        await publisher.publish(Pointer(new_id(), 1), Route.DEAD, dead)
+        kept, refused = [await asyncio.wait_for(received.get(), 10) for _ in pointers]
+        assert {decode(kept.body), decode(refused.body)} == pointers
+        await kept.ack()
+        await refused.reject()
+        states = await eventually(
+            lambda: inspect(limited, topology), lambda states: {s.logical: s.ready for s in states}[dead] == 2
+        )
+        assert [state for state in states if state.problem] == []
+        looked = await DeadQueues(limited, topology).tidy(dead, _all_are_stale)
+        assert (looked.acknowledged, looked.kept) == (2, 0)
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _all_are_stale(pointers: Any) -> set[Pointer]:
+    return set(pointers)
+
+
+async def test_the_limited_user_is_kept_from_other_namespaces(rabbitmq: OwnRabbitMQ, limited: str) -> None:
+    theirs = describe("posthaste2", PROVIDERS)
+    async with await aio_pika.connect(rabbitmq.amqp) as administrator:
+        await declare(await administrator.channel(), theirs)
+        async with await aio_pika.connect(limited) as connection:
+
+            async def refused(act: str) -> None:
+                channel = await connection.channel()
+                with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
+                    if act == "declare":
+                        await declare(channel, theirs)
+                    elif act == "consume":
+                        await (await channel.get_queue(theirs.queues[0].name, ensure=False)).get()
+                    elif act == "delete":
+                        await channel.queue_delete(theirs.queues[0].name)
+                    else:
+                        exchange = await channel.get_exchange(theirs.exchanges[0], ensure=False)
+                        await exchange.publish(aio_pika.Message(b""), "x", mandatory=False)
+
+            for act in ("declare", "consume", "delete", "publish"):
+                await refused(act)
+        await delete(await administrator.channel(), theirs)
+
+
+async def test_an_administrator_is_not_limited_by_mistake(rabbitmq: OwnRabbitMQ) -> None:
+    with pytest.raises(CannotMake, match="guest"):
+        make(rabbitmq.management, rabbitmq.amqp, NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The administrator's URL of a Redis of our own."""
+    with own_server("redis", tmp_path_factory.mktemp("redis")) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def listed(redis: str) -> str:
+    """The URL of a user that the rules limit to the namespace."""
+    async with Redis.from_url(redis) as administrator:
+        user = ["runner", "reset", "on", ">secret", *rules(NAMESPACE)]
+        await administrator.execute_command("ACL", "SETUSER", *user)  # type: ignore[no-untyped-call]
+    return _as(redis, "runner")
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, listed: str, protocol: str) -> None:
+    heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
+    url = f"{listed}?protocol={protocol}"
+    events = Events(url, namespace=NAMESPACE, heard=heard.put_nowait)
+    cache = StatusCache(url, namespace=NAMESPACE, ttl_seconds=5)
+    listening = asyncio.create_task(events.run())
+    try:
+        await asyncio.wait_for(events.subscribed.wait(), 10)
+        known = KnownStatus(new_id(), 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic())
+        async with Redis.from_url(redis) as administrator:
+            await administrator.script_flush()  # so that the script has to be loaded
+        await cache.write([known], 5)
+        assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+        (read,) = await cache.read([known.id], 5)
+        assert read is not None and read.status == Status.QUEUED
+        await cache.answers()
+    finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
+        await events.close()
+        await cache.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "GET other:job:1",
+        "SET posthaste2:job:1 x",
+        "PUBLISH other:events x",
+        "SUBSCRIBE other:events",
+        "EVAL return(redis.call('GET','other:job:1')) 0",
+        "EVAL return(redis.call('FLUSHALL')) 0",
+        "KEYS *",
+        "FLUSHALL",
+        "CONFIG GET *",
+        "ACL LIST",
+        "CLIENT LIST",
+        "CLIENT KILL TYPE normal",
+        "SCRIPT FLUSH",
+        "DEL posthaste:job:1",
+    ],
+)
+async def test_the_listed_user_is_refused(listed: str, command: str) -> None:
+    async with Redis.from_url(listed) as redis:
+        refusal = ResponseError if command.startswith("EVAL") else NoPermissionError
+        with pytest.raises(refusal, match=r"permissions|user executing the script can't"):
+            await redis.execute_command(*command.split(" "))  # type: ignore[no-untyped-call]

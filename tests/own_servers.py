@@ -1,0 +1,84 @@
+"""A Postgres or Redis that belongs to one test alone, so that its roles, users and certificates can be changed."""
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.services import Instance
+from infra.services.home import Home
+from infra.services.process import write_as
+from infra.services.project import Project
+
+
+@dataclass(frozen=True)
+class OwnServer:
+    """Its URL as an administrator; `put(name, text)` writes a file that it can read, and nobody else, and says where."""
+
+    url: str
+    put: Callable[[str, str], str]
+
+
+@contextmanager
+def own_server(name: str, root: Path) -> Iterator[OwnServer]:
+    """`postgres` or `redis`, started for this test, deleted after it: from the packages, else in a container."""
+    instance = Instance.of(name, root)
+    with _private(instance) if instance.installed() else _in_a_container(instance) as started:
+        yield started
+
+
+@contextmanager
+def _private(instance: Instance) -> Iterator[OwnServer]:
+    def put(name: str, text: str) -> str:
+        place = instance.place()
+        write_as(place.user, place.folder / name, text)
+        return str(place.folder / name)
+
+    try:
+        instance.start()
+        yield OwnServer(instance.variables[instance.service.variable], put)
+    finally:
+        instance.stop()
+        instance.home.delete()
+
+
+@contextmanager
+def _in_a_container(instance: Instance) -> Iterator[OwnServer]:
+    service, home = instance.service, Home(instance.home.root)
+    home.create()
+    project = Project(home, lambda _service, _line: None)
+
+    def put(name: str, text: str) -> str:
+        path, user = f"/tmp/{name}", instance.recipe.user  # the package's user and the image's have one name
+        write = f'umask 077 && printf %s "$0" >{path} && chown {user} {path}'
+        project.execute(service, "sh", "-c", write, text)
+        return path
+
+    try:
+        (found,) = project.start([service], threading.Event())
+        yield OwnServer(dict(found.variables)[service.variable], put)
+    finally:
+        project.delete()
+        home.delete()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """For 127.0.0.1 and localhost, its own authority: `file` is where it lies, for whoever is to trust it."""
+
+    file: Path
+    certificate: str
+    key: str
+
+
+def make_certificate(folder: Path) -> Certificate:
+    """By the openssl command."""
+    certificate, key = folder / "server.crt", folder / "server.key"
+    names = "subjectAltName=IP:127.0.0.1,DNS:localhost"
+    made = [*("-newkey", "rsa:2048", "-nodes", "-days", "2"), *("-keyout", str(key)), *("-out", str(certificate))]
+    subprocess.run(
+        ["openssl", "req", "-x509", *made, "-subj", "/CN=localhost", "-addext", names], check=True, capture_output=True
+    )
+    return Certificate(certificate, certificate.read_text(), key.read_text())
