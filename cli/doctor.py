@@ -219,8 +219,9 @@ def _api(settings: Settings) -> Finding:
 
 
 def _without_password(url: str) -> str:
+    """Without its query, too, which may hold one. The hosts as they are written: libpq's URLs may name several."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or ''}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def run(settings: Settings) -> list[Finding]:

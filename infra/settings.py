@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
 
+from infra.tls import check_tls
 from infra.webhooks.guard import PORTS, Guard, Network, Refused
 from infra.webhooks.signing import check_secret
 from jobs.breaker import BreakerPolicy
@@ -92,10 +93,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_file=ENV_FILES)
 
-    database_url: Annotated[str, _scheme("postgresql", "postgres")]
-    migration_database_url: Annotated[str, _scheme("postgresql", "postgres")] | None = None
-    amqp_url: Annotated[str, _scheme("amqp", "amqps")]
-    redis_url: Annotated[str, _scheme("redis", "rediss", "unix")]
+    database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)]
+    migration_database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)] | None = None
+    amqp_url: Annotated[str, _scheme("amqp", "amqps"), AfterValidator(check_tls)]
+    redis_url: Annotated[str, _scheme("redis", "rediss", "unix"), AfterValidator(check_tls)]
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
     namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     host: str = "127.0.0.1"

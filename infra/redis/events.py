@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from infra.redis.status_cache import channel, parse
+from infra.redis.tls import share_context
 from jobs.model import KnownStatus
 
 log = structlog.get_logger()
@@ -26,6 +27,7 @@ class Events:
         self._redis = Redis.from_url(
             url, socket_timeout=_HEALTH_SECONDS, socket_connect_timeout=1.0, health_check_interval=_HEALTH_SECONDS
         )
+        share_context(self._redis.connection_pool)
         self._channel = channel(namespace)
         self._heard = heard
         self.subscribed = asyncio.Event()

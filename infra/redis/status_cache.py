@@ -8,6 +8,7 @@ from uuid import UUID
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
+from infra.redis.tls import share_context
 from jobs.lifecycle import Status, has_exit
 from jobs.model import Kind, KnownStatus
 
@@ -40,11 +41,11 @@ class StatusCache:
     """Reads and writes in batches, each within 50 ms. States that can still change are kept `ttl_seconds`."""
 
     def __init__(self, url: str, *, namespace: str, ttl_seconds: float):
-        self._redis = Redis(
-            connection_pool=BlockingConnectionPool.from_url(
-                url, max_connections=8, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
-            )
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=8, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
         )
+        share_context(pool)
+        self._redis = Redis(connection_pool=pool)
         self._write = self._redis.register_script(_WRITE)
         self._prefix = f"{namespace}:job:"
         self._channel = channel(namespace)

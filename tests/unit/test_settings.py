@@ -42,6 +42,13 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"DATABASE_URL": "mysql://h/db"}, "POSTHASTE_DATABASE_URL"),
         ({"AMQP_URL": "http://h"}, "POSTHASTE_AMQP_URL"),
         ({"REDIS_URL": ""}, "POSTHASTE_REDIS_URL"),
+        ({"DATABASE_URL": "postgresql://h/db?sslmode=verify-full&sslrootcert=absent"}, "POSTHASTE_DATABASE_URL: sslrootcert"),
+        ({"DATABASE_URL": "postgres://h/db?sslrootcert=system"}, "POSTHASTE_DATABASE_URL: sslrootcert"),
+        ({"MIGRATION_DATABASE_URL": "postgresql://h/db?cafile=absent"}, "POSTHASTE_MIGRATION_DATABASE_URL: cafile"),
+        ({"AMQP_URL": "amqps://h/?cafile=absent"}, "POSTHASTE_AMQP_URL: cafile"),
+        ({"AMQP_URL": "amqp://h/?cafile=/dev/null"}, "POSTHASTE_AMQP_URL: cafile is heeded in amqps:// URLs alone"),
+        ({"AMQP_URL": "amqps://h/?ssl_ca_certs=x"}, "POSTHASTE_AMQP_URL: ssl_ca_certs"),
+        ({"REDIS_URL": "redis://h?ssl_ca_certs=x"}, "POSTHASTE_REDIS_URL: ssl_ca_certs"),
         ({"PORT": "0"}, "POSTHASTE_PORT"),
         ({"PORT": "many"}, "POSTHASTE_PORT"),
         ({"NAMESPACE": "Not This"}, "POSTHASTE_NAMESPACE"),
@@ -107,6 +114,15 @@ def test_without_or_with_several_providers_a_default_must_be_named(monkeypatch: 
     _set(monkeypatch, PROVIDERS='{"a": {"url": "http://h/"}, "b": {"url": "http://h/"}}')
     with pytest.raises(SettingsError, match="POSTHASTE_DEFAULT_PROVIDER"):
         load().provider_for_new_messages()
+
+
+def test_the_owner_migrates_and_is_who_runs_unless_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    _set(monkeypatch)
+    assert load().owner_url == "postgresql://h/db"
+    owner = "postgresql://owner@h/db?sslmode=verify-full&sslrootcert=ca.pem"
+    _set(monkeypatch, MIGRATION_DATABASE_URL=owner)
+    assert (load().owner_url, load().database_url) == (owner, "postgresql://h/db")
 
 
 def test_the_example_lists_every_setting() -> None:

@@ -1,0 +1,19 @@
+"""What the doctor shows of a URL."""
+
+import pytest
+
+from cli.doctor import _without_password
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@h:5432/db?sslmode=verify-full&password=secret", "postgresql://h:5432/db"),
+        ("postgresql://me:se@cret@h1:5432,h2:5433/db", "postgresql://h1:5432,h2:5433/db"),
+        ("amqps://me:secret@h/?cafile=/ca.pem", "amqps://h/"),
+        ("rediss://:secret@[::1]:6379/0?ssl_ca_certs=/ca.pem", "rediss://[::1]:6379/0"),
+        ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
+    ],
+)
+def test_neither_user_nor_password_are_shown(url: str, shown: str) -> None:
+    assert _without_password(url) == shown
