@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cli.client import ApiError, Client
 from infra.postgres import checks, schema
-from infra.postgres.errors import TryAgain, Unavailable
+from infra.postgres.errors import NOT_PERMITTED, TryAgain, Unavailable
 from infra.postgres.lanes import Lane
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
@@ -68,6 +68,8 @@ async def _postgres(settings: Settings, lane: Lane) -> list[Finding]:
         seen = await checks.look(lane, CALL_SECONDS)
     except (Unavailable, TryAgain) as error:
         mend = f"`make services` starts one; or set {PREFIX}DATABASE_URL to one that runs"
+        if error.sqlstate == NOT_PERMITTED:
+            mend = f"`posthaste migrate`, with the owner's {PREFIX}MIGRATION_DATABASE_URL: it grants what running needs"
         return [Finding("postgres", "wrong", f"{where}: {error}", mend)]
     except schema.SchemaTooOld as error:
         return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]

@@ -28,10 +28,11 @@ class BadData(Exception):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
 
 
+NOT_PERMITTED = "42501"
 _TRY_AGAIN = ("40001", "40P01", "57014", "55P03")
-# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet, 42501 not
+# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet, not
 # permitted (yet): all say "not now, not here".
-_UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703", "42501")
+_UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703", NOT_PERMITTED)
 
 
 def classify(error: Exception) -> Exception:

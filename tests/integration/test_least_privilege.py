@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from infra.postgres import checks, schema
+from infra.postgres.errors import NOT_PERMITTED, Unavailable
 from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Accepted, Ledger
@@ -53,9 +54,9 @@ def _as(url: str, user: str) -> str:
 
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database on a server of its own, as its owner, who is no superuser; a role `runner` is there, too."""
+    """A database on a server of its own: its URL as its owner, no superuser. The roles `runner` and `stranger` are there."""
     with own_server("postgres", tmp_path_factory.mktemp("postgres")) as server:
-        for role in ("owner", "runner"):
+        for role in ("owner", "runner", "stranger"):
             sql(server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
         sql(server.url, "CREATE DATABASE strict OWNER owner")
         yield _as(with_path(server.url, "strict"), "owner")
@@ -144,6 +145,15 @@ def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
         sql(owner, "REVOKE CREATE ON SCHEMA public FROM runner")
     schema.migrate(owner, NAMESPACE, runtime_role="runner")
     assert "privileges.too_many" not in capsys.readouterr().out
+
+
+async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
+    """It waits for them, as for a migration: see `infra.postgres.errors`."""
+    lane = Lane(_as(runner, "stranger"), name="test", threads=1)
+    with pytest.raises(Unavailable, match="permission denied") as refusal:
+        await schema.check(lane, NAMESPACE, SECONDS)
+    assert refusal.value.sqlstate == NOT_PERMITTED
+    lane.close()
 
 
 def test_the_role_of_a_url() -> None:
