@@ -139,6 +139,8 @@ async def _rabbitmq(settings: Settings) -> list[Finding]:
         states = await inspect(settings.amqp_url, describe(settings.namespace, settings.providers))
     except BrokerDown as error:
         mend = f"`make services` starts one; or set {PREFIX}AMQP_URL to one that runs"
+        if "ACCESS_REFUSED" in str(error):
+            mend = 'correct the user or password; docs/operations.md, "Roles and users", says how the user is made'
         return [Finding("rabbitmq", "wrong", f"{where}: {error}", mend)]
     misfits = [_misfit(state) for state in states if state.problem]
     fit = Finding("topology", "ok", f"{len(states)} queues fit")
