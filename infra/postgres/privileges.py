@@ -8,7 +8,7 @@ import sqlalchemy as sa
 # Which database this is: written by migrations, read by everybody.
 _READ_ONLY = ("alembic_version", "installation")
 
-# What later revisions add is usable before the grants that follow them; see `grant`, which is made after each migration.
+# With default privileges, so that what a later revision adds is usable from its commit on, and not only from the next grants.
 _GRANTS = """
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;
 REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM PUBLIC;
