@@ -21,8 +21,9 @@ class ApiError(Exception):
 class Client:
     """Speaks to one API over HTTP."""
 
-    def __init__(self, base: str, *, timeout_seconds: float = TIMEOUT_SECONDS):
+    def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS):
         self._base = base.rstrip("/")
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout_seconds
 
     def send(self, destination: str, body: str, provider: str | None = None) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Client:
     def _text(self, method: str, path: str, fields: dict[str, Any] | None = None) -> str:
         data = None if fields is None else json.dumps(fields).encode()
         request = urllib.request.Request(  # noqa: S310  the operator's own URL
-            self._base + path, data, {"Content-Type": "application/json"}, method=method
+            self._base + path, data, self._headers, method=method
         )
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
@@ -104,6 +105,7 @@ def _explain(error: urllib.error.HTTPError) -> str:
     try:
         problem = json.load(error)
         fields = "; ".join(f"{e['pointer']}: {e['detail']}" for e in problem.get("errors", []))
-        return f"{error.code} {problem['code']}: {problem['detail']}" + (f" ({fields})" if fields else "")
+        hint = " POSTHASTE_API_KEY names the key." if error.code in (401, 403) else ""
+        return f"{error.code} {problem['code']}: {problem['detail']}{hint}" + (f" ({fields})" if fields else "")
     except (ValueError, KeyError):
         return f"{error.code} {error.reason}"

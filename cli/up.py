@@ -199,7 +199,7 @@ def _introduce(
     first_message: bool,
 ) -> None:
     base = f"http://{settings.host}:{settings.port}"
-    client = Client(base)
+    client = Client(base, key=settings.api_key)
     deadline = time.monotonic() + START_SECONDS
     while not client.ready():
         if stopping or process.poll() is not None:

@@ -1,0 +1,201 @@
+"""Who calls: the key in `Authorization: Bearer ph_…`, looked up once, then watched: a revocation is heeded within a second."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.limits import RateLimits
+from api.problems import Problem, unavailable
+from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.4  # what is revoked is refused after this and one look, in every process
+LOOKUP_SECONDS = 0.3
+IDLE_SECONDS = 300.0  # a key that was not shown for so long is not watched any more
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class NoKeys(Exception):
+    """The API would be open to everybody who can reach it, and was not told to be."""
+
+
+@dataclass(slots=True)
+class Caller:
+    """Whoever sent a request: the client, what it may do, and for how many requests it is being waited with."""
+
+    client_id: str
+    scopes: frozenset[Scope]
+    prefix: str | None = None
+    usable: bool = True
+    waiting: int = 0
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the dead letters of every client are its to handle."""
+        return Scope.ADMIN in self.scopes
+
+
+@dataclass(slots=True)
+class _Known:
+    record: KeyRecord
+    caller: Caller
+    used_at: float = field(default_factory=time.monotonic)
+
+
+class Keyring:
+    """The keys that this process has been shown lately.
+
+    While Postgres does not answer, what was known last holds: nobody can revoke a key then. `off`: everybody is welcome.
+    """
+
+    def __init__(
+        self,
+        find: Batcher[str, KeyRecord | None],
+        any_keys: Callable[[float], Awaitable[bool]],
+        revoked: Callable[[], None],
+        *,
+        off: bool,
+        passing: tuple[type[Exception], ...],
+    ):
+        self._find = find
+        self._any_keys = any_keys
+        self._revoked = revoked
+        self._off = off
+        self._passing: tuple[type[Exception], ...] = (*passing, DeadlineExceeded, Overloaded)
+        self._open = Caller(OPEN_CLIENT, frozenset(Scope))
+        self._known: dict[str, _Known] = {}
+        self.required: bool | None = False if off else None  # None: Postgres has not been asked yet
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while not self._off:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """One look at every key that is in use, and whether there are any."""
+        now = time.monotonic()
+        self._known = {prefix: known for prefix, known in self._known.items() if now - known.used_at < IDLE_SECONDS}
+        try:
+            if not self.required:
+                self.required = await self._any_keys(LOOK_SECONDS)
+            watched = list(self._known.values())
+            records = await asyncio.gather(*(self._find.submit(known.record.prefix, LOOK_SECONDS) for known in watched))
+        except self._passing as error:
+            log.debug("keys.not_looked_at", reason=str(error), effect="what was known last holds")
+            return
+        for record, known in zip(records, watched, strict=True):
+            self._learn(known, record)
+
+    def _learn(self, known: _Known, record: KeyRecord | None) -> None:
+        if record is not None and record.usable:
+            known.record = record
+            known.caller.scopes = record.scopes
+            return
+        log.info("key.refused", key=known.record.prefix, reason="revoked or expired")
+        known.caller.usable = False
+        self._known.pop(known.record.prefix, None)
+        self._revoked()
+
+    async def caller(self, request: Request) -> Caller:
+        """Who sent this request.
+
+        Raises:
+            Problem: 401 without a usable key where one is needed, 503 where nobody can tell.
+        """
+        if self.required is None:
+            raise unavailable("The database has not been seen yet; whether you may call is unknown.")
+        if not self.required:
+            return self._open
+        key = _shown(request)
+        prefix = prefix_of(key)
+        if prefix is None:
+            raise _unauthorized("Send the header Authorization: Bearer ph_…")
+        known = self._known.get(prefix) or await self._look_up(prefix)
+        if known is None or not matches(key, known.record.hash):
+            raise _unauthorized("This key is not known, has expired or was revoked.")
+        known.used_at = time.monotonic()
+        return known.caller
+
+    def knows(self, request: Request) -> bool:
+        """Whether the key that is shown, be it right or wrong in its secret part, need not be looked up."""
+        return prefix_of(_shown(request)) in self._known
+
+    async def _look_up(self, prefix: str) -> _Known | None:
+        try:
+            record = await self._find.submit(prefix, LOOKUP_SECONDS)
+        except (DeadlineExceeded, Overloaded) as error:
+            raise unavailable("The database does not answer; whether this key may call is unknown.") from error
+        if record is None or not record.usable:
+            return None
+        return self._known.setdefault(prefix, _Known(record, Caller(record.client_id, record.scopes, prefix)))
+
+
+def _shown(request: Request) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="posthaste"'})
+
+
+def caller_of(request: Request) -> Caller:
+    """Who sent this request, as a route behind `Access` finds it."""
+    caller: Caller = request.scope["posthaste.caller"]
+    return caller
+
+
+def client_of(request: Request) -> str:
+    return caller_of(request).client_id
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Lets requests through to routes if their key has the scope, and there are not too many of them."""
+
+    keyring: Keyring
+    limits: RateLimits
+
+    def to(self, routes: Iterable[Route], read: Scope, write: Scope | None = None) -> list[Route]:
+        """The same routes for keys with scope `read`; where they change something, with `write`."""
+        return [self._guarded(route, write if write and "GET" not in (route.methods or ()) else read) for route in routes]
+
+    def _guarded(self, route: Route, scope: Scope) -> Route:
+        handler: Handler = route.endpoint
+
+        async def guarded(request: Request) -> Response:
+            caller = await self._caller(request)
+            if not caller.may(scope):
+                raise Problem(403, "forbidden", f"This key lacks the scope {scope}.")
+            request.scope["posthaste.caller"] = caller
+            return await handler(request)
+
+        return Route(route.path, guarded, methods=list(route.methods or ()), name=route.name)
+
+    async def _caller(self, request: Request) -> Caller:
+        """Who calls. Guessing at keys is made slow for an address, and looking each guess up avoided."""
+        address = request.client.host if request.client else "unknown"
+        if self.keyring.required and not self.keyring.knows(request):
+            await self.limits.stranger(address, count=False)
+        try:
+            caller = await self.keyring.caller(request)
+        except Problem as problem:
+            if problem.status == 401:
+                await self.limits.stranger(address, count=True)
+            raise
+        if caller.prefix is not None:
+            await self.limits.key(caller.prefix)
+        return caller

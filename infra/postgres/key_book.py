@@ -1,0 +1,137 @@
+"""Clients and their keys, as the ledger's database has them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from infra.keys import KeyRecord, NewKey, Scope
+from infra.postgres.lanes import Lane
+
+_USABLE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
+
+_FIND = sa.text(f"""
+SELECT prefix, client_id, hash, scopes, {_USABLE} AS usable FROM api_keys WHERE prefix = ANY(:prefixes)
+""")  # noqa: S608  a constant
+
+_ANY = sa.text("SELECT EXISTS (SELECT FROM api_keys)")
+
+_CREATE_CLIENT = sa.text("INSERT INTO clients (id) VALUES (:id) ON CONFLICT DO NOTHING")
+
+_CLIENTS = sa.text(f"""
+SELECT c.id, c.created_at, count(k.prefix) AS keys, count(k.prefix) FILTER (WHERE {_USABLE}) AS usable
+FROM clients c LEFT JOIN api_keys k ON k.client_id = c.id GROUP BY c.id ORDER BY c.id
+""")  # noqa: S608
+
+_CREATE_KEY = sa.text("""
+INSERT INTO api_keys (prefix, client_id, hash, scopes, expires_at)
+SELECT :prefix, id, :hash, :scopes, clock_timestamp() + :seconds * interval '1 second' FROM clients WHERE id = :client_id
+""")
+
+_KEYS = sa.text(f"""
+SELECT prefix, client_id, scopes, created_at, expires_at, revoked_at, {_USABLE} AS usable FROM api_keys
+WHERE client_id = coalesce(:client_id, client_id) ORDER BY client_id, created_at
+""")  # noqa: S608
+
+# The new key of the same client, with the same scopes, and as long a life as the old one was given.
+_ROTATE = sa.text(f"""
+WITH old AS (
+    UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + :overlap * interval '1 second')
+    WHERE prefix = :old AND {_USABLE}
+    RETURNING client_id, scopes, created_at
+), lifetime AS (
+    SELECT expires_at - created_at AS length FROM api_keys WHERE prefix = :old
+)
+INSERT INTO api_keys (prefix, client_id, hash, scopes, expires_at)
+SELECT :prefix, client_id, :hash, scopes, clock_timestamp() + lifetime.length FROM old, lifetime
+""")  # noqa: S608
+
+_REVOKE = sa.text("""
+UPDATE api_keys SET revoked_at = clock_timestamp()
+WHERE revoked_at IS NULL AND (prefix = :name OR (:of_client AND client_id = :name))
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRow:
+    """A client, how many keys it was given, and how many of them are usable now."""
+
+    id: str
+    created_at: datetime
+    keys: int
+    usable: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key as an operator may see it."""
+
+    prefix: str
+    client_id: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    usable: bool
+
+
+class KeyBook:
+    """Each method is one transaction; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def find(self, prefixes: Sequence[str], timeout: float) -> list[KeyRecord | None]:
+        """The keys with these prefixes, in their order; None where there is none."""
+
+        def work(connection: sa.Connection) -> dict[str, KeyRecord]:
+            rows = connection.execute(_FIND, {"prefixes": list(prefixes)})
+            return {row.prefix: _record(row) for row in rows}
+
+        found = await self._lane.call(work, timeout)
+        return [found.get(prefix) for prefix in prefixes]
+
+    async def any(self, timeout: float) -> bool:
+        """Whether a key was ever made."""
+        return await self._lane.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
+
+    async def create_client(self, id_: str, timeout: float) -> bool:
+        """False: it is there already."""
+        return await self._lane.call(lambda c: c.execute(_CREATE_CLIENT, {"id": id_}).rowcount == 1, timeout)
+
+    async def clients(self, timeout: float) -> list[ClientRow]:
+        return await self._lane.call(lambda c: [ClientRow(**row) for row in c.execute(_CLIENTS).mappings()], timeout)
+
+    async def create_key(
+        self, client_id: str, new: NewKey, scopes: Sequence[Scope], seconds: float | None, timeout: float
+    ) -> bool:
+        """A key that lasts so long (None: for good). False: there is no such client."""
+        parameters = {
+            "client_id": client_id,
+            "prefix": new.prefix,
+            "hash": new.hash,
+            "scopes": [str(scope) for scope in scopes],
+            "seconds": seconds,
+        }
+        return await self._lane.call(lambda c: c.execute(_CREATE_KEY, parameters).rowcount == 1, timeout)
+
+    async def keys(self, client_id: str | None, timeout: float) -> list[KeyRow]:
+        parameters = {"client_id": client_id}
+        return await self._lane.call(lambda c: [KeyRow(**row) for row in c.execute(_KEYS, parameters).mappings()], timeout)
+
+    async def rotate(self, old: str, new: NewKey, overlap_seconds: float, timeout: float) -> bool:
+        """A new key in the place of a usable one, which goes on for the overlap at most. False: there is no such key."""
+        parameters = {"old": old, "prefix": new.prefix, "hash": new.hash, "overlap": overlap_seconds}
+        return await self._lane.call(lambda c: c.execute(_ROTATE, parameters).rowcount == 1, timeout)
+
+    async def revoke(self, name: str, timeout: float, *, of_client: bool = False) -> int:
+        """Revoke the key with this prefix, or all of the client of this name; how many."""
+        parameters = {"name": name, "of_client": of_client}
+        return await self._lane.call(lambda c: c.execute(_REVOKE, parameters).rowcount, timeout)
+
+
+def _record(row: Any) -> KeyRecord:
+    known = frozenset(Scope(scope) for scope in row.scopes if scope in set(Scope))
+    return KeyRecord(row.prefix, row.client_id, row.hash, known, row.usable)

@@ -1,0 +1,238 @@
+"""Who may call: keys, scopes, revocation, and that one client never finds another's jobs."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from infra.keys import matches, new_key, prefix_of
+from tests.e2e.stack import Stack, free_port, running
+from tests.services import Services, sql
+from tests.waiting import eventually
+
+SECOND = 1.5  # promised: within a second; what the machine takes on top is not the promise's
+
+
+@pytest.fixture
+async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running(services, database, broker_namespace, tmp_path) as stack:
+        yield stack
+
+
+async def _key(stack: Stack, client: str, *options: str) -> str:
+    """A new key of a client, who is added if need be."""
+    await stack.command("clients", "create", client)
+    done = await stack.command("keys", "create", client, *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[0]
+
+
+async def _call(
+    stack: Stack, method: str, path: str, key: str | None = None, base: str | None = None, **request: Any
+) -> tuple[int, Any, "aiohttp.ClientResponse"]:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with stack.session.request(method, (base or stack.base) + path, headers=headers, **request) as response:
+        text = await response.text()
+        return response.status, await response.json() if "json" in response.content_type else text, response
+
+
+async def _needed(stack: Stack) -> None:
+    """Once the API has seen that there are keys."""
+
+    async def status() -> int:
+        return (await _call(stack, "GET", "/api/2.0/report/jobs"))[0]
+
+    await eventually(status, lambda code: code == 401, 5)
+
+
+MESSAGE = {"destination": "+1", "body": "hello"}
+
+
+async def test_a_key_is_needed_from_the_first_one_on(stack: Stack) -> None:
+    assert (await _call(stack, "POST", "/messages", json=MESSAGE))[0] == 202
+    key = await _key(stack, "shop")
+    await _needed(stack)
+    status, problem, response = await _call(stack, "POST", "/messages", json=MESSAGE)
+    assert (status, problem["code"]) == (401, "unauthorized")
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    other = new_key().key
+    for wrong in ("", "x", key[:-1], key + "a", key[:12] + other[12:], other, key.upper(), f"{key} {key}"):
+        assert (await _call(stack, "POST", "/messages", wrong, json=MESSAGE))[0] == 401, wrong
+    async with stack.session.post(stack.base + "/messages", json=MESSAGE, headers={"Authorization": f"Basic {key}"}) as refused:
+        assert refused.status == 401
+    status, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    assert status == 202
+    assert (await _call(stack, "GET", f"/messages/{accepted['id']}", key))[0] == 200
+    for path in ("/health/live", "/health/ready", "/version"):
+        assert (await _call(stack, "GET", path))[0] == 200
+    assert stack.rows("SELECT client_id, count(*) FROM jobs GROUP BY client_id ORDER BY 1") == [("default", 1), ("shop", 1)]
+
+
+async def test_the_key_itself_is_kept_nowhere(stack: Stack) -> None:
+    key = await _key(stack, "shop")
+    ((prefix, hash_),) = stack.rows("SELECT prefix, hash FROM api_keys")
+    assert prefix == prefix_of(key) and matches(key, str(hash_)) and key not in str(hash_)
+    listed = (await stack.command("keys", "list")).stdout
+    assert str(prefix) in listed and key not in listed
+    await _needed(stack)
+    await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    assert all(key not in process.said() for process in stack.processes.values())
+
+
+async def test_a_key_may_do_what_its_scopes_say(stack: Stack) -> None:
+    reader = await _key(stack, "shop", "--scope", "messages:read")
+    writer = await _key(stack, "shop", "--scope", "messages:write")
+    await _needed(stack)
+    status, accepted, _ = await _call(stack, "POST", "/messages", writer, json=MESSAGE)
+    assert status == 202
+    assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", reader))[0] == 200
+    refused = [
+        (reader, "POST", "/messages"),
+        (writer, "GET", f"/message/{accepted['id']}/status"),
+        (reader, "POST", "/api/2.0/report/posts"),
+        (reader, "GET", "/api/1.0/report/posts"),
+        (writer, "GET", "/dead-letters"),
+        (reader, "POST", "/dead-letters/requeue"),
+    ]
+    for key, method, path in refused:
+        status, problem, _ = await _call(stack, method, path, key)
+        assert (status, problem["code"]) == (403, "forbidden"), (method, path)
+
+
+async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: Stack) -> None:
+    port = free_port()
+    stack.start("api-2", "api", port=str(port))
+    bases = [stack.base, f"http://127.0.0.1:{port}"]
+    key, other = await _key(stack, "shop"), await _key(stack, "shop")
+    await _needed(stack)
+    await stack.faults(hang=1)
+    _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+
+    async def works(base: str) -> int:
+        try:
+            return (await _call(stack, "GET", f"/message/{accepted['id']}/status", key, base))[0]
+        except aiohttp.ClientConnectionError:
+            return 0
+
+    for base in bases:
+        await eventually(lambda base=base: works(base), lambda code: code == 200, 20)  # type: ignore[misc]
+    headers = {"Authorization": f"Bearer {key}"}
+    async with stack.session.get(f"{bases[0]}/messages/{accepted['id']}/events", headers=headers) as stream:
+        assert b"id: 2" in await stream.content.readline()
+        done = await stack.command("keys", "revoke", key[:11])
+        assert done.returncode == 0, done.stderr
+        for base in bases:
+            await eventually(lambda base=base: works(base), lambda code: code == 401, SECOND)  # type: ignore[misc]
+        async with asyncio.timeout(5):
+            await stream.read()  # what was streaming under it has ended, too
+    assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
+    done = await stack.command("clients", "revoke", "shop")
+    assert "1 keys of shop revoked" in done.stdout
+    assert (await stack.command("keys", "revoke", key[:11])).returncode == 1
+
+
+async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> None:
+    old = await _key(stack, "shop", "--scope", "reports", "--expires", "30")
+    await _needed(stack)
+    path = "/api/2.0/report/jobs"
+
+    async def works(key: str) -> int:
+        return (await _call(stack, "GET", path, key))[0]
+
+    rotated = await stack.command("keys", "rotate", old[:11])
+    new = rotated.stdout.splitlines()[0]
+    assert [await works(old), await works(new)] == [200, 200]
+    again = (await stack.command("keys", "rotate", new[:11], "--overlap", "0")).stdout.splitlines()[0]
+    await eventually(lambda: works(new), lambda code: code == 401, SECOND)
+    assert [await works(old), await works(again)] == [200, 200]
+    assert (await stack.command("keys", "rotate", new[:11])).returncode == 1
+    rows = stack.rows(
+        "SELECT DISTINCT scopes, round(extract(epoch FROM expires_at - created_at) / 86400) FROM api_keys "
+        f"WHERE prefix = '{again[:11]}'"
+    )
+    assert [(scopes, int(str(days))) for scopes, days in rows] == [(["reports"], 30)]
+    sql(stack.database, f"UPDATE api_keys SET expires_at = now() WHERE prefix = '{old[:11]}'")
+    await eventually(lambda: works(old), lambda code: code == 401, SECOND)
+
+
+async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
+    key = await _key(stack, "shop")
+    await _needed(stack)
+    _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    path = f"/message/{accepted['id']}/status"
+
+    async def sent() -> str:
+        return str((await _call(stack, "GET", path, key))[1].get("status"))
+
+    await eventually(sent, lambda status: status == "sent", 20)
+    await stack.proxies["postgres"].freeze()
+    for _ in range(3):
+        assert await sent() == "sent"  # from the cache
+        await asyncio.sleep(0.3)
+    status, problem, _ = await _call(stack, "GET", path, new_key().key)
+    assert (status, problem["code"]) == (503, "unavailable")  # a key that nobody has seen yet
+    await stack.proxies["postgres"].thaw()
+    await stack.proxies["redis"].freeze()
+    assert await sent() == "sent"
+
+
+async def test_who_listens_to_others_needs_keys(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path) as stack:
+        open_to_all = stack.start("open", "api", host="0.0.0.0", port=str(free_port()))
+        assert await open_to_all.wait() == 1
+        assert "POSTHASTE_AUTH=off" in open_to_all.said() and "posthaste keys create" in open_to_all.said()
+        port = free_port()
+        stack.start("told", "api", host="0.0.0.0", port=str(port), auth="off")
+
+        async def ready() -> int:
+            try:
+                return (await _call(stack, "GET", "/health/ready", base=f"http://127.0.0.1:{port}"))[0]
+            except aiohttp.ClientConnectionError:
+                return 0
+
+        await eventually(ready, lambda code: code == 200, 20)
+        await _key(stack, "shop")
+        await _needed(stack)
+        assert (await _call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 202
+        port = free_port()
+        stack.start("keyed", "api", host="0.0.0.0", port=str(port))
+        await eventually(ready, lambda code: code == 200, 20)
+        assert (await _call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 401
+
+
+async def test_the_command_shows_its_key(stack: Stack) -> None:
+    key = await _key(stack, "shop")
+    await _needed(stack)
+    refused = await stack.command("send", "+1", "hello")
+    assert refused.returncode == 1 and "POSTHASTE_API_KEY" in refused.stderr
+    stack.environment["POSTHASTE_API_KEY"] = key
+    done = await stack.command("send", "+1", "hello")
+    assert done.returncode == 0 and re.match("[0-9a-f-]{36}", done.stdout)
+
+
+async def test_the_first_key_is_made_once(stack: Stack) -> None:
+    done = await stack.command("migrate", "--first-key")
+    key = done.stdout.partition("POSTHASTE_API_KEY=")[2].strip()
+    await _needed(stack)
+    assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200
+    again = await stack.command("migrate", "--first-key")
+    assert again.returncode == 0 and "POSTHASTE_API_KEY" not in again.stdout
+
+
+async def test_what_the_commands_refuse_is_said(stack: Stack) -> None:
+    for arguments, said in (
+        (("clients", "create", "Not This"), "is not of the form"),
+        (("keys", "create", "nobody"), "there is no client 'nobody'"),
+        (("keys", "revoke", "ph_nothing0"), "there is no key"),
+    ):
+        done = await stack.command(*arguments)
+        assert done.returncode in (1, 2) and said in done.stderr, arguments
+    await stack.command("clients", "create", "shop")
+    assert (await stack.command("clients", "create", "shop")).returncode == 1
+    assert "shop" in (await stack.command("clients", "list")).stdout
