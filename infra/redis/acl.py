@@ -10,6 +10,7 @@ def rules(namespace: str) -> list[str]:
     The commands that a script calls are checked, too.
     """
     commands = ["get", "mget", "set", "eval", "evalsha", "script|load", "publish", "subscribe", "unsubscribe"]
+    commands += ["exists", "incrby", "pttl", "rename"]  # by the scripts that count requests
     # Connecting: HELLO, PING, SELECT, CLIENT SETINFO (which older servers do not know by name), but not CLIENT KILL.
     connecting = ["-@all", "+@connection", "-@dangerous"]
     return [f"~{namespace}:*", f"&{namespace}:*", *connecting, *(f"+{command}" for command in commands)]

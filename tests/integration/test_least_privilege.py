@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import aio_pika
 import aiormq.exceptions
+import limits
 import psycopg2
 import pytest
 from redis.asyncio import Redis
@@ -30,6 +31,7 @@ from infra.rabbitmq.topology import declare, delete, describe
 from infra.rabbitmq.user import CannotMake, make
 from infra.redis.acl import rules
 from infra.redis.events import Events
+from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from jobs.decision import decide
 from jobs.lifecycle import Status
@@ -278,6 +280,22 @@ async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, 
         await asyncio.gather(listening, return_exceptions=True)
         await events.close()
         await cache.close()
+
+
+async def test_counting_requests_needs_no_more_than_the_rules(listed: str) -> None:
+    rates, limit = Rates(listed, namespace=NAMESPACE), limits.parse("3/2seconds")
+    try:
+        seen = [await rates.hit(limit, "key") for _ in range(5)]
+        assert [exceeded is None for exceeded in seen] == [True] * 3 + [False] * 2
+        assert await rates.exceeded(limit, "key") is not None
+
+        async def again() -> bool:
+            return await rates.hit(limit, "key") is None
+
+        assert await eventually(again, bool, 10)  # the window has slid: its counters were renamed
+        assert await rates.hit(limit, "another") is None
+    finally:
+        await rates.close()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,65 @@
+"""How often somebody has called lately: counted in Redis, for all processes, by the library `limits`."""
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+
+from limits import RateLimitItem
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.asyncio import BlockingConnectionPool
+from redis.exceptions import RedisError
+
+from infra.redis.status_cache import CALL_SECONDS, CacheDown
+from infra.redis.tls import share_context
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """There were too many; the next one may come in so many seconds."""
+
+    seconds: int
+
+
+class Rates:
+    """Counts within a window that slides, by two counters a name; each call has 50 ms, like every call of Redis."""
+
+    def __init__(self, url: str, *, namespace: str):
+        self._pool = BlockingConnectionPool.from_url(
+            url, max_connections=32, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
+        )
+        share_context(self._pool)
+        # The library wants a URL of its own form even where it is handed the connections.
+        redis = RedisStorage(
+            "async+redis://",
+            implementation="redispy",
+            key_prefix=f"{namespace}:rates",
+            connection_pool=self._pool,  # type: ignore[arg-type]
+        )
+        self._window = SlidingWindowCounterRateLimiter(redis)
+
+    async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None:
+        """Count one call; None: it may be made.
+
+        Raises:
+            CacheDown: Redis does not answer in time; nobody knows.
+        """
+        return await self._ask(limit, name, count=True)
+
+    async def exceeded(self, limit: RateLimitItem, name: str) -> Exceeded | None:
+        """The same without counting. Raises as `hit`."""
+        return await self._ask(limit, name, count=False)
+
+    async def _ask(self, limit: RateLimitItem, name: str, *, count: bool) -> Exceeded | None:
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                if await (self._window.hit(limit, name) if count else self._window.test(limit, name)):
+                    return None
+                stats = await self._window.get_window_stats(limit, name)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise CacheDown(str(error) or "no answer within 50 ms") from error
+        return Exceeded(max(1, math.ceil(stats.reset_time - time.time())))
+
+    async def close(self) -> None:
+        await self._pool.aclose()

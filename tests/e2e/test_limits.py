@@ -1,0 +1,129 @@
+"""Too much is answered at once, and says when to come again: requests, waiting clients, a backlog, slow requests."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api import patience, requests
+from tests.e2e.stack import Stack, running
+from tests.e2e.test_keys import MESSAGE, _call, _key, _needed
+from tests.services import Services
+from tests.waiting import eventually
+
+
+async def test_a_key_that_calls_too_often_is_told_when_to_come_again(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, rate_per_key="5/10seconds") as stack:
+        key, other = await _key(stack, "shop"), await _key(stack, "shop")
+        await _needed(stack)
+        answers = [await _call(stack, "GET", "/dead-letters", key) for _ in range(7)]
+        assert [status for status, _, _ in answers] == [200] * 5 + [429] * 2
+        _, problem, response = answers[-1]
+        assert problem["code"] == "rate_limited"
+        assert 1 <= int(response.headers["Retry-After"]) <= 10
+        assert response.headers["RateLimit-Policy"] == '"key";q=5;w=10'
+        assert response.headers["RateLimit"].startswith('"key";r=0;t=')
+        assert (await _call(stack, "GET", "/dead-letters", other))[0] == 200
+        await stack.proxies["redis"].freeze()
+        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200  # nobody is held up while Redis is away
+
+
+async def test_who_guesses_at_keys_is_slowed_down_and_the_rest_is_not(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, rate_per_address="5/hour") as stack:
+        key = await _key(stack, "shop")
+        await eventually(lambda: _status(stack), lambda status: status == 401, 5)
+        seen = [await _status(stack) for _ in range(8)]
+        assert seen[-1] == 429 and set(seen) <= {401, 429}
+        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 429  # from this address nothing new is looked at
+
+
+async def _status(stack: Stack) -> int:
+    return (await _call(stack, "GET", "/dead-letters", "ph_guessing_" + "x" * 32))[0]
+
+
+async def test_waiting_requests_of_a_key_are_bounded(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, waiting_per_key="2") as stack:
+        key = await _key(stack, "shop")
+        await _needed(stack)
+        await stack.faults(hang=1)
+        _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+        headers = {"Authorization": f"Bearer {key}"}
+        path = f"{stack.base}/messages/{accepted['id']}/events"
+        async with stack.session.get(path, headers=headers) as one, stack.session.get(path, headers=headers) as two:
+            for stream in (one, two):
+                await stream.content.readline()
+            status, problem, _ = await _call(stack, "GET", f"/messages/{accepted['id']}/events", key)
+            assert (status, problem["code"]) == (429, "too_many_waiting")
+            assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", key))[0] == 200
+
+        async def room() -> int:
+            async with stack.session.get(path, headers=headers) as response:
+                return response.status
+
+        await eventually(room, lambda status: status == 200, 20)
+
+
+async def test_a_full_backlog_is_closed_until_it_has_shrunk(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"backlog_high": "20", "backlog_low": "5"}
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+        await stack.processes["worker"].kill()
+        answers = [await stack.post() for _ in range(40)]
+        assert [status for status, _ in answers] == [202] * 20 + [503] * 20
+        assert answers[-1][1]["code"] == "backlog_full"
+        started = time.monotonic()
+        await stack.post()
+        assert time.monotonic() - started < 0.5
+        batch = {"messages": [MESSAGE] * 3}
+        async with stack.session.post(f"{stack.base}/messages/batch", json=batch) as response:
+            assert (response.status, (await response.json())["code"]) == (503, "backlog_full")
+        stack.start("worker", "consumers", "messages")
+        await eventually(stack.post, lambda answer: answer[0] == 202, 30)
+        said = stack.processes["api"].said()
+        assert said.count("backlog.full") == 1 and said.count("backlog.open") == 1
+
+
+async def test_what_a_paused_provider_keeps_waiting_does_not_count(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"backlog_high": "10", "backlog_low": "5"}
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+        await stack.command("providers", "pause", "sandbox")
+        for _ in range(3):
+            await eventually(stack.post, lambda answer: answer[0] == 202, 10)
+        accepted = 3
+        while accepted < 25:  # counted anew each second, as nothing that waits
+            accepted += (await stack.post())[0] == 202
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /version HTTP/1.1\r\nHost: x\r\nX-Drip: "])
+async def test_a_connection_that_never_comes_to_its_request_is_closed(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path, sent: bytes
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path) as stack:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        writer.write(sent)
+        async with asyncio.timeout(patience.HEADER_SECONDS + 10):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_body_that_drips_is_given_up(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
+    async with running(services, database, broker_namespace, tmp_path) as stack:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
+        head = b"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+        writer.write(head)
+        async with asyncio.timeout(requests.BODY_SECONDS + 10):
+            answer = await reader.read()
+        assert answer.startswith(b"HTTP/1.1 408") and b'"code":"too_slow"' in answer
+        writer.close()
