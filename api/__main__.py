@@ -6,6 +6,7 @@ from types import FrameType
 import uvicorn
 
 from api.app import Api
+from api.patience import Impatient
 from infra import logs
 from infra.settings import SettingsError, load
 
@@ -41,6 +42,8 @@ def main() -> int:
         api.build(),
         host=settings.host,
         port=settings.port,
+        http=Impatient,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

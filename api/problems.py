@@ -10,6 +10,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 log = structlog.get_logger()
 
@@ -82,8 +83,29 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return render(request, not_found())
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    detail = f"{request.method} is not possible here." if error.status_code == 405 else error.detail
-    return render(request, Problem(error.status_code, code, detail, headers=error.headers))
+    if error.status_code != 405:
+        return render(request, Problem(error.status_code, code, error.detail, headers=error.headers))
+    allow = {"Allow": ", ".join(sorted(_methods_here(request)))}
+    return render(request, Problem(405, code, f"{request.method} is not possible here.", headers=allow))
+
+
+def _methods_here(request: Request) -> set[str]:
+    """Every method of this path; the framework names those of the first of its routes alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    here = {route.path for route in routes if route.endpoint is request.scope.get("endpoint")}
+    return {method for route in routes if route.path in here for method in route.methods or ()}
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client hung up in mid-request: nobody will read this."""
+    log.debug("request.disconnected", request_id=request.scope.get("posthaste.request_id"))
+    return render(request, Problem(400, "disconnected", "The request was not complete when the client hung up."))
+
+
+async def on_bad_data(request: Request, error: Exception) -> Response:
+    """A value that our own checks let through, and Postgres does not: it names no field, but says whose fault it is."""
+    log.warning("request.bad_data", request_id=request.scope.get("posthaste.request_id"), reason=str(error))
+    return render(request, Problem(422, "validation", "The database refuses a value of this request."))
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

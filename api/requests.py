@@ -1,5 +1,6 @@
 """Reading a request: its size, content type, JSON and fields are checked, and every bad field is named."""
 
+import asyncio
 import json
 from typing import Any, NoReturn, TypeVar
 
@@ -10,6 +11,7 @@ from api.problems import FieldError, Problem
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
+BODY_SECONDS = 10.0
 _MAX_ERRORS = 50  # named in one problem
 _MAX_POINTER = 200  # characters of a client's own field name that are repeated to it
 
@@ -106,8 +108,9 @@ def _wrong_type() -> FieldError:
 
 
 async def _read_body(request: Request) -> bytes:
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if content_type.strip() != "application/json" or charset not in ("", "utf-8"):
         raise Problem(415, "unsupported_media_type", "Send the header Content-Type: application/json.")
     if "content-encoding" in request.headers:
         raise Problem(415, "unsupported_media_type", "A Content-Encoding is not supported; send the body as it is.")
@@ -115,10 +118,15 @@ async def _read_body(request: Request) -> bytes:
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise _too_large()
+    except TimeoutError as error:
+        detail = f"The body did not arrive within {BODY_SECONDS:g} s."
+        raise Problem(408, "too_slow", detail, headers={"Connection": "close"}) from error
     return bytes(body)
 
 
@@ -129,17 +137,32 @@ def _too_large() -> Problem:
 
 def _parse(body: bytes) -> Any:
     try:
-        fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
     except UnicodeDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
         raise _too_deep() from error
+    except _Repeated as error:
+        raise Problem(400, "repeated_field", f"The field {_printable(str(error))[:_MAX_POINTER]!r} is given twice.") from error
     except json.JSONDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not JSON: {error}.") from error
     except ValueError as error:  # NaN or Infinity, or an integer of thousands of digits
         raise Problem(400, "malformed_json", "The body is not JSON: a number in it is out of range.") from error
     if _deeper_than(fields, MAX_DEPTH):
         raise _too_deep()
+    return fields
+
+
+class _Repeated(Exception):
+    """A field is given twice in one object: which one counts, two readers may see differently."""
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _Repeated(name)
+        fields[name] = value
     return fields
 
 

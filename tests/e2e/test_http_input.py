@@ -99,7 +99,7 @@ async def test_the_largest_that_is_allowed_is_accepted_whole(stack: Stack) -> No
     record = await stack.record(id_)
     assert (record["destination"], record["body"]) == ("d" * 320, body)
     for text in ("\u0001\u001f", "line\r\nbreak", "😀\u2028", "x" * 10 + "\u00a0"):
-        assert (await stack.record(await stack.submit(text, text)))["body"] == text
+        assert (await stack.record(await stack.submit("+1", text)))["body"] == text
 
 
 async def test_ids_that_are_not_there_or_malformed_are_404(stack: Stack) -> None:
@@ -119,10 +119,11 @@ async def test_other_paths_and_methods_are_problems_too(stack: Stack) -> None:
         ("GET", "/", 404, None),
         ("GET", "/nothing", 404, None),
         ("POST", "/message", 404, None),
-        ("GET", "/messages", 405, {"POST"}),
+        ("PUT", "/messages", 405, {"GET", "HEAD", "POST"}),
+        ("GET", "/messages/", 404, None),
         ("DELETE", f"/messages/{id_}", 405, {"GET", "HEAD"}),
         ("POST", f"/message/{id_}/status", 405, {"GET", "HEAD"}),
-        ("PATCH", "/messages", 405, {"POST"}),
+        ("PATCH", "/messages/batch", 405, {"POST"}),
     ]:
         async with stack.session.request(method, stack.base + path) as response:
             answer = await response.json(content_type="application/problem+json")
