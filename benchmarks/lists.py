@@ -1,0 +1,92 @@
+"""Lists over ten million messages: the plans of each filter, and how long a page takes."""
+
+import os
+import re
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from infra.postgres import schema
+from infra.postgres.lanes import Lane
+from infra.postgres.lists import MessageFilter, page_statement
+from infra.settings import Settings
+from jobs.lifecycle import Status
+
+MESSAGES = int(os.environ.get("MESSAGES", "10000000"))
+STEP = 500_000
+CALL_SECONDS = 3600.0
+
+_FILL = """
+INSERT INTO jobs (id, client_id, kind, provider, status, destination, body, reference, tags, finished_at)
+SELECT CAST(lpad(to_hex(n), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0') AS uuid),
+    CASE WHEN n % 100 = 0 THEN 'small' ELSE 'large' END, 'message', 'sandbox',
+    CASE WHEN n % 10000 < 2 THEN 'failed' ELSE 'sent' END, '+1555' || n % 100000, 'Hello', 'order ' || n % 1000000, '{}', now()
+FROM generate_series(:first, :last) n
+"""
+_TAGS = """
+INSERT INTO message_tags
+SELECT client_id, 'campaign ' || substr(destination, 6, 2), id FROM jobs
+WHERE id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
+"""
+_SIZE = "SELECT pg_size_pretty(pg_database_size(current_database()))"
+PAGES: dict[str, tuple[str, MessageFilter]] = {
+    "a small client's, all": ("small", MessageFilter()),
+    "a large client's, all": ("large", MessageFilter()),
+    "failed": ("large", MessageFilter(status=Status.FAILED)),
+    "to one destination": ("large", MessageFilter(destination="+1555777")),
+    "of one reference": ("large", MessageFilter(reference="order 777")),
+    "of one tag": ("large", MessageFilter(tag="campaign 77")),
+    "of one tag, and failed": ("large", MessageFilter(tag="campaign 77", status=Status.FAILED)),
+}
+
+
+async def ten_million(settings: Settings) -> None:
+    """Fill a database of its own, and explain a page of each filter. Takes some minutes and gigabytes."""
+    database = schema.create_database(settings.owner_url, "posthaste_benchmark")
+    try:
+        schema.migrate(database, "posthaste-benchmark")
+        lane = Lane(database, name="benchmark", threads=1)
+        started = time.monotonic()
+        for first in range(1, MESSAGES + 1, STEP):
+            await lane.call(_filling(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
+        await lane.call(_analyze, CALL_SECONDS)
+        size = await lane.call(
+            lambda c: c.exec_driver_sql("SELECT pg_size_pretty(pg_database_size(current_database()))").scalar(), 60
+        )
+        print(f"{MESSAGES:,} messages in {time.monotonic() - started:.0f} s, {size}")
+        for name, (client_id, wanted) in PAGES.items():
+            for _ in range(2):  # the second time it is warm
+                plan = await lane.call(_explained(client_id, wanted), CALL_SECONDS)
+            index = ", ".join(dict.fromkeys(re.findall(r"using (\w+)", plan)))
+            buffers = re.search(r"Buffers: shared ([^\n]*)", plan)
+            took = re.search(r"Execution Time: ([0-9.]+) ms", plan)
+            sort = ", SORTED" if "Sort" in plan else ""
+            print(f"  {name}: {index}; {buffers and buffers[1]}; {took and took[1]} ms{sort}")
+        lane.close()
+    finally:
+        schema.drop_database(settings.owner_url, "posthaste_benchmark")
+
+
+def _filling(first: int, last: int) -> Any:
+    def work(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0").close()
+        connection.execute(sa.text(_FILL), {"first": first, "last": last}).close()
+        ids = {name: f"{n:012x}70008000{n:012x}" for name, n in (("first", first), ("last", last))}
+        connection.execute(sa.text(_TAGS), ids).close()
+
+    return work
+
+
+def _analyze(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0").close()
+    connection.exec_driver_sql("ANALYZE jobs, message_tags").close()
+
+
+def _explained(client_id: str, wanted: MessageFilter) -> Any:
+    given = {
+        name: value for name in ("status", "destination", "tag", "reference") if (value := getattr(wanted, name)) is not None
+    }
+    parameters = {**given, "client_id": client_id, "before": "ffffffff-ffff-ffff-ffff-ffffffffffff", "limit": 51}
+    statement = sa.text("EXPLAIN (ANALYZE, BUFFERS) " + page_statement(wanted))
+    return lambda connection: "\n".join(str(line) for (line,) in connection.execute(statement, parameters))

@@ -1,0 +1,89 @@
+"""A client's messages, newest first, by what they have in common. Each filter has an index of its own that ends in the id."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from infra.postgres.lanes import Lane
+from jobs.lifecycle import Status
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """Which of a client's messages: all that fit every field given."""
+
+    status: Status | None = None
+    destination: str | None = None
+    tag: str | None = None
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRow:
+    """A message in a list; its body is not shown here."""
+
+    id: UUID
+    status: Status
+    version: int
+    destination: str
+    provider: str
+    priority: str
+    reference: str | None
+    tags: list[str]
+    attempts: int
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+_COLUMNS = """j.id, j.status, j.version, j.destination, j.provider, j.priority, j.reference, j.tags, j.attempts, j.reason,
+    j.created_at, j.updated_at, j.finished_at"""
+
+# Constants, so that no value ever is part of a statement's text. A tag is looked for first: its rows have the order.
+_CLAUSES = {
+    "status": "AND j.status = :status",
+    "destination": "AND j.destination = :destination",
+    "reference": "AND j.reference = :reference",
+}
+_PAGE = """
+SELECT {columns} FROM jobs j
+WHERE j.client_id = :client_id AND j.kind = 'message' AND j.id < CAST(:before AS uuid) {clauses}
+ORDER BY j.id DESC LIMIT :limit
+"""
+_TAGGED = """
+SELECT {columns} FROM message_tags t JOIN jobs j ON j.id = t.job_id
+WHERE t.client_id = :client_id AND t.tag = :tag AND t.job_id < CAST(:before AS uuid)
+    AND j.client_id = :client_id AND j.kind = 'message' {clauses}
+ORDER BY t.job_id DESC LIMIT :limit
+"""
+_BEHIND_ALL = UUID(int=2**128 - 1)
+
+
+def page_statement(wanted: MessageFilter) -> str:
+    """The statement that finds a page of these."""
+    clauses = " ".join(clause for name, clause in _CLAUSES.items() if getattr(wanted, name) is not None)
+    return (_PAGE if wanted.tag is None else _TAGGED).format(columns=_COLUMNS, clauses=clauses)
+
+
+class MessageLists:
+    """Each method is one read; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def page(
+        self, client_id: str, wanted: MessageFilter, before: UUID | None, limit: int, timeout: float
+    ) -> list[MessageRow]:
+        """At most `limit` of the client's own that fit, newest first, from before the one with this id."""
+        given = {name: getattr(wanted, name) for name in (*_CLAUSES, "tag") if getattr(wanted, name) is not None}
+        parameters = {**given, "client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
+        statement = sa.text(page_statement(wanted))
+        return await self._lane.call(lambda c: [_row(row) for row in c.execute(statement, parameters).mappings()], timeout)
+
+
+def _row(row: Any) -> MessageRow:
+    return MessageRow(**{**row, "status": Status(row["status"])})
