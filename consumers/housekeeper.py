@@ -1,13 +1,17 @@
 """Housekeeping: what has served its time is deleted, a little at a time (in each relay)."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
 
 import structlog
 
+from jobs.model import Kind
+
 log = structlog.get_logger()
 
 KEY_SECONDS = 24 * 3600.0  # an idempotency key is remembered for so long
+DAY = 86_400.0
 BATCH = 1000
 CALL_SECONDS = 10.0
 EVERY_SECONDS = 60.0
@@ -19,11 +23,19 @@ class Keys(Protocol):
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int: ...
 
 
-class Housekeeper:
-    """Forgets idempotency keys whose day is over."""
+class Jobs(Protocol):
+    """Who deletes jobs that are over."""
 
-    def __init__(self, keys: Keys, *, passing: tuple[type[Exception], ...]):
+    async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int: ...
+
+
+class Housekeeper:
+    """Forgets idempotency keys whose day is over, and jobs whose `days` are (by kind; a kind that is not named stays)."""
+
+    def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float], *, passing: tuple[type[Exception], ...]):
         self._keys = keys
+        self._jobs = jobs
+        self._days = days
         self._passing = passing
 
     async def run(self) -> None:
@@ -37,10 +49,27 @@ class Housekeeper:
 
     async def clean(self) -> int:
         """Delete all that is due, in batches; returns how much."""
+        total = count = await self._forget()
+        if count:
+            log.info("housekeeping.keys_forgotten", keys=count)
+        for kind, days in self._days.items():
+            count = await self._purge(kind, days * DAY)
+            total += count
+            if count:
+                log.info("housekeeping.purged", kind=kind, jobs=count, older_than_days=days)
+        return total
+
+    async def _forget(self) -> int:
         total, count = 0, BATCH
         while count == BATCH:
             count = await self._keys.forget_keys(KEY_SECONDS, BATCH, CALL_SECONDS)
             total += count
-        if total:
-            log.info("housekeeping.keys_forgotten", keys=total)
+        return total
+
+    async def _purge(self, kind: Kind, seconds: float) -> int:
+        total, count = 0, BATCH
+        while count == BATCH:
+            count = await self._jobs.purge(kind, seconds, CALL_SECONDS, BATCH)
+            total += count
+            await asyncio.sleep(0.1 if count == BATCH else 0)  # others shall come to their turn
         return total

@@ -1,0 +1,49 @@
+"""`posthaste purge` and `posthaste erase`: delete what is over, or what concerns one destination, at once."""
+
+from collections.abc import Callable
+
+from infra.postgres.lanes import Lane
+from infra.postgres.retention import BATCH, Retention
+from infra.settings import Settings
+from jobs.model import Kind
+
+CALL_SECONDS = 30.0
+DAY = 86_400.0
+
+
+async def purge(settings: Settings, kinds: list[Kind], days: float, say: Callable[[str], None]) -> int:
+    """Delete jobs of these kinds that ended so long ago; `failed` and `unknown` ones stay. Returns how many.
+
+    Raises:
+        Unavailable, TryAgain: Postgres does not answer; run it again.
+    """
+    lane = Lane(settings.database_url, name="purge", threads=1)
+    try:
+        retention, total = Retention(lane), 0
+        for kind in kinds:
+            count = BATCH
+            while count == BATCH:
+                count = await retention.purge(kind, days * DAY, CALL_SECONDS)
+                total += count
+            say(f"{kind}s: done")
+        return total
+    finally:
+        lane.close()
+
+
+async def erase(settings: Settings, destination: str, client: str | None) -> tuple[int, int]:
+    """Delete every message to a destination that has ended, with its attempts and callbacks: how many, and how many are left
+    because they are under way.
+
+    Raises:
+        Unavailable, TryAgain: Postgres does not answer; run it again.
+    """
+    lane = Lane(settings.database_url, name="erase", threads=1)
+    try:
+        retention, total, count = Retention(lane), 0, 1
+        while count:
+            count = await retention.erase(destination, client, CALL_SECONDS)
+            total += count
+        return total, await retention.under_way(destination, client, CALL_SECONDS)
+    finally:
+        lane.close()

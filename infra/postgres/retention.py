@@ -1,0 +1,70 @@
+"""What is over is deleted: jobs whose time is up, and on request all that concerns one destination. A batch at a time.
+
+Attempts, results and tags go with their job. What is over is nobody's any more; a row that somebody holds is passed over.
+"""
+
+import sqlalchemy as sa
+
+from infra.postgres.callback_rows import in_list
+from infra.postgres.lanes import Lane
+from jobs.lifecycle import ENDS, Status
+from jobs.model import Kind
+
+BATCH = 1000
+_KEPT = frozenset({Status.FAILED, Status.UNKNOWN})  # until somebody has handled them
+_OVER = in_list(ENDS - _KEPT)
+
+_DELETE = """
+WITH old AS (
+    SELECT id FROM jobs WHERE {which} LIMIT :limit FOR UPDATE {passing}
+), tags AS (
+    DELETE FROM message_tags t USING old WHERE t.job_id = old.id
+), copies AS (
+    DELETE FROM outbox o USING old WHERE o.job_id = old.id
+)
+DELETE FROM jobs j USING old WHERE j.id = old.id
+"""
+
+_PURGE = sa.text(
+    _DELETE.format(
+        passing="SKIP LOCKED",
+        which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
+    )
+)
+
+# A callback names its job, and repeats what the client said of it. It goes before its message: once that is gone, nothing says
+# whose it was. One that is being made is refused when it comes to be recorded.
+_MESSAGES = "kind = 'message' AND destination = :destination AND client_id = coalesce(:client_id, client_id)"
+_ENDED = f"{_MESSAGES} AND status IN ({in_list(ENDS)})"
+_OF_ENDED = "kind = 'callback' AND parent_id IN (SELECT id FROM jobs WHERE {ended})"
+_ERASE_CALLBACKS = sa.text(_DELETE.format(passing="", which=_OF_ENDED.format(ended=_ENDED)))
+_ERASE_MESSAGES = sa.text(_DELETE.format(passing="", which=_ENDED))
+_UNDER_WAY = sa.text(f"SELECT count(*) FROM jobs WHERE {_MESSAGES} AND status NOT IN ({in_list(ENDS)})")  # noqa: S608  constants
+
+
+class Retention:
+    """Each method is one transaction; see `Lane.call` for what it raises."""
+
+    def __init__(self, lane: Lane):
+        self._lane = lane
+
+    async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int:
+        """Delete at most `limit` jobs of a kind that ended so long ago; `failed` and `unknown` ones stay. Returns how many."""
+        parameters = {"kind": kind, "seconds": seconds, "limit": limit}
+        return await self._lane.call(lambda connection: connection.execute(_PURGE, parameters).rowcount, timeout)
+
+    async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
+        """Delete at most `limit` jobs that concern a destination: messages that have ended, dead letters too, and their
+        callbacks. Returns how many."""
+        parameters = {"destination": destination, "client_id": client_id, "limit": limit}
+
+        def work(connection: sa.Connection) -> int:
+            callbacks = connection.execute(_ERASE_CALLBACKS, parameters).rowcount
+            return callbacks or connection.execute(_ERASE_MESSAGES, parameters).rowcount
+
+        return await self._lane.call(work, timeout)
+
+    async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
+        """How many messages to a destination have not ended."""
+        parameters = {"destination": destination, "client_id": client_id}
+        return await self._lane.call(lambda c: int(c.execute(_UNDER_WAY, parameters).scalar_one()), timeout)

@@ -1,0 +1,114 @@
+"""What is over goes; what somebody still has to look at stays; what concerns a destination can be erased."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers.housekeeper import Housekeeper
+from infra.postgres.lanes import Lane
+from infra.postgres.ledger import Ledger
+from infra.postgres.retention import Retention
+from jobs.model import Kind
+from tests.e2e.stack import Stack, running
+from tests.receiver import SECRET, receiving
+from tests.services import Services, sql
+from tests.waiting import eventually
+
+
+@pytest.fixture
+async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    settings: dict[str, Any] = {
+        "callback_secrets": json.dumps([SECRET]),
+        "callback_allow": '["127.0.0.1"]',
+        "callback_timeout_seconds": "1",
+    }
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+        stack.start("others", "consumers", "reports", "callbacks")
+        yield stack
+
+
+async def _some(stack: Stack, destination: str, url: str | None = None) -> dict[str, str]:
+    """A message that was sent, and one that failed."""
+    sent = await stack.submit(destination, tags=["t", "u"], callback_url=url)
+    await stack.becomes(sent, "sent")
+    await stack.faults(fail=1, fail_status=400)
+    failed = await stack.submit(destination, tags=["t"], callback_url=url)
+    await stack.becomes(failed, "failed")
+    await stack.faults(fail=0)
+    return {"sent": sent, "failed": failed}
+
+
+def _count(stack: Stack, table: str) -> int:
+    return int(str(stack.rows(f"SELECT count(*) FROM {table}")[0][0]))
+
+
+async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(stack: Stack) -> None:
+    ids = await _some(stack, "+1")
+    fresh = await stack.submit("+1")
+    await stack.becomes(fresh, "sent")
+    sql(stack.database, f"UPDATE jobs SET finished_at = finished_at - interval '31 days' WHERE id <> '{fresh}'")
+    lane = Lane(stack.database, name="test", threads=1)
+    keeper = Housekeeper(Ledger(lane, grace_seconds=1), Retention(lane), {Kind.MESSAGE: 30.0}, passing=())
+    assert await keeper.clean() == 1
+    assert await keeper.clean() == 0
+    lane.close()
+    assert (await stack.get(f"/messages/{ids['sent']}"))[0] == 404
+    assert await stack.status(ids["failed"]) == "failed" and await stack.status(fresh) == "sent"
+    assert stack.rows(f"SELECT count(*) FROM attempts WHERE job_id = '{ids['sent']}'") == [(0,)]
+    assert stack.rows(f"SELECT count(*) FROM message_tags WHERE job_id = '{ids['sent']}'") == [(0,)]
+    done = await stack.command("dead-letters", "discard", "--id", ids["failed"], "--yes")
+    assert done.returncode == 0, done.stderr
+    done = await stack.command("purge", "--older-than", "0", "--kind", "message")
+    assert "purge: 2 jobs deleted" in done.stdout, done.stderr
+    assert (_count(stack, "jobs"), _count(stack, "attempts"), _count(stack, "message_tags")) == (0, 0, 0)
+
+
+async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
+    async with receiving() as receiver:
+        ids = await _some(stack, "+1", receiver.url)
+        other = await stack.submit("+2", callback_url=receiver.url)
+
+        async def told() -> int:
+            return int(str(stack.rows("SELECT count(*) FROM jobs WHERE kind = 'callback' AND status = 'sent'")[0][0]))
+
+        await eventually(told, lambda count: count == 3, 20)
+    await stack.faults(hang=1)
+    waiting = await stack.submit("+1")
+    done = await stack.command("erase", "--destination", "+1", "--yes")
+    assert done.returncode == 3 and "1 messages to it are under way" in done.stderr
+    for id_ in ids.values():
+        assert (await stack.get(f"/messages/{id_}"))[0] == 404
+    left = stack.rows("SELECT CAST(coalesce(parent_id, id) AS text) FROM jobs")
+    assert {str(id_) for (id_,) in left} == {other, waiting}
+    await stack.faults(hang=0)
+    await stack.becomes(waiting, "sent")
+    done = await stack.command("erase", "--destination", "+1", "--yes")
+    assert done.returncode == 0 and "erase: 1 jobs deleted" in done.stdout
+    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # it asks, and nobody answers
+    assert await stack.status(other) == "sent"
+
+
+async def test_bodies_are_forgotten_once_they_are_sent(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, retain_body="false") as stack:
+        ids = await _some(stack, "+1")
+        assert (await stack.record(ids["sent"]))["body"] is None
+        assert (await stack.record(ids["failed"]))["body"] == "hello"
+        await stack.command("dead-letters", "requeue", "--yes")
+        await stack.becomes(ids["failed"], "sent")
+        assert (await stack.record(ids["failed"]))["body"] is None
+
+
+async def test_neither_bodies_nor_destinations_are_logged_or_travel(stack: Stack) -> None:
+    await stack.faults(fail=1, fail_status=400)
+    id_ = await stack.submit("+49 whoever", "a word that nobody else says", metadata={"note": "kept to oneself"})
+    await stack.becomes(id_, "failed")
+    assert await eventually(lambda: stack.ready("messages.dead"), lambda ready: ready == 1, 20)
+    logs = "".join(process.said() for process in stack.processes.values())
+    headers = stack.rows("SELECT string_agg(CAST(headers AS text), ' ') FROM outbox")
+    for secret in ("+49 whoever", "nobody else says", "kept to oneself"):
+        assert secret not in logs and secret not in str(headers)
