@@ -5,11 +5,12 @@ ROOT ?= .local
 USING ?=
 SEED ?= 1
 MINUTES ?= 10
+EXAMPLES ?= 100
 VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak bench check format migrate lock plans definitions clean
+.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz bench check format migrate lock plans definitions clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,7 +62,10 @@ chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n f
 soak: dev ## The same for long: MINUTES=10 SEED=7
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --schedule
 
-bench: migrate ## Measure: queues, reports, isolation, providers, waiting (ONLY=name)
+fuzz: services dev ## Call every route as the OpenAPI document says, and as it does not (EXAMPLES=100 SEED=7)
+	@$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
+
+bench: migrate ## Measure: queues, reports, isolation, providers, waiting, overload (ONLY=name)
 	@$(BIN)/python -m benchmarks $(ONLY)
 
 plans: services dev ## Print Postgres' plans of the statements that run all the time

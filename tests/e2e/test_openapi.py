@@ -1,0 +1,81 @@
+"""The OpenAPI document says what there is, and what there is does as it says."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api import models, shapes
+from api.operations import OPERATIONS
+from tests.e2e.stack import Stack, running
+from tests.services import Services
+
+ID = "0190163d-8694-739b-aea5-966c26f8ad91"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+@pytest.fixture
+async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running(services, database, broker_namespace, tmp_path) as stack:
+        yield stack
+
+
+async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
+    """Every operation of the document is there; and whatever other method is tried, the answer names those that are."""
+    code, document = await stack.get("/openapi.json")
+    assert code == 200 and document["openapi"] == "3.1.0"
+    told = {path: {method.upper() for method in operations} for path, operations in document["paths"].items()}
+    assert told == {path: {op.method for op in OPERATIONS if op.path == path} for path in {op.path for op in OPERATIONS}}
+    assert len(OPERATIONS) == sum(map(len, told.values()))
+    for path, methods in told.items():
+        other = next(method for method in METHODS if method not in methods)
+        async with stack.session.request(other, stack.base + path.replace("{id}", ID)) as response:
+            assert response.status == 405, path
+            assert {method for method in response.headers["Allow"].split(", ") if method != "HEAD"} == methods
+
+
+def test_every_route_is_in_the_document() -> None:
+    """By the code: whoever adds a route is told to say what it does."""
+    sources = "".join(file.read_text() for file in Path("api").glob("*.py"))
+    found = re.findall(r'Route\(f?"([^"]+)", self\.\w+, methods=\["(\w+)"\]\)', sources)
+    routes = {
+        (method, path.replace("{JOBS}", "/api/2.0/report/jobs").replace("{{id:job}}", "{id}").replace("{id:job}", "{id}"))
+        for path, method in found
+    }
+    routes.add(("GET", "/api/2.0/report/jobs"))  # Route(JOBS, …)
+    assert routes == {(op.method, op.path) for op in OPERATIONS}
+
+
+def test_every_reference_leads_somewhere_and_every_model_is_used() -> None:
+    from api.openapi import document
+
+    text = json.dumps(document("1", ["sandbox"]))
+    named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
+    there = json.loads(text)["components"]["schemas"]
+    assert named <= set(there)
+    assert named == set(there) - {op.query.__name__ for op in OPERATIONS if op.query}
+    for model in (models.MessageIn, models.BatchIn, models.DeadLetterBatch, shapes.ProblemOut, shapes.MessageOut):
+        assert model.__name__ in named
+
+
+async def test_the_page_says_the_same_without_a_script(stack: Stack) -> None:
+    async with stack.session.get(f"{stack.base}/docs") as response:
+        page = await response.text()
+        assert response.content_type == "text/html"
+        assert "script" not in response.headers["Content-Security-Policy"] and "<script" not in page
+        assert "style-src 'sha256-" in response.headers["Content-Security-Policy"]
+    for operation in OPERATIONS:
+        assert f"<code>{operation.path}</code>" in page
+
+
+async def test_answers_tell_browsers_to_make_nothing_of_them(stack: Stack) -> None:
+    for path in ("/version", "/nothing", f"/messages/{ID}", "/docs", "/openapi.json"):
+        async with stack.session.get(stack.base + path) as response:
+            said: Any = response.headers
+            assert (said["X-Content-Type-Options"], said["Referrer-Policy"]) == ("nosniff", "no-referrer")
+            assert "default-src 'none'" in said["Content-Security-Policy"]
+            assert said["Cache-Control"] == "no-store"
+            assert "Server" not in said

@@ -1,0 +1,24 @@
+"""What the OpenAPI document cannot say, told to schemathesis: values that only their own list, or nobody, has seen before."""
+
+from typing import Any
+from uuid import uuid4
+
+import schemathesis
+from hypothesis import strategies as st
+
+from api.answers import cursor_for
+
+URLS = ["https://example.com", "https://example.com/hook?x=%20", "https://8.8.8.8:8443/"]
+
+schemathesis.openapi.format("uri", st.sampled_from(URLS))
+schemathesis.openapi.format("idempotency-key", st.builds(lambda: str(uuid4())))  # each names one request
+schemathesis.openapi.format("cursor", st.just(cursor_for("0190163d-8694-739b-aea5-966c26f8ad91")))
+schemathesis.openapi.format("result-cursor", st.just(cursor_for("1")))
+
+
+@schemathesis.hook
+def before_call(context: schemathesis.HookContext, case: Any, kwargs: dict[str, Any]) -> None:
+    """A well-formed key is made a new one: sent again with another body, it would rightly be refused."""
+    key = case.headers.get("Idempotency-Key", "") if case.headers else ""
+    if 0 < len(key) <= 255 and all("!" <= character <= "~" for character in key):
+        case.headers["Idempotency-Key"] = str(uuid4())
