@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -10,29 +9,38 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.callers import client_of
 from api.problems import FieldError, Problem, not_found, unavailable
 from infra.postgres.errors import TryAgain, Unavailable
 from jobs.model import Kind
 
 Key = TypeVar("Key")
-CLIENT = "default"  # everybody, as long as there are no keys
 READ_SECONDS = 0.8
-_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+class _JobId(Convertor[UUID]):
+    """`{id:job}` in a path: only a canonical lower-case UUIDv7 can be there at all; every other string is a 404."""
+
+    regex = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+    def convert(self, value: str) -> UUID:
+        return UUID(value)
+
+    def to_string(self, value: UUID) -> str:
+        return str(value)
+
+
+register_url_convertor("job", _JobId())
 
 
 def job_id(request: Request) -> UUID:
-    """The id in the path: only a canonical lower-case UUIDv7 can be there at all.
-
-    Raises:
-        Problem: 404 for every other string.
-    """
-    text = request.path_params["id"]
-    if not _UUID7.fullmatch(text):
-        raise not_found()
-    return UUID(text)
+    """The id in the path."""
+    id_: UUID = request.path_params["id"]
+    return id_
 
 
 def instant(value: datetime) -> str:
@@ -54,7 +62,7 @@ async def rows_answer(look: Look, kind: Kind, request: Request) -> Response:
         Problem: 404 where there is no such job of this kind and client, 503 without the database.
     """
     try:
-        rows = await look(job_id(request), CLIENT, kind, READ_SECONDS)
+        rows = await look(job_id(request), client_of(request), kind, READ_SECONDS)
     except (Unavailable, TryAgain) as error:
         raise unavailable("The database does not answer.") from error
     if rows is None:

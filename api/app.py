@@ -2,32 +2,40 @@
 
 import asyncio
 import importlib.metadata
-import re
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import limits
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
 
 from api.callbacks import CallbackUrls
+from api.callers import Access, Keyring, NoKeys
 from api.dead_letters import DeadLetterRoutes
+from api.documents import DocumentRoutes
 from api.health import HealthRoutes
 from api.intake import Intake
+from api.limits import BacklogLimit, RateLimits
 from api.messages import MessageRoutes
-from api.problems import Problem, on_bug, on_http_exception, on_problem
+from api.middleware import Headers
+from api.openapi import document
+from api.problems import Problem, on_bad_data, on_bug, on_disconnect, on_http_exception, on_problem
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
 from api.waiting import Waiting
 from infra.batching import Batcher, DeadlineExceeded
 from infra.dead_letters import DeadLetters
+from infra.keys import Scope
 from infra.postgres import schema
 from infra.postgres.dead_books import DeadBooks
 from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.key_book import KeyBook
 from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
+from infra.postgres.lists import MessageLists
 from infra.postgres.outbox import Outbox
 from infra.postgres.queries import Queries
 from infra.postgres.totals import Totals
@@ -35,8 +43,9 @@ from infra.publishing import EagerPublisher
 from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
+from infra.redis.rates import Rates
 from infra.redis.status_cache import CacheDown, StatusCache
-from infra.settings import Settings
+from infra.settings import Settings, is_loopback
 from infra.statuses import Statuses
 from infra.watching import Watching
 
@@ -45,6 +54,10 @@ log = structlog.get_logger()
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CHECK_SECONDS = 0.8
+_NO_KEYS = (
+    "there are no API keys, and POSTHASTE_HOST is {host}, which others can reach. Make one (`posthaste clients create NAME`, "
+    "then `posthaste keys create NAME`), listen on 127.0.0.1, or say POSTHASTE_AUTH=off"
+)
 REREAD_SECONDS = 5.0  # what a waiting client was not told of, it is told of then
 
 
@@ -57,6 +70,7 @@ class Api:
         self._default_provider = settings.provider_for_new_messages()
         self._hot = Lane(settings.database_url, name="api hot path", threads=4)
         self._reads = Lane(settings.database_url, name="api reads", threads=4)
+        self._keys = Lane(settings.database_url, name="api keys", threads=1)
         self._reports = Lane(settings.database_url, name="api reports", threads=AT_ONCE, scans=True)
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
@@ -69,9 +83,16 @@ class Api:
         """The ASGI application; what needs a running loop is connected in its lifespan."""
         app = Starlette(
             lifespan=self._lifespan,
-            exception_handlers={Problem: on_problem, HTTPException: on_http_exception, Exception: on_bug},
+            exception_handlers={
+                Problem: on_problem,
+                HTTPException: on_http_exception,
+                BadData: on_bad_data,
+                ClientDisconnect: on_disconnect,
+                Exception: on_bug,
+            },
         )
-        return RequestIds(app)
+        app.router.redirect_slashes = False  # a path is one path
+        return Headers(app)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -86,12 +107,16 @@ class Api:
         statuses = Statuses(self._cache, self._queries.statuses, cache_down=CacheDown, repeat=REPEAT)
         watching = self._watching = Watching(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
         events = Events(settings.redis_url, namespace=settings.namespace, heard=watching.heard)
-        waiting = Waiting(statuses, watching)
+        waiting = Waiting(statuses, watching, settings.waiting_per_key)
         accepting = Batcher(self._ledger.accept, isolate=(BadData,), repeat=REPEAT)
+        backlog = BacklogLimit(
+            Queries(self._keys).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
+        )
         intake = Intake(
             accepting,
             eager,
             statuses,
+            backlog,
             grace_seconds=settings.outbox_grace_seconds,
             timeout_seconds=settings.accept_timeout_seconds,
         )
@@ -99,16 +124,26 @@ class Api:
         records = Batcher(self._queries.messages, key=lambda id_: id_, repeat=REPEAT, max_batch=100)
         callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
         books, providers = DeadBooks(self._reads), frozenset(settings.providers)
-        messages = MessageRoutes(intake, waiting, records, self._queries, callbacks, providers, self._default_provider)
+        lists = MessageLists(self._reads)
+        messages = MessageRoutes(intake, waiting, records, self._queries, lists, callbacks, providers, self._default_provider)
         reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads), callbacks)
+        keys = KeyBook(self._keys)
+        find = Batcher(keys.find, key=lambda prefix: prefix, repeat=REPEAT)
+        keyring = Keyring(find, keys.any, watching.wake, off=settings.auth == "off", passing=REPEAT)
+        rates = Rates(settings.redis_url, namespace=settings.namespace)
+        per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
+        access = Access(keyring, RateLimits(rates, per_key, per_address, passing=(CacheDown,)))
+        dead_letters = DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers)
         app.router.routes += [
-            *messages.routes(),
-            *ReportRoutes(self._reports).routes(),
-            *reports.routes(),
-            *DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers).routes(),
+            *access.to(messages.routes(), Scope.MESSAGES_READ, Scope.MESSAGES_WRITE),
+            *access.to(ReportRoutes(self._reports).routes(), Scope.REPORTS),
+            *access.to(reports.routes(), Scope.REPORTS),
+            *access.to(dead_letters.routes(), Scope.DEAD_LETTERS),
             *self._health(broker).routes(),
+            *DocumentRoutes(document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
         ]
-        tasks = [asyncio.create_task(run) for run in (self._watch_schema(), broker.run(), eager.run(), events.run())]
+        runs = (self._watch_schema(keyring), broker.run(), eager.run(), events.run(), keyring.run(), backlog.run())
+        tasks = [asyncio.create_task(run) for run in runs]
         try:
             yield
         finally:
@@ -119,7 +154,8 @@ class Api:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._cache.close()
             await events.close()
-            for lane in (self._hot, self._reads, self._reports):
+            await rates.close()
+            for lane in (self._hot, self._reads, self._reports, self._keys):
                 lane.close()
 
     def ending(self) -> None:
@@ -127,19 +163,35 @@ class Api:
         if self._watching is not None and self._loop is not None:
             self._loop.call_soon_threadsafe(self._watching.close)
 
-    async def _watch_schema(self) -> None:
-        """Until Postgres has been seen with a schema that fits; one that is too old ends the process."""
+    async def _watch_schema(self, keyring: Keyring) -> None:
+        """Until Postgres has been seen with a schema that fits; one that is too old ends the process, as missing keys do."""
 
         def waiting(reason: str) -> None:
             self._seen = reason
 
         try:
             await schema.wait_until_fit(self._reads, self._settings.namespace, waiting)
-        except (schema.SchemaTooOld, schema.ForeignNamespace) as error:
+            await self._require_keys(keyring)
+        except (schema.SchemaTooOld, schema.ForeignNamespace, NoKeys) as error:
             self._fatal(error)
         else:
             waiting("")
             log.info("api.ready", host=self._settings.host, port=self._settings.port)
+
+    async def _require_keys(self, keyring: Keyring) -> None:
+        """Nobody but this machine may call without a key, unless that is said in so many words.
+
+        Raises:
+            NoKeys: see there.
+        """
+        while keyring.required is None:
+            await keyring.look()
+            await asyncio.sleep(0 if keyring.required is not None else CHECK_SECONDS)
+        if keyring.required or self._settings.auth == "off":
+            return
+        if not is_loopback(self._settings.host):
+            raise NoKeys(_NO_KEYS.format(host=self._settings.host))
+        log.warning("api.open", reason="there are no keys", effect="whoever can reach the loopback interface may call")
 
     def _health(self, broker: Publisher) -> HealthRoutes:
         async def postgres() -> str | None:
@@ -165,27 +217,3 @@ async def _says(check: Awaitable[None], errors: tuple[type[Exception], ...]) -> 
     except errors as error:
         return str(error)
     return None
-
-
-class RequestIds:
-    """Gives each request an id: the client's own `X-Request-ID` where it is a plain one, else a new one; answers with it."""
-
-    _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-    def __init__(self, app: ASGIApp):
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if self._PLAIN.fullmatch(given) else uuid.uuid4().hex.encode()
-        scope["posthaste.request_id"] = request_id.decode()
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, cursor_for, from_cursor, presentable
-from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery
+from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, presentable
+from api.callers import caller_of, client_of
+from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery, DeadLetterRequeue
 from api.problems import FieldError, Problem, unavailable
 from api.requests import read_model, read_query
 from infra.dead_letters import DeadLetters
@@ -38,22 +39,22 @@ class DeadLetterRoutes:
         """One page of those that fit, by id."""
         wanted = read_query(request, DeadLetterQuery)
         after = BEFORE_ALL if wanted.cursor is None else from_cursor(wanted.cursor, UUID)
-        found = await self._page(_filter(wanted), after, wanted.limit + 1)
+        found = await self._page(_filter(request, wanted), after, wanted.limit + 1)
         shown = found[: wanted.limit]
         cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
         return as_json({"data": [_shown(each) for each in shown], "next_cursor": cursor}, headers={"Cache-Control": "no-store"})
 
     async def requeue(self, request: Request) -> Response:
         """Queue them anew."""
-        batch = await read_model(request, DeadLetterBatch)
+        batch = await read_model(request, DeadLetterRequeue)
         if batch.provider is not None and batch.provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
         if batch.dry_run:
-            return await self._would(batch, "would_requeue")
+            return await self._would(request, batch, "would_requeue")
         try:
             done = await self.letters.requeue(
-                _filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend
+                _filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend
             )
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
@@ -68,20 +69,16 @@ class DeadLetterRoutes:
     async def discard(self, request: Request) -> Response:
         """End them for good."""
         batch = await read_model(request, DeadLetterBatch)
-        for name in ("provider", "extend"):
-            if getattr(batch, name):
-                error = FieldError(f"/{name}", "unknown_field", "is for requeueing")
-                raise Problem(422, "validation", f"Not valid: /{name}.", errors=[error])
         if batch.dry_run:
-            return await self._would(batch, "would_discard")
+            return await self._would(request, batch, "would_discard")
         try:
-            done = await self.letters.discard(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+            done = await self.letters.discard(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again.") from error
         return as_json({"discarded": list(map(str, done.moved))})
 
-    async def _would(self, batch: DeadLetterBatch, name: str) -> Response:
-        found = await self._page(_filter(batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+    async def _would(self, request: Request, batch: DeadLetterBatch, name: str) -> Response:
+        found = await self._page(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
         return as_json({name: [str(each.id) for each in found]})
 
     async def _page(self, wanted: Filter, after: UUID, limit: int) -> "_Letters":
@@ -94,7 +91,7 @@ class DeadLetterRoutes:
 _Letters = list[DeadLetter]
 
 
-def _filter(wanted: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:
+def _filter(request: Request, wanted: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:
     return Filter(
         kind=Kind(wanted.kind) if wanted.kind else None,
         status=Status(wanted.status) if wanted.status else None,
@@ -106,10 +103,14 @@ def _filter(wanted: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter
         failed_after=wanted.failed_after,
         failed_before=wanted.failed_before,
         ids=tuple(ids) if ids is not None else (),
-        client_id=CLIENT,
+        client_id=None if caller_of(request).sees_all else client_of(request),
     )
 
 
+_BASES = {Kind.MESSAGE: "/messages", Kind.REPORT: "/api/2.0/report/jobs"}  # callbacks have no routes of their own
+
+
 def _shown(letter: DeadLetter) -> dict[str, Any]:
-    base = f"/messages/{letter.id}" if letter.kind is Kind.MESSAGE else f"/api/2.0/report/jobs/{letter.id}"
-    return {**presentable(asdict(letter)), "id": str(letter.id), "links": {"self": base, "attempts": f"{base}/attempts"}}
+    base = f"{_BASES[letter.kind]}/{letter.id}" if letter.kind in _BASES else None
+    links = {} if base is None else {"self": base, "attempts": f"{base}/attempts"}
+    return {**presentable(asdict(letter)), "id": str(letter.id), "links": links}

@@ -31,7 +31,8 @@ def idempotency_key(request: Request, wanted: BaseModel, index: int | None = Non
         error = FieldError(_HEADER, "repeated" if len(given) > 1 else "wrong_format", detail)
         raise Problem(422, "validation", f"Not valid: {_HEADER}.", errors=[error])
     route = request.url.path if index is None else f"{request.url.path}#{index}"
-    asked = orjson.dumps(wanted.model_dump(), option=orjson.OPT_SORT_KEYS)
+    # What is not said is not part of it: so a release that knows another field does not take a request sent again for another.
+    asked = orjson.dumps(wanted.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
     return IdempotencyKey(route, given[0], hashlib.sha256(asked).hexdigest())
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 import structlog
 import uuid_utils
 
+from api.limits import BacklogLimit
 from api.models import MessageIn
 from infra.batching import Batcher
 from infra.postgres.ledger import Accepted, KeyReused
@@ -30,6 +31,7 @@ class Intake:
         accepting: Batcher[NewJob, Accepted | KeyReused],
         publisher: EagerPublisher,
         statuses: Statuses,
+        backlog: BacklogLimit,
         *,
         grace_seconds: float,
         timeout_seconds: float,
@@ -37,6 +39,7 @@ class Intake:
         self._accepting = accepting
         self._publisher = publisher
         self._statuses = statuses
+        self._backlog = backlog
         self._grace = grace_seconds
         self._timeout = timeout_seconds
 
@@ -68,11 +71,13 @@ class Intake:
         """Commit, then publish and cache; what an equal request under the same key has made is answered as it is.
 
         Raises:
+            Problem: 503, too many jobs of the client are waiting.
             KeyTaken: the key names another request.
             DeadlineExceeded: Postgres did not confirm in time; the job may have been accepted.
             Overloaded: too many are waiting; it was not.
             BadData: Postgres refuses a value.
         """
+        self._backlog.admit(job.client_id)
         started = time.monotonic()
         accepted = await self._accepting.submit(job, self._timeout)
         if isinstance(accepted, KeyReused):

@@ -9,18 +9,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, instant, job_id, presentable, rows_answer
+from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, instant, job_id, presentable, rows_answer
 from api.callbacks import CallbackUrls
+from api.callers import client_of
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
-from api.models import BatchIn, MessageIn
+from api.models import BatchIn, MessageIn, MessageQuery
 from api.problems import FieldError, Problem, describe, not_found, unavailable
-from api.requests import read_model, validated
+from api.requests import read_model, read_query, validated
 from api.waiting import Waiting, versioned
 from infra.batching import Batcher, DeadlineExceeded, Overloaded
-from infra.postgres.errors import BadData
+from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.ledger import Accepted
+from infra.postgres.lists import MessageFilter, MessageLists
 from infra.postgres.queries import MessageRecord, Queries
+from jobs.lifecycle import Status
 from jobs.model import IdempotencyKey, Kind
 
 
@@ -32,6 +35,7 @@ class MessageRoutes:
     waiting: Waiting
     records: Batcher[UUID, MessageRecord | None]
     queries: Queries
+    lists: MessageLists
     callbacks: CallbackUrls
     providers: frozenset[str]
     default_provider: str
@@ -39,18 +43,19 @@ class MessageRoutes:
     def routes(self) -> list[Route]:
         return [
             Route("/messages", self.post, methods=["POST"]),
+            Route("/messages", self.list, methods=["GET"]),
             Route("/messages/batch", self.post_batch, methods=["POST"]),
-            Route("/message/{id}/status", self.status, methods=["GET"]),
-            Route("/messages/{id}/status", self.status, methods=["GET"]),
-            Route("/messages/{id}", self.record, methods=["GET"]),
-            Route("/messages/{id}/events", self.events, methods=["GET"]),
-            Route("/messages/{id}/attempts", self.attempts, methods=["GET"]),
-            Route("/messages/{id}/callbacks", self.told, methods=["GET"]),
+            Route("/message/{id:job}/status", self.status, methods=["GET"]),
+            Route("/messages/{id:job}/status", self.status, methods=["GET"]),
+            Route("/messages/{id:job}", self.record, methods=["GET"]),
+            Route("/messages/{id:job}/events", self.events, methods=["GET"]),
+            Route("/messages/{id:job}/attempts", self.attempts, methods=["GET"]),
+            Route("/messages/{id:job}/callbacks", self.told, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
         message = await read_model(request, MessageIn)
-        accepted = await self._accept(message, idempotency_key(request, message))
+        accepted = await self._accept(client_of(request), message, idempotency_key(request, message))
         status_url = f"/message/{accepted.id}/status"
         answer = {
             "id": str(accepted.id),
@@ -63,6 +68,7 @@ class MessageRoutes:
     async def post_batch(self, request: Request) -> Response:
         """Judge each message by itself; those that are well are accepted together. A key covers each item by its index."""
         batch = await read_model(request, BatchIn)
+        idempotency_key(request, batch)  # a bad one is not each item's fault
         accepting = (self._accept_item(request, index, fields) for index, fields in enumerate(batch.messages))
         answers = await asyncio.gather(*accepting, return_exceptions=True)
         items: list[dict[str, Any]] = []
@@ -73,31 +79,49 @@ class MessageRoutes:
                 raise answer
             else:
                 items.append({"index": index, "id": str(answer.id), "status": "queued"})
-        if all(isinstance(answer, Problem) and answer.status == 503 for answer in answers):
+        codes = {answer.code if isinstance(answer, Problem) and answer.status == 503 else "" for answer in answers}
+        if codes == {"backlog_full"} and isinstance(answers[0], Problem):
+            raise answers[0]
+        if "" not in codes:
             raise unavailable("The database did not confirm in time; which messages were accepted is unknown.")
         replayed = all(isinstance(answer, Accepted) and answer.replayed for answer in answers)
         return as_json({"data": items}, 202, replay_header(replayed))
 
     async def _accept_item(self, request: Request, index: int, fields: Any) -> Accepted:
         message = validated(fields, MessageIn)
-        return await self._accept(message, idempotency_key(request, message, index))
+        return await self._accept(client_of(request), message, idempotency_key(request, message, index))
 
-    async def _accept(self, message: MessageIn, key: IdempotencyKey | None) -> Accepted:
+    async def _accept(self, client_id: str, message: MessageIn, key: IdempotencyKey | None) -> Accepted:
         provider = message.provider or self.default_provider
         if provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
         callback_url = self.callbacks.wanted(message)
         try:
-            return await self.intake.accept_message(CLIENT, provider, message, callback_url, key)
+            return await self.intake.accept_message(client_id, provider, message, callback_url, key)
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
             raise unavailable("The database did not confirm in time; whether the message was accepted is unknown.") from error
         except Overloaded as error:
             raise unavailable("Too many requests are waiting for the database; the message was not accepted.") from error
-        except BadData as error:
+        except BadData as error:  # here, as it may be one item of a batch
             raise Problem(422, "validation", "The database refuses a value of this message.") from error
+
+    async def list(self, request: Request) -> Response:
+        """The client's messages, newest first."""
+        wanted = read_query(request, MessageQuery)
+        before = None if wanted.cursor is None else from_cursor(wanted.cursor, UUID)
+        status = None if wanted.status is None else Status(wanted.status)
+        like = MessageFilter(status, wanted.destination, wanted.tag, wanted.reference)
+        try:
+            found = await self.lists.page(client_of(request), like, before, wanted.limit + 1, READ_SECONDS)
+        except (Unavailable, TryAgain) as error:
+            raise unavailable("The database does not answer.") from error
+        shown = found[: wanted.limit]
+        cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
+        rows = [{**presentable(asdict(each)), "links": _links(each.id)} for each in shown]
+        return as_json({"data": rows, "next_cursor": cursor})
 
     async def status(self, request: Request) -> Response:
         return await self.waiting.status(request, Kind.MESSAGE)
@@ -117,10 +141,13 @@ class MessageRoutes:
             record = await self.records.submit(job_id(request), READ_SECONDS)
         except (DeadlineExceeded, Overloaded) as error:
             raise unavailable("The database does not answer.") from error
-        if record is None or record.client_id != CLIENT:
+        if record is None or record.client_id != client_of(request):
             raise not_found()
         shown = presentable(asdict(record))
         del shown["client_id"]
-        links = {"self": f"/messages/{record.id}", "status": f"/message/{record.id}/status"}
-        links |= {name: f"/messages/{record.id}/{name}" for name in ("attempts", "callbacks", "events")}
-        return versioned(request, record.version, {**shown, "links": links}, applied)
+        return versioned(request, record.version, {**shown, "links": _links(record.id)}, applied)
+
+
+def _links(id_: UUID) -> dict[str, str]:
+    links = {"self": f"/messages/{id_}", "status": f"/message/{id_}/status"}
+    return links | {name: f"/messages/{id_}/{name}" for name in ("attempts", "callbacks", "events")}

@@ -1,14 +1,18 @@
 """The shapes that clients send and get."""
 
+import re
+import unicodedata
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from infra.webhooks.guard import MAX_URL
 
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 MAX_DESTINATION = 320  # characters
 MAX_BODY = 65_536  # bytes of UTF-8
 MAX_METADATA = 4096  # bytes as JSON
@@ -57,7 +61,41 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _one_line(value: str) -> str:
+    """A destination is part of protocols that end lines where it might say so."""
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        raise PydanticCustomError("control_character", "must not contain control characters")
+    if not value.strip():
+        raise PydanticCustomError("too_short", "must not be blank")
+    return value
+
+
 CallbackUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL), Storable]
+
+
+def _rfc3339(value: object) -> object:
+    """A number is no instant: which unit, and since when?"""
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise PydanticCustomError("wrong_format", "must be an instant like 2026-11-22T04:00:00Z (RFC 3339)")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    """Postgres knows fewer offsets than there are, and no year before 1."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("wrong_format", "is too near the ends of the calendar") from error
+
+
+def _whole(value: object) -> object:
+    """JSON has one kind of number: 5.0 is 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc)]
+Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "cursor"})]
+ResultCursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "result-cursor"})]
 Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
 
 
@@ -70,7 +108,7 @@ class MessageIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable]
+    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable, AfterValidator(_one_line)]
     body: Annotated[str, Field(min_length=1), Storable, AfterValidator(_bounded)]
     provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
     priority: Literal["normal", "high"] = "normal"
@@ -79,6 +117,19 @@ class MessageIn(BaseModel):
     tags: Annotated[list[Tag], Field(max_length=10)] = []
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
     callback_url: CallbackUrl | None = None
+
+
+class MessageQuery(BaseModel):
+    """`GET /messages`: those that fit every field given, and a page of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    status: Literal["queued", "processing", "retrying", "sent", "failed", "unknown", "discarded"] | None = None
+    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable] | None = None
+    tag: Annotated[str, Field(min_length=1, max_length=64), Storable] | None = None
+    reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
+    cursor: Cursor | None = None
 
 
 class ReportIn(BaseModel):
@@ -95,7 +146,7 @@ class PageQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
-    cursor: Annotated[str, Field(max_length=100)] | None = None
+    cursor: Cursor | None = None
 
 
 class ResultQuery(BaseModel):
@@ -105,7 +156,7 @@ class ResultQuery(BaseModel):
 
     format: Literal["json", "csv"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
-    cursor: Annotated[str, Field(max_length=100)] | None = None
+    cursor: ResultCursor | None = None
 
 
 class DeadLetterFilter(BaseModel):
@@ -120,26 +171,31 @@ class DeadLetterFilter(BaseModel):
     destination: Annotated[str, Field(max_length=MAX_DESTINATION), Storable] | None = None
     tag: Annotated[str, Field(max_length=64), Storable] | None = None
     reference: Annotated[str, Field(max_length=255), Storable] | None = None
-    failed_after: AwareDatetime | None = None
-    failed_before: AwareDatetime | None = None
+    failed_after: Instant | None = None
+    failed_before: Instant | None = None
 
 
 class DeadLetterQuery(DeadLetterFilter):
     """`GET /dead-letters`: a filter, and a page of what fits."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
-    cursor: Annotated[str, Field(max_length=100)] | None = None
+    cursor: Cursor | None = None
 
 
 class DeadLetterBatch(BaseModel):
-    """`POST /dead-letters/requeue|discard`: the first `limit` that fit the filter (and are among `ids`, if given)."""
+    """`POST /dead-letters/discard`: the first `limit` that fit the filter (and are among `ids`, if given)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     filter: DeadLetterFilter = DeadLetterFilter()
-    ids: Annotated[list[UUID], Field(max_length=MAX_BATCH)] | None = None
-    limit: Annotated[int, Field(ge=1, le=MAX_BATCH, strict=True)] = MAX_BATCH
+    ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_BATCH)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_BATCH, strict=True), BeforeValidator(_whole)] = MAX_BATCH
     dry_run: Annotated[bool, Field(strict=True)] = False
+
+
+class DeadLetterRequeue(DeadLetterBatch):
+    """`POST /dead-letters/requeue`: the same; messages for `provider`, if one is named. `extend`: past the deadline, too."""
+
     provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
     extend: Annotated[bool, Field(strict=True)] = False
 

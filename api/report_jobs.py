@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from api.answers import CLIENT, READ_SECONDS, as_json, cursor_for, from_cursor, instant, job_id, rows_answer
+from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, instant, job_id, rows_answer
 from api.callbacks import CallbackUrls
+from api.callers import client_of
 from api.idempotency import idempotency_key, key_reused, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
@@ -44,19 +45,19 @@ class ReportJobRoutes:
         return [
             Route("/api/2.0/report/posts", self.post, methods=["POST"]),
             Route(JOBS, self.list, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}", self.state, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}/status", self.status, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}/events", self.events, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}/attempts", self.attempts, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}/callbacks", self.told, methods=["GET"]),
-            Route(f"{JOBS}/{{id}}/result", self.result, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}", self.state, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/status", self.status, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/events", self.events, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/attempts", self.attempts, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/callbacks", self.told, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/result", self.result, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
         wanted = await read_model(request, ReportIn) if has_body(request) else ReportIn()
         callback_url = self.callbacks.wanted(wanted)
         try:
-            accepted = await self.intake.accept_report(CLIENT, callback_url, idempotency_key(request, wanted))
+            accepted = await self.intake.accept_report(client_of(request), callback_url, idempotency_key(request, wanted))
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
@@ -77,7 +78,7 @@ class ReportJobRoutes:
         page = read_query(request, PageQuery)
         before = None if page.cursor is None else from_cursor(page.cursor, UUID)
         try:
-            found = await self.queries.reports(CLIENT, before, page.limit + 1, READ_SECONDS)
+            found = await self.queries.reports(client_of(request), before, page.limit + 1, READ_SECONDS)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
         shown, more = found[: page.limit], len(found) > page.limit
@@ -95,10 +96,10 @@ class ReportJobRoutes:
     async def events(self, request: Request) -> Response:
         return await self.waiting.events(request, Kind.REPORT, self._progress)
 
-    async def _progress(self, id_: UUID) -> dict[str, Any] | None:
+    async def _progress(self, id_: UUID, client_id: str) -> dict[str, Any] | None:
         """How far a report is; None where it does not say, or nobody can."""
         try:
-            record = await self.queries.report(id_, CLIENT, READ_SECONDS)
+            record = await self.queries.report(id_, client_id, READ_SECONDS)
         except (Unavailable, TryAgain):
             return None  # the next look may know
         return None if record is None else _progress(record)
@@ -139,7 +140,7 @@ class ReportJobRoutes:
 
     async def _record(self, request: Request) -> ReportRecord:
         try:
-            record = await self.queries.report(job_id(request), CLIENT, READ_SECONDS)
+            record = await self.queries.report(job_id(request), client_of(request), READ_SECONDS)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
         if record is None:

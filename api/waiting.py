@@ -6,7 +6,8 @@ nothing but the 202, and what it waits for is the end.
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -16,7 +17,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import CLIENT, as_json, job_id
+from api.answers import as_json, job_id
+from api.callers import Caller, caller_of, client_of
 from api.problems import Problem, not_found, unavailable
 from infra.batching import DeadlineExceeded, Overloaded
 from infra.statuses import Statuses
@@ -32,7 +34,7 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\"?(?=[,;\s]|$)", re.
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,9})"')
 
 
-Progress = Callable[[UUID], Awaitable[dict[str, Any] | None]]
+Progress = Callable[[UUID, str], Awaitable[dict[str, Any] | None]]
 
 
 def seen_version(request: Request) -> int:
@@ -55,10 +57,11 @@ def versioned(request: Request, version: int, content: dict[str, Any], applied: 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Statuses that can be waited for."""
+    """Statuses that can be waited for, by `each` key with so many requests at a time in this process."""
 
     statuses: Statuses
     watching: Watching
+    each: int
 
     async def known(self, request: Request, kind: Kind) -> tuple[KnownStatus, dict[str, str]]:
         """The status of the job in the path, after as long a wait as the client prefers, and the header that says so.
@@ -68,8 +71,23 @@ class Waiting:
         """
         id_, seconds, seen = job_id(request), preferred_wait(request), seen_version(request)
         if seconds is None:
-            return await self._read(id_, kind, seen), {}
-        return await self._wait(id_, kind, seen, seconds), {"Preference-Applied": f"wait={seconds}"}
+            return await self._read(id_, kind, client_of(request), seen), {}
+        caller = self._admitted(request)
+        with _counted(caller):
+            known = await self._wait(id_, kind, caller, seen, seconds)
+        return known, {"Preference-Applied": f"wait={seconds}"}
+
+    def _admitted(self, request: Request) -> Caller:
+        """Whoever wants to wait, if it may.
+
+        Raises:
+            Problem: 429, too many requests of this key wait.
+        """
+        caller = caller_of(request)
+        if caller.prefix is not None and caller.waiting >= self.each:
+            detail = f"{self.each} requests of this key are waiting or streaming at this process; no more may."
+            raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
+        return caller
 
     async def status(self, request: Request, kind: Kind) -> Response:
         """`{"status": …}` of the job in the path. Raises what `known` raises."""
@@ -80,10 +98,10 @@ class Waiting:
         """Wait, if the client prefers to, before the job's record is read. Returns and raises as `known`."""
         return {} if preferred_wait(request) is None else (await self.known(request, kind))[1]
 
-    async def _wait(self, id_: UUID, kind: Kind, seen: int, seconds: float) -> KnownStatus:
+    async def _wait(self, id_: UUID, kind: Kind, caller: Caller, seen: int, seconds: float) -> KnownStatus:
         deadline = time.monotonic() + seconds
-        with self.watching.watch(id_) as watch:  # first, so that what happens while we read is heard
-            known = await self._read(id_, kind, seen)
+        with self.watching.watch(id_, lambda: caller.usable) as watch:  # first, so that what happens while we read is heard
+            known = await self._read(id_, kind, caller.client_id, seen)
             while known.status not in ENDS and (known.version == seen or not seen):
                 news = await watch.after(known.version, deadline - time.monotonic())
                 if news is None:
@@ -91,7 +109,7 @@ class Waiting:
                 known = news
         return known
 
-    async def _read(self, id_: UUID, kind: Kind, seen: int = 0) -> KnownStatus:
+    async def _read(self, id_: UUID, kind: Kind, client_id: str, seen: int = 0) -> KnownStatus:
         """The status now; a cache that is behind what the client has seen is not asked."""
         try:
             known = await self.statuses.read(id_)
@@ -99,7 +117,7 @@ class Waiting:
                 known = await self.statuses.read_ledger(id_)
         except (DeadlineExceeded, Overloaded) as error:
             raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
-        if known is None or known.client_id != CLIENT or known.kind is not kind:
+        if known is None or known.client_id != client_id or known.kind is not kind:
             raise not_found()
         return known
 
@@ -111,20 +129,22 @@ class Waiting:
         Raises:
             Problem: as `known`.
         """
-        id_ = job_id(request)
-        known = await self._read(id_, kind)
+        id_, caller = job_id(request), self._admitted(request)
+        known = await self._read(id_, kind, caller.client_id)
         last = request.headers.get("last-event-id", "")
         version = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
         if known.status in ENDS and version >= known.version:
             return Response(status_code=204)
         return EventSourceResponse(
-            self._stream(id_, kind, version, progress), ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n"
+            self._stream(id_, kind, caller, version, progress), ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n"
         )
 
-    async def _stream(self, id_: UUID, kind: Kind, version: int, progress: Progress | None) -> AsyncIterator[ServerSentEvent]:
-        with self.watching.watch(id_) as watch:
+    async def _stream(
+        self, id_: UUID, kind: Kind, caller: Caller, version: int, progress: Progress | None
+    ) -> AsyncIterator[ServerSentEvent]:
+        with _counted(caller), self.watching.watch(id_, lambda: caller.usable) as watch:
             try:
-                known: KnownStatus | None = await self._read(id_, kind)
+                known: KnownStatus | None = await self._read(id_, kind, caller.client_id)
             except Problem:
                 return  # it could be read a moment ago: the client connects again
             told: dict[str, Any] | None = None
@@ -135,12 +155,22 @@ class Waiting:
                 if known.status in ENDS:
                     return
                 news = await watch.after(known.version, float("inf") if progress is None else PROGRESS_SECONDS)
-                if news is None and progress is not None and not self.watching.closed:
-                    news, now = known, await progress(id_)
+                if news is None and progress is not None and watch.goes_on:
+                    news, now = known, await progress(id_, caller.client_id)
                     if now is not None and now != told:
                         told = now
                         yield _event("progress", {"id": str(id_), **now})
                 known = news
+
+
+@contextmanager
+def _counted(caller: Caller) -> Iterator[None]:
+    """One more of a caller's requests waits."""
+    caller.waiting += 1
+    try:
+        yield
+    finally:
+        caller.waiting -= 1
 
 
 def _event(name: str, data: dict[str, Any], version: int | None = None) -> ServerSentEvent:

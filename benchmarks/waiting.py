@@ -7,13 +7,13 @@ import statistics
 import time
 from collections import Counter
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from redis import Redis
 
 from benchmarks.load import after
+from benchmarks.processes import costs, process_of, said
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
 from infra.postgres.lanes import Lane
@@ -33,11 +33,11 @@ async def thousands_wait(settings: Settings) -> None:
     print(f"{POLLS} long-polls and {STREAMS} event streams at one API process")
     async with service(settings, "benchmark", sandbox, {}) as (session, database):
         lane = Lane(database, name="benchmark", threads=1)
-        book, api = ProviderBook(lane), _process_of(str(session._base_url))
+        book, api = ProviderBook(lane), process_of(str(session._base_url))
         await book.pause("sandbox", CALL_SECONDS)
         await asyncio.sleep(1)  # within which workers heed it
         ids = await _submit(session)
-        before = _costs(api)
+        before = costs(api)
         told: dict[str, tuple[str, float]] = {}
         clients = [_poll(session, id_, told) for id_ in ids] + [_stream(session, id_, told) for id_ in ids[:STREAMS]]
         waiting = []
@@ -45,9 +45,9 @@ async def thousands_wait(settings: Settings) -> None:
             waiting += [asyncio.create_task(client) for client in clients[start : start + COMING]]
             await asyncio.sleep(0.1)
         until = after(CALL_SECONDS * 2)
-        while _costs(api)["descriptors"] < POLLS + STREAMS and not until():  # noqa: ASYNC110  nobody tells
+        while costs(api)["descriptors"] < POLLS + STREAMS and not until():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.1)
-        print(f"  before: {_said(before)}; with all of them: {_said(_costs(api))}")
+        print(f"  before: {said(before)}; with all of them: {said(costs(api))}")
         with Redis.from_url(settings.redis_url) as redis:
             print(f"  subscriptions at Redis: {sum('sub=1' in line for line in _clients(redis))}")
         await book.resume("sandbox", CALL_SECONDS)
@@ -94,29 +94,6 @@ async def _lateness(lane: Lane, told: dict[str, tuple[str, float]]) -> list[floa
 
     finished = await lane.call(ends, CALL_SECONDS)
     return [1000 * (at - finished[name.split()[1]].timestamp()) for name, (_, at) in told.items()]
-
-
-def _process_of(base: str) -> int:
-    """The pid of the API that listens there: the one whose environment names the port."""
-    port = base.rstrip("/").rpartition(":")[2]
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
-        except OSError:
-            continue  # gone, or not ours
-        if command.endswith(b"-m\0api\0") and f"POSTHASTE_PORT={port}\0".encode() in environment + b"\0":
-            return int(folder.name)
-    raise LookupError(f"no API listens on port {port}")
-
-
-def _costs(pid: int) -> dict[str, int]:
-    links = list(Path(f"/proc/{pid}/fd").iterdir())
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return {"megabytes": pages * 4096 // 2**20, "descriptors": len(links)}
-
-
-def _said(costs: dict[str, int]) -> str:
-    return f"{costs['megabytes']} MiB, {costs['descriptors']} file descriptors"
 
 
 def _clients(redis: Redis) -> list[str]:

@@ -34,7 +34,7 @@ def _settings() -> Settings:
 
 def _client(url: str | None) -> Client:
     host, port = os.environ.get(f"{PREFIX}HOST", "127.0.0.1"), os.environ.get(f"{PREFIX}PORT", "9006")
-    return Client(url or f"http://{host}:{port}")
+    return Client(url or f"http://{host}:{port}", key=os.environ.get(f"{PREFIX}API_KEY"))
 
 
 def _become(*module: str) -> NoReturn:
@@ -87,8 +87,13 @@ def up(
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    with_key: Annotated[
+        bool, typer.Option("--first-key", help="Where there is no API key yet, make one and print it.")
+    ] = False,
+) -> None:
     """Bring the database's schema to this release's revision."""
+    from cli import keys
     from infra import logs
     from infra.postgres import errors, privileges, schema
 
@@ -98,9 +103,13 @@ def migrate() -> None:
     refusals = (schema.MigrationBlocked, schema.ForeignNamespace, schema.WrongEncoding, privileges.RoleMissing)
     try:
         revision = schema.migrate(settings.owner_url, settings.namespace, runtime_role=role)
+        key = keys.first_key(settings) if with_key else None
     except (*refusals, errors.Unavailable) as error:
         _fail(str(error))
     console.print(f"migrate: the schema is at revision {revision}", highlight=False)
+    if key is not None:
+        console.print("migrate: there was no API key; this one may do everything, and is shown this once:", highlight=False)
+        print(f"POSTHASTE_API_KEY={key}")
 
 
 @app.command()
@@ -165,6 +174,50 @@ def demo(
     except (CannotStart, Unavailable, MigrationBlocked) as error:
         _fail(str(error))
     raise typer.Exit(code)
+
+
+@app.command()
+def purge(
+    older_than: Annotated[float, typer.Option(min=0, help="Days since they ended.")],
+    kind: Annotated[list[Kind] | None, typer.Option(help="Which kinds; else all.")] = None,
+) -> None:
+    """Delete jobs that ended long ago, at once; failed and unknown ones stay. The relay does the same by itself."""
+    from cli import retention as command
+    from infra import logs
+    from infra.postgres.errors import TryAgain, Unavailable
+
+    settings = _settings()
+    logs.configure("error", json=False)
+    kinds = kind or list(Kind)
+    try:
+        total = asyncio.run(command.purge(settings, kinds, older_than, lambda line: problems.print(f"purge: {line}")))
+    except (Unavailable, TryAgain) as error:
+        _fail(f"{error}; run it again")
+    console.print(f"purge: {total} jobs deleted", highlight=False)
+
+
+@app.command()
+def erase(
+    destination: Annotated[str, typer.Option(help="Whose messages.")],
+    client: Annotated[str | None, typer.Option(help="Only this client's.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete all messages to a destination that have ended, dead letters too. Exit 3: some are under way; run it again."""
+    from cli import retention as command
+    from infra import logs
+    from infra.postgres.errors import TryAgain, Unavailable
+
+    if not yes:
+        typer.confirm(f"Delete all that was sent to {destination!r}, for good?", abort=True)
+    settings = _settings()
+    logs.configure("error", json=False)
+    try:
+        total, left = asyncio.run(command.erase(settings, destination, client))
+    except (Unavailable, TryAgain) as error:
+        _fail(f"{error}; run it again")
+    console.print(f"erase: {total} jobs deleted", highlight=False)
+    if left:
+        _fail(f"{left} messages to it are under way; run this again when they have ended", 3)
 
 
 posts_app = typer.Typer(no_args_is_help=True, help="Fill and empty the posts table that reports are about.")
@@ -342,6 +395,22 @@ def providers(context: typer.Context) -> None:
     from cli import providers as command
 
     command.app(context.args, prog_name="posthaste providers")
+
+
+@app.command("clients", context_settings=_PASSED_ON, add_help_option=False)
+def clients(context: typer.Context) -> None:
+    """Who may call: create, list, revoke."""
+    from cli import keys as command
+
+    command.clients_app(context.args, prog_name="posthaste clients")
+
+
+@app.command("keys", context_settings=_PASSED_ON, add_help_option=False)
+def keys(context: typer.Context) -> None:
+    """The keys that clients show: create, list, rotate, revoke."""
+    from cli import keys as command
+
+    command.keys_app(context.args, prog_name="posthaste keys")
 
 
 @app.command("callbacks", context_settings=_PASSED_ON, add_help_option=False)

@@ -36,10 +36,11 @@ async def service(
     provider: Mapping[str, Any],
     programs: Sequence[Program] = MESSAGES,
     others: Mapping[str, Sandbox] | None = None,
+    changed: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     """A ready service on these settings' servers, that sends through `sandbox` and through `others`, by provider name.
 
-    Gives a session with its API, and its database's URL.
+    `changed`: other settings, by their names without the prefix. Gives a session with its API, and its database's URL.
 
     Raises:
         CannotStart: it does not come up.
@@ -59,6 +60,7 @@ async def service(
         f"{PREFIX}LOG_LEVEL": "warning",
         f"{PREFIX}PROVIDERS": json.dumps({"sandbox": described, **more}),
         f"{PREFIX}DEFAULT_PROVIDER": "sandbox",
+        **{PREFIX + name: value for name, value in (changed or {}).items()},
     }
     client = aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0))
     async with _serving(sandbox, *(others or {}).values()), _running(environment, programs), client as session:

@@ -30,6 +30,7 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.provider_book import ProviderBook
 from infra.postgres.queries import Queries
+from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
@@ -77,7 +78,7 @@ class _Worker:
             timeout_seconds=settings.callback_timeout_seconds,
             concurrency=settings.callback_concurrency,
         )
-        ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds)
+        ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
         self.broker = Publisher(settings.amqp_url, topology, name="worker")
         deletes = Batcher(Outbox(self.hot).delete, repeat=REPEAT)
         self.eager = EagerPublisher(
@@ -247,7 +248,8 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     )
     try:
         if await _seen(lane, settings, stop):
-            keeper = Housekeeper(Ledger(lane, grace_seconds=settings.outbox_grace_seconds), passing=REPEAT)
+            ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
+            keeper = Housekeeper(ledger, Retention(lane), settings.retention_days, passing=REPEAT)
             async with asyncio.TaskGroup() as group:
                 services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run(), keeper.run())]
                 await stop.wait()

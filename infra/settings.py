@@ -3,9 +3,11 @@
 import json
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import limits
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableValue
@@ -14,7 +16,7 @@ from infra.tls import check_tls
 from infra.webhooks.guard import PORTS, Guard, Network, Refused
 from infra.webhooks.signing import check_secret
 from jobs.breaker import BreakerPolicy
-from jobs.model import CALLBACKS, REPORTS, work_queues
+from jobs.model import CALLBACKS, REPORTS, Kind, work_queues
 from jobs.retry import RetryPolicy, scheduled
 
 PREFIX = "POSTHASTE_"
@@ -63,6 +65,14 @@ def _http_url(value: str) -> str:
     return value
 
 
+def _rate(value: str) -> str:
+    try:
+        limits.parse(value)
+    except ValueError as error:
+        raise ValueError("must be of the form 100/second, 60/minute or 5/10seconds") from error
+    return value
+
+
 def _secret(value: str) -> str:
     return check_secret(value)
 
@@ -101,6 +111,15 @@ class Settings(BaseSettings):
     namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     host: str = "127.0.0.1"
     port: int = Field(9006, ge=1, le=65_535)
+    auth: Literal["auto", "off"] = "auto"
+    api_key: str | None = Field(None, repr=False)
+    rate_per_key: Annotated[str, AfterValidator(_rate)] = "1000/second"
+    rate_per_address: Annotated[str, AfterValidator(_rate)] = "60/minute"
+    backlog_high: int = Field(200_000, ge=1)
+    backlog_low: int = Field(150_000, ge=0)
+    retain_body: bool = True
+    retention_days: dict[Kind, Annotated[float, Field(gt=0, le=36_500)]] = dict.fromkeys(Kind, 30.0)
+    waiting_per_key: int = Field(1000, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
     providers: dict[str, ProviderSettings] = {}
@@ -159,6 +178,8 @@ class Settings(BaseSettings):
                 )
         if self.shutdown_grace_seconds >= self.lease_seconds:
             raise ValueError(f"{PREFIX}SHUTDOWN_GRACE_SECONDS must be shorter than {PREFIX}LEASE_SECONDS")
+        if self.backlog_low >= self.backlog_high:
+            raise ValueError(f"{PREFIX}BACKLOG_LOW must be less than {PREFIX}BACKLOG_HIGH")
         self._callbacks_fit()
         if self.default_provider is not None and self.default_provider not in self.providers:
             raise ValueError(f"{PREFIX}DEFAULT_PROVIDER: {self.default_provider!r} is not among the providers")
@@ -254,6 +275,16 @@ def load() -> Settings:
     except UnreadableValue as error:
         field = re.search(r'field "(\w+)"', str(error))
         raise SettingsError(f"{PREFIX}{field[1].upper() if field else '…'}: is not valid JSON") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _refuse_unknown(variables: dict[str, str], file: Path | None = None) -> None:

@@ -21,8 +21,9 @@ Read = Callable[[UUID], Awaitable[KnownStatus | None]]
 class Watch:
     """One watcher of one job."""
 
-    def __init__(self, watching: "Watching", id_: UUID):
+    def __init__(self, watching: "Watching", id_: UUID, still: Callable[[], bool]):
         self._watching = watching
+        self._still = still
         self._id = id_
         self._latest: KnownStatus | None = None
         self._woken = asyncio.Event()
@@ -32,13 +33,18 @@ class Watch:
             self._latest = known
             self._woken.set()
 
-    def over(self) -> None:
+    def wake(self) -> None:
         self._woken.set()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is anybody to be told still."""
+        return not self._watching.closed and self._still()
+
     async def after(self, version: int, seconds: float = float("inf")) -> KnownStatus | None:
-        """The job once it is further than `version`; None: it is not after so many seconds, or the process is ending."""
+        """The job once it is further than `version`; None: it is not after so many seconds, or the watch is over."""
         deadline = time.monotonic() + seconds
-        while not self._watching.closed:
+        while self.goes_on:
             if self._latest is not None and self._latest.version > version:
                 return self._latest
             left = deadline - time.monotonic()
@@ -75,9 +81,9 @@ class Watching:
         return sum(map(len, self._watches.values()))
 
     @contextmanager
-    def watch(self, id_: UUID) -> Iterator[Watch]:
-        """Be told of a job's changes from now on."""
-        watch = Watch(self, id_)
+    def watch(self, id_: UUID, still: Callable[[], bool] = lambda: True) -> Iterator[Watch]:
+        """Be told of a job's changes from now on, as long as `still` says so: it is asked whenever somebody `wake`s all."""
+        watch = Watch(self, id_, still)
         self._watches[id_].add(watch)
         try:
             yield watch
@@ -94,6 +100,10 @@ class Watching:
     def close(self) -> None:
         """The process is ending: everybody is to answer with what is known."""
         self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody see whether they may go on."""
         for watches in self._watches.values():
             for watch in watches:
-                watch.over()
+                watch.wake()

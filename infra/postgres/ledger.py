@@ -92,12 +92,14 @@ class Applied:
 class Ledger:
     """The jobs table and what commits with it. Every method is one transaction; see `Lane.call` for what it raises.
 
-    `grace_seconds` is the head start that the committing process has to publish before the relay does.
+    `grace_seconds` is the head start that the committing process has to publish before the relay does. Without `retain_body`
+    the body of a message is forgotten once it is sent.
     """
 
-    def __init__(self, lane: Lane, *, grace_seconds: float):
+    def __init__(self, lane: Lane, *, grace_seconds: float, retain_body: bool = True):
         self._lane = lane
         self._grace = grace_seconds
+        self._retain_body = retain_body
 
     async def accept(self, new: Sequence[NewJob], timeout: float) -> list[Accepted | KeyReused]:
         """Insert jobs and their outbox rows; ids and keys that are there already are answered as they are.
@@ -178,6 +180,7 @@ class Ledger:
                 "provider_code": each.provider_code,
                 "provider_message_id": each.provider_message_id,
                 "grace": self._grace,
+                "forget": not self._retain_body,
             }
             for each in late
         ]
@@ -235,6 +238,7 @@ class Ledger:
             "grace": grace,
             "route": t.route,
             "queue": t.queue,
+            "forget": t.to is Status.SENT and not self._retain_body,
         }
 
 

@@ -23,7 +23,7 @@ class MessageRecord:
     status: Status
     version: int
     destination: str
-    body: str
+    body: str | None
     provider: str
     priority: str
     delivery: str
@@ -133,6 +133,15 @@ ORDER BY c.parent_version
 """)
 
 
+_BACKLOG = sa.text("""
+SELECT count(*) FROM (
+    SELECT FROM jobs WHERE client_id = :client_id AND status IN ('queued', 'retrying') AND kind <> 'callback'
+        AND due_at <= now() AND (provider IS NULL OR provider NOT IN (SELECT provider FROM provider_pauses))
+    LIMIT :most
+) waiting
+""")
+
+
 class Queries:
     """Each method is one read; see `Lane.call` for what it raises."""
 
@@ -192,6 +201,11 @@ class Queries:
         """The client's own reports, newest first, from before the one with this id: at most `limit`."""
         parameters = {"client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
         return await self._lane.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
+
+    async def backlog(self, client_id: str, most: int, timeout: float) -> int:
+        """How many jobs of a client are due and wait, of no paused provider; counted up to `most`."""
+        parameters = {"client_id": client_id, "most": most}
+        return await self._lane.call(lambda connection: int(connection.execute(_BACKLOG, parameters).scalar_one()), timeout)
 
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""

@@ -36,6 +36,9 @@ WITH r AS (
     WHERE key IS NULL OR id IN (SELECT job_id FROM named) ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id, created_at
+), tagged AS (
+    INSERT INTO message_tags (client_id, tag, job_id)
+    SELECT client_id, unnest(r.tags), id FROM accepted JOIN r USING (id) WHERE r.tags <> '{}' ON CONFLICT DO NOTHING
 ), queued AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at)
     SELECT id, 1, 'work', r.queue, created_at + r.grace * interval '1 second' FROM accepted JOIN r USING (id)
@@ -97,7 +100,7 @@ WITH held AS (
     SELECT r.* FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, version int, token uuid, status text, reason text, tried boolean, charged boolean, lost boolean,
         counted boolean, outcome text, attempt_reason text, provider_code int, provider_message_id text,
-        ran float8, delay float8, grace float8, route text, queue text)
+        ran float8, delay float8, grace float8, route text, queue text, forget boolean)
     JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
     WHERE j.status = 'processing' AND (NOT r.lost OR j.lease_until < now()) ORDER BY j.id FOR UPDATE OF j
 ), applied AS (
@@ -106,6 +109,7 @@ WITH held AS (
         attempts = j.attempts + CAST(charged AS int), tries = j.tries + CAST(tried AS int),
         lost_leases = j.lost_leases + CAST(counted AS int),
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
+        body = CASE WHEN forget AND j.kind = 'message' THEN NULL ELSE j.body END,
         due_at = clock_timestamp() + delay * interval '1 second', updated_at = clock_timestamp(),
         finished_at = CASE WHEN held.status IN ({in_list(ENDS)}) THEN clock_timestamp() END
     FROM held WHERE j.id = held.id AND j.version = held.version
@@ -142,16 +146,17 @@ WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = r.lost)
 # The lease was lost, the job taken back, and then the answer came: accepted. Whoever claimed it since has another token.
 ACCEPT_LATE = sa.text(f"""
 WITH held AS (
-    SELECT j.id, r.token, r.provider_code, r.provider_message_id, r.grace
+    SELECT j.id, r.token, r.provider_code, r.provider_message_id, r.grace, r.forget
     FROM json_to_recordset(CAST(:rows AS json))
-        AS r(id uuid, token uuid, provider_code int, provider_message_id text, grace float8)
+        AS r(id uuid, token uuid, provider_code int, provider_message_id text, grace float8, forget boolean)
     JOIN jobs j ON j.id = r.id AND j.claim_token = r.token
     WHERE j.status IN ('retrying', 'unknown') ORDER BY j.id FOR UPDATE OF j
 ), late AS (
     UPDATE jobs j SET
         status = 'sent', version = j.version + 1, reason = NULL,
         updated_at = clock_timestamp(), finished_at = clock_timestamp(),
-        provider_message_id = coalesce(held.provider_message_id, j.provider_message_id)
+        provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
+        body = CASE WHEN forget AND j.kind = 'message' THEN NULL ELSE j.body END
     FROM held WHERE j.id = held.id AND j.claim_token = held.token
     RETURNING {TOLD_COLUMNS}, j.claim_token, held.provider_code, held.grace
 ), told AS (

@@ -9,6 +9,7 @@ import pytest
 from consumers.housekeeper import Housekeeper
 from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
+from infra.postgres.retention import Retention
 from tests.e2e.stack import Stack, free_port
 from tests.waiting import eventually
 
@@ -104,7 +105,7 @@ async def test_keys_are_forgotten_after_a_day(stack: Stack, database: str) -> No
     await _post(stack, "young")
     stack.rows("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'old'")
     lane = Lane(database, name="test", threads=1)
-    assert await Housekeeper(Ledger(lane, grace_seconds=1), passing=()).clean() == 1
+    assert await Housekeeper(Ledger(lane, grace_seconds=1), Retention(lane), {}, passing=()).clean() == 1
     lane.close()
     assert (await _post(stack, "old"))[1]["id"] != first
     assert (await _post(stack, "young"))[2]
