@@ -44,6 +44,7 @@ def main() -> int:
         port=settings.port,
         http=Impatient,
         ws="none",
+        timeout_keep_alive=65,  # longer than proxies keep idle connections: whoever closes first must not be us
         log_config=None,
         access_log=False,
         server_header=False,

@@ -45,6 +45,7 @@ async def four_times_too_much(settings: Settings) -> None:
         for what, seen in (("taken (202)", accepted), ("refused (503)", refused)):
             if seen.seconds:
                 print(f"  {what}: {len(seen.seconds)}, p50 {seen.quantile(50):.1f} ms, p99 {seen.quantile(99):.1f} ms")
+        print(f"  connections lost: {refused.statuses[0]}")
         print(f"  the API: before {said(before)}; {largest} MiB at most; after {said(costs(api))}")
         await _drained(lane)
         took = time.monotonic() - started - accepted.took
@@ -70,8 +71,12 @@ async def _capacity(session: aiohttp.ClientSession, lane: Lane) -> float:
 async def _ask(session: aiohttp.ClientSession, accepted: Seen, refused: Seen) -> None:
     messages = [{"destination": "+1", "body": "Hello"}] * BATCH
     started = time.monotonic()
-    async with session.post("/messages/batch", json={"messages": messages}) as response:
-        await response.read()
+    try:
+        async with session.post("/messages/batch", json={"messages": messages}) as response:
+            await response.read()
+    except aiohttp.ClientConnectionError:
+        refused.statuses[0] += 1
+        return
     seen = accepted if response.status == 202 else refused
     seen.statuses[response.status] += 1
     seen.seconds.append(time.monotonic() - started)
