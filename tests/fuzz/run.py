@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 async def fuzz(stack: Stack, *options: str) -> "subprocess.CompletedProcess[str]":
     """Call every operation of the stack; exit code 0: every check held."""
+    stack.start("others", "consumers", "reports", "callbacks")  # so that every stream comes to its end
     key = await _key(stack, "fuzz")
     await _needed(stack)
     (stack.folder / "schemathesis.toml").write_text(f'[auth.openapi.key]\nbearer = "{key}"\n')
