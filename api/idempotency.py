@@ -18,10 +18,21 @@ _PLAIN = re.compile(r"[!-~]{1,255}")  # visible ASCII
 
 
 def idempotency_key(request: Request, wanted: BaseModel, index: int | None = None) -> IdempotencyKey | None:
-    """The key of this request, or of its item `index`; None without the header.
+    """The key of this request, or of its item `index`; None without the header. Raises as `given_key`."""
+    key = given_key(request)
+    if key is None:
+        return None
+    route = request.url.path if index is None else f"{request.url.path}#{index}"
+    # What is not said is not part of it: so a release that knows another field does not take a request sent again for another.
+    asked = orjson.dumps(wanted.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
+    return IdempotencyKey(route, key, hashlib.sha256(asked).hexdigest())
+
+
+def given_key(request: Request) -> str | None:
+    """The header's value; None without it.
 
     Raises:
-        Problem: 422, the header is given twice or is not 1 to 255 visible ASCII characters.
+        Problem: 422, it is given twice or is not 1 to 255 visible ASCII characters.
     """
     given = request.headers.getlist(_HEADER)
     if not given:
@@ -30,10 +41,7 @@ def idempotency_key(request: Request, wanted: BaseModel, index: int | None = Non
         detail = "is given twice" if len(given) > 1 else "must be 1 to 255 visible ASCII characters"
         error = FieldError(_HEADER, "repeated" if len(given) > 1 else "wrong_format", detail)
         raise Problem(422, "validation", f"Not valid: {_HEADER}.", errors=[error])
-    route = request.url.path if index is None else f"{request.url.path}#{index}"
-    # What is not said is not part of it: so a release that knows another field does not take a request sent again for another.
-    asked = orjson.dumps(wanted.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
-    return IdempotencyKey(route, given[0], hashlib.sha256(asked).hexdigest())
+    return given[0]
 
 
 def key_reused() -> Problem:

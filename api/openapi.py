@@ -102,7 +102,7 @@ def _narrow(schemas: dict[str, Any], providers: list[str]) -> None:
     read.add(models.DeadLetterFilter)
     for model in read:
         for schema in schemas[model.__name__]["properties"].values():
-            for choice in (schema, *schema.get("anyOf", ())):
+            for choice in (schema, schema.get("items", {}), *schema.get("anyOf", ())):
                 if choice.get("type") == "string" and not {"enum", "const", "format", "pattern"} & choice.keys():
                     choice["pattern"] = "^[^\\u0000]*$"
     schemas["BatchIn"]["properties"]["messages"]["items"] = {
