@@ -45,7 +45,7 @@ Storable = AfterValidator(_storable)
 
 
 def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that can be stored and given back as it came: bounded, no NUL, no lone surrogate, finite numbers."""
+    """Metadata that can be stored and given back as it came: bounded, no NUL, no lone surrogate, numbers of 64 bits."""
     try:
         text = orjson.dumps(value)
     except (TypeError, ValueError) as error:  # lone surrogates, integers over 64 bits
@@ -56,9 +56,18 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
         raise PydanticCustomError("too_long", "must have at most {limit} bytes as JSON", {"limit": MAX_METADATA})
     if b"\\u0000" in text:
         raise PydanticCustomError("nul_character", "must not contain the NUL character")
-    if orjson.loads(text) != value:  # an overflow to infinity is written as null
-        raise PydanticCustomError("unsupported_value", "has a number that JSON cannot carry")
+    if not _in_range(value):
+        raise PydanticCustomError("unsupported_value", "has a number that is not from -2^63 to 2^63 - 1")
     return value
+
+
+def _in_range(value: Any) -> bool:
+    """Whether every number in it is one that every reader of JSON can hold; what overflowed to infinity is not."""
+    if isinstance(value, dict):
+        return all(map(_in_range, value.values()))
+    if isinstance(value, list):
+        return all(map(_in_range, value))
+    return not isinstance(value, int | float) or -(2**63) <= value < 2**63
 
 
 def _one_line(value: str) -> str:

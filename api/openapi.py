@@ -41,6 +41,23 @@ _HEADERS: dict[str, dict[str, Any]] = {
     "WWW-Authenticate": {"description": "How to show a key.", "schema": {"type": "string"}},
     "X-Request-ID": {"description": "Names this request in logs and problems.", "schema": {"type": "string"}},
 }
+# Metadata: any JSON that Postgres and 64 bits can hold.
+_PLAIN = "^[^\\u0000]*$"
+_OBJECT = {
+    "type": "object",
+    "propertyNames": {"pattern": _PLAIN},
+    "additionalProperties": {"$ref": REF.format(model="Json")},
+}
+_JSON = {
+    "description": "Any JSON value.",
+    "anyOf": [
+        {"type": ["null", "boolean"]},
+        {"type": "number", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "string", "pattern": _PLAIN},
+        {"type": "array", "items": {"$ref": REF.format(model="Json")}},
+        _OBJECT,
+    ],
+}
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("RateLimit-Policy", "RateLimit", "Retry-After"), 503: ("Retry-After",)}
 _WHY = {
     400: "The body is not JSON, is nested too deeply, or says something twice.",
@@ -95,6 +112,8 @@ def _narrow(schemas: dict[str, Any], providers: list[str]) -> None:
     message["body"] |= {"maxLength": models.MAX_BODY, "pattern": "^[^\\u0000]+$"}
     for name in ("MessageIn", "DeadLetterRequeue"):
         schemas[name]["properties"]["provider"] = {"anyOf": [{"enum": providers}, {"type": "null"}], "default": None}
+    schemas["Json"] = _JSON
+    message["metadata"]["anyOf"] = [_OBJECT, {"type": "null"}]
     message["metadata"]["description"] = f"Yours: at most {models.MAX_METADATA} bytes as JSON, integers of 64 bits."
     for name in ("MessageIn", "ReportIn"):
         schemas[name]["properties"]["callback_url"]["anyOf"][0]["format"] = "uri"
@@ -104,7 +123,7 @@ def _narrow(schemas: dict[str, Any], providers: list[str]) -> None:
         for schema in schemas[model.__name__]["properties"].values():
             for choice in (schema, schema.get("items", {}), *schema.get("anyOf", ())):
                 if choice.get("type") == "string" and not {"enum", "const", "format", "pattern"} & choice.keys():
-                    choice["pattern"] = "^[^\\u0000]*$"
+                    choice["pattern"] = _PLAIN
     schemas["BatchIn"]["properties"]["messages"]["items"] = {
         "description": "Each a message, as `POST /messages` takes it; what is wrong with one is said in its place."
     }
