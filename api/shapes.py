@@ -26,20 +26,8 @@ class FieldProblem(Shape):
     detail: str
 
 
-class ProblemOut(Shape):
-    """RFC 9457, with a stable `code`, and every bad field."""
-
-    type: str
-    title: str
-    status: int
-    code: str
-    detail: str
-    errors: list[FieldProblem] = []
-    request_id: str
-
-
 class ItemProblem(Shape):
-    """A problem of one item of a batch."""
+    """RFC 9457, with a stable `code`, and every bad field; as it stands in the place of a batch's item."""
 
     type: str
     title: str
@@ -47,6 +35,12 @@ class ItemProblem(Shape):
     code: str
     detail: str
     errors: list[FieldProblem] = []
+
+
+class ProblemOut(ItemProblem):
+    """The same as an answer of its own, which names the request."""
+
+    request_id: str
 
 
 class AcceptedOut(Shape):

@@ -1,5 +1,6 @@
 """A receiver of callbacks on loopback: keeps what it gets and answers as told."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,13 @@ from standardwebhooks import Webhook
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 OTHER_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs="
+
+# Settings of a stack that calls receivers on loopback.
+CALLBACKS_ON: dict[str, Any] = {
+    "callback_secrets": json.dumps([SECRET]),
+    "callback_allow": '["127.0.0.0/8"]',
+    "callback_timeout_seconds": "1",
+}
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,17 +13,12 @@ from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
 from tests.e2e.stack import Stack, free_port, running
-from tests.receiver import OTHER_SECRET, SECRET, Received, Receiver, receiving
+from tests.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.services import Services, sql
 from tests.unit.test_guard import AS_TEXT
 from tests.waiting import eventually
 
-SETTINGS: dict[str, Any] = {
-    "callback_secrets": json.dumps([SECRET]),
-    "callback_allow": '["127.0.0.0/8"]',
-    "callback_timeout_seconds": "1",
-    "callback_retry_seconds": "[0.2, 0.2, 0.2]",
-}
+SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
 JOBS = "/api/2.0/report/jobs"
 
 

@@ -3,26 +3,20 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from api.operations import OPERATIONS
 from tests.e2e.stack import Stack, running
 from tests.e2e.test_keys import _call, _key, _needed
-from tests.receiver import SECRET, receiving
+from tests.receiver import CALLBACKS_ON, receiving
 from tests.services import Services
 from tests.waiting import eventually
 
 
 @pytest.fixture
 async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    settings: dict[str, Any] = {
-        "callback_secrets": json.dumps([SECRET]),
-        "callback_allow": '["127.0.0.1"]',
-        "callback_timeout_seconds": "1",
-    }
-    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+    async with running(services, database, broker_namespace, tmp_path, **CALLBACKS_ON) as stack:
         stack.start("others", "consumers", "reports", "callbacks")
         yield stack
 

@@ -1,9 +1,7 @@
 """What is over goes; what somebody still has to look at stays; what concerns a destination can be erased."""
 
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,19 +11,14 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.retention import Retention
 from jobs.model import Kind
 from tests.e2e.stack import Stack, running
-from tests.receiver import SECRET, receiving
+from tests.receiver import CALLBACKS_ON, receiving
 from tests.services import Services, sql
 from tests.waiting import eventually
 
 
 @pytest.fixture
 async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    settings: dict[str, Any] = {
-        "callback_secrets": json.dumps([SECRET]),
-        "callback_allow": '["127.0.0.1"]',
-        "callback_timeout_seconds": "1",
-    }
-    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+    async with running(services, database, broker_namespace, tmp_path, **CALLBACKS_ON) as stack:
         stack.start("others", "consumers", "reports", "callbacks")
         yield stack
 
