@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.4  # what is revoked is refused after this and one look, in every process
 LOOKUP_SECONDS = 0.3
-IDLE_SECONDS = 300.0  # a key that was not shown for so long is not watched any more
+IDLE_SECONDS = 300.0  # a key that was not shown for so long, and under which nothing streams, is not watched any more
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -86,8 +86,10 @@ class Keyring:
 
     async def look(self) -> None:
         """One look at every key that is in use, and whether there are any."""
-        now = time.monotonic()
-        self._known = {prefix: known for prefix, known in self._known.items() if now - known.used_at < IDLE_SECONDS}
+        idle_since = time.monotonic() - IDLE_SECONDS
+        self._known = {
+            prefix: known for prefix, known in self._known.items() if known.caller.waiting or known.used_at > idle_since
+        }
         try:
             if not self.required:
                 self.required = await self._any_keys(LOOK_SECONDS)
