@@ -67,7 +67,7 @@ async def rows_answer(look: Look, kind: Kind, request: Request) -> Response:
         raise unavailable("The database does not answer.") from error
     if rows is None:
         raise not_found()
-    return as_json({"data": [presentable(asdict(each)) for each in rows]}, headers={"Cache-Control": "no-store"})
+    return as_json({"data": [presentable(asdict(each)) for each in rows]})
 
 
 def presentable(fields: Mapping[str, Any]) -> dict[str, Any]:

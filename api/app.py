@@ -127,12 +127,8 @@ class Api:
         lists = MessageLists(self._reads)
         messages = MessageRoutes(intake, waiting, records, self._queries, lists, callbacks, providers, self._default_provider)
         reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads), callbacks)
-        keys = KeyBook(self._keys)
-        find = Batcher(keys.find, key=lambda prefix: prefix, repeat=REPEAT)
-        keyring = Keyring(find, keys.any, watching.wake, off=settings.auth == "off", passing=REPEAT)
         rates = Rates(settings.redis_url, namespace=settings.namespace)
-        per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
-        access = Access(keyring, RateLimits(rates, per_key, per_address, passing=(CacheDown,)))
+        access = self._access(watching, rates)
         dead_letters = DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers)
         app.router.routes += [
             *access.to(messages.routes(), Scope.MESSAGES_READ, Scope.MESSAGES_WRITE),
@@ -142,7 +138,14 @@ class Api:
             *self._health(broker).routes(),
             *DocumentRoutes(document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
         ]
-        runs = (self._watch_schema(keyring), broker.run(), eager.run(), events.run(), keyring.run(), backlog.run())
+        runs = (
+            self._watch_schema(access.keyring),
+            broker.run(),
+            eager.run(),
+            events.run(),
+            access.keyring.run(),
+            backlog.run(),
+        )
         tasks = [asyncio.create_task(run) for run in runs]
         try:
             yield
@@ -157,6 +160,24 @@ class Api:
             await rates.close()
             for lane in (self._hot, self._reads, self._reports, self._keys):
                 lane.close()
+
+    def _access(self, watching: Watching, rates: Rates) -> Access:
+        settings, keys = self._settings, KeyBook(self._keys)
+        keyring = Keyring(
+            Batcher(keys.find, key=lambda prefix: prefix, repeat=REPEAT),
+            keys.any,
+            watching.wake,
+            off=settings.auth == "off",
+            may_be_open=self._may_be_open,
+            passing=REPEAT,
+        )
+        per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
+        return Access(keyring, RateLimits(rates, per_key, per_address, passing=(CacheDown,)))
+
+    @property
+    def _may_be_open(self) -> bool:
+        """Whether everybody may call as long as there is no key: only this machine can, or it was said in so many words."""
+        return self._settings.auth == "off" or is_loopback(self._settings.host)
 
     def ending(self) -> None:
         """The process was told to end: whoever waits is to be answered now. May be called from a signal's handler."""
@@ -179,19 +200,18 @@ class Api:
             log.info("api.ready", host=self._settings.host, port=self._settings.port)
 
     async def _require_keys(self, keyring: Keyring) -> None:
-        """Nobody but this machine may call without a key, unless that is said in so many words.
+        """Wait until it is known whether there are keys.
 
         Raises:
-            NoKeys: see there.
+            NoKeys: there are none, and the API may not be open.
         """
         while keyring.required is None:
             await keyring.look()
             await asyncio.sleep(0 if keyring.required is not None else CHECK_SECONDS)
-        if keyring.required or self._settings.auth == "off":
-            return
-        if not is_loopback(self._settings.host):
+        if not keyring.required and not self._may_be_open:
             raise NoKeys(_NO_KEYS.format(host=self._settings.host))
-        log.warning("api.open", reason="there are no keys", effect="whoever can reach the loopback interface may call")
+        if not keyring.required and self._settings.auth == "auto":
+            log.warning("api.open", reason="there are no keys", effect="whoever can reach the loopback interface may call")
 
     def _health(self, broker: Publisher) -> HealthRoutes:
         async def postgres() -> str | None:

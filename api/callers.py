@@ -58,6 +58,7 @@ class Keyring:
     """The keys that this process has been shown lately.
 
     While Postgres does not answer, what was known last holds: nobody can revoke a key then. `off`: everybody is welcome.
+    `may_be_open`: so they are while there is no key; else nobody is let in before there is one.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class Keyring:
         revoked: Callable[[], None],
         *,
         off: bool,
+        may_be_open: bool,
         passing: tuple[type[Exception], ...],
     ):
         self._find = find
         self._any_keys = any_keys
         self._revoked = revoked
         self._off = off
+        self._may_be_open = may_be_open
         self._passing: tuple[type[Exception], ...] = (*passing, DeadlineExceeded, Overloaded)
         self._open = Caller(OPEN_CLIENT, frozenset(Scope))
         self._known: dict[str, _Known] = {}
@@ -120,6 +123,8 @@ class Keyring:
         if self.required is None:
             raise unavailable("The database has not been seen yet; whether you may call is unknown.")
         if not self.required:
+            if not self._may_be_open:
+                raise unavailable("There are no keys yet, and nobody may call without one.")
             return self._open
         key = _shown(request)
         prefix = prefix_of(key)

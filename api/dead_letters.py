@@ -42,7 +42,7 @@ class DeadLetterRoutes:
         found = await self._page(_filter(request, wanted), after, wanted.limit + 1)
         shown = found[: wanted.limit]
         cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
-        return as_json({"data": [_shown(each) for each in shown], "next_cursor": cursor}, headers={"Cache-Control": "no-store"})
+        return as_json({"data": [_shown(each) for each in shown], "next_cursor": cursor})
 
     async def requeue(self, request: Request) -> Response:
         """Queue them anew."""

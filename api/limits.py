@@ -133,7 +133,9 @@ class BacklogLimit:
         backlog = self._known.setdefault(client_id, _Backlog())
         backlog.submitted_at = time.monotonic()
         if backlog.full:
-            detail = f"{backlog.count} of your jobs are waiting; at {self._low} there is room again. Nothing was accepted."
+            detail = (
+                f"{backlog.count} of your jobs are waiting; at {self._low} there is room again. This request accepted nothing."
+            )
             raise Problem(503, "backlog_full", detail, headers={"Retry-After": "5"})
         backlog.count += 1
         self._toggle(client_id, backlog)

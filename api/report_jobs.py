@@ -83,7 +83,7 @@ class ReportJobRoutes:
             raise unavailable("The database does not answer.") from error
         shown, more = found[: page.limit], len(found) > page.limit
         cursor = cursor_for(str(shown[-1].id)) if more else None
-        return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor}, headers=_NOT_STORED)
+        return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor})
 
     async def state(self, request: Request) -> Response:
         applied = await self.waiting.first(request, Kind.REPORT)
@@ -149,7 +149,6 @@ class ReportJobRoutes:
 
 
 _Rows = list[tuple[int, int]]
-_NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def _links(id_: UUID) -> dict[str, str]:

@@ -50,7 +50,7 @@ def preferred_wait(request: Request) -> int | None:
 
 def versioned(request: Request, version: int, content: dict[str, Any], applied: Mapping[str, str]) -> Response:
     """A representation of a job at this version; 304 where the client has it already."""
-    headers = {"Cache-Control": "no-store", "ETag": f'"{version}"', "Vary": "Prefer", **applied}
+    headers = {"ETag": f'"{version}"', "Vary": "Prefer", **applied}
     unchanged = version == seen_version(request)
     return Response(status_code=304, headers=headers) if unchanged else as_json(content, headers=headers)
 

@@ -46,9 +46,11 @@ def _request(key: str) -> Request:
     return Request({"type": "http", "headers": [(b"authorization", f"Bearer {key}".encode())]})
 
 
-def _keyring(book: Book, told: list[str] | None = None) -> Keyring:
+def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = True) -> Keyring:
     find = Batcher(book.find, key=lambda prefix: prefix, repeat=(Unavailable,))
-    return Keyring(find, book.any, lambda: (told or []).append("revoked"), off=False, passing=(Unavailable,))
+    return Keyring(
+        find, book.any, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open, passing=(Unavailable,)
+    )
 
 
 async def _refused(keyring: Keyring, key: str) -> int:
@@ -98,3 +100,19 @@ async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatc
     book.revoke(streaming)
     await keyring.look()
     assert not caller.usable
+
+
+async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
+    """Between the first look at Postgres and the end of a process that must not be open, nobody is let in either."""
+    for may_be_open in (True, False):
+        book = Book()
+        keyring = _keyring(book, may_be_open=may_be_open)
+        await keyring.look()
+        if may_be_open:
+            assert (await keyring.caller(_request(""))).client_id == "default"
+        else:
+            assert await _refused(keyring, "") == 503
+        key = book.add()
+        await keyring.look()
+        assert await _refused(keyring, "") == 401
+        assert (await keyring.caller(_request(key.key))).client_id == "shop"
