@@ -161,25 +161,29 @@ async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> Non
     await eventually(lambda: works(old), lambda code: code == 401, SECOND)
 
 
-async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
-    key = await _key(stack, "shop")
-    await _needed(stack)
-    _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
-    path = f"/message/{accepted['id']}/status"
+async def test_a_known_key_outlasts_postgres_and_redis(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    # The cache is to have the answer for longer than this test looks at it.
+    async with running(services, database, broker_namespace, tmp_path, status_ttl_seconds="60") as stack:
+        key = await _key(stack, "shop")
+        await _needed(stack)
+        _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+        path = f"/message/{accepted['id']}/status"
 
-    async def sent() -> str:
-        return str((await _call(stack, "GET", path, key))[1].get("status"))
+        async def sent() -> str:
+            return str((await _call(stack, "GET", path, key))[1].get("status"))
 
-    await eventually(sent, lambda status: status == "sent", 20)
-    await stack.proxies["postgres"].freeze()
-    until = time.monotonic() + 3 * LOOK_SECONDS  # several looks at the keys come to nothing meanwhile
-    while time.monotonic() < until:
-        assert await sent() == "sent"  # from the cache
-    status, problem, _ = await _call(stack, "GET", path, new_key().key)
-    assert (status, problem["code"]) == (503, "unavailable")  # a key that nobody has seen yet
-    await stack.proxies["postgres"].thaw()
-    await stack.proxies["redis"].freeze()
-    assert await sent() == "sent"
+        await eventually(sent, lambda status: status == "sent", 20)
+        await stack.proxies["postgres"].freeze()
+        until = time.monotonic() + 3 * LOOK_SECONDS  # several looks at the keys come to nothing meanwhile
+        while time.monotonic() < until:
+            assert await sent() == "sent"  # from the cache
+        status, problem, _ = await _call(stack, "GET", path, new_key().key)
+        assert (status, problem["code"]) == (503, "unavailable")  # a key that nobody has seen yet
+        await stack.proxies["postgres"].thaw()
+        await stack.proxies["redis"].freeze()
+        assert await sent() == "sent"
 
 
 async def test_who_listens_to_others_needs_keys(
