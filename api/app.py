@@ -54,6 +54,7 @@ log = structlog.get_logger()
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CHECK_SECONDS = 0.8
+HOT_SECONDS = 2.0  # no call of these lanes waits for longer
 _NO_KEYS = (
     "there are no API keys, and POSTHASTE_HOST is {host}, which others can reach. Make one (`posthaste clients create NAME`, "
     "then `posthaste keys create NAME`), listen on 127.0.0.1, or say POSTHASTE_AUTH=off"
@@ -68,10 +69,10 @@ class Api:
         self._settings = settings
         self._fatal = fatal
         self._default_provider = settings.provider_for_new_messages()
-        self._hot = Lane(settings.database_url, name="api hot path", threads=4)
+        self._hot = Lane(settings.database_url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
         self._reads = Lane(settings.database_url, name="api reads", threads=4)
-        self._keys = Lane(settings.database_url, name="api keys", threads=1)
-        self._reports = Lane(settings.database_url, name="api reports", threads=AT_ONCE, scans=True)
+        self._keys = Lane(settings.database_url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
+        self._reports = Lane(settings.database_url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)

@@ -63,10 +63,18 @@ class _Worker:
 
     def __init__(self, settings: Settings, kinds: frozenset[Kind]):
         topology = describe(settings.namespace, settings.providers)
-        self.hot = Lane(settings.database_url, name="worker hot path", threads=4)
+        # Workers record within the margin: a shorter silence of Postgres takes no lease from them.
+        self.hot = Lane(settings.database_url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
         self._reads = Lane(settings.database_url, name="worker reads", threads=1)
         self._book = ProviderBook(self._reads)
-        self._posts = Lane(settings.database_url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True, background=True)
+        self._posts = Lane(
+            settings.database_url,
+            name="worker reports",
+            threads=REPORTS_AT_ONCE,
+            scans=True,
+            background=True,
+            statement_seconds=30,
+        )
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._providers = {
             name: HttpProvider(p.url, timeout_seconds=p.timeout_seconds, concurrency=p.concurrency)

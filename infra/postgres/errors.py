@@ -1,4 +1,4 @@
-"""What can go wrong with Postgres, in the three classes that callers treat differently."""
+"""Errors of Postgres, in the classes that callers treat differently."""
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
@@ -24,6 +24,10 @@ class TryAgain(_Passing):
     """Postgres undid the transaction for a passing reason (deadlock, serialization, cancelled statement)."""
 
 
+class Unexpected(Unavailable):
+    """Postgres failed with an SQLSTATE that no rule here names. It is retried like an outage, and logged as an error."""
+
+
 class BadData(Exception):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
 
@@ -36,20 +40,24 @@ _UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703", NOT_PERMITTED)
 
 
 def classify(error: Exception) -> Exception:
-    """The class of an error of the driver (as it is, or wrapped by SQLAlchemy); the error itself where it is a bug."""
+    """The class of an error of the driver (as it is, or wrapped by SQLAlchemy) or of the system; else the error itself.
+
+    Only the value of a statement can be bad data. Every other error of Postgres may pass, so nothing is dropped because of it.
+    """
     original = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(original, OSError):  # no descriptor for a connection
+        return Unavailable(str(original))
     if not isinstance(original, psycopg2.Error):
         return error
     code = original.pgcode
     text = str(original).strip().splitlines()
     summary = text[0] if text else type(original).__name__
     if code is None:
-        lost = isinstance(original, psycopg2.OperationalError | psycopg2.InterfaceError | psycopg2.DatabaseError)
-        return Unavailable(summary) if lost else error
+        return Unavailable(summary)
     if code in _TRY_AGAIN:
         return TryAgain(summary, code)
     if code.startswith(("22", "23")):
         return BadData(summary)
     if code.startswith(_UNAVAILABLE):
         return Unavailable(summary, code)
-    return error
+    return Unexpected(summary, code)

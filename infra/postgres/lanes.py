@@ -1,14 +1,14 @@
 """Lanes: small thread pools with a connection a thread, through which synchronous transactions are called with a deadline.
 
 A server-side timeout does not free a thread whose Postgres is frozen. So every call has a deadline on the client: when it
-passes, the socket is shut down under the blocked thread, and whether the transaction was committed is in doubt.
+passes, the socket is shut down under the blocked thread, and whether the transaction was committed is in doubt. The server
+notices the shutdown within `_CHECK_CLIENT_MS` and ends the statement, so abandoned calls do not pile up there.
 """
 
 import asyncio
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -18,24 +18,42 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from infra.postgres.errors import DeadlinePassed, Unavailable, classify
+from infra.postgres.contact import Contact
+from infra.postgres.errors import DeadlinePassed, Unavailable, Unexpected, classify
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 _CONNECT_SECONDS = 2  # libpq's smallest
-
+_CHECK_CLIENT_MS = 500
+_CHECK_CLIENT_VERSION = 140_000  # client_connection_check_interval came with Postgres 14
+_LOCK_SECONDS = 10.0
+# A client whose host is gone, or that stopped inside a transaction, must not hold its locks and its snapshot for ever.
+_LOST_CLIENTS = (
+    "-c idle_in_transaction_session_timeout={idle}s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 "
+    "-c tcp_keepalives_count=3 -c tcp_user_timeout=30s"
+)
 
 # Every statement of ours looks rows up by their keys. Told so, Postgres never plans a scan of a table that was small when
 # it last counted (the outbox grows from nothing to a million rows while a broker is down): docs/decisions/0003.
 _KEY_LOOKUPS = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 
 
-def create_engine(url: str, *, connections: int, application: str, options: str = _KEY_LOOKUPS) -> sa.Engine:
+def create_engine(
+    url: str,
+    *,
+    connections: int,
+    application: str,
+    options: str = _KEY_LOOKUPS,
+    statement_seconds: float = 10.0,
+    idle_transaction_seconds: int = 60,
+) -> sa.Engine:
     """An engine in autocommit: each of our transactions is one statement, so it costs one round trip and not three.
 
     Nothing connects before the first call.
     """
+    lock_seconds = min(_LOCK_SECONDS, statement_seconds)
+    limits = f"-c statement_timeout={statement_seconds * 1000:.0f} -c lock_timeout={lock_seconds * 1000:.0f}"
     return sa.create_engine(
         sa.make_url(url).set(drivername="postgresql+psycopg2"),
         isolation_level="AUTOCOMMIT",
@@ -47,7 +65,7 @@ def create_engine(url: str, *, connections: int, application: str, options: str 
             "connect_timeout": _CONNECT_SECONDS,
             "application_name": application,
             "client_encoding": "utf8",  # whatever the server's locale suggests
-            "options": f"-c statement_timeout=30s -c lock_timeout=10s -c timezone=UTC {options}",
+            "options": f"{limits} -c timezone=UTC {_LOST_CLIENTS.format(idle=idle_transaction_seconds)} {options}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -62,7 +80,7 @@ class _Call(Generic[T]):
         self._engine = engine
         self._work = work
         self._lock = threading.Lock()
-        self._fd: int | None = None
+        self._fd: int | None = None  # a descriptor of our own: libpq may close its own at any moment
         self._abandoned = False
 
     def run(self) -> T:
@@ -74,11 +92,13 @@ class _Call(Generic[T]):
             with self._lock:
                 if self._abandoned:
                     raise Unavailable("the deadline passed while connecting")
-                self._fd = raw.fileno()
+                self._fd = os.dup(raw.fileno())
             try:
+                _check_client(connection, raw)
                 return self._work(connection)
             finally:
-                with self._lock:  # from here on the connection may serve somebody else
+                with self._lock:  # from here on the connection may serve another call
+                    os.close(self._fd)
                     self._fd = None
 
     def abandon(self) -> None:
@@ -86,11 +106,26 @@ class _Call(Generic[T]):
         with self._lock:
             self._abandoned = True
             if self._fd is not None:
-                with socket.socket(fileno=os.dup(self._fd)) as held:
-                    try:
-                        held.shutdown(socket.SHUT_RDWR)
-                    except OSError:  # the peer was faster: it is closed already
-                        return
+                shared = socket.socket(fileno=self._fd)
+                try:
+                    shared.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    log.debug("postgres.closed_before_shutdown")
+                finally:
+                    shared.detach()
+
+
+def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection) -> None:
+    """Have the server look for a client that hung up while its statement runs, or waits for a lock."""
+    if connection.info.setdefault("checks_client", False):
+        return
+    connection.info["checks_client"] = True
+    if raw.server_version < _CHECK_CLIENT_VERSION:
+        return
+    try:
+        connection.exec_driver_sql(f"SET client_connection_check_interval = {_CHECK_CLIENT_MS}")
+    except sa.exc.DataError as error:  # the server's platform cannot: then the statement timeout ends the statement
+        log.debug("postgres.client_not_checked", reason=str(error.orig))
 
 
 def _step_back() -> None:
@@ -109,8 +144,9 @@ class Lane:
     """Calls transactions in `threads` threads of its own, so that slow work in one lane never holds up another.
 
     `scans`: its statements read whole tables; all others look rows up by their keys. `background`: its threads get a processor
-    that nobody else wants.
-    `contact_seconds()` says for how long Postgres has answered every call without a break.
+    that nobody else wants. `statement_seconds`: the longest deadline of its calls; the server ends a statement then, too.
+    `idle_transaction_seconds`: the server ends a transaction whose client has asked for nothing for so long.
+    `contact_seconds()` says for how long Postgres has answered without a break; `silence_seconds` without an answer is one.
     """
 
     def __init__(
@@ -122,15 +158,26 @@ class Lane:
         idle_session_seconds: int | None = None,
         scans: bool = False,
         background: bool = False,
+        statement_seconds: float = 10.0,
+        idle_transaction_seconds: int = 60,
+        silence_seconds: float = 5.0,
     ):
         options = "" if scans else _KEY_LOOKUPS
         if idle_session_seconds:
             options += f" -c idle_session_timeout={idle_session_seconds}s"
-        self._engine = create_engine(url, connections=threads, application=f"posthaste {name}", options=options)
+        self._name = name
+        self._engine = create_engine(
+            url,
+            connections=threads,
+            application=f"posthaste {name}",
+            options=options,
+            statement_seconds=statement_seconds,
+            idle_transaction_seconds=idle_transaction_seconds,
+        )
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix=f"postgres-{name}", initializer=_step_back if background else None
         )
-        self._contact_since: float | None = None
+        self._contact = Contact(silence_seconds)
 
     async def call(self, work: Callable[[sa.Connection], T], timeout: float) -> T:
         """Run `work` on a connection, for at most `timeout` seconds.
@@ -140,8 +187,8 @@ class Lane:
             TryAgain, BadData: see `infra.postgres.errors`.
         """
         call = _Call(self._engine, work)
-        future: Future[T] = self._pool.submit(call.run)
-        waiting = asyncio.wrap_future(future)
+        self._contact.requested()
+        waiting = asyncio.wrap_future(self._submit(call))
         try:
             async with asyncio.timeout(timeout):
                 result = await asyncio.shield(waiting)
@@ -151,26 +198,37 @@ class Lane:
         except asyncio.CancelledError:
             self._abandon(call, waiting)
             raise
-        except (DBAPIError, psycopg2.Error) as error:
+        except (DBAPIError, psycopg2.Error, OSError) as error:
             raise self._classified(error) from error
-        if self._contact_since is None:
-            self._contact_since = time.monotonic()
+        self._contact.answered()
         return result
 
+    def _submit(self, call: _Call[T]) -> Future[T]:
+        try:
+            return self._pool.submit(call.run)
+        except RuntimeError as error:  # the system has no thread to spare, or the lane is closed
+            call.abandon()
+            raise Unavailable(str(error)) from error
+
     def _abandon(self, call: _Call[T], waiting: "asyncio.Future[T]") -> None:
-        self._contact_since = None
+        self._contact.abandoned()
         call.abandon()
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # told to the caller already
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller has its error already
 
     def _classified(self, error: Exception) -> Exception:
         classified = classify(error)
-        if isinstance(classified, Unavailable):
-            self._contact_since = None
+        if isinstance(classified, Unexpected):
+            log.error("postgres.unexpected", lane=self._name, sqlstate=classified.sqlstate, reason=str(classified))
+            self._contact.answered()
+        elif isinstance(classified, Unavailable):
+            self._contact.lost()
+        else:
+            self._contact.answered()
         return classified
 
     def contact_seconds(self) -> float:
-        """Seconds of unbroken contact: since the first call that was answered after the last that was not."""
-        return 0.0 if self._contact_since is None else time.monotonic() - self._contact_since
+        """Seconds of unbroken contact; see `Contact`."""
+        return self._contact.seconds
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,221 @@
+"""Calls of Postgres with a deadline: what an abandoned call leaves behind, and what counts as contact."""
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import psycopg2
+import pytest
+import sqlalchemy as sa
+
+from infra.postgres.contact import Contact
+from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
+from infra.postgres.lanes import Lane
+from infra.postgres.posts import texts
+from tests.integration.conftest import Hurt
+from tests.services import with_port
+from tests.waiting import eventually
+
+COUNT = sa.text("SELECT count(*) FROM jobs")
+
+
+def _count(connection: sa.Connection) -> int:
+    return int(connection.execute(COUNT).scalar_one())
+
+
+def _one(connection: sa.Connection) -> int:
+    return int(connection.exec_driver_sql("SELECT 1").scalar_one())
+
+
+@contextmanager
+def locked(database: str) -> Iterator[None]:
+    """The jobs table, locked by another session."""
+    connection = psycopg2.connect(database)
+    try:
+        connection.cursor().execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        yield
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def lane_of(hurt: Hurt, **options: float) -> AsyncIterator[Lane]:
+    """A lane through the proxy that hurts."""
+    lane = Lane(with_port(hurt.database, hurt.proxy.port), name="lane test", threads=2, **options)  # type: ignore[arg-type]
+    yield lane
+    lane.close()
+
+
+def backends(hurt: Hurt) -> Callable[[], Awaitable[int]]:
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste lane test' AND state = 'active'"
+
+    async def count() -> int:
+        return int(str(hurt.rows(statement)[0][0]))
+
+    return count
+
+
+async def test_an_abandoned_call_ends_at_the_server_while_its_lock_is_still_held(hurt: Hurt) -> None:
+    async with lane_of(hurt) as lane:
+        with locked(hurt.database):
+            for _ in range(4):
+                with pytest.raises(DeadlinePassed):
+                    await lane.call(_count, 0.2)
+            started = time.monotonic()
+            await eventually(backends(hurt), lambda count: count == 0)
+            assert time.monotonic() - started < 9, "the statement timeout ended them, and not the client's hanging up"
+
+
+async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(hurt: Hurt) -> None:
+    async with lane_of(hurt, statement_seconds=0.3) as lane:
+        with locked(hurt.database), pytest.raises(TryAgain):
+            await lane.call(_count, 10)
+
+
+async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: Hurt) -> None:
+    ours, theirs = socket.socketpair()
+    release = threading.Event()
+
+    def close_and_wait(connection: sa.Connection) -> None:
+        raw = connection.connection.dbapi_connection
+        assert isinstance(raw, psycopg2.extensions.connection)
+        number = raw.fileno()
+        raw.close()
+        reused = socket.socket(fileno=_as(ours.detach(), number))
+        release.wait(10)
+        reused.sendall(b"still here")
+        reused.close()
+
+    async with lane_of(hurt) as lane:
+        try:
+            with pytest.raises(DeadlinePassed):
+                await lane.call(close_and_wait, 0.3)
+        finally:
+            release.set()
+        theirs.settimeout(5)
+        assert await asyncio.to_thread(theirs.recv, 10) == b"still here"
+        theirs.close()
+
+
+def _as(descriptor: int, number: int) -> int:
+    """The same file under another number, as the kernel would have given it out."""
+    os.dup2(descriptor, number)
+    os.close(descriptor)
+    return number
+
+
+async def test_a_call_that_waits_for_a_lock_does_not_break_contact(hurt: Hurt) -> None:
+    async with lane_of(hurt, silence_seconds=0.5) as lane:
+        await lane.call(_one, 5)
+        started = time.monotonic()
+        with locked(hurt.database):
+            waiting = asyncio.create_task(lane.call(_count, 1.0))
+            while not waiting.done():
+                await lane.call(_one, 5)
+                await asyncio.sleep(0.05)
+        assert isinstance(waiting.exception(), DeadlinePassed)
+        await lane.call(_one, 5)
+        assert lane.contact_seconds() >= time.monotonic() - started - 0.1
+
+
+async def test_contact_ends_when_postgres_is_silent_for_longer_than_the_limit(hurt: Hurt) -> None:
+    async with lane_of(hurt, silence_seconds=0.5) as lane:
+        await lane.call(_one, 5)
+        await hurt.proxy.freeze()
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                await lane.call(_one, 0.3)
+        assert lane.contact_seconds() == 0
+        await hurt.proxy.thaw()
+        thawed = time.monotonic()
+        await eventually(lambda: _answers(lane), bool)
+        assert lane.contact_seconds() <= time.monotonic() - thawed
+
+
+async def _answers(lane: Lane) -> bool:
+    try:
+        return await lane.call(_one, 1) == 1
+    except Unavailable:
+        return False
+
+
+def test_a_short_silence_is_not_a_loss_of_contact_and_a_long_one_is() -> None:
+    now = 0.0
+    contact = Contact(5.0, monotonic=lambda: now)
+    contact.requested()
+    contact.answered()
+    now = 100.0
+    contact.requested()
+    now = 104.9
+    contact.abandoned()
+    assert contact.seconds == 104.9
+    now = 105.0
+    contact.abandoned()
+    assert contact.seconds == 0
+    contact.answered()
+    now = 106.0
+    assert contact.seconds == 1.0
+
+
+async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hurt: Hurt) -> None:
+    release = threading.Event()
+    hurt.rows("INSERT INTO posts (user_id, context, created_at) SELECT 1, 'a b', now() FROM generate_series(1, 3000)")
+
+    def stop_in_the_middle(connection: sa.Connection) -> int:
+        reading = texts(connection)
+        next(reading)
+        release.wait(20)
+        return sum(1 for _ in reading)
+
+    statement = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste lane test' AND xact_start IS NOT NULL"
+    )
+
+    async def transactions() -> int:
+        return int(str(hurt.rows(statement)[0][0]))
+
+    async with lane_of(hurt, idle_transaction_seconds=1) as lane:
+        reading = asyncio.create_task(lane.call(stop_in_the_middle, 30))
+        await eventually(transactions, lambda count: count == 1)
+        await eventually(transactions, lambda count: count == 0)
+        release.set()
+        with pytest.raises(Unavailable):
+            await reading
+
+
+async def test_every_lane_has_the_server_end_lost_clients(hurt: Hurt) -> None:
+    names = ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_user_timeout")
+    async with lane_of(hurt) as lane:
+        statement = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
+        shown = await lane.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
+    assert shown == ("1min", "10", "30000")
+
+
+@pytest.mark.parametrize("sqlstate", ["58030", "XX000", "XX001", "P0001", "0A000"])
+async def test_an_error_of_postgres_that_no_rule_names_is_transient(hurt: Hurt, sqlstate: str) -> None:
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{sqlstate}'; END $$"
+    async with lane_of(hurt) as lane:
+        with pytest.raises(Unavailable) as raised:
+            await lane.call(lambda c: c.exec_driver_sql(raising).close(), 5)
+        assert raised.value.sqlstate == sqlstate
+        assert await lane.call(_one, 5) == 1
+
+
+async def test_a_value_that_postgres_refuses_is_bad_data(hurt: Hurt) -> None:
+    async with lane_of(hurt) as lane:
+        with pytest.raises(BadData):
+            await lane.call(lambda c: c.exec_driver_sql("SELECT CAST('x' AS int)").close(), 5)
+
+
+async def test_without_a_thread_a_call_is_unavailable(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with lane_of(hurt) as lane:
+        monkeypatch.setattr(lane._pool, "submit", no_thread)
+        with pytest.raises(Unavailable):
+            await lane.call(_one, 5)
