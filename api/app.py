@@ -30,6 +30,7 @@ from infra.batching import Batcher, DeadlineExceeded
 from infra.dead_letters import DeadLetters
 from infra.keys import Scope
 from infra.postgres import schema
+from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_books import DeadBooks
 from infra.postgres.errors import BadData, TryAgain, Unavailable
 from infra.postgres.key_book import KeyBook
@@ -99,7 +100,7 @@ class Api:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         settings, self._loop = self._settings, asyncio.get_running_loop()
         broker = Publisher(settings.amqp_url, describe(settings.namespace, settings.providers), name="api")
-        deletes = Batcher(Outbox(self._hot).delete, repeat=REPEAT)
+        deletes = ledger_batcher(Outbox(self._hot).delete)
         eager = EagerPublisher(
             broker,
             lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
@@ -109,7 +110,7 @@ class Api:
         watching = self._watching = Watching(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
         events = Events(settings.redis_url, namespace=settings.namespace, heard=watching.heard)
         waiting = Waiting(statuses, watching, settings.waiting_per_key)
-        accepting = Batcher(self._ledger.accept, isolate=(BadData,), repeat=REPEAT)
+        accepting = ledger_batcher(self._ledger.accept)
         backlog = BacklogLimit(
             Queries(self._keys).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
         )

@@ -19,11 +19,12 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
-from infra.batching import Batcher, DeadlineExceeded
+from infra.batching import DeadlineExceeded
 from infra.dead_letters import Tidier
 from infra.postgres import schema
+from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_books import DeadBooks
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.errors import TRANSIENT
 from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
@@ -51,7 +52,6 @@ from jobs.outcome import CUT_SHORT
 
 log = structlog.get_logger()
 
-REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CALL_SECONDS = 10.0
 HEED_SECONDS = 0.5
@@ -88,17 +88,17 @@ class _Worker:
         )
         ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
         self.broker = Publisher(settings.amqp_url, topology, name="worker")
-        deletes = Batcher(Outbox(self.hot).delete, repeat=REPEAT)
+        deletes = ledger_batcher(Outbox(self.hot).delete)
         self.eager = EagerPublisher(
             self.broker,
             lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
             failures=(NotPublished, DeadlineExceeded),
         )
         recorder = Recorder(
-            Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
-            Batcher(ledger.accept_late, isolate=(BadData,), repeat=REPEAT),
+            ledger_batcher(ledger.apply),
+            ledger_batcher(ledger.accept_late),
             self.eager,
-            Statuses(self._cache, Queries(self._reads).statuses, cache_down=CacheDown, repeat=REPEAT),
+            Statuses(self._cache, Queries(self._reads).statuses, cache_down=CacheDown, repeat=TRANSIENT),
             grace_seconds=settings.outbox_grace_seconds,
             lost_leases=settings.lost_leases,
         )
@@ -116,9 +116,9 @@ class _Worker:
         )
         self.runner = Runner(
             works,
-            Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
+            ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
-            Renewer(ledger, passing=REPEAT),
+            Renewer(ledger, passing=TRANSIENT),
             self.consumer,
             Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases),
         )
@@ -129,7 +129,7 @@ class _Worker:
             seconds=settings.watchdog_seconds,
             passing=(NotPublished,),
         )
-        self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds, passing=REPEAT)
+        self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds, passing=TRANSIENT)
 
     def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
         """By logical queue; the priorities of one provider share its slots."""
@@ -171,7 +171,7 @@ class _Worker:
         while self.gates:
             try:
                 paused = await self._book.paused(HEED_SECONDS * 4)
-            except REPEAT as error:
+            except TRANSIENT as error:
                 log.debug("providers.not_heard", reason=str(error), effect="what was said last holds")
             else:
                 for name, gate in self.gates.items():
@@ -244,7 +244,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         queues=frozenset(spec.logical for spec in topology.queues),
         ready_depth=settings.ready_depth,
         poll_seconds=settings.relay_poll_seconds,
-        passing=(NotPublished, *REPEAT),
+        passing=(NotPublished, *TRANSIENT),
     )
     books, tidying = DeadBooks(lane), Leadership(settings.database_url, "dead letters")
     dead = DeadWatch(
@@ -252,12 +252,12 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         broker.ready_messages,
         lambda kind: books.count(kind, CALL_SECONDS),
         every_seconds=settings.sweep_after_seconds,
-        passing=(NotPublished, BrokerDown, *REPEAT),
+        passing=(NotPublished, BrokerDown, *TRANSIENT),
     )
     try:
         if await _seen(lane, settings, stop):
             ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
-            keeper = Housekeeper(ledger, Retention(lane), settings.retention_days, passing=REPEAT)
+            keeper = Housekeeper(ledger, Retention(lane), settings.retention_days, passing=TRANSIENT)
             async with asyncio.TaskGroup() as group:
                 services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run(), keeper.run())]
                 await stop.wait()

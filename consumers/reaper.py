@@ -65,6 +65,13 @@ class Reaper:
             return 0
         if not expired or self._leases.contact_seconds() < self._lease_seconds:
             return 0
-        policy = RetryPolicy()
-        await asyncio.gather(*(self._recorder.record_lost(job, self._policies.get(job.queue.name, policy)) for job in expired))
-        return len(expired)
+        return sum(await asyncio.gather(*map(self._take_back, expired)))
+
+    async def _take_back(self, job: LostLease) -> bool:
+        """Record one lost lease. An error of one job keeps neither the others nor the reaper from their work."""
+        try:
+            await self._recorder.record_lost(job, self._policies.get(job.queue.name, RetryPolicy()))
+        except Exception:
+            log.exception("reaper.failed", id=str(job.id), version=job.version)
+            return False
+        return True

@@ -26,6 +26,8 @@ from jobs.wire import Pointer, Undecodable, decode
 
 log = structlog.get_logger()
 
+CLAIM_RETRY_SECONDS = 1.0
+
 
 class Delivery(Protocol):
     """What the runner needs of a delivery."""
@@ -131,7 +133,7 @@ class Runner:
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("job.crashed", exc_info=error)
+            log.error("job.crashed", id=task.get_name(), exc_info=error)
 
     async def _run(self, delivery: Delivery) -> None:
         try:
@@ -140,6 +142,8 @@ class Runner:
             log.warning("delivery.undecodable", queue=delivery.queue, reason=str(error), effect="moved to the dead queue")
             await delivery.reject()
             return
+        if task := asyncio.current_task():
+            task.set_name(str(pointer.id))
         work = self._works[delivery.queue]
         async with work.slots.slot(work.priority):
             if self._stopping or work.shut:
@@ -157,7 +161,13 @@ class Runner:
 
     async def _claim_and_do(self, pointer: Pointer, delivery: Delivery, work: Work) -> None:
         claimed_at = self._monotonic()
-        job = await self._claim(pointer)
+        try:
+            job = await self._claim(pointer)
+        except Exception:
+            log.exception("claim.failed", id=str(pointer.id), version=pointer.version, effect="requeued")
+            await asyncio.sleep(CLAIM_RETRY_SECONDS)
+            await delivery.give_back()
+            return
         await delivery.ack()
         if job is None:
             log.debug("delivery.stale", id=str(pointer.id), version=pointer.version)

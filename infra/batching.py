@@ -57,8 +57,8 @@ class Batcher(Generic[Item, Result]):
         flush: does a whole batch, in one transaction or not at all; it must be repeatable with the same items.
         key: items with equal keys are flushed once; the others are twins.
         twin: what a twin is told once the first succeeded; None: the same result as the first.
-        isolate: errors that one bad item causes for all: the batch is done again item by item, so that it fails alone.
         repeat: errors after which the same batch is done again until its items' deadlines pass.
+        isolate: other errors, that one bad item causes for all: the batch is done again item by item, so that it fails alone.
         max_batch: items in one flush; capacity: items that may wait before `Overloaded`.
         call_seconds: the longest that one flush may take.
     """
@@ -155,14 +155,14 @@ class Batcher(Generic[Item, Result]):
             timeout = min(self._call_seconds, max(entry.deadline for entry in batch) - loop.time())
             try:
                 results = await self._flush([entry.item for entry in batch], timeout)
-            except self._isolate as error:
-                await self._one_by_one(batch, error)
-                return
             except self._repeat as error:
                 for entry in batch:
                     entry.last_error = error
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
                 pause = min(_LONGEST_PAUSE, pause * 2)
+            except self._isolate as error:
+                await self._one_by_one(batch, error)
+                return
             except Exception as error:  # noqa: BLE001  not swallowed: raised again in every caller
                 for entry in batch:
                     entry.fail(error)

@@ -32,6 +32,8 @@ class BadData(Exception):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
 
 
+TRANSIENT = (Unavailable, TryAgain)
+
 NOT_PERMITTED = "42501"
 _TRY_AGAIN = ("40001", "40P01", "57014", "55P03")
 # Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet, not

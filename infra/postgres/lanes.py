@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ _CONNECT_SECONDS = 2  # libpq's smallest
 _CHECK_CLIENT_MS = 500
 _CHECK_CLIENT_VERSION = 140_000  # client_connection_check_interval came with Postgres 14
 _LOCK_SECONDS = 10.0
+_UNEXPECTED_EVERY_SECONDS = 10.0
 # A client whose host is gone, or that stopped inside a transaction, must not hold its locks and its snapshot for ever.
 _LOST_CLIENTS = (
     "-c idle_in_transaction_session_timeout={idle}s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 "
@@ -178,6 +180,7 @@ class Lane:
             threads, thread_name_prefix=f"postgres-{name}", initializer=_step_back if background else None
         )
         self._contact = Contact(silence_seconds)
+        self._unexpected_at = float("-inf")
 
     async def call(self, work: Callable[[sa.Connection], T], timeout: float) -> T:
         """Run `work` on a connection, for at most `timeout` seconds.
@@ -218,13 +221,18 @@ class Lane:
     def _classified(self, error: Exception) -> Exception:
         classified = classify(error)
         if isinstance(classified, Unexpected):
-            log.error("postgres.unexpected", lane=self._name, sqlstate=classified.sqlstate, reason=str(classified))
+            self._log_unexpected(classified)
             self._contact.answered()
         elif isinstance(classified, Unavailable):
             self._contact.lost()
         else:
             self._contact.answered()
         return classified
+
+    def _log_unexpected(self, error: Unexpected) -> None:
+        if time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
+            self._unexpected_at = time.monotonic()
+            log.error("postgres.unexpected", lane=self._name, sqlstate=error.sqlstate, reason=str(error))
 
     def contact_seconds(self) -> float:
         """Seconds of unbroken contact; see `Contact`."""

@@ -10,7 +10,8 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from infra.batching import Batcher, DeadlineExceeded
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.batches import ledger_batcher
+from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.ledger import Accepted
 from infra.publishing import EagerPublisher, Outgoing
 from infra.rabbitmq.publisher import NotPublished
@@ -38,9 +39,9 @@ class Api:
     def __init__(self, world: "World", process: Process):
         self.world, self.process = world, process
         ledger, outbox, broker, cache = world.seen_by(process)
-        deletes = Batcher(outbox.delete, repeat=REPEAT)
+        deletes = ledger_batcher(outbox.delete)
         self._eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
-        self._accepting: Batcher[NewJob, Any] = Batcher(ledger.accept, isolate=(BadData,), repeat=REPEAT)
+        self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT)
         world.spawn(process, self._eager.run())
 
@@ -62,11 +63,11 @@ class Worker:
     def __init__(self, world: "World", process: Process):
         self.world, self.process = world, process
         ledger, outbox, broker, cache = world.seen_by(process)
-        deletes = Batcher(outbox.delete, repeat=REPEAT)
+        deletes = ledger_batcher(outbox.delete)
         eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
         recorder = Recorder(
-            Batcher(ledger.apply, isolate=(BadData,), repeat=REPEAT),
-            Batcher(ledger.accept_late, isolate=(BadData,), repeat=REPEAT),
+            ledger_batcher(ledger.apply),
+            ledger_batcher(ledger.accept_late),
             eager,
             Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT),
             grace_seconds=FOREVER,
@@ -74,7 +75,7 @@ class Worker:
         )
         self.runner = Runner(
             {QUEUE: Work(self, POLICY, Slots(4))},
-            Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT),
+            ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
             Renewer(ledger, passing=REPEAT),
             self,

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from infra.batching import Batcher, DeadlineExceeded
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.batches import ledger_batcher
+from infra.postgres.errors import BadData, Unavailable
 from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, Ledger
 from jobs.decision import decide
@@ -21,20 +22,19 @@ from jobs.retry import RetryPolicy
 from tests.integration.conftest import Hurt
 from tests.making import ACCEPTED, claim_request, message
 from tests.services import with_port
-
-REPEAT = (Unavailable, TryAgain)
+from tests.waiting import eventually
 
 
 def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted | KeyReused]:
-    return Batcher(hurt.ledger.accept, isolate=(BadData,), repeat=REPEAT)
+    return ledger_batcher(hurt.ledger.accept)
 
 
 def claiming(hurt: Hurt) -> Batcher[ClaimRequest, Claimed | None]:
-    return Batcher(hurt.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None, isolate=(BadData,), repeat=REPEAT)
+    return ledger_batcher(hurt.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
 
 
 def applying(hurt: Hurt) -> Batcher[Transition, Applied | None]:
-    return Batcher(hurt.ledger.apply, isolate=(BadData,), repeat=REPEAT)
+    return ledger_batcher(hurt.ledger.apply)
 
 
 async def _accepted(hurt: Hurt, new: NewJob | None = None) -> Accepted:
@@ -110,6 +110,31 @@ async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(hurt: Hurt) ->
     assert applied is not None and applied.publish and applied.headers
     assert applied.headers["reason"] == "http_400"
     assert applied.headers["attempts"] == 1
+
+
+# Postgres undoes a statement that fails, but not what it has drawn from a sequence: this counts the tries.
+_FAILING = """
+CREATE SEQUENCE tries;
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN PERFORM nextval('tries'); RAISE EXCEPTION 'a disk error' USING ERRCODE = '58030'; END $$;
+CREATE TRIGGER failing BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.status = 'sent') EXECUTE FUNCTION fail()
+"""
+
+
+async def test_outcomes_outlast_an_error_of_postgres_that_no_rule_names(hurt: Hurt) -> None:
+    jobs = [await _claimed(hurt) for _ in range(3)]
+    hurt.rows(_FAILING)
+
+    async def tries() -> int:
+        return int(str(hurt.rows("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries")[0][0]))
+
+    applies = applying(hurt)
+    steps = [decide(job, ACCEPTED, RetryPolicy(), ran_seconds=0.1, jitter=0.5) for job in jobs]
+    waiting = [asyncio.create_task(applies.submit(step)) for step in steps]
+    await eventually(tries, lambda count: count >= 2)
+    hurt.rows("DROP TRIGGER failing ON jobs")
+    applied = await asyncio.gather(*waiting)
+    assert [step and step.status for step in applied] == [Status.SENT] * 3
 
 
 async def test_one_bad_item_fails_alone(hurt: Hurt) -> None:

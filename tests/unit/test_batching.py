@@ -149,3 +149,20 @@ async def test_any_other_error_reaches_every_caller() -> None:
     answers = await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ZeroDivisionError, ZeroDivisionError]
     assert len(flushes.batches) == 1
+
+
+async def test_an_error_that_both_repeats_and_isolates_is_repeated() -> None:
+    flushes = Flushes()
+    errors = iter([Passing()])
+    flushes.fail = lambda _: next(errors, None)
+    batcher = Batcher(flushes, repeat=(Passing,), isolate=(Exception,))
+    assert await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 3))) == [10, 20, 30]
+    assert flushes.batches == [[1, 2, 3], [1, 2, 3]]
+
+
+async def test_an_unforeseen_error_costs_the_item_that_causes_it_alone() -> None:
+    flushes = Flushes()
+    flushes.fail = lambda items: ZeroDivisionError() if 2 in items else None
+    batcher = Batcher(flushes, repeat=(Passing,), isolate=(Exception,))
+    answers = await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 3)), return_exceptions=True)
+    assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [10, ZeroDivisionError, 30]

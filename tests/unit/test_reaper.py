@@ -31,8 +31,12 @@ class Leases:
 @dataclass
 class Recorder:
     recorded: list[LostLease] = field(default_factory=list)
+    failing: int = 0
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
+        if self.failing:
+            self.failing -= 1
+            raise ZeroDivisionError
         self.recorded.append(job)
 
 
@@ -45,6 +49,12 @@ async def _reaped(leases: Leases) -> int:
 
 async def test_after_a_whole_lease_of_contact_it_reaps() -> None:
     assert await _reaped(Leases(contact=60.0)) == 1
+
+
+async def test_a_job_whose_lost_lease_cannot_be_recorded_ends_neither_the_reaper_nor_the_others() -> None:
+    recorder = Recorder(failing=1)
+    reaper = Reaper(Leases(contact=60.0), recorder, {}, lease_seconds=60, passing=(Away,))
+    assert [await reaper.reap(), await reaper.reap()] == [0, 1]
 
 
 async def test_soon_after_an_outage_it_lets_the_workers_record_first() -> None:

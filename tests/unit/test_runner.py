@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import pytest
+
+from consumers import runner as runner_module
 from consumers.recorder import Recorder
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
@@ -192,6 +195,18 @@ async def test_nothing_is_acknowledged_before_the_ledger_has_it() -> None:
     answer.set()
     await asyncio.gather(*bench.runner._running)
     assert delivery.settled == ["ack"]
+
+
+async def test_a_delivery_whose_claim_fails_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "CLAIM_RETRY_SECONDS", 0.0)
+    bench = _bench()
+
+    async def fail(requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
+        raise ZeroDivisionError
+
+    bench.runner._claims = Batcher(fail)
+    delivery = await bench.deliver(Delivery(encode(await bench.job())))
+    assert (delivery.settled, bench.handler.given) == (["give back"], [])
 
 
 async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
