@@ -84,9 +84,8 @@ class Intake:
             raise KeyTaken
         if accepted.replayed:  # whoever made it has published it, or the relay does
             return accepted
-        urgent = job.queue.priority is Priority.HIGH
         pointer, name = Pointer(job.id, 1), job.queue.name
-        self._publisher.offer(Outgoing(pointer, Route.WORK, name, None, started + self._grace, urgent))
+        self._publisher.offer(Outgoing(pointer, Route.WORK, name, None, started + self._grace))
         self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
         log.info("job.queued", id=str(job.id), version=1, queue=name)
         return accepted

@@ -1,6 +1,7 @@
 """`posthaste rebuild`: publishes again, at once, whatever waits in the ledger and has no message on its way."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from infra.postgres.lanes import Lane
 from infra.postgres.sweep import BATCH, Sweep
@@ -21,7 +22,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
         Unavailable, TryAgain: Postgres does not answer; run it again.
         BrokerDown: RabbitMQ cannot be asked whether the dead queues are empty.
     """
-    lane = Lane(settings.database_url, name="rebuild", threads=1)
+    lane = Lane(settings.database_url, name="rebuild", threads=1, statement_seconds=CALL_SECONDS)
     try:
         sweep, total = Sweep(lane), 0
         for work in work_queues(settings.providers):
@@ -42,11 +43,14 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
 
 
 async def _requeue(sweep: Sweep, queue: WorkQueue) -> int:
-    total, count = 0, BATCH
-    while count == BATCH:
-        count = await sweep.requeue(queue, older_seconds=0, before=None, timeout=CALL_SECONDS)
-        total += count
-    return total
+    before = (await sweep.observe(queue, behind_seconds=0, timeout=CALL_SECONDS)).now
+    total, after = 0, None
+    while True:
+        page = await sweep.requeue(queue, before=before, after=after, timeout=CALL_SECONDS)
+        total += page.requeued
+        if page.last is None:
+            return total
+        after = page.last if page.last != after else page.last + timedelta(microseconds=1)
 
 
 async def _refill(sweep: Sweep, kind: Kind) -> int:

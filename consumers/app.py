@@ -209,7 +209,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
                 worker.heed(),
                 worker.watchdog.run(),
             )
-            services = [group.create_task(run) for run in (*runs, *gates, worker.watchdog.run())]
+            services = [group.create_task(run) for run in (*runs, *gates)]
             await stop.wait()
             log.info("worker.stopping", grace_seconds=settings.shutdown_grace_seconds)
             await worker.consumer.stop()
@@ -235,17 +235,13 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         Outbox(lane),
         broker,
         leadership.held,
-        Sweeper(
-            Sweep(lane),
-            broker,
-            work_queues(settings.providers),
-            after_seconds=settings.sweep_after_seconds,
-        ).look,
         queues=frozenset(spec.logical for spec in topology.queues),
         ready_depth=settings.ready_depth,
         poll_seconds=settings.relay_poll_seconds,
         passing=(NotPublished, *TRANSIENT),
     )
+    sweeping = Lane(settings.database_url, name="sweep", threads=2)
+    sweeper = Sweeper(Sweep(sweeping), broker, work_queues(settings.providers), after_seconds=settings.sweep_after_seconds)
     books, tidying = DeadBooks(lane), Leadership(settings.database_url, "dead letters")
     dead = DeadWatch(
         Tidier(books, DeadQueues(settings.amqp_url, topology), tidying),
@@ -259,13 +255,15 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
             ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
             keeper = Housekeeper(ledger, Retention(lane), settings.retention_days, passing=TRANSIENT)
             async with asyncio.TaskGroup() as group:
-                services = [group.create_task(run) for run in (broker.run(), relay.run(), dead.run(), keeper.run())]
+                sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
+                services = [group.create_task(run) for run in (broker.run(), relay.run(), sweep, dead.run(), keeper.run())]
                 await stop.wait()
                 for service in services:
                     service.cancel()
     finally:
         leadership.close()
         tidying.close()
+        sweeping.close()
         lane.close()
 
 

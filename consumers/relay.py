@@ -6,9 +6,10 @@ from typing import Protocol
 
 import structlog
 
+from infra.outage_log import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import Route
+from jobs.model import DEAD_QUEUES, Route
 from jobs.wire import Pointer
 
 log = structlog.get_logger()
@@ -40,7 +41,8 @@ class Broker(Protocol):
 class Relay:
     """One is active at a time (`leads` says whether it is this one), others stand by.
 
-    Queues are topped up to `ready_depth` messages, so that a million due at once neither flood the broker nor starve the rest.
+    Work queues are topped up to `ready_depth` messages, so that a million due at once neither flood the broker nor starve the
+    rest. Dead queues have no limit: nothing consumes them. Queues are topped up concurrently, so a stuck one delays no other.
     """
 
     def __init__(
@@ -48,7 +50,6 @@ class Relay:
         outbox: Outbox,
         broker: Broker,
         leads: Callable[[], Awaitable[bool]],
-        sweep: Callable[[], Awaitable[int]],
         *,
         queues: frozenset[str],
         ready_depth: int,
@@ -58,41 +59,66 @@ class Relay:
         self._outbox = outbox
         self._broker = broker
         self._leads = leads
-        self._sweep = sweep
         self._queues = queues
         self._ready_depth = ready_depth
         self._poll_seconds = poll_seconds
         self._passing = passing
         self._parked: set[str] = set()
-        self._leading = False
+        self._topping_up: dict[str, asyncio.Task[int]] = {}
+        self._outage = OutageLog("relay", "due messages wait in the outbox")
+        self.is_leading = False
 
     async def run(self) -> None:
         """Publish until cancelled."""
-        while True:
-            published = 0
-            try:
-                if await self._lead():
-                    await self._broker.connected.wait()
-                    await self._sweep()
-                    published = await self.round()
-            except self._passing as error:
-                log.debug("relay.waiting", reason=str(error))
-            if not published:
-                await asyncio.sleep(self._poll_seconds)
+        try:
+            while True:
+                # First, as asking for the lead keeps it: a relay without a broker must lose it to another one.
+                await self._broker.connected.wait()
+                try:
+                    if await self._lead():
+                        await self._start()
+                    published = await self._settle()
+                except self._passing as error:
+                    self._outage.failed(error)
+                    published = 0
+                else:
+                    self._outage.succeeded()
+                if not published:
+                    await asyncio.sleep(self._poll_seconds)
+        finally:
+            for task in self._topping_up.values():
+                task.cancel()
 
     async def _lead(self) -> bool:
         leading = await self._leads()
-        if leading != self._leading:
+        if leading != self.is_leading:
             log.info("relay.active" if leading else "relay.standby")
-        self._leading = leading
+        self.is_leading = leading
         return leading
 
     async def round(self) -> int:
-        """Top up each queue once; returns how many messages were published."""
+        """Top up each queue once, and wait for all; returns how many messages were published."""
+        await self._start()
+        await asyncio.gather(*self._topping_up.values(), return_exceptions=True)
+        return await self._settle()
+
+    async def _start(self) -> None:
+        """Begin to top up each queue that has due rows and is not being topped up."""
         due = await self._outbox.queues_due(CALL_SECONDS)
         self._park({queue for queue in due if queue not in self._queues})
-        counts = [await self._top_up(queue) for queue in due if queue in self._queues]
-        return sum(counts)
+        for queue in due:
+            if queue in self._queues and queue not in self._topping_up:
+                self._topping_up[queue] = asyncio.create_task(self._top_up(queue))
+
+    async def _settle(self) -> int:
+        """Wait until a queue is topped up, for one poll at most; how many messages were published. Raises their errors."""
+        if not self._topping_up:
+            return 0
+        done, _ = await asyncio.wait(self._topping_up.values(), timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        self._topping_up = {queue: task for queue, task in self._topping_up.items() if task not in done}
+        if errors := [error for task in done if (error := task.exception()) is not None]:
+            raise errors[0]
+        return sum(task.result() for task in done)
 
     def _park(self, queues: set[str]) -> None:
         """Rows of a provider that is no longer configured wait in the outbox; said once."""
@@ -101,10 +127,12 @@ class Relay:
         self._parked = queues
 
     async def _top_up(self, queue: str) -> int:
-        room = self._ready_depth - await self._broker.ready_messages(queue)
+        room = BATCH
+        if queue not in DEAD_QUEUES.values():
+            room = min(BATCH, self._ready_depth - await self._broker.ready_messages(queue))
         if room <= 0:
             return 0
-        taken = await self._outbox.take(queue, min(room, BATCH), CALL_SECONDS)
+        taken = await self._outbox.take(queue, room, CALL_SECONDS)
         results = await asyncio.gather(*map(self._publish, taken))
         published = [due.pointer for due, done in zip(taken, results, strict=True) if done]
         unpublished = [due.pointer for due, done in zip(taken, results, strict=True) if not done]

@@ -1,8 +1,8 @@
-"""What follows a commit: publish, then delete the outbox row. All of it may fail; the relay heals it."""
+"""Publishing after a commit: publish the message, then delete its outbox row. Either may fail; the relay has the row."""
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,23 +14,19 @@ from jobs.wire import Pointer
 
 log = structlog.get_logger()
 
-IN_FLIGHT = 256
-CAPACITY = 20_000
+IN_FLIGHT = 64  # messages of one queue that wait for their confirm
+CAPACITY = 20_000  # messages of one queue that wait to be published
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A copy that was committed to the outbox; `expires_at` (monotonic seconds) is when the relay takes it over.
-
-    `urgent` ones are published before all others that wait.
-    """
+    """A copy that was committed to the outbox; `expires_at` (monotonic seconds) is when the relay takes it over."""
 
     pointer: Pointer
     route: Route
     queue: str
     headers: dict[str, str | int] | None
     expires_at: float
-    urgent: bool = False
 
 
 class Broker(Protocol):
@@ -44,24 +40,26 @@ class Broker(Protocol):
 
 
 class EagerPublisher:
-    """Publishes what this process has just committed, in commit order (urgent ones first), and deletes its outbox rows.
+    """Publishes what this process has just committed, by queue in commit order, and deletes its outbox rows.
 
-    Bounded: what does not fit, or cannot be published before it is due, is let go of; the relay has it.
+    Each queue has `IN_FLIGHT` slots of its own: one that never confirms delays no other. What does not fit into `CAPACITY`,
+    or cannot be published before it is due, is left to the relay.
     """
 
     def __init__(self, broker: Broker, forget: Callable[[Pointer], Awaitable[None]], *, failures: tuple[type[Exception], ...]):
         self._broker = broker
         self._forget = forget
         self._failures = failures
-        self._urgent: deque[Outgoing] = deque()
-        self._waiting: deque[Outgoing] = deque()
+        self._waiting: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
+        self._in_flight: Counter[str] = Counter()
         self._arrived = asyncio.Event()
-        self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(self, outgoing: Outgoing) -> None:
         """Publish this soon; never blocks."""
-        waiting = self._urgent if outgoing.urgent else self._waiting
+        waiting = self._waiting[outgoing.queue]
+        if len(waiting) >= CAPACITY:
+            _drop_expired(waiting)
         if len(waiting) < CAPACITY:
             waiting.append(outgoing)
             self._arrived.set()
@@ -69,32 +67,20 @@ class EagerPublisher:
     async def run(self) -> None:
         """Publish until cancelled."""
         while True:
-            if not (self._urgent or self._waiting):
-                self._arrived.clear()
-                await self._arrived.wait()
-            await self._slots.acquire()
-            waiting = self._urgent or self._waiting
-            connected = await self._connected(waiting[0].expires_at)
-            outgoing = waiting.popleft()
-            if not connected:
-                self._slots.release()
-            else:
-                task = asyncio.create_task(self._publish(outgoing))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            await self._arrived.wait()
+            await self._broker.connected.wait()
+            self._arrived.clear()
+            for queue, waiting in self._waiting.items():
+                self._start(queue, waiting)
 
-    async def _connected(self, expires_at: float) -> bool:
-        patience = expires_at - time.monotonic()
-        if patience <= 0:
-            return False
-        if self._broker.connected.is_set():
-            return True
-        try:
-            async with asyncio.timeout(patience):
-                await self._broker.connected.wait()
-        except TimeoutError:
-            return False
-        return True
+    def _start(self, queue: str, waiting: deque[Outgoing]) -> None:
+        """Publish as many messages of one queue as it has free slots."""
+        _drop_expired(waiting)
+        while waiting and self._in_flight[queue] < IN_FLIGHT:
+            self._in_flight[queue] += 1
+            task = asyncio.create_task(self._publish(waiting.popleft()))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, outgoing: Outgoing) -> None:
         try:
@@ -104,10 +90,19 @@ class EagerPublisher:
             # Still in the outbox: the relay publishes it when it is due. A second copy is harmless.
             log.debug("publish.left_to_relay", id=str(outgoing.pointer.id), reason=str(error))
         finally:
-            self._slots.release()
+            self._in_flight[outgoing.queue] -= 1
+            if self._waiting[outgoing.queue]:
+                self._arrived.set()
 
     async def finish(self, seconds: float) -> None:
         """Give what is waiting and under way a last chance; the rest is the relay's."""
         deadline = time.monotonic() + seconds
-        while (self._urgent or self._waiting or self._tasks) and time.monotonic() < deadline:  # noqa: ASYNC110  once, at the end
+        while (self._tasks or any(self._waiting.values())) and time.monotonic() < deadline:  # noqa: ASYNC110  once, at the end
             await asyncio.sleep(0.01)
+
+
+def _drop_expired(waiting: deque[Outgoing]) -> None:
+    """Leave to the relay what it has taken over by now; the oldest are first."""
+    now = time.monotonic()
+    while waiting and waiting[0].expires_at <= now:
+        waiting.popleft()

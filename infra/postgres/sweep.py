@@ -4,6 +4,7 @@ So a message that was lost inside the broker (a purge, a deleted queue, wiped da
 after all, the copy is harmless: it names a version, and one of the two finds it gone.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -19,19 +20,29 @@ BATCH = 1000
 _OF_PROVIDER = "provider = :provider"
 _OF_NONE = "provider IS NULL AND kind || '' = :kind"
 
+# Bounded: the rows of one page are scanned, whether they are lost or not.
 _SWEEP = """
-INSERT INTO outbox (job_id, version, route, queue, due_at)
-SELECT j.id, j.version, 'work', :queue, now() FROM jobs j
-WHERE {of} AND j.priority = :priority AND j.status IN ('queued', 'retrying')
-    AND j.due_at < now() - :older * interval '1 second'
-    AND (CAST(:before AS timestamptz) IS NULL OR j.due_at < CAST(:before AS timestamptz))
-    AND NOT EXISTS (SELECT FROM outbox o WHERE o.job_id = j.id AND o.version = j.version)
-ORDER BY j.provider, j.priority, j.due_at LIMIT :limit
-ON CONFLICT DO NOTHING
+WITH waiting AS (
+    SELECT j.id, j.version, j.due_at FROM jobs j
+    WHERE {of} AND j.priority = :priority AND j.status IN ('queued', 'retrying')
+        AND j.due_at < CAST(:before AS timestamptz)
+        AND (CAST(:after AS timestamptz) IS NULL OR j.due_at >= CAST(:after AS timestamptz))
+    ORDER BY j.provider, j.priority, j.due_at LIMIT :limit
+), requeued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at)
+    SELECT w.id, w.version, 'work', :queue, now() FROM waiting w
+    WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.job_id = w.id AND o.version = w.version)
+    ON CONFLICT DO NOTHING RETURNING job_id
+)
+SELECT (SELECT count(*) FROM requeued) AS requeued, (SELECT max(due_at) FROM waiting) AS last,
+    (SELECT count(*) FROM waiting) AS scanned
 """
 
-_CLAIMED_UNTIL = """
-SELECT max(due_at) FROM jobs WHERE {of} AND priority = :priority AND status = 'processing'
+_OBSERVE = """
+SELECT clock_timestamp() AS now,
+    coalesce((SELECT true FROM outbox WHERE queue = :queue AND due_at <= now() - :behind * interval '1 second'
+        ORDER BY due_at LIMIT 1), false) AS is_behind,
+    (SELECT max(due_at) FROM jobs WHERE {of} AND priority = :priority AND status = 'processing') AS claimed_until
 """
 
 _REFILL_DEAD = sa.text(f"""
@@ -60,21 +71,52 @@ def _parameters(queue: WorkQueue) -> dict[str, str]:
     return {"priority": queue.priority, **which}
 
 
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A queue as the ledger sees it: Postgres' clock, whether the relay is behind, and when the youngest job that is being
+    worked on became due."""
+
+    now: datetime
+    is_behind: bool
+    claimed_until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a sweep: how many jobs got a row again; `last`: the due instant to go on from, None at the end."""
+
+    requeued: int
+    last: datetime | None
+
+
 class Sweep:
     """Each method is one transaction; see `Lane.call` for what it raises."""
 
     def __init__(self, lane: Lane):
         self._lane = lane
 
-    async def requeue(self, queue: WorkQueue, *, older_seconds: float, before: datetime | None, timeout: float) -> int:
-        """At most `BATCH` jobs that have been due for so long (and since before that instant): how many got a row again."""
-        parameters = {"queue": queue.name, "older": older_seconds, "before": before, "limit": BATCH, **_parameters(queue)}
-        return await self._lane.call(lambda connection: connection.execute(_of(_SWEEP, queue), parameters).rowcount, timeout)
+    async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation:
+        """One look at a queue; the relay is behind if a row has been due for over `behind_seconds`."""
+        parameters = {"queue": queue.name, "behind": behind_seconds, **_parameters(queue)}
 
-    async def claimed_until(self, queue: WorkQueue, timeout: float) -> datetime | None:
-        """When the youngest job that is being worked on now became due."""
-        statement, parameters = _of(_CLAIMED_UNTIL, queue), _parameters(queue)
-        return await self._lane.call(lambda connection: connection.execute(statement, parameters).scalar_one(), timeout)
+        def work(connection: sa.Connection) -> Observation:
+            row = connection.execute(_of(_OBSERVE, queue), parameters).one()
+            return Observation(row.now, row.is_behind, row.claimed_until)
+
+        return await self._lane.call(work, timeout)
+
+    async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page:
+        """Scan at most `BATCH` waiting jobs that became due before `before` and not before `after`, the longest due first.
+
+        Those without an outbox row get one.
+        """
+        parameters = {"queue": queue.name, "before": before, "after": after, "limit": BATCH, **_parameters(queue)}
+
+        def work(connection: sa.Connection) -> Page:
+            row = connection.execute(_of(_SWEEP, queue), parameters).one()
+            return Page(row.requeued, row.last if row.scanned == BATCH else None)
+
+        return await self._lane.call(work, timeout)
 
     async def refill_dead(self, kind: Kind, after: str, timeout: float) -> tuple[str | None, int]:
         """Publish copies of at most `BATCH` dead letters again, by id from `after` on: the last id, and how many."""

@@ -108,7 +108,6 @@ class Relays:
             outbox,
             broker,
             _leads,
-            self.sweeper.look,
             queues=frozenset({QUEUE, DEAD, CALLBACKS.name}),
             ready_depth=1000,
             poll_seconds=1,

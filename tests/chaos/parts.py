@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter
 from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Due, Outbox
-from infra.postgres.sweep import Sweep
+from infra.postgres.sweep import Observation, Page, Sweep
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, Route, WorkQueue
@@ -82,7 +82,10 @@ class FakeSweep:
 
     ledger: FakeLedger
 
-    async def requeue(self, queue: WorkQueue, *, older_seconds: float, before: datetime | None, timeout: float = 1) -> int:
+    async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float = 1) -> Observation:
+        return Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
+
+    async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float = 1) -> Page:
         waiting = [
             Pointer(id_, job.version)
             for id_, job in self.ledger.jobs.items()
@@ -90,10 +93,7 @@ class FakeSweep:
         ]
         missing = [pointer for pointer in waiting if pointer not in self.ledger.outbox]
         self.ledger.outbox.update(dict.fromkeys(missing, queue.name))
-        return len(missing)
-
-    async def claimed_until(self, queue: WorkQueue, timeout: float = 1) -> None:
-        return None
+        return Page(len(missing), None)
 
 
 class InMemory:

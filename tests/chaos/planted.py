@@ -136,10 +136,10 @@ def _everybody_wins(put: Put) -> None:
 
 
 def _never_sweep(put: Put) -> None:
-    async def look(self: Sweeper, now: float | None = None) -> int:
+    async def nothing(self: Sweeper, now: float | None = None) -> int:
         return 0
 
-    put(Sweeper, "look", look)
+    put(Sweeper, "sweep_once", nothing)
 
 
 def _accept_at_most_once_again(put: Put) -> None:

@@ -129,7 +129,7 @@ class Interleavings(RuleBasedStateMachine):
     def sweep(self, relay: int) -> None:
         async def look() -> None:
             there = self.world.relays[relay]
-            self.world.spawn(there.process, there.sweeper.look(self.world.clock))
+            self.world.spawn(there.process, there.sweeper.sweep_once(self.world.clock))
 
         self._do(look())
 

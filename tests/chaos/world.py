@@ -239,7 +239,7 @@ class World:
                 break
             self.pass_time(LEASE_SECONDS + 31)
             for relay in self.relays:
-                self.spawn(relay.process, relay.sweeper.look(self.clock))
+                self.spawn(relay.process, relay.sweeper.sweep_once(self.clock))
                 self.spawn(relay.process, relay.relay.round())
             for worker in self.workers:
                 self.spawn(worker.process, worker.reaper.reap())

@@ -12,7 +12,7 @@ from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import Route
+from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
 from tests.integration.conftest import Hurt
 from tests.making import message
@@ -29,10 +29,13 @@ class Broker:
     published: list[Pointer] = field(default_factory=list)
     consumed: int = 0
     refusing: bool = False
+    stuck: str = ""  # a queue that never confirms
 
     async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
         if self.refusing:
             raise NotPublished("as asked")
+        if queue == self.stuck:
+            await asyncio.Event().wait()
         self.published.append(pointer)
 
     async def ready_messages(self, queue: str) -> int:
@@ -43,12 +46,8 @@ async def _yes() -> bool:
     return True
 
 
-async def _nothing() -> int:
-    return 0
-
-
 def _relay(outbox: Outbox, broker: Broker, queues: Sequence[str] = (QUEUE,), depth: int = 50) -> Relay:
-    return Relay(outbox, broker, _yes, _nothing, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01, passing=())
+    return Relay(outbox, broker, _yes, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01, passing=())
 
 
 async def _due(hurt: Hurt, count: int, provider: str = "sandbox") -> None:
@@ -125,3 +124,31 @@ async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_los
     finally:
         first.close()
         second.close()
+
+
+async def test_a_queue_that_never_confirms_delays_no_other(hurt: Hurt) -> None:
+    broker = Broker(stuck="messages.other.normal")
+    broker.connected.set()
+    relay = _relay(Outbox(hurt.lane), broker, [QUEUE, broker.stuck], depth=1000)
+    await _due(hurt, 3, provider="other")
+    running = asyncio.create_task(relay.run())
+
+    async def published() -> int:
+        return len(broker.published)
+
+    try:
+        for count in (3, 6, 9):  # again and again, and not only in the round in which it stuck
+            await _due(hurt, 3)
+            await eventually(published, lambda seen, count=count: seen == count)  # type: ignore[misc]
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_copies_of_dead_letters_are_published_however_many_lie_there(hurt: Hurt) -> None:
+    dead = DEAD_QUEUES[Kind.MESSAGE]
+    (accepted,) = await hurt.ledger.accept([message()], 5)
+    hurt.rows(f"UPDATE outbox SET queue = '{dead}', route = 'dead', due_at = now()")
+    broker = Broker(consumed=-5000)  # so many lie there
+    assert await _relay(Outbox(hurt.lane), broker, [dead], depth=50).round() == 1
+    assert broker.published == [Pointer(accepted.id, 1)]  # type: ignore[union-attr]

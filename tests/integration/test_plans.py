@@ -37,7 +37,7 @@ def _batch(size: int) -> str:
 
 QUEUE = message_queue("sandbox")
 
-SWEEP = {"queue": "q", "older": 30, "before": None, "limit": 1000}
+SWEEP = {"queue": "q", "before": "2026-01-01T00:00Z", "after": "2025-01-01T00:00Z", "limit": 1000}
 CLAIM = {"id": str(new_id()), "version": 2, "token": str(new_id())}
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
@@ -49,7 +49,8 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
     "sweep": (sweep._of(sweep._SWEEP, QUEUE), {**sweep._parameters(QUEUE), **SWEEP}, "jobs_waiting"),
     "sweep reports": (sweep._of(sweep._SWEEP, REPORTS), {**sweep._parameters(REPORTS), **SWEEP}, "jobs_waiting"),
-    "claimed until": (sweep._of(sweep._CLAIMED_UNTIL, QUEUE), sweep._parameters(QUEUE), "jobs_claimed"),
+    "observe": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "jobs_claimed"),
+    "observe rows": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "outbox_due"),
     "renew": (statements.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
     "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
     "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),

@@ -1,8 +1,8 @@
-"""Eager publishing: commit order, urgent first, bounded, and letting go of what the relay has."""
+"""Eager publishing: commit order, slots for each queue, bounds, and leaving to the relay what it has."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @dataclass
 class Broker:
-    """Records what it is given; refuses versions over 100."""
+    """Records what it is given; refuses versions over 100, and never confirms what goes to the queue `stuck`."""
 
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[int] = field(default_factory=list)
@@ -31,10 +31,12 @@ class Broker:
         if pointer.version > 100:
             raise Refused
         self.published.append(pointer.version)
+        if queue == "stuck":
+            await asyncio.Event().wait()
 
 
-def _outgoing(n: int, seconds: float = 60, urgent: bool = False) -> Outgoing:
-    return Outgoing(Pointer(new_id(), n), Route.WORK, "q", None, time.monotonic() + seconds, urgent)
+def _outgoing(n: int, seconds: float = 60, queue: str = "q") -> Outgoing:
+    return Outgoing(Pointer(new_id(), n), Route.WORK, queue, None, time.monotonic() + seconds)
 
 
 @asynccontextmanager
@@ -53,22 +55,31 @@ async def running(broker: Broker) -> AsyncIterator[tuple[EagerPublisher, list[in
         await asyncio.gather(task, return_exceptions=True)
 
 
-def waiting_in(publisher: EagerPublisher) -> Callable[[], Awaitable[int]]:
-    async def count() -> int:
-        return len(publisher._waiting)
-
-    return count
-
-
-async def test_commit_order_and_urgent_first() -> None:
+async def test_messages_are_published_in_commit_order() -> None:
     broker = Broker()
     async with running(broker) as (publisher, forgotten):
         for n in (1, 2, 3):
             publisher.offer(_outgoing(n))
-        publisher.offer(_outgoing(9, urgent=True))
         broker.connected.set()
         await publisher.finish(5)
-    assert broker.published == [9, 1, 2, 3] == forgotten
+    assert broker.published == [1, 2, 3] == forgotten
+
+
+async def test_a_queue_that_never_confirms_holds_its_own_slots_alone() -> None:
+    broker = Broker()
+    broker.connected.set()
+    async with running(broker) as (publisher, forgotten):
+        for _ in range(1000):
+            publisher.offer(_outgoing(1, queue="stuck"))
+        for n in range(2, 100):
+            publisher.offer(_outgoing(n))
+
+        async def count() -> int:
+            return len(forgotten)
+
+        await eventually(count, lambda seen: seen == 98, 5)
+    assert forgotten == list(range(2, 100))
+    assert broker.published.count(1) == publishing.IN_FLIGHT
 
 
 async def test_only_what_was_confirmed_is_forgotten() -> None:
@@ -81,15 +92,25 @@ async def test_only_what_was_confirmed_is_forgotten() -> None:
     assert forgotten == [1, 2]
 
 
-async def test_what_cannot_be_published_before_it_is_due_is_let_go() -> None:
+async def test_what_cannot_be_published_before_it_is_due_is_left_to_the_relay() -> None:
     broker = Broker()
     async with running(broker) as (publisher, forgotten):
-        publisher.offer(_outgoing(1, seconds=0.01))
+        publisher.offer(_outgoing(1, seconds=0))
         publisher.offer(_outgoing(2, seconds=60))
-        await eventually(waiting_in(publisher), lambda count: count == 1, 5)
         broker.connected.set()
         await publisher.finish(5)
     assert broker.published == [2] == forgotten
+
+
+async def test_what_the_relay_has_taken_over_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "CAPACITY", 2)
+    broker = Broker()
+    async with running(broker) as (publisher, _):
+        for n, seconds in ((1, 0), (2, 0), (3, 60), (4, 60), (5, 60)):
+            publisher.offer(_outgoing(n, seconds))
+        broker.connected.set()
+        await publisher.finish(5)
+    assert broker.published == [3, 4]
 
 
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
