@@ -53,8 +53,17 @@ class Events:
                 if message["type"] == "subscribe":
                     self.subscribed.set()
                 elif message["type"] == "message":
-                    id_, _, value = message["data"].decode().partition(" ")
-                    self._heard(parse(UUID(id_), value, time.monotonic()))
+                    self._publish(message["data"].decode())
+
+    def _publish(self, text: str) -> None:
+        id_, _, value = text.partition(" ")
+        try:
+            known = parse(UUID(id_), value, time.monotonic())
+        except ValueError:
+            log.debug("events.unreadable", text=text[:100])
+            return
+        if known is not None:
+            self._heard(known)
 
     async def close(self) -> None:
         await self._redis.aclose()

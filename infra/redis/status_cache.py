@@ -5,12 +5,15 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from infra.redis.tls import share_context
 from jobs.lifecycle import Status, has_exit
 from jobs.model import Kind, KnownStatus
+
+log = structlog.get_logger()
 
 CALL_SECONDS = 0.05
 STALE_SECONDS = 1.0  # a write so long after its commit or read is dropped: an expired key has nothing to compare with
@@ -109,7 +112,11 @@ def channel(namespace: str) -> str:
     return f"{namespace}:events"
 
 
-def parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus:
-    """A cached value, as it is told and kept."""
-    version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
-    return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)
+def parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus | None:
+    """A cached value, as it is published and kept; None: another release wrote it, and this one cannot read it."""
+    try:
+        version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
+        return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)
+    except ValueError:
+        log.debug("cache.unreadable", id=str(id_), effect="the ledger has the status")
+        return None

@@ -74,3 +74,15 @@ async def test_states_with_an_exit_expire_in_seconds_and_final_ones_do_not(servi
     assert 0 < short <= 5000
     assert long > 1_000_000
     await cache.close()
+
+
+@pytest.mark.parametrize("value", ["7 teleported message default", "7 sent pigeon default", "x sent message default", "7", ""])
+async def test_a_value_of_another_release_is_a_miss_and_makes_way(services: Services, namespace: str, value: str) -> None:
+    cache = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
+    other = new_id()
+    await cache.write([replace(_known(2, Status.SENT), id=other)])
+    await cache._redis.set(cache._key(ID), value)
+    assert [known and known.status for known in await cache.read([ID, other])] == [None, Status.SENT]
+    await cache.write([_known(8, Status.SENT)])
+    assert await _read(cache) == (8, Status.SENT, "default")
+    await cache.close()

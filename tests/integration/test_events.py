@@ -76,3 +76,11 @@ async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: Statu
     await eventually(subscribed, bool)
     await cache.write([_known(2, Status.PROCESSING)], 1)
     assert await heard.until(1) == [(2, Status.PROCESSING)]
+
+
+async def test_listening_goes_on_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
+    for text in (f"{ID} 7 teleported message default", "nonsense", ""):
+        await cache._redis.publish(cache._channel, text)
+    await cache.write([_known(8, Status.SENT)], 1)
+    assert await heard.until(1) == [(8, Status.SENT)]
+    assert heard.events.subscribed.is_set()
