@@ -84,7 +84,16 @@ async def _postgres(settings: Settings, lane: Lane) -> list[Finding]:
     newer = Finding(
         "schema", "warning", f"newer than this code's {revision}", "upgrade this release when the migration is done"
     )
-    return [Finding("postgres", "ok", where), fit if current else newer, _clock(seen), *_work(settings, seen)]
+    fitting = fit if current else newer
+    return [Finding("postgres", "ok", where), fitting, *_indexes(seen), _clock(seen), *_work(settings, seen)]
+
+
+def _indexes(seen: checks.Look) -> list[Finding]:
+    mend = "`posthaste migrate` builds it again"
+    return [
+        Finding("indexes", "wrong", f"{name} is not valid: statements that need it scan its table", mend)
+        for name in seen.invalid_indexes
+    ]
 
 
 def _clock(seen: checks.Look) -> Finding:

@@ -6,6 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from infra.postgres.lanes import Lane
+from infra.postgres.schema import INVALID_INDEXES
 
 _LOOK = sa.text("""
 SELECT clock_timestamp() AS clock,
@@ -32,6 +33,7 @@ class Look:
     overdue: int
     waiting: dict[str, int]
     paused: list[str]
+    invalid_indexes: list[str]
 
 
 async def look(lane: Lane, timeout: float) -> Look:
@@ -41,6 +43,7 @@ async def look(lane: Lane, timeout: float) -> Look:
         row = connection.execute(_LOOK).one()
         waiting = {row.provider: row.jobs for row in connection.execute(_PROVIDERS_WITH_WORK)}
         paused = [row.provider for row in connection.execute(_PAUSED)]
-        return Look(row.clock, row.relays, row.overdue, waiting, paused)
+        invalid = list(connection.execute(INVALID_INDEXES).scalars())
+        return Look(row.clock, row.relays, row.overdue, waiting, paused, invalid)
 
     return await lane.call(work, timeout)

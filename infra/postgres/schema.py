@@ -19,6 +19,14 @@ _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 
 log = structlog.get_logger()
 
+# Those of a REINDEX CONCURRENTLY under way, or given up, are an operator's.
+INVALID_INDEXES = sa.text("""
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
+    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+ORDER BY c.relname
+""")
+
 
 class SchemaTooOld(Exception):
     """The database's schema is older than this code: run `posthaste migrate`."""
@@ -95,6 +103,7 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
             _require_utf8(connection)
             grantee = runtime_role if runtime_role and check_role(connection, runtime_role) else None
             config.attributes["connection"] = connection
+            _rebuild_invalid_indexes(lock)
             command.upgrade(config, to)
             connection.commit()
             _claim_namespace(connection, namespace)
@@ -115,6 +124,25 @@ def _advisory_lock(connection: sa.Connection) -> Iterator[None]:
         raise MigrationBlocked("another migration of this database is running; try again when it is done")
     connection.commit()
     yield
+
+
+def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
+    """Build again each index that an interrupted CREATE INDEX CONCURRENTLY left behind: `IF NOT EXISTS` takes it for whole.
+
+    https://www.postgresql.org/docs/current/sql-createindex.html, "Building Indexes Concurrently".
+    """
+    invalid = list(connection.execute(INVALID_INDEXES).scalars())
+    connection.commit()
+    quote = connection.dialect.identifier_preparer.quote
+    for name in invalid:
+        log.warning("index.rebuilt", index=name, reason="an earlier migration was interrupted while it built it")
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        raw.autocommit = True  # the same session holds the migration's lock
+        try:
+            connection.exec_driver_sql(f"REINDEX INDEX CONCURRENTLY {quote(name)}")
+        finally:
+            raw.autocommit = False
 
 
 def _require_utf8(connection: sa.Connection) -> None:

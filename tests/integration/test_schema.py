@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Iterator
 
+import psycopg2
 import pytest
 
-from infra.postgres import schema
+from infra.postgres import checks, schema
 from infra.postgres.lanes import Lane
-from tests.services import Services, unique, with_path
+from tests.services import Services, sql, unique, with_path
 
 
 @pytest.fixture
@@ -61,3 +62,37 @@ async def test_an_empty_an_older_and_a_foreign_database_are_refused_and_a_newer_
     with pytest.raises(schema.SchemaTooOld, match="0000"):
         await schema.check(lane, "mine", 5)
     lane.close()
+
+
+async def test_an_index_that_was_left_half_built_is_built_again(empty: str) -> None:
+    schema.migrate(empty, "mine", to="0009")
+    _leave_half_built(empty, "jobs_backlog ON jobs (client_id, due_at) INCLUDE (provider)")
+    lane = Lane(empty, name="test", threads=1)
+    assert (await checks.look(lane, 5)).invalid_indexes == ["jobs_backlog"]
+    schema.migrate(empty, "mine")
+    assert (await checks.look(lane, 5)).invalid_indexes == []
+    assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_backlog'::regclass") == [(True,)]
+    lane.close()
+
+
+async def test_an_invalid_index_of_a_current_schema_is_built_again(empty: str) -> None:
+    schema.migrate(empty, "mine")
+    sql(empty, "DROP INDEX jobs_dead")
+    _leave_half_built(empty, "jobs_dead ON jobs (id) WHERE status IN ('failed', 'unknown')")
+    schema.migrate(empty, "mine")
+    assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_dead'::regclass") == [(True,)]
+
+
+def _leave_half_built(url: str, index: str) -> None:
+    """Interrupt CREATE INDEX CONCURRENTLY while it waits for another transaction."""
+    holder, builder = psycopg2.connect(url), psycopg2.connect(url)
+    try:
+        holder.cursor().execute("LOCK TABLE jobs IN ROW EXCLUSIVE MODE")
+        builder.autocommit = True
+        cursor = builder.cursor()
+        cursor.execute("SET statement_timeout = 500")
+        with pytest.raises(psycopg2.errors.QueryCanceled):
+            cursor.execute(f"CREATE INDEX CONCURRENTLY {index}")
+    finally:
+        holder.close()
+        builder.close()

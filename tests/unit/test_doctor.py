@@ -1,8 +1,11 @@
-"""What the doctor shows of a URL."""
+"""What the doctor shows of a URL and of an index."""
+
+from datetime import UTC, datetime
 
 import pytest
 
-from cli.doctor import _without_password
+from cli.doctor import _indexes, _without_password
+from infra.postgres import checks
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,10 @@ from cli.doctor import _without_password
 )
 def test_neither_user_nor_password_are_shown(url: str, shown: str) -> None:
     assert _without_password(url) == shown
+
+
+def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
+    seen = checks.Look(datetime.now(UTC), 1, 0, {}, [], ["jobs_backlog"])
+    (finding,) = _indexes(seen)
+    assert (finding.subject, finding.verdict) == ("indexes", "wrong")
+    assert "jobs_backlog" in finding.detail and "posthaste migrate" in str(finding.mend)
