@@ -21,6 +21,7 @@ from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
 from infra.batching import DeadlineExceeded
 from infra.dead_letters import Tidier
+from infra.outage_log import OutageLog
 from infra.postgres import schema
 from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_books import DeadBooks
@@ -168,12 +169,14 @@ class _Worker:
 
     async def heed(self) -> None:
         """Do as operators say of providers, within a second; until cancelled."""
+        outage = OutageLog("provider_pauses", "the last known pauses hold")
         while self.gates:
             try:
                 paused = await self._book.paused(HEED_SECONDS * 4)
             except TRANSIENT as error:
-                log.debug("providers.not_heard", reason=str(error), effect="what was said last holds")
+                outage.failed(error)
             else:
+                outage.succeeded()
                 for name, gate in self.gates.items():
                     gate.pause(name in paused)
             await asyncio.sleep(HEED_SECONDS)

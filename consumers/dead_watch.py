@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from infra.dead_letters import Tidier
+from infra.outage_log import OutageLog
 from jobs.model import DEAD_QUEUES, Kind
 
 log = structlog.get_logger()
@@ -32,13 +33,16 @@ class DeadWatch:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        outage = OutageLog("dead_queues", "stale copies stay in the dead queues")
         while True:
             await asyncio.sleep(self._every)
-            for kind in Kind:
-                try:
+            try:
+                for kind in Kind:
                     await self.look(kind)
-                except self._passing as error:
-                    log.debug("dead_queue.waiting", kind=kind, reason=str(error))
+            except self._passing as error:
+                outage.failed(error)
+            else:
+                outage.succeeded()
 
     async def look(self, kind: Kind) -> None:
         """Tidy this kind's dead queue, if there is reason to."""

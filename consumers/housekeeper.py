@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.outage_log import OutageLog
 from jobs.model import Kind
 
 log = structlog.get_logger()
@@ -40,11 +41,14 @@ class Housekeeper:
 
     async def run(self) -> None:
         """Clean up every minute, until cancelled."""
+        outage = OutageLog("housekeeping", "nothing is deleted")
         while True:
             try:
                 await self.clean()
             except self._passing as error:
-                log.debug("housekeeping.waiting", reason=str(error))
+                outage.failed(error)
+            else:
+                outage.succeeded()
             await asyncio.sleep(EVERY_SECONDS)
 
     async def clean(self) -> int:

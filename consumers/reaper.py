@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.outage_log import OutageLog
 from jobs.model import LostLease
 from jobs.retry import RetryPolicy
 
@@ -49,6 +50,7 @@ class Reaper:
         self._policies = policies
         self._lease_seconds = lease_seconds
         self._passing = passing
+        self._outage = OutageLog("reaper", "jobs of lost workers are not retried")
 
     async def run(self) -> None:
         """Reap until cancelled."""
@@ -61,8 +63,9 @@ class Reaper:
         try:
             expired = await self._leases.expired_leases(BATCH, CALL_SECONDS)
         except self._passing as error:
-            log.debug("reaper.waiting", reason=str(error))
+            self._outage.failed(error)
             return 0
+        self._outage.succeeded()
         if not expired or self._leases.contact_seconds() < self._lease_seconds:
             return 0
         return sum(await asyncio.gather(*map(self._take_back, expired)))

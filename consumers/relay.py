@@ -66,6 +66,7 @@ class Relay:
         self._parked: set[str] = set()
         self._topping_up: dict[str, asyncio.Task[int]] = {}
         self._outage = OutageLog("relay", "due messages wait in the outbox")
+        self._refusals: dict[str, OutageLog] = {}
         self.is_leading = False
 
     async def run(self) -> None:
@@ -133,19 +134,22 @@ class Relay:
         if room <= 0:
             return 0
         taken = await self._outbox.take(queue, room, CALL_SECONDS)
-        results = await asyncio.gather(*map(self._publish, taken))
-        published = [due.pointer for due, done in zip(taken, results, strict=True) if done]
-        unpublished = [due.pointer for due, done in zip(taken, results, strict=True) if not done]
+        errors = await asyncio.gather(*map(self._publish, taken))
+        published = [due.pointer for due, error in zip(taken, errors, strict=True) if error is None]
+        unpublished = [due.pointer for due, error in zip(taken, errors, strict=True) if error is not None]
         if published:
+            if refusals := self._refusals.pop(queue, None):
+                refusals.succeeded()
             await self._outbox.delete(published, CALL_SECONDS)
         if unpublished:
             await self._outbox.give_back(unpublished, CALL_SECONDS)
         return len(published)
 
-    async def _publish(self, due: Due) -> bool:
+    async def _publish(self, due: Due) -> NotPublished | None:
         try:
             await self._broker.publish(due.pointer, due.route, due.queue, due.headers)
         except NotPublished as error:
-            log.debug("relay.not_published", id=str(due.pointer.id), reason=str(error))
-            return False
-        return True
+            effect = f"messages of {due.queue} wait in the outbox"
+            self._refusals.setdefault(due.queue, OutageLog("relay.queue", effect)).failed(error)
+            return error
+        return None

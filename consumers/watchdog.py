@@ -10,6 +10,8 @@ from typing import Protocol
 
 import structlog
 
+from infra.outage_log import OutageLog
+
 log = structlog.get_logger()
 
 
@@ -55,12 +57,15 @@ class Watchdog:
         Raises:
             Stuck: see there.
         """
+        outage = OutageLog("watchdog", "a stuck consumer is not noticed")
         while True:
             await asyncio.sleep(self._seconds / 3)
             try:
                 await self.look()
             except self._passing as error:
-                log.debug("watchdog.blind", reason=str(error))
+                outage.failed(error)
+            else:
+                outage.succeeded()
 
     async def look(self) -> None:
         """One look at all queues.

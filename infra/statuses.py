@@ -1,17 +1,13 @@
 """A job's status for whoever asks: from the cache if it is there, else from the ledger, which refills the cache."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-import structlog
-
 from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.outage_log import OutageLog
 from jobs.model import KnownStatus
-
-log = structlog.get_logger()
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
@@ -33,8 +29,7 @@ class Statuses:
 
     def __init__(self, cache: Cache, ledger: Ledger, *, cache_down: type[Exception], repeat: tuple[type[Exception], ...]):
         self._cache_down = cache_down
-        self._down = False
-        self._failing_since: float | None = None
+        self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
         self._cached = Batcher(cache.read, key=_itself, max_batch=1000)
         self._stored = Batcher(ledger, key=_itself, repeat=repeat)
         self._writes = Batcher(cache.write, max_batch=1000)
@@ -47,11 +42,11 @@ class Statuses:
         """
         try:
             known = await self._cached.submit(id_, CACHE_SECONDS)
-            self._toggle(None)
+            self._outage.succeeded()
             if known is not None:
                 return known
         except (self._cache_down, DeadlineExceeded, Overloaded) as error:
-            self._toggle(error)
+            self._outage.failed(error)
         known = await self._stored.submit(id_, LEDGER_SECONDS)
         if known is not None:
             self.remember(known)
@@ -66,25 +61,15 @@ class Statuses:
         try:
             self._writes.post(known, CACHE_SECONDS * 5, self._written)
         except Overloaded as error:
-            self._toggle(error)
+            self._outage.failed(error)
 
     def _written(self, done: "asyncio.Future[None]") -> None:
-        if not done.cancelled():
-            self._toggle(done.exception())
-
-    def _toggle(self, error: BaseException | None) -> None:
-        """One line when the cache has not answered for a second, one when it is back; not one a request."""
-        now = time.monotonic()
-        if error is None:
-            if self._down:
-                log.info("cache.back")
-            self._failing_since, self._down = None, False
+        if done.cancelled():
             return
-        if self._failing_since is None:
-            self._failing_since = now
-        elif not self._down and now - self._failing_since > DOWN_AFTER_SECONDS:
-            self._down = True
-            log.warning("cache.down", reason=repr(error), effect="statuses come from the ledger")
+        if (error := done.exception()) is None:
+            self._outage.succeeded()
+        else:
+            self._outage.failed(error)
 
 
 def _itself(id_: UUID) -> UUID:

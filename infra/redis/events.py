@@ -9,6 +9,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from infra.outage_log import OutageLog
 from infra.redis.status_cache import channel, parse
 from infra.redis.tls import share_context
 from jobs.model import KnownStatus
@@ -30,6 +31,7 @@ class Events:
         share_context(self._redis.connection_pool)
         self._channel = channel(namespace)
         self._heard = heard
+        self._outage = OutageLog("events", "waiting clients are notified by reading the ledger")
         self.subscribed = asyncio.Event()
 
     async def run(self) -> None:
@@ -38,7 +40,7 @@ class Events:
             try:
                 await self._listen()
             except (RedisError, OSError, TimeoutError) as error:
-                log.debug("events.waiting", reason=str(error), effect="waiting clients are told by reading the ledger")
+                self._outage.failed(error)
             finally:
                 self.subscribed.clear()
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -51,6 +53,7 @@ class Events:
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
+                    self._outage.succeeded()
                     self.subscribed.set()
                 elif message["type"] == "message":
                     self._publish(message["data"].decode())

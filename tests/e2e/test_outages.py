@@ -52,7 +52,7 @@ async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None
     after = await stack.submit()
     await stack.becomes(after, "sent")
     said = stack.processes["api"].said()
-    assert said.count("cache.down") == said.count("cache.back") <= 1
+    assert said.count("cache.down") == said.count("cache.up") <= 1
 
 
 async def test_without_postgres_answers_are_503_within_a_second_and_all_goes_on_after(

@@ -1,0 +1,153 @@
+"""Every loop that goes on through failures logs once that they last, and once that they ended."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import structlog
+
+from consumers import housekeeper
+from consumers.dead_watch import DeadWatch
+from consumers.housekeeper import Housekeeper
+from consumers.reaper import Reaper
+from consumers.relay import Relay
+from consumers.sweeper import Sweeper
+from consumers.watchdog import Watchdog
+from infra.postgres.outbox import Due
+from infra.postgres.sweep import Observation
+from infra.rabbitmq.publisher import NotPublished
+from jobs.model import Kind, Route
+from jobs.wire import Pointer
+from tests.making import SANDBOX, new_id
+from tests.waiting import eventually
+
+
+class Away(Exception):
+    pass
+
+
+@dataclass
+class Everything:
+    """Every dependency of every loop: each call fails while it is away, and answers `answer` afterwards."""
+
+    answer: Any = 0
+    is_away: bool = True
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(*arguments: object, **named: object) -> Any:
+            if self.is_away:
+                raise Away("as asked")
+            return self.answer
+
+        return call
+
+    def contact_seconds(self) -> float:
+        return 60.0
+
+    def quiet_seconds(self, queue: str) -> float:
+        return 0.0
+
+
+Run = Callable[[Everything], Coroutine[Any, Any, None]]
+AWAY = (Away,)
+
+
+def _relay(world: Everything) -> Coroutine[Any, Any, None]:
+    world.answer = []
+    return Relay(world, world, world.lead, queues=frozenset(), ready_depth=1, poll_seconds=0.05, passing=AWAY).run()
+
+
+def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
+    world.answer = []
+    return Reaper(world, world, {}, lease_seconds=0.2, passing=AWAY).run()
+
+
+def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
+    return Watchdog(world, {"q": lambda: True}, world.ready, seconds=0.15, passing=AWAY).run()
+
+
+def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
+    world.answer = Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
+    return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True, AWAY)
+
+
+LOOPS: dict[str, Run] = {
+    "relay": _relay,
+    "reaper": _reaper,
+    "watchdog": _watchdog,
+    "sweep": _sweep,
+    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05, passing=AWAY).run(),  # type: ignore[arg-type]
+    "housekeeping": lambda world: Housekeeper(world, world, {Kind.MESSAGE: 1}, passing=AWAY).run(),
+}
+
+
+@pytest.mark.parametrize("subject", LOOPS)
+async def test_a_lasting_failure_is_logged_when_it_lasts_and_when_it_ends(
+    subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeper, "EVERY_SECONDS", 0.05)
+    world = Everything()
+    world.connected.set()
+    with structlog.testing.capture_logs() as logged:
+
+        async def said() -> list[str]:
+            return [line["event"] for line in logged if line["event"] in (f"{subject}.down", f"{subject}.up")]
+
+        running = asyncio.create_task(LOOPS[subject](world))
+        try:
+            await eventually(said, lambda events: events == [f"{subject}.down"], 10)
+            world.is_away = False
+            await eventually(said, lambda events: events == [f"{subject}.down", f"{subject}.up"], 10)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
+    pointer = Pointer(new_id(), 1)
+
+    class Refusing:
+        connected = asyncio.Event()
+        refusing = True
+
+        async def ready_messages(self, queue: str) -> int:
+            return 0
+
+        async def publish(self, *arguments: object) -> None:
+            if self.refusing:
+                raise NotPublished("as asked")
+
+    class Outbox:
+        async def queues_due(self, timeout: float) -> list[str]:
+            return ["q"]
+
+        async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
+            return [Due(pointer, Route.WORK, "q", None)]
+
+        async def delete(self, published: object, timeout: float) -> list[None]:
+            return []
+
+        async def give_back(self, unpublished: object, timeout: float) -> None:
+            return
+
+    async def leads() -> bool:
+        return True
+
+    broker = Refusing()
+    relay = Relay(Outbox(), broker, leads, queues=frozenset({"q"}), ready_depth=1, poll_seconds=0.05, passing=())
+    with structlog.testing.capture_logs() as logged:
+
+        async def said() -> list[str]:
+            await relay.round()
+            return [
+                line["event"] for line in logged if line["event"].startswith("relay.queue") and line["log_level"] != "debug"
+            ]
+
+        await eventually(said, lambda events: events == ["relay.queue.down"], 10)
+        assert "q" in next(line["effect"] for line in logged if line["event"] == "relay.queue.down")
+        broker.refusing = False
+        await eventually(said, lambda events: events == ["relay.queue.down", "relay.queue.up"], 10)
