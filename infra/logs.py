@@ -5,6 +5,8 @@ import sys
 
 import structlog
 
+from infra.log_output import LogOutput
+
 
 def configure(level: str, *, json: bool) -> None:
     """Send structlog and the standard library's loggers to standard error, as text for people or JSON for machines."""
@@ -26,7 +28,7 @@ def configure(level: str, *, json: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogOutput(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -1,6 +1,9 @@
-"""What an error may leave in the log: where it was, and none of the values that were there."""
+"""Logs: an error shows no values, and a reader that stalls stops nothing."""
 
 import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 import structlog
@@ -19,6 +22,7 @@ def test_a_traceback_shows_no_local_variables(json: bool, capsys: pytest.Capture
         except ZeroDivisionError as error:
             structlog.get_logger().error("request.failed", exc_info=error)
         logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=ZeroDivisionError())
+        logging.getLogger().handlers[0].flush()
     finally:
         logging.getLogger().handlers, logging.getLogger().level = handlers, level
         structlog.reset_defaults()
@@ -26,3 +30,31 @@ def test_a_traceback_shows_no_local_variables(json: bool, capsys: pytest.Capture
     assert "request.failed" in said and "ZeroDivisionError" in said
     assert "nobody may read" not in said.replace('body = "a body that nobody may read"', "")
     assert "Exception in ASGI application" not in said
+
+
+LOGGING = """
+import sys, structlog
+from infra import logs
+logs.configure("info", json=False)
+for n in range(30_000):
+    structlog.get_logger().info("a.line", n=n, padding="x" * 50)
+print("done", flush=True)
+sys.stdin.read()
+structlog.get_logger().info("the.last")
+"""
+
+
+def test_a_reader_that_stalls_stops_no_process_and_is_told_what_was_dropped() -> None:
+    command = [sys.executable, "-c", LOGGING]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        deadline = threading.Timer(20, process.kill)
+        deadline.start()
+        try:
+            assert process.stdout.readline() == "done\n"  # its standard error was not read
+            _, said = process.communicate("", timeout=20)
+        finally:
+            deadline.cancel()
+            process.kill()
+    assert "log.dropped" in said and "the.last" in said
+    assert said.index("n=0 ") < said.index("n=1 ")

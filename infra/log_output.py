@@ -1,0 +1,54 @@
+"""Log lines on their way out: written by a thread of its own, so that a pipe whose reader stalls never stops an event loop."""
+
+import logging
+import logging.handlers
+import queue
+import threading
+import time
+from typing import TextIO
+
+import structlog
+
+CAPACITY = 10_000  # lines
+FLUSH_SECONDS = 2.0
+
+log = structlog.get_logger()
+
+
+class LogOutput(logging.handlers.QueueHandler):
+    """Formats a line at once and queues it. Lines that do not fit are dropped; `log.dropped` says how many."""
+
+    queue: "queue.Queue[str]"
+
+    def __init__(self, stream: TextIO, capacity: int = CAPACITY):
+        super().__init__(queue.Queue(capacity))
+        self._stream = stream
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log output", daemon=True).start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(f"{record.msg}\n")
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until every queued line is written, for `seconds` at most: the reader may be gone."""
+        deadline = time.monotonic() + seconds
+        with self.queue.all_tasks_done:
+            while self.queue.unfinished_tasks and (left := deadline - time.monotonic()) > 0:
+                self.queue.all_tasks_done.wait(left)
+
+    def _write(self) -> None:
+        while True:
+            line = self.queue.get()
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError):  # the pipe or the stream is closed: there is nowhere left to say so
+                continue
+            finally:
+                self.queue.task_done()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                log.warning("log.dropped", lines=dropped, reason="the reader of standard error stalled")
