@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from infra.postgres.lanes import Lane
-from infra.postgres.retention import BATCH, Retention
+from infra.postgres.retention import Retention
 from infra.settings import Settings
 from jobs.model import Kind
 
@@ -21,9 +21,7 @@ async def purge(settings: Settings, kinds: list[Kind], days: float, say: Callabl
     try:
         retention, total = Retention(lane), 0
         for kind in kinds:
-            count = BATCH
-            while count == BATCH:
-                count = await retention.purge(kind, days * DAY, CALL_SECONDS)
+            async for count in retention.purge_all(kind, days * DAY):
                 total += count
             say(f"{kind}s: done")
         return total
@@ -38,7 +36,7 @@ async def erase(settings: Settings, destination: str, client: str | None) -> tup
     Raises:
         Unavailable, TryAgain: Postgres does not answer; run it again.
     """
-    lane = Lane(settings.database_url, name="erase", threads=1)
+    lane = Lane(settings.database_url, name="erase", threads=1, statement_seconds=CALL_SECONDS)
     try:
         retention, total, count = Retention(lane), 0, 1
         while count:

@@ -244,6 +244,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         passing=(NotPublished, *TRANSIENT),
     )
     sweeping = Lane(settings.database_url, name="sweep", threads=2)
+    purging = Lane(settings.database_url, name="purge", threads=1)
     sweeper = Sweeper(Sweep(sweeping), broker, work_queues(settings.providers), after_seconds=settings.sweep_after_seconds)
     books, tidying = DeadBooks(lane), Leadership(settings.database_url, "dead letters")
     dead = DeadWatch(
@@ -256,7 +257,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     try:
         if await _seen(lane, settings, stop):
             ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
-            keeper = Housekeeper(ledger, Retention(lane), settings.retention_days, passing=TRANSIENT)
+            keeper = Housekeeper(ledger, Retention(purging), settings.retention_days, passing=TRANSIENT)
             async with asyncio.TaskGroup() as group:
                 sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
                 services = [group.create_task(run) for run in (broker.run(), relay.run(), sweep, dead.run(), keeper.run())]
@@ -267,6 +268,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         leadership.close()
         tidying.close()
         sweeping.close()
+        purging.close()
         lane.close()
 
 

@@ -1,7 +1,7 @@
 """Housekeeping: what has served its time is deleted, a little at a time (in each relay)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 import structlog
@@ -16,6 +16,7 @@ DAY = 86_400.0
 BATCH = 1000
 CALL_SECONDS = 10.0
 EVERY_SECONDS = 60.0
+PAUSE_SECONDS = 0.1  # between batches, for the service's own statements
 
 
 class Keys(Protocol):
@@ -27,7 +28,7 @@ class Keys(Protocol):
 class Jobs(Protocol):
     """Who deletes jobs that are over."""
 
-    async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int: ...
+    def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]: ...
 
 
 class Housekeeper:
@@ -71,9 +72,8 @@ class Housekeeper:
         return total
 
     async def _purge(self, kind: Kind, seconds: float) -> int:
-        total, count = 0, BATCH
-        while count == BATCH:
-            count = await self._jobs.purge(kind, seconds, CALL_SECONDS, BATCH)
+        total = 0
+        async for count in self._jobs.purge_all(kind, seconds):
             total += count
-            await asyncio.sleep(0.1 if count == BATCH else 0)  # others shall come to their turn
+            await asyncio.sleep(PAUSE_SECONDS)
         return total

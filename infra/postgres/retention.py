@@ -3,14 +3,20 @@
 Attempts, results and tags go with their job. What is over is nobody's any more; a row that somebody holds is passed over.
 """
 
+from collections.abc import AsyncIterator
+
 import sqlalchemy as sa
 
 from infra.postgres.callback_rows import in_list
+from infra.postgres.errors import TryAgain
 from infra.postgres.lanes import Lane
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 
 BATCH = 1000
+BATCH_SECONDS = 10.0
+LONGEST_SECONDS = 300.0  # for one job
+ANSWER_SECONDS = 5.0  # for the server to say that a batch took too long
 _KEPT = frozenset({Status.FAILED, Status.UNKNOWN})  # until somebody has handled them
 _OVER = in_list(ENDS - _KEPT)
 
@@ -25,8 +31,10 @@ WITH old AS (
 DELETE FROM jobs j USING old WHERE j.id = old.id
 """
 
+# The server itself ends a batch that takes too long: rows that an abandoned one still held would be passed over.
 _PURGE = sa.text(
-    _DELETE.format(
+    "SET LOCAL statement_timeout = :milliseconds;"
+    + _DELETE.format(
         passing="SKIP LOCKED",
         which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
     )
@@ -49,9 +57,33 @@ class Retention:
         self._lane = lane
 
     async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int:
-        """Delete at most `limit` jobs of a kind that ended so long ago; `failed` and `unknown` ones stay. Returns how many."""
-        parameters = {"kind": kind, "seconds": seconds, "limit": limit}
-        return await self._lane.call(lambda connection: connection.execute(_PURGE, parameters).rowcount, timeout)
+        """Delete at most `limit` jobs of a kind that ended so long ago; `failed` and `unknown` ones stay. Returns how many.
+
+        Raises:
+            TryAgain: it takes longer than `timeout`; nothing was deleted.
+        """
+        parameters = {"kind": kind, "seconds": seconds, "limit": limit, "milliseconds": int(timeout * 1000)}
+        return await self._lane.call(
+            lambda connection: connection.execute(_PURGE, parameters).rowcount, timeout + ANSWER_SECONDS
+        )
+
+    async def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]:
+        """Delete every job of a kind that ended so long ago; yields how many, batch by batch. Raises as `purge`.
+
+        A batch that takes too long is divided: one report may have millions of totals.
+        """
+        limit = BATCH
+        while True:
+            try:
+                count = await self.purge(kind, seconds, BATCH_SECONDS if limit > 1 else LONGEST_SECONDS, limit)
+            except TryAgain:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 10)
+                continue
+            yield count
+            if count < limit:
+                return
 
     async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
         """Delete at most `limit` jobs that concern a destination: messages that have ended, dead letters too, and their
