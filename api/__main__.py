@@ -8,6 +8,7 @@ import uvicorn
 from api.app import Api
 from api.patience import Impatient
 from infra import logs
+from infra.descriptors import raise_limit
 from infra.settings import SettingsError, load
 
 
@@ -25,6 +26,7 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error."""
+    raise_limit()
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")

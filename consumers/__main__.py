@@ -9,6 +9,7 @@ import uvloop
 from consumers.app import run_relay, run_worker
 from consumers.watchdog import Stuck
 from infra import logs
+from infra.descriptors import raise_limit
 from infra.postgres.schema import ForeignNamespace, SchemaTooOld
 from infra.settings import Settings, SettingsError, load
 from jobs.model import Kind
@@ -34,6 +35,7 @@ def main() -> int:
     if roles != ["relay"] and (not roles or set(roles) - set(KINDS)):
         print(USAGE, file=sys.stderr)
         return 2
+    raise_limit()
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")

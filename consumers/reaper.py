@@ -1,7 +1,8 @@
 """The reaper: takes jobs back whose worker let the lease run out. One in every consumer process."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -21,6 +22,7 @@ class Leases(Protocol):
     """What the reaper needs of the ledger."""
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]: ...
+    async def clock(self, timeout: float) -> float: ...
     def contact_seconds(self) -> float: ...
 
 
@@ -33,7 +35,7 @@ class Records(Protocol):
 class Reaper:
     """Reaps only after one whole lease of its own unbroken contact with Postgres; `policies` by logical work queue.
 
-    After a database outage the workers that were cut off thus get to record what they hold before anybody else tries it again.
+    After a database outage, or a step of its clock, the workers thus record what they hold before it is tried again.
     """
 
     def __init__(
@@ -44,12 +46,16 @@ class Reaper:
         *,
         lease_seconds: float,
         passing: tuple[type[Exception], ...],
+        monotonic: Callable[[], float] = time.monotonic,
     ):
         self._leases = leases
         self._recorder = recorder
         self._policies = policies
         self._lease_seconds = lease_seconds
         self._passing = passing
+        self._monotonic = monotonic
+        self._offset: float | None = None  # of Postgres' clock from ours
+        self._stepped_at = float("-inf")
         self._outage = OutageLog("reaper", "jobs of lost workers are not retried")
 
     async def run(self) -> None:
@@ -62,13 +68,22 @@ class Reaper:
         """Take back what has expired, if this process may; returns how many."""
         try:
             expired = await self._leases.expired_leases(BATCH, CALL_SECONDS)
+            self._compare_clocks(await self._leases.clock(CALL_SECONDS))
         except self._passing as error:
             self._outage.failed(error)
             return 0
         self._outage.succeeded()
-        if not expired or self._leases.contact_seconds() < self._lease_seconds:
+        if min(self._leases.contact_seconds(), self._monotonic() - self._stepped_at) < self._lease_seconds:
             return 0
         return sum(await asyncio.gather(*map(self._take_back, expired)))
+
+    def _compare_clocks(self, clock: float) -> None:
+        """Notice a step of Postgres' clock: every live lease may look expired after it."""
+        offset = clock - self._monotonic()
+        if self._offset is not None and abs(offset - self._offset) > self._lease_seconds / 4:
+            self._stepped_at = self._monotonic()
+            log.warning("clock.stepped", seconds=round(offset - self._offset, 1), effect="no lease is reaped for one lease")
+        self._offset = offset
 
     async def _take_back(self, job: LostLease) -> bool:
         """Record one lost lease. An error of one job keeps neither the others nor the reaper from their work."""

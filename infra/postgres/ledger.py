@@ -212,6 +212,11 @@ class Ledger:
 
         return await self._lane.call(work, timeout)
 
+    async def clock(self, timeout: float) -> float:
+        """Postgres' clock, in seconds since 1970."""
+        statement = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)")
+        return await self._lane.call(lambda connection: float(connection.execute(statement).scalar_one()), timeout)
+
     def contact_seconds(self) -> float:
         return self._lane.contact_seconds()
 

@@ -1,6 +1,7 @@
 """The stage: what a simulated process sees of the world. Each step towards it waits at a gate, until somebody says go."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,9 @@ class Leases:
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         found: list[LostLease] = await self.ledger.expired_leases(limit, timeout)
         return found
+
+    async def clock(self, timeout: float) -> float:
+        return time.monotonic()
 
     def contact_seconds(self) -> float:
         return FOREVER

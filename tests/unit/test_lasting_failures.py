@@ -1,6 +1,7 @@
 """Every loop that goes on through failures logs once that they last, and once that they ended."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from consumers.watchdog import Watchdog
 from infra.postgres.outbox import Due
 from infra.postgres.sweep import Observation
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import Kind, Route
+from jobs.model import Route
 from jobs.wire import Pointer
 from tests.making import SANDBOX, new_id
 from tests.waiting import eventually
@@ -47,6 +48,9 @@ class Everything:
 
     def contact_seconds(self) -> float:
         return 60.0
+
+    async def clock(self, timeout: float) -> float:
+        return time.monotonic()
 
     def quiet_seconds(self, queue: str) -> float:
         return 0.0
@@ -81,7 +85,7 @@ LOOPS: dict[str, Run] = {
     "watchdog": _watchdog,
     "sweep": _sweep,
     "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05, passing=AWAY).run(),  # type: ignore[arg-type]
-    "housekeeping": lambda world: Housekeeper(world, world, {Kind.MESSAGE: 1}, passing=AWAY).run(),
+    "housekeeping": lambda world: Housekeeper(world, world, {}, passing=AWAY).run(),
 }
 
 

@@ -18,11 +18,15 @@ class Leases:
 
     contact: float
     away: bool = False
+    now: float = 1000.0  # Postgres' clock
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         if self.away:
             raise Away
         return [LostLease(new_id(), 2, new_id(), SANDBOX, Delivery.AT_LEAST_ONCE, 0)]
+
+    async def clock(self, timeout: float) -> float:
+        return self.now
 
     def contact_seconds(self) -> float:
         return self.contact
@@ -64,3 +68,15 @@ async def test_soon_after_an_outage_it_lets_the_workers_record_first() -> None:
 
 async def test_while_postgres_is_away_it_waits() -> None:
     assert await _reaped(Leases(contact=60.0, away=True)) == 0
+
+
+async def test_after_a_step_of_postgres_clock_it_waits_for_a_whole_lease() -> None:
+    leases, now = Leases(contact=600.0), 0.0
+    reaper = Reaper(leases, Recorder(), {}, lease_seconds=60, passing=(Away,), monotonic=lambda: now)
+    assert await reaper.reap() == 1
+    now, leases.now = 5.0, 1000.0 + 5 + 3600
+    assert await reaper.reap() == 0
+    now, leases.now = 64.9, leases.now + 59.9
+    assert await reaper.reap() == 0
+    now, leases.now = 65.0, leases.now + 0.1
+    assert await reaper.reap() == 1
