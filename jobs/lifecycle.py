@@ -32,6 +32,7 @@ class Cause(StrEnum):
     LEASE_LOST = "lease lost"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    MOVE = "move"
     REQUEUE = "requeue"
     DISCARD = "discard"
     LATE_ACCEPTANCE = "late acceptance"
@@ -62,6 +63,8 @@ TRANSITIONS: frozenset[Edge] = frozenset(
     | _edges("processing", "retrying unknown failed", Cause.LEASE_LOST)
     | _edges("queued retrying", "canceled", Cause.CANCEL)
     | _edges("queued retrying", "expired", Cause.EXPIRE)
+    | _edges("queued", "queued", Cause.MOVE)  # another provider: copies for the old one are stale
+    | _edges("retrying", "retrying", Cause.MOVE)
     | _edges("failed unknown", "queued", Cause.REQUEUE)
     | _edges("failed unknown", "discarded", Cause.DISCARD)
     | _edges("retrying unknown", "sent", Cause.LATE_ACCEPTANCE)

@@ -5,7 +5,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from infra.postgres.callback_rows import in_list
 from infra.postgres.lanes import Lane
+from jobs.lifecycle import Cause, sources
 from jobs.model import Priority, message_queue
 
 BATCH = 1000
@@ -25,10 +27,11 @@ FROM (
 """)
 
 # A copy that is on its way to the old provider's worker names a version that is gone.
-_MOVE = sa.text("""
+_MOVE = sa.text(f"""
 WITH held AS (
     SELECT id, version FROM jobs
-    WHERE provider = :old AND priority = :priority AND status IN ('queued', 'retrying') ORDER BY id LIMIT :limit FOR UPDATE
+    WHERE provider = :old AND priority = :priority AND status IN ({in_list(sources(Cause.MOVE))})
+    ORDER BY id LIMIT :limit FOR UPDATE
 ), moved AS (
     UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
     FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
@@ -38,7 +41,7 @@ WITH held AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
 )
 SELECT count(*) FROM moved
-""")
+""")  # noqa: S608  the interpolated part is a constant
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,49 @@
+"""`posthaste providers move`: waiting messages change their provider, and nothing else."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from infra.postgres.lanes import Lane
+from infra.postgres.ledger import Ledger
+from infra.postgres.provider_book import ProviderBook
+from jobs.lifecycle import Cause, Status, allowed
+from jobs.model import Priority
+from tests.making import message
+from tests.services import sql
+
+SECONDS = 10.0
+
+
+@pytest.fixture
+async def lane(database: str) -> AsyncIterator[Lane]:
+    lane = Lane(database, name="test", threads=1)
+    yield lane
+    lane.close()
+
+
+async def _move(lane: Lane) -> int:
+    return await ProviderBook(lane).move("old", "new", Priority.NORMAL, SECONDS)
+
+
+async def test_a_move_takes_the_steps_of_the_table_and_no_others(lane: Lane, database: str) -> None:
+    jobs = {status: message(provider="old") for status in Status}
+    await Ledger(lane, grace_seconds=5).accept(list(jobs.values()), SECONDS)
+    for status, job in jobs.items():
+        sql(database, f"UPDATE jobs SET status = '{status}' WHERE id = '{job.id}'")
+    movable = {status for status in Status if allowed(status, status, Cause.MOVE)}
+    assert movable == {Status.QUEUED, Status.RETRYING}
+    assert await _move(lane) == len(movable)
+    after = {row[0]: row[1:] for row in sql(database, "SELECT id::text, status, provider, version FROM jobs")}
+    for status, job in jobs.items():
+        assert after[str(job.id)] == ((status, "new", 2) if status in movable else (status, "old", 1))
+
+
+async def test_a_moved_retry_keeps_its_delay(lane: Lane, database: str) -> None:
+    job, due = message(provider="old"), datetime.now(UTC) + timedelta(hours=1)
+    await Ledger(lane, grace_seconds=5).accept([job], SECONDS)
+    sql(database, f"UPDATE jobs SET status = 'retrying', due_at = '{due.isoformat()}'")
+    assert await _move(lane) == 1
+    assert sql(database, "SELECT due_at FROM jobs") == [(due,)]
+    assert sql(database, "SELECT version, queue, due_at FROM outbox") == [(2, "messages.new.normal", due)]
