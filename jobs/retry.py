@@ -39,18 +39,18 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return min(LONGEST_RETRY_AFTER, float(text[:10]))
     try:
         seconds = (parsedate_to_datetime(text) - now).total_seconds()
-    except (ValueError, TypeError):  # no date, or one without a zone
+    except (ValueError, TypeError, OverflowError):  # no date, one without a zone, or an offset beyond all bounds
         return None
     return min(LONGEST_RETRY_AFTER, max(0.0, seconds))
 
 
 def their_clock(date: str | None, ours: datetime) -> datetime:
-    """The instant that a Date header tells, else ours."""
+    """The instant of a Date header, or `ours` if the header is missing or unreadable."""
     try:
-        told = parsedate_to_datetime(date or "")
-    except ValueError:
+        theirs = parsedate_to_datetime(date or "")
+    except (ValueError, TypeError, OverflowError):
         return ours
-    return told if told.tzinfo else told.replace(tzinfo=UTC)
+    return theirs if theirs.tzinfo else theirs.replace(tzinfo=UTC)
 
 
 def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:

@@ -1,51 +1,47 @@
 """A provider that is reached by HTTP: `POST url {"destination": …, "body": …}` with an `Idempotency-Key` header."""
 
-from datetime import UTC, datetime
-
 import aiohttp
 import orjson
 import yarl
 
-from infra.http_calls import outcome_of
+from infra.http_calls import outcome_of, post, timeouts
 from jobs.outcome import Outcome, from_http
-from jobs.retry import retry_after_seconds, their_clock
 
-_LONGEST_ANSWER = 64 * 1024  # bytes that are read for a message id; the rest is of no interest
+_LONGEST_ANSWER = 64 * 1024  # bytes that are read for a message id
 
 
 class HttpProvider:
-    """Sends through one URL over pooled connections. `send` never raises: whatever happens is an outcome."""
+    """Sends through one URL over pooled connections. `send` never raises: every end is an outcome."""
 
     def __init__(self, url: str, *, timeout_seconds: float, concurrency: int):
         self.timeout_seconds = timeout_seconds
         self._url = yarl.URL(url)  # a ValueError at start rather than at the first message
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=timeout_seconds / 2),
-            headers={"User-Agent": "posthaste", "Content-Type": "application/json"},
+            timeout=timeouts(timeout_seconds),
+            headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # an encoding that cannot be decoded would hide the status
         )
 
     async def send(self, destination: str, body: str, idempotency_key: str) -> Outcome:
-        """Hand one message to the provider and judge its answer."""
+        """Hand one message to the provider. The status decides, whatever happens to the answer's body."""
         payload = orjson.dumps({"destination": destination, "body": body})
+        headers = {"Idempotency-Key": idempotency_key}
         try:
-            async with self._session.post(
-                self._url, data=payload, headers={"Idempotency-Key": idempotency_key}, allow_redirects=False
-            ) as response:
-                content = await response.content.read(_LONGEST_ANSWER)
-                clock = their_clock(response.headers.get("Date"), datetime.now(UTC))
-                wait = retry_after_seconds(response.headers.get("Retry-After"), clock)
-                return from_http(response.status, _message_id(content), wait)
+            answer = await post(
+                self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_LONGEST_ANSWER
+            )
         except (aiohttp.ClientError, TimeoutError) as error:
             return outcome_of(error)
+        return from_http(answer.status, _message_id(answer.body), answer.retry_after_seconds)
 
     async def close(self) -> None:
         await self._session.close()
 
 
 def _message_id(content: bytes) -> str | None:
-    """The provider's own id of the message, where its answer is a JSON object that has one."""
+    """The provider's own id of the message, if its answer is a JSON object with one."""
     try:
         answer = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,0 +1,136 @@
+"""The HTTP provider over real sockets: the status line decides, and no answer makes `send` raise."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from infra.providers.http import HttpProvider
+from infra.webhooks.guard import Guard
+from infra.webhooks.sender import CallbackSender
+from infra.webhooks.signing import Signer
+from jobs.outcome import Outcome, Verdict
+from tests.integration.test_callback_sender import LOOPBACK
+from tests.receiver import SECRET
+
+PATIENCE = 30.0  # no test may need it: the bound is the provider's own
+SECONDS = 10.0
+
+
+@asynccontextmanager
+async def _answering(*parts: bytes, then: str = "hang", reads: bool = True) -> AsyncIterator[str]:
+    """The URL of a server that answers each request with these parts, and then hangs, closes or resets."""
+    over = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if reads:
+                await reader.readuntil(b"}")
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.02)  # parts arrive as parts
+            if then == "reset":
+                writer.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            if then == "hang":
+                await over.wait()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, limit=2**20)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        over.set()
+        server.close()
+
+
+async def _send(url: str, body: str = "hello", seconds: float = PATIENCE) -> Outcome:
+    provider = HttpProvider(url, timeout_seconds=seconds, concurrency=4)
+    async with asyncio.timeout(SECONDS):
+        try:
+            return await provider.send("+1", body, "key")
+        finally:
+            await provider.close()
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"id":'])
+@pytest.mark.parametrize("then", ["hang", "close", "reset"])
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        ("200 OK", Verdict.ACCEPTED),
+        ("400 Bad Request", Verdict.REJECTED),
+        ("429 Too Many Requests", Verdict.DEFERRED),
+        ("500 Oops", Verdict.RETRYABLE),
+    ],
+)
+async def test_the_status_decides_whatever_happens_to_the_body(status: str, verdict: Verdict, then: str, begun: bytes) -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Length: 100\r\n\r\n".encode()
+    async with _answering(head, begun, then=then) as url:
+        outcome = await _send(url)
+    assert (outcome.verdict, outcome.provider_code) == (verdict, int(status[:3]))
+
+
+@pytest.mark.parametrize("headers", [b"Content-Encoding: gzip", b"Content-Encoding: br", b"Transfer-Encoding: chunked"])
+async def test_a_body_that_cannot_be_decoded_does_not_hide_an_acceptance(headers: bytes) -> None:
+    async with _answering(b"HTTP/1.1 200 OK\r\n" + headers + b"\r\n\r\n", b"nonsense\r\n\r\n", then="close") as url:
+        assert (await _send(url)).verdict is Verdict.ACCEPTED
+
+
+async def test_a_message_id_that_comes_in_pieces_is_read_whole() -> None:
+    async with _answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", b'{"id":', b' "7"}\n') as url:
+        assert await _send(url) == Outcome(Verdict.ACCEPTED, None, 200, "7")
+
+
+async def test_an_answer_before_the_request_was_read_leaves_no_connection_behind() -> None:
+    async with _answering(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n", reads=False) as url:
+        assert (await _send(url, body="x" * 20_000_000)).verdict is Verdict.ACCEPTED
+
+
+async def _callback(url: str) -> Outcome:
+    sender = CallbackSender(Guard(LOOPBACK), Signer([SECRET]), timeout_seconds=PATIENCE, concurrency=4)
+    async with asyncio.timeout(SECONDS):
+        try:
+            return await sender.send(url, "id-1", "{}")
+        finally:
+            await sender.close()
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_a_date_to_come_back_is_read_by_the_clock_of_the_one_who_set_it(hours: int) -> None:
+    """Both clocks differ by hours; the wait is the difference of the answer's own two dates."""
+    theirs = datetime.now(UTC) + timedelta(hours=hours)
+    dates = [format_datetime(at, usegmt=True) for at in (theirs, theirs + timedelta(seconds=90))]
+    head = "HTTP/1.1 503 Later\r\nDate: {}\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n".format(*dates).encode()
+    async with _answering(head) as url:
+        for outcome in (await _send(url), await _callback(url)):
+            assert (outcome.verdict, outcome.retry_after_seconds) == (Verdict.DEFERRED, 90.0)
+
+
+_VALUES = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=60)
+_OFFSETS = st.integers(-(10**30), 10**30).map(lambda offset: f"Sat, 21 Nov 2026 12:00:30 {offset:+d}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(status=st.integers(200, 599), date=_VALUES | _OFFSETS, wait=_VALUES | _OFFSETS)
+@example(status=429, date="Sat, 21 Nov 2026 12:00:30 +99999999999999", wait="Sat, 21 Nov 2026 12:00:30 GMT")
+@example(status=503, date="Fri, 31 Dec 9999 23:59:59 -2359", wait="Mon, 01 Jan 0001 00:00:00 -99999999999999")
+def test_no_answer_makes_a_send_raise(status: int, date: str, wait: str) -> None:
+    head = f"HTTP/1.1 {status} X\r\nDate: {date}\r\nRetry-After: {wait}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+
+    async def sends() -> list[Outcome]:
+        async with _answering(head, then="close") as url:
+            return [await _send(url), await _callback(url)]
+
+    for outcome in asyncio.run(sends()):
+        assert outcome.provider_code in (status, None)
+        assert outcome.retry_after_seconds is None or 0 <= outcome.retry_after_seconds <= 3600
