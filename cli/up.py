@@ -71,7 +71,8 @@ def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
     """What `up` runs; the sandbox where it has a port."""
     listed = [
         Program("api", "api"),
-        Program("worker", "consumers messages callbacks", consumers),
+        Program("worker", "consumers messages", consumers),
+        Program("caller", "consumers callbacks"),
         Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
     ]
@@ -133,7 +134,7 @@ def _kept_secret(file: Path) -> str:
 
 
 def require_free_port(port: int, setting: str) -> None:
-    """Say clearly that a port is taken, before six processes say it obscurely.
+    """Say clearly that a port is taken, before all processes say it obscurely.
 
     Raises:
         CannotStart: somebody listens there.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import aiohttp
 import yarl
 
+from infra.resolving import LookUpTimeout, Resolver, ResolverBusy
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import retry_after_seconds, their_clock
 
@@ -21,6 +22,11 @@ class Answer:
     status: int
     retry_after_seconds: float | None
     body: bytes = b""
+
+
+def resolver(seconds: float, *, threads: int) -> Resolver:
+    """A resolver of one sender's own; a look-up may take a third of the call's time."""
+    return Resolver(threads=threads, seconds=seconds / 3)
 
 
 def timeouts(seconds: float) -> aiohttp.ClientTimeout:
@@ -82,6 +88,10 @@ def outcome_of(error: aiohttp.ClientError | TimeoutError) -> Outcome:
     match error:
         case aiohttp.ClientSSLError():
             return Outcome(Verdict.RETRYABLE, "tls_failed", surely_not_sent=True)
+        case aiohttp.ClientConnectorError(os_error=ResolverBusy()):  # our own shortage: not charged
+            return Outcome(Verdict.DEFERRED, "resolver_busy", surely_not_sent=True)
+        case aiohttp.ClientConnectorError(os_error=LookUpTimeout()):
+            return Outcome(Verdict.RETRYABLE, "dns_timeout", surely_not_sent=True)
         case aiohttp.ClientConnectorError():
             return Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
         case aiohttp.ConnectionTimeoutError():

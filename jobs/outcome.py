@@ -36,7 +36,7 @@ class Outcome:
         return self.reason in _NO_ANSWER
 
 
-_NO_ANSWER = frozenset({"no_connection", "tls_failed", "connect_timeout", "timeout", "connection_lost"})
+_NO_ANSWER = frozenset({"no_connection", "dns_timeout", "tls_failed", "connect_timeout", "timeout", "connection_lost"})
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")

@@ -4,9 +4,10 @@ import aiohttp
 import orjson
 import yarl
 
-from infra.http_calls import outcome_of, post, timeouts
+from infra.http_calls import outcome_of, post, resolver, timeouts
 from jobs.outcome import Outcome, from_http
 
+_LOOK_UPS = 2  # threads: a provider has one name
 _LONGEST_ANSWER = 64 * 1024  # bytes that are read for a message id
 
 
@@ -17,7 +18,9 @@ class HttpProvider:
         self.timeout_seconds = timeout_seconds
         self._url = yarl.URL(url)  # a ValueError at start rather than at the first message
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=concurrency, keepalive_timeout=30, resolver=resolver(timeout_seconds, threads=_LOOK_UPS)
+            ),
             timeout=timeouts(timeout_seconds),
             headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -7,11 +7,12 @@ import aiohttp
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from infra.http_calls import outcome_of, post, timeouts
+from infra.http_calls import outcome_of, post, resolver, timeouts
 from infra.webhooks.guard import Guard, Refused
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict, from_callback
 
+_LOOK_UPS_PER_CALL, _MOST_LOOK_UPS = 4, 512  # threads: a look-up that hangs outlives its call
 REFUSED = Outcome(Verdict.REJECTED, "address_refused", surely_not_sent=True)
 
 
@@ -53,7 +54,7 @@ class CallbackSender:
         *,
         timeout_seconds: float,
         concurrency: int,
-        resolver: AbstractResolver | None = None,
+        names: AbstractResolver | None = None,
     ):
         self.timeout_seconds = timeout_seconds
         self._guard = guard
@@ -63,11 +64,12 @@ class CallbackSender:
             _permit(guard, str(info[4][0]), int(info[4][1]))  # whatever was resolved: this is what is connected to
             return socket.socket(info[0], info[1], info[2])
 
+        threads = min(_MOST_LOOK_UPS, concurrency * _LOOK_UPS_PER_CALL)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=concurrency,
                 keepalive_timeout=15,
-                resolver=_GuardedResolver(guard, resolver or aiohttp.ThreadedResolver()),
+                resolver=_GuardedResolver(guard, names or resolver(timeout_seconds, threads=threads)),
                 socket_factory=open_socket,
             ),
             timeout=timeouts(timeout_seconds),

@@ -54,9 +54,7 @@ class Names(AbstractResolver):
 async def _sender(
     guard: Guard | None = None, resolver: AbstractResolver | None = None, secrets: Sequence[str] = (SECRET,)
 ) -> AsyncIterator[CallbackSender]:
-    sender = CallbackSender(
-        guard or Guard(LOOPBACK), Signer(secrets), timeout_seconds=TIMEOUT, concurrency=4, resolver=resolver
-    )
+    sender = CallbackSender(guard or Guard(LOOPBACK), Signer(secrets), timeout_seconds=TIMEOUT, concurrency=4, names=resolver)
     try:
         yield sender
     finally:

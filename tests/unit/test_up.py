@@ -21,10 +21,16 @@ def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser
 def test_every_process_is_restarted_and_given_time_to_finish() -> None:
     parser = _parsed(consumers=3, sandbox_port=9007)
     sections = [section for section in parser.sections() if section.startswith("program:")]
-    assert sections == ["program:api", "program:worker", "program:reporter", "program:relay", "program:sandbox"]
+    assert sections == [f"program:{name}" for name in ("api", "worker", "caller", "reporter", "relay", "sandbox")]
     for section in sections:
         assert (parser[section]["autorestart"], parser[section]["stopwaitsecs"]) == ("true", "25")
     assert parser["program:worker"]["numprocs"] == "3"
+
+
+def test_callbacks_have_a_process_of_their_own() -> None:
+    listed = programs(consumers=3, sandbox_port=None)
+    roles = [program.command.split()[1:] for program in listed if program.command.startswith("consumers")]
+    assert sorted(roles) == [["callbacks"], ["messages"], ["relay"], ["reports"]]
 
 
 def test_a_path_with_a_space_or_a_percent_sign_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
