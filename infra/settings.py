@@ -42,9 +42,10 @@ class RetrySettings(BaseModel):
     base_seconds: float = Field(1.0, gt=0, le=86_400)
     cap_seconds: float = Field(300.0, gt=0, le=86_400)
     deadline_seconds: float = Field(86_400.0, gt=0, le=31_536_000)
+    deferrals: int = Field(50, ge=1, le=1000)
 
     def policy(self) -> RetryPolicy:
-        return RetryPolicy(self.attempts, self.base_seconds, self.cap_seconds, self.deadline_seconds)
+        return RetryPolicy(self.attempts, self.base_seconds, self.cap_seconds, self.deadline_seconds, deferrals=self.deferrals)
 
 
 class BreakerSettings(BaseModel):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from jobs.outcome import Outcome, Verdict
+from jobs.retry import DEFERRAL_FLOOR
 
 
 class State(StrEnum):
@@ -46,7 +47,8 @@ class Breaker:
         if outcome.verdict is Verdict.RELEASED:
             return self
         if outcome.verdict is Verdict.DEFERRED:
-            seconds = outcome.retry_after_seconds if outcome.retry_after_seconds is not None else self.policy.open_seconds
+            asked = outcome.retry_after_seconds
+            seconds = self.policy.open_seconds if asked is None else max(DEFERRAL_FLOOR, asked)
             return replace(self, until=max(now + seconds, self.until or now))
         if not outcome.no_answer:
             return Breaker(self.policy)

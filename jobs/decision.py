@@ -3,7 +3,7 @@
 from jobs.lifecycle import Cause, Status
 from jobs.model import Attempt, Claimed, Delivery, Kind, LostLease, Route, Transition
 from jobs.outcome import Outcome, Verdict
-from jobs.retry import RetryPolicy, backoff_seconds
+from jobs.retry import RetryPolicy, backoff_seconds, deferral_seconds
 
 _CAUSES = {
     Verdict.ACCEPTED: Cause.ACCEPTED,
@@ -20,7 +20,9 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
     cause = _CAUSES[outcome.verdict]
     if outcome.verdict is Verdict.RELEASED:
         return _again(job, Status.QUEUED, cause, None, outcome.reason, 0.0)
-    charged = outcome.verdict is not Verdict.DEFERRED
+    deferred = outcome.verdict is Verdict.DEFERRED
+    charged = not deferred or job.deferrals >= policy.deferrals
+    cause = Cause.RETRYABLE if deferred and charged else cause
     attempt = Attempt(outcome.verdict, charged, outcome.reason, outcome.provider_code, ran_seconds)
     if outcome.verdict is Verdict.ACCEPTED:
         done = Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT
@@ -31,7 +33,7 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
         return _dead(job, Status.UNKNOWN, Cause.OUTCOME_UNKNOWN, attempt, outcome.reason)
     if charged and job.attempts + 1 >= policy.attempts:
         return _dead(job, Status.FAILED, cause, attempt, "attempts_exhausted")
-    delay = _delay(job, outcome, policy, jitter)
+    delay = _delay(job, outcome, policy, charged=charged, jitter=jitter)
     if job.age_seconds + ran_seconds + delay > policy.deadline_seconds:
         failed = cause if charged else Cause.RETRYABLE
         return _dead(job, Status.FAILED, failed, attempt, "deadline_exceeded")
@@ -55,11 +57,12 @@ def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: floa
     return _again(job, Status.RETRYING, Cause.LEASE_LOST, attempt, "lease_lost", delay)
 
 
-def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, jitter: float) -> float:
-    """Seconds until the next try: backoff, or what the provider asks for and up to a tenth more, so that they spread."""
-    if outcome.retry_after_seconds is not None:
-        return outcome.retry_after_seconds * (1 + jitter / 10)
-    return backoff_seconds(policy, (job.attempts if outcome.verdict is not Verdict.DEFERRED else job.tries) + 1, jitter)
+def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, charged: bool, jitter: float) -> float:
+    """Seconds until the next try: the policy's backoff for a charged one, and never less than a deferral takes."""
+    backoff = backoff_seconds(policy, job.attempts + 1, jitter) if charged else 0.0
+    if outcome.verdict is not Verdict.DEFERRED:
+        return backoff
+    return max(backoff, deferral_seconds(outcome.retry_after_seconds, job.deferrals, jitter))
 
 
 def _again(

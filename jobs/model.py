@@ -127,6 +127,11 @@ class Claimed:
     age_seconds: float
 
     @property
+    def deferrals(self) -> int:
+        """The uncharged tries of this revision, those of lost leases aside."""
+        return max(0, self.tries - self.attempts - self.lost_leases)
+
+    @property
     def idempotency_key(self) -> str:
         """The key that the provider sees: equal for every retry, another one once requeued from `failed`.
 

@@ -10,6 +10,7 @@ class RetryPolicy:
     """`attempts` charged attempts at most, within `deadline_seconds` of acceptance; delays in seconds.
 
     `schedule`: the delay after the first failed attempt, the second, …, instead of a backoff from `base` to `cap`.
+    `deferrals`: uncharged tries of one revision; a deferral beyond them is charged like a failed attempt.
     """
 
     attempts: int = 8
@@ -17,6 +18,7 @@ class RetryPolicy:
     cap_seconds: float = 300.0
     deadline_seconds: float = 86_400.0
     schedule: tuple[float, ...] = ()
+    deferrals: int = 50
 
 
 def scheduled(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPolicy:
@@ -24,6 +26,8 @@ def scheduled(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPoli
     return RetryPolicy(len(schedule) + 1, deadline_seconds=deadline_seconds, schedule=schedule)
 
 
+DEFERRAL_FLOOR = 1.0  # seconds; no provider is asked again sooner
+_DEFERRAL_DOUBLINGS = 9  # of the floor: 512 s
 LONGEST_RETRY_AFTER = 3600.0  # seconds; who asks for more is asked again after that
 
 
@@ -63,3 +67,13 @@ def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
         return policy.schedule[min(charged, len(policy.schedule)) - 1] * (0.9 + 0.2 * jitter)
     exponent = min(charged - 1, 62)  # beyond it the cap has long won, and a float would overflow
     return jitter * min(policy.cap_seconds, policy.base_seconds * 2.0**exponent)
+
+
+def deferral_seconds(requested: float | None, deferrals: int, jitter: float) -> float:
+    """The delay after a deferral that follows `deferrals` others; `jitter` from [0, 1).
+
+    The backoff doubles from the floor to 512 s, and jitter at most doubles each. A longer request (Retry-After) wins; jitter
+    adds at most a tenth to it.
+    """
+    backoff = DEFERRAL_FLOOR * 2.0 ** min(deferrals, _DEFERRAL_DOUBLINGS) * (1 + jitter)
+    return max(backoff, (requested or 0.0) * (1 + jitter / 10))

@@ -65,6 +65,11 @@ def test_patience_lasts_as_long_as_asked() -> None:
     assert _after(WAIT, Outcome(Verdict.DEFERRED, "http_429", 429)).until == 20.0
 
 
+def test_a_provider_that_asks_for_no_time_at_all_is_left_alone_for_a_second() -> None:
+    at_once = Outcome(Verdict.DEFERRED, "http_429", 429, retry_after_seconds=0)
+    assert [_after(at_once).state(now) for now in (0.0, 0.9, 1.0)] == [State.OPEN, State.OPEN, State.HALF_OPEN]
+
+
 @given(st.lists(st.sampled_from([TIMEOUT, REFUSED, FAILED, WAIT, ACCEPTED, NOT_STARTED]), max_size=60))
 def test_an_answer_always_closes_it_and_it_never_stays_open_for_long(outcomes: list[Outcome]) -> None:
     breaker = _after(*outcomes)

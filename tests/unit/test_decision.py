@@ -1,5 +1,6 @@
 """What each outcome means for a job: every row of the decision."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status, allowed
-from jobs.model import Delivery, LostLease, Route
+from jobs.model import Delivery, LostLease, Route, Transition
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
 from tests.making import ACCEPTED, SANDBOX, claimed, new_id
@@ -21,6 +22,7 @@ LOST_ANSWER = Outcome(Verdict.UNKNOWN, "timeout")
 NOT_SENT = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
 WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=20)
 PATIENCE = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True)
+AT_ONCE = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=0)
 
 ROWS = [
     # attempts so far, age, outcome, → status, reason, charged, route
@@ -77,12 +79,43 @@ def test_decide_at_most_once(attempts: int, outcome: Outcome, status: Status, re
     assert (step.route is Route.DEAD) == (status in (Status.FAILED, Status.UNKNOWN))
 
 
-@pytest.mark.parametrize(("outcome", "low", "high"), [(WAIT, 20, 22), (PATIENCE, 0, 1), (RETRY, 0, 1)])
+@pytest.mark.parametrize(("outcome", "low", "high"), [(WAIT, 20, 22), (PATIENCE, 1, 2), (AT_ONCE, 1, 2), (RETRY, 0, 1)])
 @given(jitter=st.floats(0, 1, exclude_max=True))
 def test_the_provider_is_asked_again_when_it_says_and_not_before(
     outcome: Outcome, low: float, high: float, jitter: float
 ) -> None:
     assert low <= decide(claimed(), outcome, POLICY, ran_seconds=0, jitter=jitter).delay_seconds <= high
+
+
+@pytest.mark.parametrize(
+    ("deferrals", "asked", "seconds"),
+    [(0, None, 1), (0, 0.0, 1), (1, 0.0, 2), (5, 0.0, 32), (5, 10.0, 32), (5, 90.0, 90), (9, None, 512), (40, 0.0, 512)],
+)
+def test_deferrals_back_off_from_a_floor_and_a_longer_request_wins(deferrals: int, asked: float | None, seconds: float) -> None:
+    """Charged attempts and lost leases do not count."""
+    job = replace(claimed(attempts=2), tries=3 + deferrals, lost_leases=1)
+    policy = RetryPolicy(deadline_seconds=86_400)
+    for outcome in (
+        replace(PATIENCE, retry_after_seconds=asked),
+        replace(PATIENCE, reason="host_busy", retry_after_seconds=asked),
+    ):
+        assert decide(job, outcome, policy, ran_seconds=0, jitter=0).delay_seconds == seconds
+        assert seconds < decide(job, outcome, policy, ran_seconds=0, jitter=0.9).delay_seconds <= 2 * seconds
+
+
+@pytest.mark.parametrize("delivery", Delivery)
+def test_after_its_limit_of_deferrals_each_one_is_charged_until_the_attempts_are_exhausted(delivery: Delivery) -> None:
+    policy = RetryPolicy(attempts=3, base_seconds=1, deadline_seconds=1e9, deferrals=4)
+    steps: list[Transition] = []
+    job = claimed(delivery=delivery)
+    while not steps or steps[-1].to is not Status.FAILED:
+        steps.append(decide(job, AT_ONCE, policy, ran_seconds=0, jitter=0.5))
+        attempt = steps[-1].attempt
+        assert attempt is not None and len(steps) < 20 and allowed(Status.PROCESSING, steps[-1].to, steps[-1].cause)
+        job = replace(job, tries=job.tries + 1, attempts=job.attempts + attempt.charged)
+    assert [step.to for step in steps] == [Status.QUEUED] * 4 + [Status.RETRYING] * 2 + [Status.FAILED]
+    assert steps[-1].reason == "attempts_exhausted"
+    assert all(step.delay_seconds >= 1 for step in steps[:-1])
 
 
 @given(
