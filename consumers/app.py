@@ -153,7 +153,7 @@ class _Worker:
                 count = CountWords(self._posts, Totals(self.hot), timeout_seconds=settings.report_timeout_seconds)
                 works[queue.name] = Work(count, policy, Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
             elif settings.callback_secrets:
-                call = SendCallback(self._callbacks, Hosts(settings.callback_concurrency // 2, BreakerPolicy()))
+                call = SendCallback(self._callbacks, Hosts(settings.callback_concurrency, BreakerPolicy()))
                 works[queue.name] = Work(call, policy, Slots(settings.callback_concurrency))
             else:
                 log.info(

@@ -1,22 +1,22 @@
-"""The handler of callbacks: tells a receiver that a job has ended. One bad receiver does not stand in the others' way."""
+"""The handler of callbacks: posts to receivers. One client's slow or dead receiver does not delay other clients' callbacks."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
-from urllib.parse import urlsplit
 
+from consumers.shares import NoShare, Shares
 from infra.settings import CALLBACK_PATIENCE
+from infra.webhooks.guard import Refused, split
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.model import Claimed, Progress
 from jobs.outcome import Outcome, Verdict
 
-LONGEST_PAUSE = 300.0
 KNOWN_HOSTS = 10_000
 
-# Charged like any other failed attempt: the schedule brings it again when the host has had time to recover.
-LEFT_ALONE = Outcome(Verdict.RETRYABLE, "host_left_alone", surely_not_sent=True)
+# Neither was sent, so neither is charged; the backoff of deferrals spaces them.
+HOST_BUSY = Outcome(Verdict.DEFERRED, "host_busy", surely_not_sent=True)
+LEFT_ALONE = Outcome(Verdict.DEFERRED, "host_left_alone", surely_not_sent=True)
 
 
 class Sender(Protocol):
@@ -27,60 +27,68 @@ class Sender(Protocol):
     async def send(self, url: str, id_: str, body: str) -> Outcome: ...
 
 
-@dataclass(slots=True)
-class _Host:
-    """One receiver's host: its share of the slots, what is known of it, and who is calling it or waiting to."""
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """One client's receivers at one host. Another client's receivers at that host have a breaker of their own."""
 
-    share: asyncio.Semaphore
+    client_id: str
+    host: str
+
+
+@dataclass(slots=True)
+class _Known:
+    """The breaker of a receiver, and its calls: those under way, and with those that wait."""
+
     breaker: Breaker
-    callers: int = 0
     calling: int = 0
+    callers: int = 0
 
 
 class Hosts:
-    """Bounds what one host can take from the others: `share` calls at once, and none while it does not answer."""
+    """Bounds the slots that one receiver, client or host may hold, and leaves receivers alone that do not answer.
 
-    def __init__(self, share: int, policy: BreakerPolicy, *, monotonic: Callable[[], float] = time.monotonic):
-        self._share = share
+    A client at one host gets half of the slots; a client, and a host, three quarters in all.
+    """
+
+    def __init__(self, slots: int, policy: BreakerPolicy, *, monotonic: Callable[[], float] = time.monotonic):
+        self._half, self._most = max(1, slots // 2), max(1, slots * 3 // 4)
         self._policy = policy
         self._monotonic = monotonic
-        self._hosts: dict[str, _Host] = {}
+        self._shares = Shares()
+        self._known: dict[Receiver, _Known] = {}
 
-    async def call(self, name: str, tries: int, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Call the host, if it is its turn; `tries` of the job so far say for how long a busy host is left to the others."""
-        host = self._hosts.setdefault(name, _Host(asyncio.Semaphore(self._share), Breaker(self._policy)))
-        host.callers += 1
+    async def call(self, receiver: Receiver, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Call a receiver if its shares are free in time and its breaker lets it; else the call is deferred."""
+        known = self._known.setdefault(receiver, _Known(Breaker(self._policy)))
+        limits = {receiver: self._half, ("client", receiver.client_id): self._most, ("host", receiver.host): self._most}
+        known.callers += 1
         try:
-            async with asyncio.timeout(CALLBACK_PATIENCE):
-                await host.share.acquire()
-        except TimeoutError:
-            host.callers -= 1
-            pause = min(LONGEST_PAUSE, 2.0 ** min(tries + 1, 30))
-            return Outcome(Verdict.DEFERRED, "host_busy", surely_not_sent=True, retry_after_seconds=pause)
-        try:
-            return await self._call(host, send)
+            async with self._shares.take(limits, seconds=CALLBACK_PATIENCE):
+                return await self._call(known, send)
+        except NoShare:
+            return HOST_BUSY
         finally:
-            host.share.release()
-            host.callers -= 1
-            self._forget(name, host)
+            known.callers -= 1
+            self._forget(receiver, known)
 
-    async def _call(self, host: _Host, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        state = host.breaker.state(self._monotonic())
-        if state is State.OPEN or (state is State.HALF_OPEN and host.calling):
-            return LEFT_ALONE
-        host.calling += 1
+    async def _call(self, known: _Known, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        now = self._monotonic()
+        state = known.breaker.state(now)
+        if state is State.OPEN or (state is State.HALF_OPEN and known.calling):
+            return replace(LEFT_ALONE, retry_after_seconds=max(0.0, (known.breaker.until or now) - now))
+        known.calling += 1
         try:
             outcome = await send()
         finally:
-            host.calling -= 1
+            known.calling -= 1
         if outcome.verdict is not Verdict.DEFERRED:  # one receiver's plea for patience is not its whole host's
-            host.breaker = host.breaker.after(outcome, self._monotonic())
+            known.breaker = known.breaker.after(outcome, self._monotonic())
         return outcome
 
-    def _forget(self, name: str, host: _Host) -> None:
-        """What is well need not be known; and of the others only so many."""
-        if not host.callers and (host.breaker == Breaker(self._policy) or len(self._hosts) > KNOWN_HOSTS):
-            self._hosts.pop(name, None)
+    def _forget(self, receiver: Receiver, known: _Known) -> None:
+        """Healthy receivers are forgotten; of the others at most `KNOWN_HOSTS` are kept."""
+        if not known.callers and (known.breaker == Breaker(self._policy) or len(self._known) > KNOWN_HOSTS):
+            self._known.pop(receiver, None)
 
 
 @dataclass(frozen=True)
@@ -97,4 +105,14 @@ class SendCallback:
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
         assert job.destination is not None and job.body is not None  # every callback has both
         url, body = job.destination, job.body
-        return await self.hosts.call(urlsplit(url).netloc, job.tries, lambda: self.sender.send(url, str(job.id), body))
+        receiver = Receiver(job.client_id, host_of(url))
+        return await self.hosts.call(receiver, lambda: self.sender.send(url, str(job.id), body))
+
+
+def host_of(url: str) -> str:
+    """Host and port of a URL in one spelling: lower case, the scheme's port spelled out."""
+    try:
+        host, port = split(url)
+    except Refused:  # the sender refuses it, too
+        return url
+    return f"{host}:{port}"

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from consumers import callbacks
-from consumers.callbacks import LEFT_ALONE, Hosts, SendCallback
+from consumers.callbacks import LEFT_ALONE, Hosts, Receiver, SendCallback, host_of
 from jobs.breaker import BreakerPolicy
+from jobs.decision import decide
+from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Progress
 from jobs.outcome import Outcome, Verdict
+from jobs.retry import RetryPolicy
 from tests.making import ACCEPTED, claimed
+from tests.waiting import eventually
 
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=60)
@@ -48,37 +52,104 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "CALLBACK_PATIENCE", 0.05)
 
 
-async def _calls(hosts: Hosts, send: Callable[[], Awaitable[Outcome]], count: int, name: str = "a:80") -> list[Outcome]:
-    return [await hosts.call(name, 0, send) for _ in range(count)]
+A, B = Receiver("a", "host:80"), Receiver("b", "host:80")  # two clients at one host
+
+
+async def _calls(hosts: Hosts, send: Callable[[], Awaitable[Outcome]], count: int, receiver: Receiver = A) -> list[Outcome]:
+    return [await hosts.call(receiver, send) for _ in range(count)]
+
+
+async def _slow(hosts: Hosts, receivers: list[Receiver], slow: Sends) -> list[str | None]:
+    """Start a slow call of each receiver; the reasons of those that got no share."""
+    calls = [asyncio.create_task(hosts.call(receiver, slow.held)) for receiver in receivers]
+    done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    for call in done:
+        assert (call.result().verdict, call.result().surely_not_sent) == (Verdict.DEFERRED, True)
+    return [call.result().reason for call in done]
 
 
 async def test_a_slow_host_gets_its_share_of_the_slots_and_no_more() -> None:
-    hosts, slow, quick = Hosts(2, POLICY), Sends(), Sends()
-    calls = [asyncio.create_task(hosts.call("slow:80", tries, slow.held)) for tries in (0, 0, 0, 4)]
-    done, _ = await asyncio.wait(calls[2:], timeout=5)
-    assert len(done) == 2 and slow.made == 2
-    pauses = [task.result().retry_after_seconds for task in calls[2:]]
-    assert {task.result().reason for task in calls[2:]} == {"host_busy"}
-    assert pauses == [2.0, 32.0]  # it grows with the tries, so that a long queue is not claimed all the time
-    assert await hosts.call("quick:80", 0, quick.now) == ACCEPTED
+    hosts, slow, quick = Hosts(8, POLICY), Sends(), Sends()
+    assert await _slow(hosts, [A] * 5, slow) == ["host_busy"]
+    assert slow.made == 4
+    assert await hosts.call(Receiver("a", "quick:80"), quick.now) == ACCEPTED
+    assert await _slow(hosts, [B] * 3, slow) == ["host_busy"]  # six of the eight slots are the host's most
+    assert slow.made == 6
+    assert await hosts.call(Receiver("b", "quick:80"), quick.now) == ACCEPTED
     slow.hold.set()
-    assert await asyncio.gather(*calls[:2]) == [ACCEPTED, ACCEPTED]
+
+
+async def test_a_client_with_many_slow_hosts_leaves_slots_to_other_clients() -> None:
+    hosts, slow = Hosts(8, POLICY), Sends()
+    assert await _slow(hosts, [Receiver("a", f"slow-{n}:80") for n in range(7)], slow) == ["host_busy"]
+    assert slow.made == 6
+    assert await hosts.call(Receiver("b", "quick:80"), Sends().now) == ACCEPTED
+    slow.hold.set()
+
+
+async def test_a_call_that_waits_for_one_share_holds_no_other() -> None:
+    hosts, slow = Hosts(8, POLICY), Sends()
+    assert await _slow(hosts, [A] * 4 + [B] * 3, slow) == ["host_busy"]
+    waiting = asyncio.create_task(hosts.call(B, slow.held))
+    await asyncio.sleep(0)
+    assert hosts._shares._taken[("client", "b")] == 2
+    slow.hold.set()
+    assert await waiting == ACCEPTED
+    await eventually(_taken(hosts), lambda taken: taken == 0, 5)
+
+
+def _taken(hosts: Hosts) -> Callable[[], Awaitable[int]]:
+    async def look() -> int:
+        return len(hosts._shares._taken)
+
+    return look
 
 
 async def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     clock = Clock()
     hosts, ill, well = Hosts(8, POLICY, monotonic=clock), Sends(TIMEOUT), Sends()
-    assert await _calls(hosts, ill.now, 5) == [TIMEOUT, TIMEOUT, TIMEOUT, LEFT_ALONE, LEFT_ALONE]
+    left_alone = replace(LEFT_ALONE, retry_after_seconds=5.0)
+    assert await _calls(hosts, ill.now, 5) == [TIMEOUT, TIMEOUT, TIMEOUT, left_alone, left_alone]
     assert ill.made == 3
-    assert await hosts.call("b:80", 0, well.now) == ACCEPTED
+    assert await hosts.call(Receiver("a", "b:80"), well.now) == ACCEPTED
     clock.now = 5.0
-    trying = asyncio.create_task(hosts.call("a:80", 0, ill.held))
+    trying = asyncio.create_task(hosts.call(A, ill.held))
     await asyncio.sleep(0)
-    assert await hosts.call("a:80", 0, well.now) == LEFT_ALONE  # one at a time, until it is known to be well
+    assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until it is known to be well
     ill.outcome = ACCEPTED
     ill.hold.set()
     assert await trying == ACCEPTED
     assert await _calls(hosts, well.now, 3) == [ACCEPTED] * 3
+
+
+async def test_a_client_whose_receiver_is_dead_costs_another_client_at_the_same_host_nothing() -> None:
+    hosts = Hosts(8, POLICY)
+    await _calls(hosts, Sends(TIMEOUT).now, 3, A)
+    assert (await hosts.call(A, Sends().now)).reason == "host_left_alone"
+    assert await hosts.call(B, Sends().now) == ACCEPTED
+
+
+async def test_a_call_that_was_not_made_is_not_charged_and_comes_back_when_the_host_is_tried_again() -> None:
+    hosts, job = Hosts(8, POLICY), claimed(queue=CALLBACKS)
+    await _calls(hosts, Sends(TIMEOUT).now, 3)
+    step = decide(job, await hosts.call(A, Sends().now), RetryPolicy(), ran_seconds=0.0, jitter=0.0)
+    assert step.attempt is not None and not step.attempt.charged
+    assert (step.to, round(step.delay_seconds)) == (Status.QUEUED, 5)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://SLOW.example/a?b#", "http://SLOW.example/a?b#"),  # refused by the sender
+        ("http://SLOW.example/a?b", "slow.example:80"),
+        ("HTTP://slow.example:80", "slow.example:80"),
+        ("https://slow.example:443/x", "slow.example:443"),
+        ("https://Slow.Example", "slow.example:443"),
+        ("https://[2001:DB8:0::1]:8443/", "2001:db8::1:8443"),
+    ],
+)
+def test_a_host_has_one_spelling(url: str, host: str) -> None:
+    assert host_of(url) == host
 
 
 async def test_any_answer_of_a_host_counts_as_one_but_one_receivers_plea_is_its_own() -> None:
@@ -86,32 +157,39 @@ async def test_any_answer_of_a_host_counts_as_one_but_one_receivers_plea_is_its_
     patience = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=3600)
     failed = Outcome(Verdict.RETRYABLE, "http_500", 500)
     for outcome in (TIMEOUT, TIMEOUT, failed, TIMEOUT, TIMEOUT, patience):
-        assert await hosts.call("a:80", 0, Sends(outcome).now) == outcome
-    assert await hosts.call("a:80", 0, Sends().now) == ACCEPTED
+        assert await hosts.call(A, Sends(outcome).now) == outcome
+    assert await hosts.call(A, Sends().now) == ACCEPTED
 
 
 async def test_hosts_that_are_well_are_forgotten_and_of_the_others_only_so_many_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "KNOWN_HOSTS", 10)
     hosts = Hosts(8, POLICY)
     for n in range(50):
-        await hosts.call(f"well-{n}", 0, Sends().now)
-    assert not hosts._hosts
+        await hosts.call(Receiver("a", f"well-{n}"), Sends().now)
+    assert not hosts._known
     for n in range(50):
-        await hosts.call(f"ill-{n}", 0, Sends(TIMEOUT).now)
-    assert len(hosts._hosts) == 10
+        await hosts.call(Receiver("a", f"ill-{n}"), Sends(TIMEOUT).now)
+    assert len(hosts._known) == 10
 
 
-async def test_the_handler_sends_what_the_job_says_under_its_id() -> None:
+async def test_the_handler_sends_what_the_job_says_under_its_id_as_its_client() -> None:
     sent: list[tuple[str, str, str]] = []
 
     class Sender:
         timeout_seconds = 15.0
+        outcome = ACCEPTED
 
         async def send(self, url: str, id_: str, body: str) -> Outcome:
             sent.append((url, id_, body))
-            return ACCEPTED
+            return self.outcome
 
-    job, handler = claimed(queue=CALLBACKS), SendCallback(Sender(), Hosts(1, POLICY))
+    sender, url = Sender(), "https://Receiver.example/hook"
+    job, handler = replace(claimed(queue=CALLBACKS), destination=url), SendCallback(sender, Hosts(2, POLICY))
     assert await handler(job, Progress()) == ACCEPTED
-    assert sent == [("+1", str(job.id), "hello")]
+    assert sent == [(url, str(job.id), "hello")]
     assert handler.timeout_seconds > 15.0
+    sender.outcome = TIMEOUT
+    for spelling in (url, url.lower(), url.replace("/hook", ":443/hook")):
+        assert await handler(replace(job, destination=spelling), Progress()) == TIMEOUT
+    assert (await handler(job, Progress())).reason == "host_left_alone"
+    assert await handler(replace(job, client_id="another"), Progress()) == TIMEOUT
