@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 
 from consumers import runner as runner_module
+from consumers.quarantine import Quarantine
 from consumers.recorder import Recorder
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
@@ -351,6 +352,7 @@ async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
 
     bench = _bench(answer)
     bench.runner._works = {**bench.runner._works, QUEUE: replace(bench.runner._works[QUEUE], slots=Slots(3))}
+    bench.runner._quarantine = Quarantine(60)
     pointers = {name: await bench.accept(message(body=name)) for name in let_go}
     suspect = pointers["suspect"].id
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
