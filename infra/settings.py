@@ -27,6 +27,8 @@ ENV_FILES = (".local/services.env", SANDBOX_FILE, ".env")
 # Standard Webhooks 1.0.0, "Deliverability and reliability": the delays after each failed attempt, the last after three days.
 STANDARD_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 CALLBACK_PATIENCE = 1.0  # seconds that a callback may wait for its host's share of the slots
+# A worker has a channel for each queue, two a provider; RabbitMQ allows 2,047 channels on a connection.
+MOST_PROVIDERS = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
@@ -123,7 +125,7 @@ class Settings(BaseSettings):
     waiting_per_key: int = Field(1000, ge=1, le=100_000)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
-    providers: dict[str, ProviderSettings] = {}
+    providers: dict[str, ProviderSettings] = Field({}, max_length=MOST_PROVIDERS)
     providers_file: Path | None = None
     default_provider: str | None = None
     accept_timeout_seconds: float = Field(0.8, gt=0, le=60)

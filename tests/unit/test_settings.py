@@ -1,5 +1,6 @@
 """Settings are refused at start, naming the variable."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from infra import settings
 from infra.settings import PREFIX, Settings, SettingsError, load
 from infra.webhooks.guard import Refused
+from jobs.model import work_queues
 from jobs.retry import backoff_seconds
 from tests.receiver import SECRET
 
@@ -25,6 +27,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def _set(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
     for name, value in {**URLS, **values}.items():
         monkeypatch.setenv(PREFIX + name, value)
+
+
+def test_the_queues_of_all_providers_fit_on_one_connection() -> None:
+    """RabbitMQ's default channel_max is 2047; one channel declares, and each queue has its own."""
+    assert 1 + len(work_queues(f"p{n}" for n in range(settings.MOST_PROVIDERS))) <= 2047
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +63,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"PROVIDERS": '{"UPPER": {"url": "http://h/"}}'}, "POSTHASTE_PROVIDERS"),
         ({"PROVIDERS": '{"a": {"url": "ftp://h/"}}'}, "POSTHASTE_PROVIDERS.a.url"),
         ({"PROVIDERS": '{"a": {"url": "http://h/", "speed": 1}}'}, "POSTHASTE_PROVIDERS.a.speed"),
+        ({"PROVIDERS": json.dumps({f"p{n}": {"url": "http://h/"} for n in range(1001)})}, "POSTHASTE_PROVIDERS"),
         ({"PROVIDERS_FILE": "absent.json"}, "POSTHASTE_PROVIDERS_FILE"),
         ({"PROVIDERS": SANDBOX, "PROVIDERS_FILE": "absent.json"}, "POSTHASTE_PROVIDERS_FILE"),
         ({"DEFAULT_PROVIDER": "nobody"}, "POSTHASTE_DEFAULT_PROVIDER"),
