@@ -119,3 +119,23 @@ async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: t
         await stack.becomes(id_, "sent")
     assert other.raw == 0 and (await stack.provider("/stats"))["raw"] == 6
     assert (await stack.command("providers", "move", "other", "--provider", "nobody")).returncode == 2
+
+
+async def test_a_message_whose_worker_died_comes_back_by_its_providers_own_policy(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    """The provider's delay is up to 22 hours; that of the default policy is less than a second."""
+    retry = {"attempts": 8, "base_seconds": 80_000, "cap_seconds": 80_000, "deadline_seconds": 31_536_000}
+    async with running(services, database, broker_namespace, tmp_path, provider={"retry": retry}) as stack:
+        stack.sandbox.faults = Faults(hang=1)
+        id_ = await stack.submit()
+
+        async def heard() -> int:
+            return stack.sandbox.raw
+
+        await eventually(heard, lambda raw: raw == 1)
+        await stack.processes["worker"].kill()
+        stack.start("worker", "consumers", "messages")
+        await stack.becomes(id_, "retrying")
+        ((delay,),) = stack.rows("SELECT extract(epoch FROM due_at - updated_at) FROM jobs")
+        assert float(str(delay)) > 2

@@ -109,6 +109,25 @@ async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(servi
     await proxy.close()
 
 
+async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(services: Services, broker_namespace: str) -> None:
+    """A provider's gate may open while its worker stops."""
+    topology = describe(broker_namespace, PROVIDERS)
+    publisher = Publisher(services.amqp, topology, name="test")
+    received: asyncio.Queue[Delivery] = asyncio.Queue()
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
+    async with background(publisher.run(), consumer.run()):
+        await publisher.connected.wait()
+        await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await (await asyncio.wait_for(received.get(), 10)).ack()
+        await consumer.pause(QUEUE)
+        await consumer.stop()
+        await consumer.resume(QUEUE)
+        assert consumer.quiet_seconds(QUEUE) is None  # the broker is not asked
+        await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await eventually(lambda: publisher.ready_messages(QUEUE), lambda ready: ready == 1)
+        assert received.empty()
+
+
 async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: Services, broker_namespace: str) -> None:
     url, proxy = await proxied(services.amqp)
     topology = describe(broker_namespace, PROVIDERS)

@@ -36,12 +36,21 @@ class Leases:
 class Recorder:
     recorded: list[LostLease] = field(default_factory=list)
     failing: int = 0
+    policies: list[RetryPolicy] = field(default_factory=list)
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
         if self.failing:
             self.failing -= 1
             raise ZeroDivisionError
         self.recorded.append(job)
+        self.policies.append(policy)
+
+
+async def test_a_lost_lease_is_retried_by_the_policy_of_its_own_queue() -> None:
+    recorder, mine = Recorder(), RetryPolicy(base_seconds=77)
+    policies = {"messages.other.normal": RetryPolicy(base_seconds=5), SANDBOX.name: mine}
+    assert await Reaper(Leases(contact=60.0), recorder, policies, lease_seconds=60, passing=()).reap() == 1
+    assert recorder.policies == [mine]
 
 
 async def _reaped(leases: Leases) -> int:
