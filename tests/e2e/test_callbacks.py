@@ -102,6 +102,21 @@ async def test_a_failed_callback_comes_again_under_the_same_id(stack: Stack, rec
     assert len(receiver.received) == 3
 
 
+async def test_a_receiver_that_asks_to_be_called_again_at_once_is_called_after_a_growing_pause(
+    stack: Stack, receiver: Receiver
+) -> None:
+    async def at_once(request: web.Request) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": "0"})
+
+    receiver.answers = [at_once] * 2
+    id_ = await stack.submit(callback_url=receiver.url)
+    (told,) = await _callbacks(stack, id_, _all("sent"))
+    assert told["attempts"] == 1  # deferrals are not charged
+    ends = f"SELECT extract(epoch FROM ended_at) FROM attempts WHERE job_id = '{told['id']}' ORDER BY n"
+    first, second, third = (float(str(end)) for (end,) in stack.rows(ends))
+    assert second - first > 0.9 and third - second > 1.9
+
+
 async def test_what_wants_no_more_gets_no_more(stack: Stack, receiver: Receiver) -> None:
     receiver.answer = 410
     id_ = await stack.submit(callback_url=receiver.url)
