@@ -33,13 +33,14 @@ def test_a_traceback_shows_no_local_variables(json: bool, capsys: pytest.Capture
 
 
 LOGGING = """
-import sys, structlog
+import logging, sys, structlog
 from infra import logs
 logs.configure("info", json=False)
 for n in range(30_000):
     structlog.get_logger().info("a.line", n=n, padding="x" * 50)
 print("done", flush=True)
 sys.stdin.read()
+logging.getLogger().handlers[0].flush(60)
 structlog.get_logger().info("the.last")
 """
 
@@ -48,11 +49,11 @@ def test_a_reader_that_stalls_stops_no_process_and_is_told_what_was_dropped() ->
     command = [sys.executable, "-c", LOGGING]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
-        deadline = threading.Timer(20, process.kill)
+        deadline = threading.Timer(90, process.kill)
         deadline.start()
         try:
             assert process.stdout.readline() == "done\n"  # its standard error was not read
-            _, said = process.communicate("", timeout=20)
+            _, said = process.communicate("", timeout=90)
         finally:
             deadline.cancel()
             process.kill()
