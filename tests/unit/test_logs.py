@@ -36,7 +36,7 @@ LOGGING = """
 import logging, sys, structlog
 from infra import logs
 logs.configure("info", json=False)
-for n in range(30_000):
+for n in range(12_000):
     structlog.get_logger().info("a.line", n=n, padding="x" * 50)
 print("done", flush=True)
 sys.stdin.read()
