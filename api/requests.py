@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,8 @@ from api.problems import FieldError, Problem
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
 BODY_SECONDS = 10.0
+MAX_PARAMETERS = 50  # in one query string; the route with the most has eleven
+_MAX_LIKES = 100  # media ranges of an Accept header; the others are ignored
 _MAX_ERRORS = 50  # named in one problem
 _MAX_POINTER = 200  # characters of a client's own field name that are repeated to it
 
@@ -56,10 +59,13 @@ def read_query(request: Request, model: type[Model]) -> Model:
     """The query string as a validated model.
 
     Raises:
-        Problem: 422 naming each bad parameter as `?name`.
+        Problem: 422 naming each bad parameter as `?name`, or `?` where there are too many.
     """
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        errors = [FieldError("?", "too_many", f"has more than {MAX_PARAMETERS} parameters")]
+        raise Problem(422, "validation", f"The query string has more than {MAX_PARAMETERS} parameters.", errors=errors)
     given = request.query_params.multi_items()
-    twice = {name for name, _ in given if sum(name == other for other, _ in given) > 1}
+    twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
     errors = [FieldError(f"?{_printable(name)}"[:_MAX_POINTER], "repeated", "is given twice") for name in sorted(twice)]
     try:
         if not errors:
@@ -82,7 +88,7 @@ def preferred(request: Request, offered: dict[str, str]) -> str:
     Raises:
         Problem: 406 where it likes none.
     """
-    likes = [_liking(part) for part in request.headers.get("accept", "*/*").split(",")]
+    likes = [_liking(part) for part in request.headers.get("accept", "*/*").split(",")[:_MAX_LIKES]]
     best, best_quality = None, 0.0
     for media_type, name in offered.items():
         patterns = (media_type, media_type.split("/")[0] + "/*", "*/*")

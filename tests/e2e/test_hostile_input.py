@@ -196,6 +196,7 @@ QUERIES = [
                   "cursor=" + "a" * 101, "unknown=1", "limit=1&limit=2", "%00=1")
 ]  # fmt: skip
 QUERIES += [
+    get("/messages?" + "&".join(map(str, range(11_000))), 422, "validation", "?"),
     get("/messages?status=lost", 422, "validation", "?status"),
     get("/messages?tag=%00", 422, "validation", "?tag"),
     get("/messages?destination=" + "x" * 321, 422, "validation", "?destination"),
