@@ -48,6 +48,7 @@ from infra.redis.rates import Rates
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings, is_loopback
 from infra.statuses import Statuses
+from infra.supervision import Supervisor
 from infra.watching import Watching
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ class Api:
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
+        self._supervisor = Supervisor()
         self._watching: Watching | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seen = "not seen yet"  # what is wrong with Postgres or its schema; "" once it is well
@@ -140,23 +142,21 @@ class Api:
             *self._health(broker).routes(),
             *DocumentRoutes(document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
         ]
-        runs = (
-            self._watch_schema(access.keyring),
-            broker.run(),
-            eager.run(),
-            events.run(),
-            access.keyring.run(),
-            backlog.run(),
-        )
-        tasks = [asyncio.create_task(run) for run in runs]
+        for name, run in {
+            "schema": lambda: self._watch_schema(access.keyring),
+            "broker": broker.run,
+            "publishing": eager.run,
+            "events": events.run,
+            "keys": access.keyring.run,
+            "backlog": backlog.run,
+        }.items():
+            self._supervisor.start(name, run)
         try:
             yield
         finally:
             await accepting.drained()
             await eager.finish(1.0)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._supervisor.stop()
             await self._cache.close()
             await events.close()
             await rates.close()
@@ -230,7 +230,8 @@ class Api:
             "version": importlib.metadata.version("posthaste"),
             "schema": schema.code_revision(),
         }
-        return HealthRoutes(postgres, {"rabbitmq": rabbitmq, "redis": redis}, version)
+        checks = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
+        return HealthRoutes(checks, lambda: self._supervisor.down, version)
 
 
 async def _says(check: Awaitable[None], errors: tuple[type[Exception], ...]) -> str | None:

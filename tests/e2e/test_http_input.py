@@ -149,7 +149,7 @@ async def test_a_request_id_is_the_clients_own_where_it_is_a_plain_one(stack: St
 
 async def test_health_and_version(stack: Stack) -> None:
     assert await stack.get("/health/live") == (200, {"status": "live"})
-    up = {"postgres": "up", "rabbitmq": "up", "redis": "up"}
+    up = {"postgres": "up", "rabbitmq": "up", "redis": "up", "tasks": "up"}
     assert await stack.get("/health/ready") == (200, {"status": "ready", "checks": up})
     code, version = await stack.get("/version")
     assert (code, version["name"], version["schema"]) == (200, "posthaste", code_revision())

@@ -137,6 +137,35 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
     assert (await stack.command("keys", "revoke", key[:11])).returncode == 1
 
 
+_BREAK_KEYS = """
+CREATE SEQUENCE failures;
+CREATE FUNCTION fail() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN PERFORM nextval('failures'); RAISE EXCEPTION 'could not read block' USING ERRCODE = '58030'; END $$;
+ALTER TABLE api_keys RENAME TO unread_keys;
+CREATE VIEW api_keys AS SELECT * FROM unread_keys WHERE fail();
+"""
+_MEND_KEYS = "DROP VIEW api_keys; ALTER TABLE unread_keys RENAME TO api_keys;"
+
+
+async def test_a_revoked_key_is_refused_after_an_io_error_of_the_database(stack: Stack) -> None:
+    key = await _key(stack, "shop")
+    await _needed(stack)
+
+    async def works() -> int:
+        return (await _call(stack, "GET", "/dead-letters", key))[0]
+
+    assert await works() == 200
+    sql(stack.database, _BREAK_KEYS)
+
+    async def failed() -> bool:
+        return stack.rows("SELECT is_called FROM failures") == [(True,)]
+
+    await eventually(failed, bool, 10)
+    sql(stack.database, _MEND_KEYS)
+    assert (await stack.command("keys", "revoke", key[:11])).returncode == 0
+    await eventually(works, lambda code: code == 401, 10)
+
+
 async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> None:
     old = await _key(stack, "shop", "--scope", "reports", "--expires", "30")
     await _needed(stack)

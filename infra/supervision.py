@@ -1,0 +1,62 @@
+"""Supervised tasks: a failure is logged with the task's name, and the task starts again after a pause."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+log = structlog.get_logger()
+
+
+class Supervisor:
+    """Runs named tasks until it is stopped. A task that returns has ended and is not started again.
+
+    Pauses double from the first to the longest. A failed task is down until it has run for `steady_seconds`.
+    """
+
+    def __init__(self, *, first_pause_seconds: float = 0.1, longest_pause_seconds: float = 5.0, steady_seconds: float = 10.0):
+        self._first_pause = first_pause_seconds
+        self._longest_pause = longest_pause_seconds
+        self._steady = steady_seconds
+        self._tasks: list[asyncio.Task[None]] = []
+        self._down: set[str] = set()
+
+    @property
+    def down(self) -> list[str]:
+        """The names of the tasks that are down."""
+        return sorted(self._down)
+
+    def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Start a task; `run` is called anew for each restart."""
+        self._tasks.append(asyncio.create_task(self._keep(name, run), name=name))
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait for their end."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        loop, pause = asyncio.get_running_loop(), self._first_pause
+        while True:
+            started = loop.time()
+            steady = loop.call_later(self._steady, self._up, name)
+            try:
+                await run()
+            except Exception as error:
+                if loop.time() - started >= self._steady:
+                    pause = self._first_pause
+                self._down.add(name)
+                log.exception("task.failed", task=name, restart_seconds=pause, exc_info=error)
+            else:
+                self._up(name)
+                return
+            finally:
+                steady.cancel()
+            await asyncio.sleep(pause)
+            pause = min(self._longest_pause, 2 * pause)
+
+    def _up(self, name: str) -> None:
+        if name in self._down:
+            self._down.remove(name)
+            log.info("task.up", task=name)

@@ -1,0 +1,53 @@
+"""The API inside the test's own process: its lifespan, and calls without a socket."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from starlette.types import ASGIApp, Message
+
+
+@asynccontextmanager
+async def started(app: ASGIApp) -> AsyncIterator[None]:
+    """Start the application, and shut it down afterwards."""
+    events: asyncio.Queue[Message] = asyncio.Queue()
+    answers: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def run() -> None:
+        await app({"type": "lifespan", "state": {}}, events.get, answers.put)
+
+    task = asyncio.create_task(run())
+    await events.put({"type": "lifespan.startup"})
+    assert (await answers.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield
+    finally:
+        await events.put({"type": "lifespan.shutdown"})
+        await task
+
+
+async def call(app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    """One request without a body: the status and the JSON of its answer."""
+    listed = {"host": "localhost", **{name.lower(): value for name, value in (headers or {}).items()}}
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in listed.items()],
+        "client": ("127.0.0.1", 1),
+    }
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], orjson.loads(body) if body else None

@@ -1,0 +1,65 @@
+"""Readiness names what is down, and tells strangers no more than that."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from api.app import Api
+from api.health import HealthRoutes
+from infra.redis.events import Events
+from infra.settings import ProviderSettings, Settings
+from tests.asgi import call, started
+from tests.services import Services
+from tests.waiting import eventually
+
+
+def _api(services: Services, database: str, namespace: str) -> Api:
+    settings = Settings(
+        database_url=database,
+        amqp_url=services.amqp,
+        redis_url=services.redis,
+        namespace=namespace,
+        providers={"sandbox": ProviderSettings(url="http://127.0.0.1:9/message")},
+    )
+    return Api(settings, lambda error: None)
+
+
+async def test_readiness_names_a_task_that_fails(
+    services: Services, database: str, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: Events) -> None:
+        raise RuntimeError("a status of the next release")
+
+    monkeypatch.setattr(Events, "run", fail)
+    app = _api(services, database, broker_namespace).build()
+
+    async def ready() -> Any:
+        return await call(app, "/health/ready")
+
+    async with started(app):
+        status, answer = await eventually(ready, lambda seen: seen[0] == 200 and seen[1]["checks"]["tasks"] != "up")
+    assert (status, answer["status"], answer["checks"]["tasks"]) == (200, "ready", "down: events")
+
+
+async def test_readiness_keeps_the_reason_to_the_log_and_logs_it_once() -> None:
+    reasons: list[str | None] = ["role secret_role does not exist"]
+
+    async def postgres() -> str | None:
+        return reasons[-1]
+
+    async def well() -> str | None:
+        return None
+
+    routes = {route.path: route for route in HealthRoutes({"postgres": postgres, "redis": well}, list, {}).routes()}
+    ready = routes["/health/ready"]
+    with capture_logs() as logged:
+        for _ in range(3):
+            status, answer = await call(ready.app, "/health/ready")
+            assert (status, answer["checks"]) == (503, {"postgres": "down", "redis": "up", "tasks": "up"})
+        reasons.append(None)
+        assert (await call(ready.app, "/health/ready"))[0] == 200
+    assert [(line["event"], line.get("reason")) for line in logged] == [
+        ("health.down", "role secret_role does not exist"),
+        ("health.up", None),
+    ]
