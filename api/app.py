@@ -12,13 +12,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from api.backlog import BacklogLimit
 from api.callbacks import CallbackUrls
 from api.callers import Access, Keyring, NoKeys
 from api.dead_letters import DeadLetterRoutes
 from api.documents import DocumentRoutes
 from api.health import HealthRoutes
 from api.intake import Intake
-from api.limits import BacklogLimit, RateLimits
+from api.limits import RateLimits
 from api.messages import MessageRoutes
 from api.middleware import Headers
 from api.openapi import document
@@ -74,6 +75,7 @@ class Api:
         self._hot = Lane(settings.database_url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
         self._reads = Lane(settings.database_url, name="api reads", threads=4)
         self._keys = Lane(settings.database_url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
+        self._counts = Lane(settings.database_url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
         self._reports = Lane(settings.database_url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
@@ -114,7 +116,7 @@ class Api:
         waiting = Waiting(statuses, watching, settings.waiting_per_key)
         accepting = ledger_batcher(self._ledger.accept)
         backlog = BacklogLimit(
-            Queries(self._keys).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
+            Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
         )
         intake = Intake(
             accepting,
@@ -160,7 +162,7 @@ class Api:
             await self._cache.close()
             await events.close()
             await rates.close()
-            for lane in (self._hot, self._reads, self._reports, self._keys):
+            for lane in (self._hot, self._reads, self._reports, self._keys, self._counts):
                 lane.close()
 
     def _access(self, watching: Watching, rates: Rates) -> Access:

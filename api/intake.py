@@ -6,7 +6,7 @@ from uuid import UUID
 import structlog
 import uuid_utils
 
-from api.limits import BacklogLimit
+from api.backlog import BacklogLimit
 from api.models import MessageIn
 from infra.batching import Batcher
 from infra.postgres.ledger import Accepted, KeyReused
@@ -77,9 +77,9 @@ class Intake:
             Overloaded: too many are waiting; it was not.
             BadData: Postgres refuses a value.
         """
-        self._backlog.admit(job.client_id)
         started = time.monotonic()
-        accepted = await self._accepting.submit(job, self._timeout)
+        with self._backlog.admission(job.client_id):
+            accepted = await self._accepting.submit(job, self._timeout)
         if isinstance(accepted, KeyReused):
             raise KeyTaken
         if accepted.replayed:  # whoever made it has published it, or the relay does
