@@ -89,7 +89,7 @@ def up(
 @app.command()
 def migrate(
     with_key: Annotated[
-        bool, typer.Option("--first-key", help="Where there is no API key yet, make one and print it.")
+        bool, typer.Option("--first-key", help="Where there is no API key yet, reserve one for `posthaste keys first`.")
     ] = False,
 ) -> None:
     """Bring the database's schema to this release's revision."""
@@ -103,13 +103,12 @@ def migrate(
     refusals = (schema.MigrationBlocked, schema.ForeignNamespace, schema.WrongEncoding, privileges.RoleMissing)
     try:
         revision = schema.migrate(settings.owner_url, settings.namespace, runtime_role=role)
-        key = keys.first_key(settings) if with_key else None
+        reserved = with_key and keys.reserve_first(settings)
     except (*refusals, errors.Unavailable) as error:
         _fail(str(error))
     console.print(f"migrate: the schema is at revision {revision}", highlight=False)
-    if key is not None:
-        console.print("migrate: there was no API key; this one may do everything, and is shown this once:", highlight=False)
-        print(f"POSTHASTE_API_KEY={key}")
+    if reserved:
+        console.print("migrate: every request needs an API key; `posthaste keys first` shows the first one", highlight=False)
 
 
 @app.command()
@@ -407,7 +406,7 @@ def clients(context: typer.Context) -> None:
 
 @app.command("keys", context_settings=_PASSED_ON, add_help_option=False)
 def keys(context: typer.Context) -> None:
-    """The keys that clients show: create, list, rotate, revoke."""
+    """The keys that clients show: first, create, list, rotate, revoke."""
     from cli import keys as command
 
     command.keys_app(context.args, prog_name="posthaste keys")

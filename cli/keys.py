@@ -12,7 +12,7 @@ from cli.terminal import console, fail
 from infra import logs
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.errors import TryAgain, Unavailable
-from infra.postgres.key_book import KeyBook, KeyRow
+from infra.postgres.key_book import RESERVED, KeyBook, KeyRow
 from infra.postgres.lanes import Lane
 from infra.settings import Settings, SettingsError, load
 
@@ -79,6 +79,8 @@ def list_keys(client: Annotated[str | None, typer.Argument()] = None) -> None:
 
 
 def _state(row: KeyRow) -> str:
+    if row.prefix == RESERVED and row.usable:
+        return "reserved: posthaste keys first"
     if row.usable:
         return "usable"
     return "revoked" if row.revoked_at else "expired"
@@ -104,21 +106,27 @@ def revoke(key: Annotated[str, typer.Argument(help="The visible part: ph_ and ei
     console.print(f"{_prefix(key)} is revoked", highlight=False)
 
 
-def first_key(settings: Settings) -> str | None:
-    """Where there is no key yet: a client, an admin key for it, and the key, shown this once. None: there are some.
+@keys_app.command("first")
+def first() -> None:
+    """Show the first key, which may do everything: this once. `posthaste migrate --first-key` reserves it."""
+    new = new_key()
+
+    async def take(book: KeyBook) -> bool:
+        await book.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
+        return await book.take_first(new, CALL_SECONDS)
+
+    if not _run(take):
+        fail("the first key was shown already; `posthaste keys create CLIENT` makes another")
+    _show(new)
+
+
+def reserve_first(settings: Settings) -> bool:
+    """Have every request need a key, without making one that could be read from a log. False: there are keys already.
 
     Raises:
         Unavailable, TryAgain: Postgres does not answer.
     """
-    new = new_key()
-
-    async def make(book: KeyBook) -> bool:
-        if await book.any(CALL_SECONDS):
-            return False
-        await book.create_client(OPEN_CLIENT, CALL_SECONDS)
-        return await book.create_key(OPEN_CLIENT, new, [Scope.ADMIN], None, CALL_SECONDS)
-
-    return new.key if _with_book(settings, make) else None
+    return bool(_with_book(settings, lambda book: book.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)))
 
 
 def _prefix(text: str) -> str:

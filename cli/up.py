@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from rich.console import Console
@@ -229,11 +230,19 @@ def _calls_loopback(settings: Settings) -> bool:
     return bool(settings.callback_secrets) and [str(network) for network in settings.callback_allow] == LOOPBACK
 
 
+def _masked(url: str) -> str:
+    """The URL with its password hidden, unless it is the one that RabbitMQ opens to loopback alone."""
+    parts = urlsplit(url)
+    if parts.password is None or (parts.username, parts.password) == ("guest", "guest"):
+        return url
+    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
 def _what_to_try(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     lines = [
         "",
         f"  API            {base}",
-        *([f"  RabbitMQ UI    {settings.management_url}"] if settings.management_url else []),
+        *([f"  RabbitMQ UI    {_masked(settings.management_url)}"] if settings.management_url else []),
         *([f"  Sandbox        http://127.0.0.1:{sandbox_port}/stats"] if sandbox_port else []),
         *(
             ["  Callbacks      may go to loopback here; elsewhere only to public addresses"]

@@ -18,6 +18,23 @@ SELECT prefix, client_id, hash, scopes, {_USABLE} AS usable FROM api_keys WHERE 
 
 _ANY = sa.text("SELECT EXISTS (SELECT FROM api_keys)")
 
+# No key has such a prefix, and no key has an empty hash: nobody can call with a reserved key.
+RESERVED = "ph_first"
+
+_RESERVE = sa.text("""
+WITH client AS (
+    INSERT INTO clients (id) SELECT :client_id WHERE NOT EXISTS (SELECT FROM api_keys) ON CONFLICT DO NOTHING
+)
+INSERT INTO api_keys (prefix, client_id, hash, scopes)
+SELECT :reserved, :client_id, '', :scopes WHERE NOT EXISTS (SELECT FROM api_keys)
+ON CONFLICT DO NOTHING
+""")
+
+_TAKE = sa.text("""
+UPDATE api_keys SET prefix = :prefix, hash = :hash, created_at = clock_timestamp()
+WHERE prefix = :reserved AND revoked_at IS NULL
+""")
+
 _CREATE_CLIENT = sa.text("INSERT INTO clients (id) VALUES (:id) ON CONFLICT DO NOTHING")
 
 _CLIENTS = sa.text(f"""
@@ -96,6 +113,19 @@ class KeyBook:
     async def any(self, timeout: float) -> bool:
         """Whether a key was ever made."""
         return await self._lane.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
+
+    async def reserve_first(self, client_id: str, scopes: Sequence[Scope], timeout: float) -> bool:
+        """Reserve a key for a client, who is added if need be. False: there is a key already.
+
+        From now on every request needs a key. `take_first` turns the reserved one into a usable one.
+        """
+        parameters = {"client_id": client_id, "scopes": [str(scope) for scope in scopes], "reserved": RESERVED}
+        return await self._lane.call(lambda c: c.execute(_RESERVE, parameters).rowcount == 1, timeout)
+
+    async def take_first(self, new: NewKey, timeout: float) -> bool:
+        """Put a key in the place of the reserved one. False: there is no reserved key any more."""
+        parameters = {"prefix": new.prefix, "hash": new.hash, "reserved": RESERVED}
+        return await self._lane.call(lambda c: c.execute(_TAKE, parameters).rowcount == 1, timeout)
 
     async def create_client(self, id_: str, timeout: float) -> bool:
         """False: it is there already."""

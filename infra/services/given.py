@@ -26,7 +26,10 @@ def address(url: str) -> tuple[str, int] | None:
     parts = urlsplit(url)
     if not parts.hostname:
         return None
-    port = parts.port or USUAL_PORTS.get(parts.scheme.partition("+")[0])
+    try:
+        port = parts.port or USUAL_PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError:  # its text repeats a part of the URL, which may be one of a password
+        raise ValueError("its port is not a number") from None
     if port is None:
         raise ValueError("it names no port")
     return parts.hostname, port

@@ -251,13 +251,19 @@ async def test_the_command_shows_its_key(stack: Stack) -> None:
     assert done.returncode == 0 and re.match("[0-9a-f-]{36}", done.stdout)
 
 
-async def test_the_first_key_is_made_once(stack: Stack) -> None:
-    done = await stack.command("migrate", "--first-key")
-    key = done.stdout.partition("POSTHASTE_API_KEY=")[2].strip()
+async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack) -> None:
+    migrated = await stack.command("migrate", "--first-key")
+    assert migrated.returncode == 0 and "posthaste keys first" in migrated.stdout
     await _needed(stack)
+    assert (await _call(stack, "GET", "/dead-letters", "ph_first"))[0] == 401
+    assert "reserved" in (await stack.command("keys", "list")).stdout
+    shown = await stack.command("keys", "first")
+    key = shown.stdout.splitlines()[0]
     assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200
-    again = await stack.command("migrate", "--first-key")
-    assert again.returncode == 0 and "POSTHASTE_API_KEY" not in again.stdout
+    assert prefix_of(key) and not re.search("ph_[A-Za-z0-9]{8}", migrated.stdout + migrated.stderr)
+    again = await stack.command("keys", "first")
+    assert again.returncode == 1 and "shown already" in again.stderr and "ph_" not in again.stdout
+    assert "keys first" not in (await stack.command("migrate", "--first-key")).stdout
 
 
 async def test_what_the_commands_refuse_is_said(stack: Stack) -> None:

@@ -281,3 +281,9 @@ def test_clean_does_not_call_deleted_what_is_in_docker_volumes(home: Home, monke
     with pytest.raises(ServiceError, match="make clean"):
         command.clean(Bringup(home, {}, lambda service, line: None), None)
     assert home.recall("postgres") is not None
+
+
+def test_a_url_that_cannot_be_read_is_refused_without_a_part_of_its_password() -> None:
+    with pytest.raises(ServiceError) as caught:
+        find(SERVICES["rabbitmq"], {"POSTHASTE_AMQP_URL": "amqp://me:sec/ret@h:5672/"})
+    assert "POSTHASTE_AMQP_URL is not a URL" in str(caught.value) and "sec" not in str(caught.value)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.up import CannotStart, configuration, programs, require_free_port
+from cli.up import CannotStart, _masked, _what_to_try, configuration, programs, require_free_port
+from infra.settings import Settings
 from tests.e2e.stack import free_port
 
 
@@ -52,3 +53,20 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(CannotStart, match=f"{port}.*POSTHASTE_PORT"):
             require_free_port(port, "POSTHASTE_PORT")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://admin:secret@rabbitmq.example:15672", "http://admin:***@rabbitmq.example:15672"),
+        ("https://guest:se@cret@h/ui", "https://guest:***@h/ui"),
+        ("http://:secret@[::1]:15672", "http://:***@[::1]:15672"),
+        ("http://guest:guest@127.0.0.1:15672", "http://guest:guest@127.0.0.1:15672"),
+        ("http://127.0.0.1:15672", "http://127.0.0.1:15672"),
+    ],
+)
+def test_no_password_of_the_management_ui_is_printed_but_its_public_default(url: str, shown: str) -> None:
+    assert _masked(url) == shown
+    settings = Settings(database_url="postgresql://h/db", amqp_url="amqp://h/", redis_url="redis://h", management_url=url)
+    printed = _what_to_try(settings, "http://127.0.0.1:9006", sandbox_port=None)
+    assert shown in printed and "secret" not in printed and "cret@" not in printed
