@@ -50,6 +50,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
     )
     server = _Server(config, api)

@@ -166,10 +166,9 @@ class Api:
                 lane.close()
 
     def _access(self, watching: Watching, rates: Rates) -> Access:
-        settings, keys = self._settings, KeyBook(self._keys)
+        settings = self._settings
         keyring = Keyring(
-            Batcher(keys.find, key=lambda prefix: prefix, repeat=REPEAT),
-            keys.any,
+            KeyBook(self._keys),
             watching.wake,
             off=settings.auth == "off",
             may_be_open=self._may_be_open,

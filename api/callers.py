@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 from starlette.requests import Request
@@ -19,6 +20,9 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 0.4  # what is revoked is refused after this and one look, in every process
 LOOKUP_SECONDS = 0.3
+LOOKUPS = 2000  # keys that may wait for their look-up; one statement at a time looks up 500
+UNKNOWN_SECONDS = 10.0  # a key that was not found is not looked up again for so long
+UNKNOWN_KEYS = 10_000
 IDLE_SECONDS = 300.0  # a key that was not shown for so long, and under which nothing streams, is not watched any more
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -54,6 +58,13 @@ class _Known:
     used_at: float = field(default_factory=time.monotonic)
 
 
+class Keys(Protocol):
+    """What is needed of the ledger."""
+
+    async def find(self, prefixes: Sequence[str], timeout: float) -> Sequence[KeyRecord | None]: ...
+    async def any(self, timeout: float) -> bool: ...
+
+
 class Keyring:
     """The keys that this process has been shown lately.
 
@@ -63,22 +74,24 @@ class Keyring:
 
     def __init__(
         self,
-        find: Batcher[str, KeyRecord | None],
-        any_keys: Callable[[float], Awaitable[bool]],
+        keys: Keys,
         revoked: Callable[[], None],
         *,
         off: bool,
         may_be_open: bool,
         passing: tuple[type[Exception], ...],
     ):
-        self._find = find
-        self._any_keys = any_keys
+        self._keys = keys
+        self._lookups: Batcher[str, KeyRecord | None] = Batcher(
+            keys.find, key=lambda prefix: prefix, repeat=passing, capacity=LOOKUPS
+        )
         self._revoked = revoked
         self._off = off
         self._may_be_open = may_be_open
-        self._passing: tuple[type[Exception], ...] = (*passing, DeadlineExceeded, Overloaded)
+        self._passing = passing
         self._open = Caller(OPEN_CLIENT, frozenset(Scope))
         self._known: dict[str, _Known] = {}
+        self._unknown: dict[str, float] = {}  # until when a prefix is not looked up again, oldest first
         self.required: bool | None = False if off else None  # None: Postgres has not been asked yet
 
     async def run(self) -> None:
@@ -95,9 +108,10 @@ class Keyring:
         }
         try:
             if not self.required:
-                self.required = await self._any_keys(LOOK_SECONDS)
+                self.required = await self._keys.any(LOOK_SECONDS)
+            # Past the look-ups: a flood of unknown keys delays no revocation.
             watched = list(self._known.values())
-            records = await asyncio.gather(*(self._find.submit(known.record.prefix, LOOK_SECONDS) for known in watched))
+            records = await self._keys.find([known.record.prefix for known in watched], LOOK_SECONDS) if watched else []
         except self._passing as error:
             log.debug("keys.not_looked_at", reason=str(error), effect="what was known last holds")
             return
@@ -136,18 +150,24 @@ class Keyring:
         known.used_at = time.monotonic()
         return known.caller
 
-    def knows(self, request: Request) -> bool:
-        """Whether the key that is shown, be it right or wrong in its secret part, need not be looked up."""
-        return prefix_of(_shown(request)) in self._known
-
     async def _look_up(self, prefix: str) -> _Known | None:
+        now = time.monotonic()
+        if self._unknown.get(prefix, now) > now:
+            return None
         try:
-            record = await self._find.submit(prefix, LOOKUP_SECONDS)
+            record = await self._lookups.submit(prefix, LOOKUP_SECONDS)
         except (DeadlineExceeded, Overloaded) as error:
             raise unavailable("The database does not answer; whether this key may call is unknown.") from error
         if record is None or not record.usable:
+            self._remember_unknown(prefix, now + UNKNOWN_SECONDS)
             return None
         return self._known.setdefault(prefix, _Known(record, Caller(record.client_id, record.scopes, prefix)))
+
+    def _remember_unknown(self, prefix: str, until: float) -> None:
+        self._unknown.pop(prefix, None)
+        self._unknown[prefix] = until
+        if len(self._unknown) > UNKNOWN_KEYS:
+            del self._unknown[next(iter(self._unknown))]
 
 
 def _shown(request: Request) -> str:
@@ -193,15 +213,15 @@ class Access:
         return Route(route.path, guarded, methods=list(route.methods or ()), name=route.name)
 
     async def _caller(self, request: Request) -> Caller:
-        """Who calls. Guessing at keys is made slow for an address, and looking each guess up avoided."""
-        address = request.client.host if request.client else "unknown"
-        if self.keyring.required and not self.keyring.knows(request):
-            await self.limits.stranger(address, count=False)
+        """The caller by its key. Requests without a usable key count against their address.
+
+        The key comes first: bad keys behind an address lock out no valid key behind the same address.
+        """
         try:
             caller = await self.keyring.caller(request)
         except Problem as problem:
             if problem.status == 401:
-                await self.limits.stranger(address, count=True)
+                await self.limits.stranger(request.client.host if request.client else "unknown")
             raise
         if caller.prefix is not None:
             await self.limits.key(caller.prefix)

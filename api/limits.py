@@ -1,7 +1,6 @@
 """How much a caller may ask for: requests per key, and per address without a usable key."""
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -25,7 +24,6 @@ class Rates(Protocol):
     """What is needed of Redis."""
 
     async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None: ...
-    async def exceeded(self, limit: RateLimitItem, name: str) -> Exceeded | None: ...
 
 
 class RateLimits:
@@ -46,17 +44,15 @@ class RateLimits:
         Raises:
             Problem: 429, there were too many.
         """
-        await self._count(self._rates.hit, self._per_key, prefix, "key")
+        await self._count(self._per_key, prefix, "key")
 
-    async def stranger(self, address: str, *, count: bool) -> None:
-        """Count a request without a usable key, or only look whether there were too many. Raises as `key`."""
-        await self._count(self._rates.hit if count else self._rates.exceeded, self._per_address, address, "address")
+    async def stranger(self, address: str) -> None:
+        """Count a request without a usable key. Raises as `key`."""
+        await self._count(self._per_address, address, "address")
 
-    async def _count(
-        self, ask: Callable[[RateLimitItem, str], Awaitable[Exceeded | None]], limit: RateLimitItem, name: str, what: str
-    ) -> None:
+    async def _count(self, limit: RateLimitItem, name: str, what: str) -> None:
         try:
-            exceeded = await ask(limit, name)
+            exceeded = await self._rates.hit(limit, name)
         except self._passing as error:
             if time.monotonic() - self._said_at > DOWN_EVERY_SECONDS:
                 self._said_at = time.monotonic()

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     api_key: str | None = Field(None, repr=False)
     rate_per_key: Annotated[str, AfterValidator(_rate)] = "1000/second"
     rate_per_address: Annotated[str, AfterValidator(_rate)] = "60/minute"
+    trusted_proxies: list[Network] = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
     backlog_high: int = Field(200_000, ge=1)
     backlog_low: int = Field(150_000, ge=0)
     retain_body: bool = True

@@ -45,16 +45,9 @@ class Rates:
         Raises:
             CacheDown: Redis does not answer in time; nobody knows.
         """
-        return await self._ask(limit, name, count=True)
-
-    async def exceeded(self, limit: RateLimitItem, name: str) -> Exceeded | None:
-        """The same without counting. Raises as `hit`."""
-        return await self._ask(limit, name, count=False)
-
-    async def _ask(self, limit: RateLimitItem, name: str, *, count: bool) -> Exceeded | None:
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                if await (self._window.hit(limit, name) if count else self._window.test(limit, name)):
+                if await self._window.hit(limit, name):
                     return None
                 stats = await self._window.get_window_stats(limit, name)
         except (RedisError, OSError, TimeoutError) as error:

@@ -32,7 +32,7 @@ async def test_a_key_that_calls_too_often_is_told_when_to_come_again(
         assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200  # nobody is held up while Redis is away
 
 
-async def test_who_guesses_at_keys_is_slowed_down_and_the_rest_is_not(
+async def test_guessing_at_keys_is_limited_and_locks_out_no_valid_key(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, rate_per_address="5/hour") as stack:
@@ -40,11 +40,34 @@ async def test_who_guesses_at_keys_is_slowed_down_and_the_rest_is_not(
         await eventually(lambda: _status(stack), lambda status: status == 401, 5)
         seen = [await _status(stack) for _ in range(8)]
         assert seen[-1] == 429 and set(seen) <= {401, 429}
-        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 429  # from this address nothing new is looked at
+        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200
 
 
-async def _status(stack: Stack) -> int:
-    return (await _call(stack, "GET", "/dead-letters", "ph_guessing_" + "x" * 32))[0]
+async def _status(stack: Stack, forwarded_for: str = "") -> int:
+    headers = {"Authorization": "Bearer ph_guessing_" + "x" * 32} | (
+        {"X-Forwarded-For": forwarded_for} if forwarded_for else {}
+    )
+    async with stack.session.get(f"{stack.base}/dead-letters", headers=headers) as response:
+        return response.status
+
+
+async def test_guesses_count_against_the_address_that_a_trusted_proxy_names(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"rate_per_address": "4/hour", "trusted_proxies": '["127.0.0.1"]'}
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+        await _key(stack, "shop")
+        await eventually(lambda: _status(stack, "203.0.113.1"), lambda status: status in (401, 429), 5)
+        for _ in range(5):
+            last = await _status(stack, "203.0.113.1")
+        assert last == 429
+        assert await _status(stack, "203.0.113.2") == 401
+        assert await _status(stack, "203.0.113.9, 203.0.113.1") == 429  # the proxy's own word is the last
+        await stack.processes["api"].kill()
+        stack.start("api", "api", trusted_proxies='["198.51.100.0/24"]')
+        await stack.until_ready()
+        answers = [await _status(stack, f"203.0.113.{n}") for n in range(3, 10)]
+        assert answers[0] == 401 and answers[-1] == 429
 
 
 async def test_waiting_requests_of_a_key_are_bounded(

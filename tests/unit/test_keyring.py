@@ -1,17 +1,23 @@
 """What a process knows of keys: looked up once, watched while in use, and by whom it stands while nobody can tell."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import limits
 import pytest
+from limits import RateLimitItem
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from api import callers
-from api.callers import Keyring
+from api.callers import Access, Keyring, client_of
+from api.limits import RateLimits
 from api.problems import Problem
-from infra.batching import Batcher
 from infra.keys import KeyRecord, NewKey, Scope, new_key
 from infra.postgres.errors import Unavailable
+from tests.waiting import eventually
 
 
 @dataclass
@@ -21,9 +27,12 @@ class Book:
     keys: dict[str, KeyRecord] = field(default_factory=dict)
     away: bool = False
     looks: int = 0
+    largest: int = 0
 
     async def find(self, prefixes: Sequence[str], timeout: float) -> list[KeyRecord | None]:
         self.looks += 1
+        self.largest = max(self.largest, len(prefixes))
+        await asyncio.sleep(0)  # a real one takes its time, too
         if self.away:
             raise Unavailable("away")
         return [self.keys.get(prefix) for prefix in prefixes]
@@ -43,14 +52,27 @@ class Book:
 
 
 def _request(key: str) -> Request:
-    return Request({"type": "http", "headers": [(b"authorization", f"Bearer {key}".encode())]})
+    headers = [(b"authorization", f"Bearer {key}".encode())]
+    return Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 1)})
 
 
 def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = True) -> Keyring:
-    find = Batcher(book.find, key=lambda prefix: prefix, repeat=(Unavailable,))
-    return Keyring(
-        find, book.any, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open, passing=(Unavailable,)
-    )
+    return Keyring(book, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open, passing=(Unavailable,))
+
+
+@dataclass
+class Exhausted:
+    """Every name is over its limit."""
+
+    counted: list[str] = field(default_factory=list)
+
+    async def hit(self, limit: RateLimitItem, name: str) -> "Exhausted":
+        self.counted.append(name)
+        return self
+
+    @property
+    def seconds(self) -> int:
+        return 60
 
 
 async def _refused(keyring: Keyring, key: str) -> int:
@@ -84,7 +106,14 @@ async def test_what_was_known_last_holds_while_nobody_can_tell() -> None:
     assert (await keyring.caller(_request(key.key))).client_id == "shop"
     assert await _refused(keyring, other.key) == 503
     book.away = False
-    assert (await keyring.caller(_request(other.key))).client_id == "shop"
+
+    async def code() -> int:
+        try:
+            return 200 if (await keyring.caller(_request(other.key))).client_id == "shop" else 0
+        except Problem as problem:
+            return problem.status
+
+    await eventually(code, lambda status: status == 200)
 
 
 async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +125,11 @@ async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatc
     caller = await keyring.caller(_request(streaming.key))
     caller.waiting = 1
     await keyring.look()
-    assert not keyring.knows(_request(idle.key)) and keyring.knows(_request(streaming.key))
+    looks = book.looks
+    await keyring.caller(_request(streaming.key))
+    assert book.looks == looks
+    await keyring.caller(_request(idle.key))
+    assert book.looks == looks + 1
     book.revoke(streaming)
     await keyring.look()
     assert not caller.usable
@@ -116,3 +149,69 @@ async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
         await keyring.look()
         assert await _refused(keyring, "") == 401
         assert (await keyring.caller(_request(key.key))).client_id == "shop"
+
+
+def _access(keyring: Keyring, rates: Exhausted) -> Route:
+    """A route for reports, behind limits that every address has exhausted and no key has."""
+
+    class Rates(RateLimits):
+        async def key(self, prefix: str) -> None:
+            return
+
+    async def handler(request: Request) -> Response:
+        return Response(client_of(request))
+
+    limit = limits.parse("60/minute")
+    return Access(keyring, Rates(rates, limit, limit, passing=())).to([Route("/reports", handler)], Scope.REPORTS)[0]
+
+
+async def _code(route: Route, key: str) -> int:
+    try:
+        response: Response = await route.endpoint(_request(key))
+    except Problem as problem:
+        return problem.status
+    return response.status_code
+
+
+async def test_bad_keys_behind_an_address_lock_out_no_valid_key() -> None:
+    book, rates = Book(), Exhausted()
+    key, keyring = book.add(), _keyring(book)
+    route = _access(keyring, rates)
+    await keyring.look()
+    assert await _code(route, new_key().key) == 429
+    assert await _code(route, key.key) == 200
+    assert await _code(route, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 429
+    assert await _code(route, "") == 429
+    assert rates.counted == ["192.0.2.1"] * 3
+
+
+async def test_a_flood_of_bad_keys_is_looked_up_by_few_statements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "LOOKUP_SECONDS", 20.0)
+    book = Book()
+    key, keyring = book.add(), _keyring(book)
+    route = _access(keyring, Exhausted())
+    await keyring.look()
+    bad = [new_key().key for _ in range(1500)]
+    asked = [asyncio.create_task(_code(route, each)) for each in [*bad, key.key]]
+    assert set(await asyncio.gather(*asked[:-1])) == {429} and await asked[-1] == 200
+    assert book.looks <= 5 and book.largest <= 500
+    looks = book.looks
+    for each in bad[:10]:
+        assert await _refused(keyring, each) == 401
+    assert book.looks == looks  # bad keys are remembered for a while
+
+
+async def test_a_bounded_number_of_bad_keys_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "UNKNOWN_KEYS", 3)
+    book = Book()
+    book.add()
+    keyring = _keyring(book)
+    await keyring.look()
+    bad = [new_key().key for _ in range(4)]
+    for each in bad:
+        assert await _refused(keyring, each) == 401
+    looks = book.looks
+    for each in bad[1:]:
+        assert await _refused(keyring, each) == 401
+    assert book.looks == looks
+    assert await _refused(keyring, bad[0]) == 401 and book.looks == looks + 1
