@@ -1,6 +1,5 @@
 """Reading a request: its size, content type, JSON and fields are checked, and every bad field is named."""
 
-import asyncio
 import json
 from collections import Counter
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +11,6 @@ from api.problems import FieldError, Problem
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
-BODY_SECONDS = 10.0
 MAX_PARAMETERS = 50  # in one query string; the route with the most has eleven
 _MAX_LIKES = 100  # media ranges of an Accept header; the others are ignored
 _MAX_ERRORS = 50  # named in one problem
@@ -124,15 +122,10 @@ async def _read_body(request: Request) -> bytes:
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise _too_large()
-    except TimeoutError as error:
-        detail = f"The body did not arrive within {BODY_SECONDS:g} s."
-        raise Problem(408, "too_slow", detail, headers={"Connection": "close"}) from error
+    async for chunk in request.stream():  # a body that takes too long is given up by `api.patience`
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise _too_large()
     return bytes(body)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api import patience, requests
+from api import patience
 from tests.e2e.stack import Stack, running
 from tests.e2e.test_keys import MESSAGE, _call, _key, _needed
 from tests.services import Services
@@ -132,7 +132,7 @@ async def test_a_connection_that_never_comes_to_its_request_is_closed(
     async with running(services, database, broker_namespace, tmp_path) as stack:
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
         writer.write(sent)
-        async with asyncio.timeout(patience.HEADER_SECONDS + 10):
+        async with asyncio.timeout(patience.REQUEST_SECONDS + 10):
             assert await reader.read() == b""
         writer.close()
 
@@ -142,7 +142,7 @@ async def test_a_body_that_drips_is_given_up(services: Services, database: str, 
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
         head = b"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
         writer.write(head)
-        async with asyncio.timeout(requests.BODY_SECONDS + 10):
+        async with asyncio.timeout(patience.REQUEST_SECONDS + 10):
             answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 408") and b'"code":"too_slow"' in answer
         writer.close()
