@@ -23,6 +23,7 @@ from api.limits import RateLimits
 from api.messages import MessageRoutes
 from api.middleware import Headers
 from api.openapi import document
+from api.origins import Origins
 from api.problems import Problem, on_bad_data, on_bug, on_disconnect, on_http_exception, on_problem
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
@@ -81,12 +82,14 @@ class Api:
         self._queries = Queries(self._reads)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._supervisor = Supervisor()
+        self._keyring: Keyring | None = None
         self._watching: Watching | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seen = "not seen yet"  # what is wrong with Postgres or its schema; "" once it is well
 
     def build(self) -> ASGIApp:
         """The ASGI application; what needs a running loop is connected in its lifespan."""
+        settings = self._settings
         app = Starlette(
             lifespan=self._lifespan,
             exception_handlers={
@@ -98,7 +101,9 @@ class Api:
             },
         )
         app.router.redirect_slashes = False  # a path is one path
-        return Headers(app)
+        names = [*settings.allowed_hosts, settings.host]
+        guarded = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=self._keys_required)
+        return Headers(guarded)
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -167,7 +172,7 @@ class Api:
 
     def _access(self, watching: Watching, rates: Rates) -> Access:
         settings = self._settings
-        keyring = Keyring(
+        keyring = self._keyring = Keyring(
             KeyBook(self._keys),
             watching.wake,
             off=settings.auth == "off",
@@ -176,6 +181,10 @@ class Api:
         )
         per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
         return Access(keyring, RateLimits(rates, per_key, per_address, passing=(CacheDown,)))
+
+    def _keys_required(self) -> bool:
+        """Whether every request needs a key, as far as is known."""
+        return self._keyring is not None and bool(self._keyring.required)
 
     @property
     def _may_be_open(self) -> bool:

@@ -59,16 +59,18 @@ _JSON = {
     ],
 }
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("RateLimit-Policy", "RateLimit", "Retry-After"), 503: ("Retry-After",)}
+_OF_BROWSERS = (403, 421)  # of every operation: api.origins
 _WHY = {
     400: "The body is not JSON, is nested too deeply, or says something twice.",
     401: "A usable key is needed.",
-    403: "The key lacks the scope.",
+    403: "The key lacks the scope, or a browser sent the request for a page of another site.",
     404: "There is nothing here, or it is not yours.",
     406: "No representation is acceptable.",
     408: "The body did not arrive in time.",
     409: "There is no result.",
     413: "The body is too large.",
     415: "The body is not application/json in UTF-8.",
+    421: "The Host header names a host that the API does not answer as.",
     422: "Fields are not valid; each is named.",
     429: "Too many requests.",
     503: "Unknown or not now: ask again, under the same Idempotency-Key.",
@@ -131,8 +133,8 @@ def _narrow(schemas: dict[str, Any], providers: list[str]) -> None:
 
 def _operation(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     responses = {str(status): _answer(status, answer, op) for status, answer in op.answers.items()}
-    auth = (401, 403, 429) if op.scope else ()
-    for status in sorted({*op.problems, *auth}):
+    auth = (401, 429) if op.scope else ()
+    for status in sorted({*op.problems, *auth, *_OF_BROWSERS}):
         responses.setdefault(str(status), _problem(status))
     said: dict[str, Any] = {
         "operationId": op.name,

@@ -76,6 +76,12 @@ def _rate(value: str) -> str:
     return value
 
 
+def _host_name(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252})", value):
+        raise ValueError("must be a host name without scheme and port, or *")
+    return value
+
+
 def _secret(value: str) -> str:
     return check_secret(value)
 
@@ -114,6 +120,7 @@ class Settings(BaseSettings):
     namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     host: str = "127.0.0.1"
     port: int = Field(9006, ge=1, le=65_535)
+    allowed_hosts: list[Annotated[str, AfterValidator(_host_name)]] = []
     auth: Literal["auto", "off"] = "auto"
     api_key: str | None = Field(None, repr=False)
     rate_per_key: Annotated[str, AfterValidator(_rate)] = "1000/second"

@@ -8,6 +8,17 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message
 
+from api.app import Api
+from infra.settings import ProviderSettings, Settings
+from tests.services import Services
+
+
+def api(services: Services, database: str, namespace: str, **settings: Any) -> ASGIApp:
+    """The API on these services."""
+    urls: dict[str, Any] = {"database_url": database, "amqp_url": services.amqp, "redis_url": services.redis}
+    providers = {"sandbox": ProviderSettings(url="http://127.0.0.1:9/message")}
+    return Api(Settings(**urls, namespace=namespace, providers=providers, **settings), lambda error: None).build()
+
 
 @asynccontextmanager
 async def started(app: ASGIApp) -> AsyncIterator[None]:
@@ -29,7 +40,7 @@ async def started(app: ASGIApp) -> AsyncIterator[None]:
 
 
 async def call(app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """One request without a body: the status and the JSON of its answer."""
+    """One request without a body, to localhost unless headers say else: the status and the JSON of its answer."""
     listed = {"host": "localhost", **{name.lower(): value for name, value in (headers or {}).items()}}
     scope = {
         "type": "http",

@@ -36,13 +36,13 @@ class Hostile:
 def post(name: str, path: str, body: bytes, status: int, code: str, pointer: str | None = None, **headers: str) -> Hostile:
     said = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
     lines = "".join(f"{key}: {value}\r\n" for key, value in said.items() if value)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
     return Hostile(f"{path} {name}", head.encode("latin-1") + body, status, code, pointer)
 
 
 def get(path: str, status: int, code: str, pointer: str | None = None, method: str = "GET", **headers: str) -> Hostile:
     lines = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{lines}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n"
     return Hostile(f"{method} {path[:60]} {headers}", head.encode("latin-1"), status, code, pointer)
 
 
@@ -213,7 +213,7 @@ QUERIES += [
     get(f"{JOBS}/{ID}/result", 406, "not_acceptable", Accept=";;;,,,"),
 ]
 
-_HEAD = b"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_HEAD = b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 _MESSAGE = b'{"destination":"+1","body":"b"}'
 _LENGTH = f"Content-Length: {len(_MESSAGE)}\r\n".encode()
 
@@ -227,11 +227,11 @@ WIRE = [
     wire("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 32),
     wire("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     wire("HTTP/9.9", b"GET /version HTTP/9.9\r\n\r\n"),
-    wire("an unknown method", b"BREW /messages HTTP/1.1\r\nHost: x\r\n\r\n"),
-    wire("a raw umlaut in the path", "GET /messages/\xe9 HTTP/1.1\r\nHost: x\r\n\r\n".encode("latin-1")),
-    wire("a small method", b"get /version HTTP/1.1\r\nHost: x\r\n\r\n"),
-    wire("a space in the path", b"GET /mess ages HTTP/1.1\r\nHost: x\r\n\r\n"),
-    wire("a control in the path", b"GET /mess\x01ages HTTP/1.1\r\nHost: x\r\n\r\n"),
+    wire("an unknown method", b"BREW /messages HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    wire("a raw umlaut in the path", "GET /messages/\xe9 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1")),
+    wire("a small method", b"get /version HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    wire("a space in the path", b"GET /mess ages HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    wire("a control in the path", b"GET /mess\x01ages HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     wire("length and chunked", _HEAD + _LENGTH + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     wire("chunked and length", _HEAD + b"Transfer-Encoding: chunked\r\n" + _LENGTH + b"\r\n0\r\n\r\n"),
     wire("two lengths", _HEAD + _LENGTH + b"Content-Length: 5\r\n\r\n" + _MESSAGE),
@@ -242,9 +242,9 @@ WIRE = [
     wire("chunked, obfuscated", _HEAD + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
     wire("chunked twice", _HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
     wire("a space before the colon", b"GET /version HTTP/1.1\r\nHost : x\r\n\r\n"),
-    wire("a folded header", b"GET /version HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n\t2\r\nBad\r\n\r\n"),
-    wire("a NUL in a header", b"GET /version HTTP/1.1\r\nHost: x\r\nX-A: a\0b\r\n\r\n"),
-    wire("a bare CR in a header", b"GET /version HTTP/1.1\r\nHost: x\r\nX-A: a\rb\r\n\r\n"),
+    wire("a folded header", b"GET /version HTTP/1.1\r\nHost: localhost\r\nX-A: 1\r\n\t2\r\nBad\r\n\r\n"),
+    wire("a NUL in a header", b"GET /version HTTP/1.1\r\nHost: localhost\r\nX-A: a\0b\r\n\r\n"),
+    wire("a bare CR in a header", b"GET /version HTTP/1.1\r\nHost: localhost\r\nX-A: a\rb\r\n\r\n"),
     wire("a header without a name", b"GET /version HTTP/1.1\r\n: x\r\n\r\n"),
     wire("a header without a colon", b"GET /version HTTP/1.1\r\nHost\r\n\r\n"),
     wire("a line in one header", b"GET /version HTTP/1.1\r\n" + b"X: " + b"y" * MAX_HEAD, 431, "headers_too_large"),

@@ -125,7 +125,7 @@ async def test_what_a_paused_provider_keeps_waiting_does_not_count(
             await eventually(stack.post, lambda answer: answer[0] == 202, 10)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /version HTTP/1.1\r\nHost: x\r\nX-Drip: "])
+@pytest.mark.parametrize("sent", [b"", b"GET /version HTTP/1.1\r\nHost: localhost\r\nX-Drip: "])
 async def test_a_connection_that_never_comes_to_its_request_is_closed(
     services: Services, database: str, broker_namespace: str, tmp_path: Path, sent: bytes
 ) -> None:
@@ -140,7 +140,7 @@ async def test_a_connection_that_never_comes_to_its_request_is_closed(
 async def test_a_body_that_drips_is_given_up(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
         reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
-        head = b"POST /messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+        head = b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
         writer.write(head)
         async with asyncio.timeout(patience.REQUEST_SECONDS + 10):
             answer = await reader.read()

@@ -5,24 +5,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from api.app import Api
 from api.health import HealthRoutes
 from infra.redis.events import Events
-from infra.settings import ProviderSettings, Settings
-from tests.asgi import call, started
+from tests.asgi import api, call, started
 from tests.services import Services
 from tests.waiting import eventually
-
-
-def _api(services: Services, database: str, namespace: str) -> Api:
-    settings = Settings(
-        database_url=database,
-        amqp_url=services.amqp,
-        redis_url=services.redis,
-        namespace=namespace,
-        providers={"sandbox": ProviderSettings(url="http://127.0.0.1:9/message")},
-    )
-    return Api(settings, lambda error: None)
 
 
 async def test_readiness_names_a_task_that_fails(
@@ -32,7 +19,7 @@ async def test_readiness_names_a_task_that_fails(
         raise RuntimeError("a status of the next release")
 
     monkeypatch.setattr(Events, "run", fail)
-    app = _api(services, database, broker_namespace).build()
+    app = api(services, database, broker_namespace)
 
     async def ready() -> Any:
         return await call(app, "/health/ready")

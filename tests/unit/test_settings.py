@@ -74,6 +74,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CALLBACK_SECRETS": '["whsec_short"]'}, "POSTHASTE_CALLBACK_SECRETS.0"),
         ({"CALLBACK_SECRETS": "whsec_notalist"}, "POSTHASTE_CALLBACK_SECRETS"),
         ({"CALLBACK_ALLOW": '["loopback"]'}, "POSTHASTE_CALLBACK_ALLOW.0"),
+        ({"ALLOWED_HOSTS": '["http://posthaste.example"]'}, "POSTHASTE_ALLOWED_HOSTS.0"),
         ({"TRUSTED_PROXIES": '["gateway"]'}, "POSTHASTE_TRUSTED_PROXIES.0"),
         ({"CALLBACK_PORTS": "[0]"}, "POSTHASTE_CALLBACK_PORTS.0"),
         ({"CALLBACK_RETRY_SECONDS": "[-1]"}, "POSTHASTE_CALLBACK_RETRY_SECONDS.0"),
