@@ -50,12 +50,12 @@ class DeadLetterRoutes:
         if batch.provider is not None and batch.provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
-        if batch.dry_run:
-            return await self._would(request, batch, "would_requeue")
+        wanted = _filter(request, batch.filter, batch.ids)
         try:
-            done = await self.letters.requeue(
-                _filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend
-            )
+            if batch.dry_run:
+                found = await self.letters.requeueable(wanted, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+                return as_json({"would_requeue": [str(each.id) for each in found]})
+            done = await self.letters.requeue_first(wanted, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
         return as_json(
@@ -70,16 +70,13 @@ class DeadLetterRoutes:
         """End them for good."""
         batch = await read_model(request, DeadLetterBatch)
         if batch.dry_run:
-            return await self._would(request, batch, "would_discard")
+            found = await self._page(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+            return as_json({"would_discard": [str(each.id) for each in found]})
         try:
             done = await self.letters.discard(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again.") from error
         return as_json({"discarded": list(map(str, done.moved))})
-
-    async def _would(self, request: Request, batch: DeadLetterBatch, name: str) -> Response:
-        found = await self._page(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
-        return as_json({name: [str(each.id) for each in found]})
 
     async def _page(self, wanted: Filter, after: UUID, limit: int) -> "_Letters":
         try:

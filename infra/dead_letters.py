@@ -14,6 +14,19 @@ from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 from jobs.wire import Pointer
 
 CALL_SECONDS = 10.0
+NEVER = 1e18  # seconds: a deadline that no job has passed
+
+
+@dataclass(frozen=True, slots=True)
+class Requeueable:
+    """Only what can be requeued: within the deadline of a configured queue. `negated`: only what cannot.
+
+    `deadlines`: in seconds, by the logical name of each queue. Messages go to `provider`, if there is one, else to their own.
+    """
+
+    deadlines: Mapping[str, float]
+    provider: str | None = None
+    negated: bool = False
 
 
 class Letter(Protocol):
@@ -31,7 +44,9 @@ class Books(Protocol):
     """What is needed of the ledger."""
 
     async def now(self, timeout: float) -> datetime: ...
-    async def page(self, wanted: Any, after: UUID, limit: int, timeout: float) -> Sequence[Any]: ...
+    async def page(
+        self, wanted: Any, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
+    ) -> Sequence[Any]: ...
     async def requeue(self, letters: Sequence[tuple[Any, WorkQueue]], timeout: float) -> set[UUID]: ...
     async def discard(self, letters: Sequence[Any], timeout: float) -> set[UUID]: ...
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]: ...
@@ -80,6 +95,37 @@ class DeadLetters:
             unconfigured=[letter.id for letter, queue in bound if queue.name not in self._deadlines],
             expired=[letter.id for letter, _ in known if letter.id not in taken],
         )
+
+    async def requeue_first(
+        self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+    ) -> Done:
+        """Queue the first `limit` anew that can be requeued, wherever they are among those that fit.
+
+        At most `limit` of those that are left are named.
+        """
+        letters = await self.requeueable(wanted, after, limit, provider, extend=extend)
+        going = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
+        moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
+        only = self._requeueable(provider, extend=extend, negated=True)
+        left = await self._books.page(wanted, after, limit, CALL_SECONDS, only)
+        configured = {letter.id for letter in left if self._bound_for(letter.queue, provider).name in self._deadlines}
+        return Done(
+            [each.id for each in letters if each.id in moved],
+            letters[-1].id if letters else None,
+            unconfigured=[letter.id for letter in left if letter.id not in configured],
+            expired=[letter.id for letter in left if letter.id in configured],
+        )
+
+    async def requeueable(
+        self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+    ) -> Sequence[Any]:
+        """The first `limit` that fit and can be requeued."""
+        only = self._requeueable(provider, extend=extend, negated=False)
+        return await self._books.page(wanted, after, limit, CALL_SECONDS, only)
+
+    def _requeueable(self, provider: str | None, *, extend: bool, negated: bool) -> Requeueable:
+        deadlines = dict.fromkeys(self._deadlines, NEVER) if extend else self._deadlines
+        return Requeueable(deadlines, provider, negated)
 
     async def discard(self, wanted: Any, after: UUID, limit: int) -> Done:
         """End the next `limit` that fit for good."""

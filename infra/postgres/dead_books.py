@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
+from infra.dead_letters import Requeueable
 from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of
 from infra.postgres.lanes import Lane
 from jobs.lifecycle import Status
@@ -110,6 +111,13 @@ def _where(wanted: Filter) -> _Where:
     return where
 
 
+# The deadline of the queue that a job would be requeued for, found by its logical name (`WorkQueue.name`); null: no such queue.
+_DEADLINE = """CAST(CAST(:deadlines AS json) ->> CASE
+    WHEN j.kind = 'message' THEN 'messages.' || coalesce(CAST(:to_provider AS text), j.provider) || '.' || j.priority
+    ELSE j.kind || 's' END AS float8)"""
+_IN_TIME = f"coalesce(extract(epoch FROM now() - j.queued_at) <= {_DEADLINE}, false)"
+
+
 _GROUPS = """
 SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished_at) AS oldest, max(j.finished_at) AS newest
 FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
@@ -164,6 +172,17 @@ WITH held AS (
 SELECT id FROM discarded
 """)  # noqa: S608  the interpolated parts are constants
 
+
+def page_statement(wanted: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
+    """The statement of a page, and its parameters."""
+    where = _where(wanted)
+    if only is not None:
+        where.clauses.append(f"NOT {_IN_TIME}" if only.negated else _IN_TIME)
+        where.parameters.update(deadlines=orjson.dumps(dict(only.deadlines)).decode(), to_provider=only.provider)
+    parameters = {**where.parameters, "after": str(after), "limit": limit}
+    return sa.text(_PAGE.format(where=" AND ".join(where.clauses))), parameters
+
+
 _STALE = sa.text("""
 SELECT r.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
 LEFT JOIN jobs j ON j.id = r.id WHERE j.id IS NULL OR j.version > r.version
@@ -198,11 +217,11 @@ class DeadBooks:
 
         return await self._lane.call(work, timeout)
 
-    async def page(self, wanted: Filter, after: UUID, limit: int, timeout: float) -> list[DeadLetter]:
+    async def page(
+        self, wanted: Filter, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
+    ) -> list[DeadLetter]:
         """At most `limit`, by id, from behind `after`."""
-        where = _where(wanted)
-        statement = sa.text(_PAGE.format(where=" AND ".join(where.clauses)))
-        parameters = {**where.parameters, "after": str(after), "limit": limit}
+        statement, parameters = page_statement(wanted, after, limit, only)
         return await self._lane.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:

@@ -1,0 +1,15 @@
+"""The index by which one client's dead letters are listed and requeued, in the order of their ids."""
+
+from alembic import op
+
+revision = "0014"
+down_revision = "0012"
+
+_BY_CLIENT = """
+CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_dead_by_client ON jobs (client_id, id) WHERE status IN ('failed', 'unknown')
+"""
+
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.execute(_BY_CLIENT)
