@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from api.problems import Problem
+from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class BacklogLimit:
         self._passing = passing
         self._monotonic = monotonic
         self._known: dict[str, _Backlog] = {}
+        self._outage = OutageLog("backlog_count", "the last known backlogs hold")
 
     async def run(self) -> None:
         """Count until cancelled."""
@@ -82,9 +84,10 @@ class BacklogLimit:
         try:
             counted = await self._waiting(client_id, self._high, COUNT_SECONDS)
         except self._passing as error:
-            log.debug("backlog.not_counted", client=client_id, reason=str(error))
+            self._outage.failed(error)
             self._forget_stale(client_id, backlog)
         else:
+            self._outage.succeeded()
             backlog.count = corrected(backlog.count, counted, unsettled + backlog.admitted - admitted)
             backlog.counted_at = self._monotonic()
         # Counting takes its time where there is much to count: each client may have a twentieth of Postgres' time.

@@ -15,6 +15,7 @@ from api.limits import RateLimits
 from api.problems import Problem, unavailable
 from infra.batching import Batcher, DeadlineExceeded, Overloaded
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
+from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
 
@@ -89,6 +90,7 @@ class Keyring:
         self._off = off
         self._may_be_open = may_be_open
         self._passing = passing
+        self._outage = OutageLog("keys", "the last known keys hold, so a revocation is not heeded")
         self._open = Caller(OPEN_CLIENT, frozenset(Scope))
         self._known: dict[str, _Known] = {}
         self._unknown: dict[str, float] = {}  # until when a prefix is not looked up again, oldest first
@@ -113,8 +115,9 @@ class Keyring:
             watched = list(self._known.values())
             records = await self._keys.find([known.record.prefix for known in watched], LOOK_SECONDS) if watched else []
         except self._passing as error:
-            log.debug("keys.not_looked_at", reason=str(error), effect="what was known last holds")
+            self._outage.failed(error)
             return
+        self._outage.succeeded()
         for record, known in zip(records, watched, strict=True):
             self._learn(known, record)
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import structlog
 
+from api.backlog import BacklogLimit
+from api.callers import Keyring
 from consumers import housekeeper
 from consumers.dead_watch import DeadWatch
 from consumers.housekeeper import Housekeeper
@@ -79,7 +81,21 @@ def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
     return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True, AWAY)
 
 
+def _keys(world: Everything) -> Coroutine[Any, Any, None]:
+    return Keyring(world, lambda: None, off=False, may_be_open=True, passing=AWAY).run()
+
+
+async def _backlog(world: Everything) -> None:
+    limit = BacklogLimit(world.waiting, high=1_000_000, low=5, passing=AWAY)
+    while True:  # a client submits all the time
+        with limit.admission("shop"):
+            await limit.look()
+        await asyncio.sleep(0.05)
+
+
 LOOPS: dict[str, Run] = {
+    "keys": _keys,
+    "backlog_count": _backlog,
     "relay": _relay,
     "reaper": _reaper,
     "watchdog": _watchdog,
