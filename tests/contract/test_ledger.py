@@ -29,7 +29,7 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[AnyLedger]:
     if request.param == "fake":
         yield FakeLedger()
         return
-    lane = Lane(request.getfixturevalue("database"), name="test", threads=2)
+    lane = Lane(request.getfixturevalue("emptied_database"), name="test", threads=2)
     yield Ledger(lane, grace_seconds=5)
     lane.close()
 
@@ -87,6 +87,21 @@ async def test_a_key_is_refused_for_another_request_and_free_on_another_route(le
     answers = await ledger.accept([_named("k1", body="other"), neighbour], SECONDS)
     assert isinstance(answers[0], KeyReused) and isinstance(answers[1], Accepted)
     assert not (await _accepted(ledger, _named("k1", body="other", route="/elsewhere"))).replayed
+
+
+async def test_each_client_replays_its_own_job_under_an_equal_key(ledger: AnyLedger) -> None:
+    clients = ("one", "other")
+    first = [await _accepted(ledger, replace(_named("k1"), client_id=client)) for client in clients]
+    assert first[0].id != first[1].id
+    for order in (clients, clients[::-1]):
+        again = await ledger.accept([replace(_named("k1"), client_id=client) for client in order], SECONDS)
+        assert [_replayed(answer) for answer in again] == [first[clients.index(client)].id for client in order]
+    theirs = replace(_named("k1", body="something else"), client_id="third")
+    assert (await _accepted(ledger, theirs)).id == theirs.id
+
+
+def _replayed(answer: Accepted | KeyReused) -> UUID | None:
+    return answer.id if isinstance(answer, Accepted) and answer.replayed else None
 
 
 async def test_repeating_an_accept_under_its_key_finds_it_done(ledger: AnyLedger) -> None:

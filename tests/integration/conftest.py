@@ -25,6 +25,26 @@ class Hurt:
         return sql(self.database, statement)
 
 
+@dataclass
+class Store:
+    """A ledger on the database that tests share."""
+
+    ledger: Ledger
+    lane: Lane
+    database: str
+
+    def rows(self, statement: str) -> list[tuple[object, ...]]:
+        """Run one statement on a connection of its own."""
+        return sql(self.database, statement)
+
+
+@pytest.fixture
+async def store(emptied_database: str) -> AsyncIterator[Store]:
+    lane = Lane(emptied_database, name="test", threads=2)
+    yield Store(Ledger(lane, grace_seconds=5), lane, emptied_database)
+    lane.close()
+
+
 @pytest.fixture
 async def hurt(database: str) -> AsyncIterator[Hurt]:
     url, proxy = await proxied(database)
