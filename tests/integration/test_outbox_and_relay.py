@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from consumers.relay import Relay
+from infra.postgres import leadership
 from infra.postgres.errors import Unavailable
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
@@ -16,6 +17,7 @@ from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
 from tests.integration.conftest import Hurt
 from tests.making import message
+from tests.services import with_port
 from tests.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
@@ -152,3 +154,30 @@ async def test_copies_of_dead_letters_are_published_however_many_lie_there(hurt:
     broker = Broker(consumed=-5000)  # so many lie there
     assert await _relay(Outbox(hurt.lane), broker, [dead], depth=50).round() == 1
     assert broker.published == [Pointer(accepted.id, 1)]  # type: ignore[union-attr]
+async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leadership, "IDLE_SECONDS", 1)
+    first = Leadership(with_port(hurt.database, hurt.proxy.port), "relay")
+    second = Leadership(hurt.database, "relay")
+    try:
+        assert await first.held()
+        assert not await second.held()
+        await hurt.proxy.freeze()
+        await eventually(second.held, bool, 10)
+        await hurt.proxy.thaw()
+        with pytest.raises(Unavailable):
+            await first.held()
+        assert not await first.held()
+    finally:
+        first.close()
+        second.close()
+
+
+async def test_a_role_that_was_given_up_is_free_at_once_and_other_roles_are_apart(hurt: Hurt) -> None:
+    first, second, other = (Leadership(hurt.database, role) for role in ("relay", "relay", "tidier"))
+    try:
+        assert [await first.held(), await second.held(), await other.held()] == [True, False, True]
+        await first.release()
+        assert [await second.held(), await first.held(), await other.held()] == [True, False, True]
+    finally:
+        for each in (first, second, other):
+            each.close()

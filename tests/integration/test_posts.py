@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 
 import psycopg2
@@ -54,6 +54,23 @@ def test_a_bad_text_writes_nothing_at_all(database: str) -> None:
     with pytest.raises(BadData):
         Posts(database).fill([Post(1, "good", NOW), Post(1, "a NUL \0", NOW)])
     assert Posts(database).stats().posts == 0
+
+
+async def test_posts_that_come_while_a_report_reads_are_not_in_it(database: str, lane: Lane) -> None:
+    posts, count = Posts(database), FETCH_ROWS * 2 + 1
+    posts.fill(Post(1, "two words", NOW) for _ in range(count))
+
+    def while_others_write(connection: sa.Connection) -> dict[int, int]:
+        def rows() -> Iterator[tuple[int, str]]:
+            for number, row in enumerate(texts(connection)):
+                if number in (0, FETCH_ROWS, 2 * FETCH_ROWS):
+                    posts.fill([Post(1, "one more", NOW), Post(2, "another user", NOW)])
+                yield row
+
+        return total_words(rows())
+
+    assert await lane.call(while_others_write, 30) == {1: 2 * count}
+    assert await lane.call(lambda connection: total_words(texts(connection)), 20) == {1: 2 * count + 6, 2: 6}
 
 
 async def test_truncate_is_refused_while_a_report_reads(database: str, lane: Lane) -> None:
