@@ -100,6 +100,13 @@ async def test_each_client_replays_its_own_job_under_an_equal_key(ledger: AnyLed
     assert (await _accepted(ledger, theirs)).id == theirs.id
 
 
+async def test_an_equal_key_of_another_route_and_another_key_are_not_replayed(ledger: AnyLedger) -> None:
+    first = [await _accepted(ledger, new) for new in (_named("k1"), _named("k2"), _named("k1", route="/elsewhere"))]
+    assert len({each.id for each in first}) == 3
+    again = await ledger.accept([_named("k1"), _named("k1", route="/elsewhere"), _named("k2")], SECONDS)
+    assert [_replayed(answer) for answer in again] == [first[0].id, first[2].id, first[1].id]
+
+
 def _replayed(answer: Accepted | KeyReused) -> UUID | None:
     return answer.id if isinstance(answer, Accepted) and answer.replayed else None
 

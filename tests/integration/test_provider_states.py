@@ -1,0 +1,106 @@
+"""Providers: what waits for each, which are paused, and how waiting messages move from one to another."""
+
+from dataclasses import replace
+
+import pytest
+
+from infra.postgres import provider_book
+from infra.postgres.provider_book import ProviderBook
+from jobs.decision import decide
+from jobs.model import NewJob, Priority, message_queue
+from jobs.outcome import Outcome, Verdict
+from jobs.retry import RetryPolicy
+from tests.integration.conftest import Store
+from tests.making import claim_request, message, report
+
+RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
+
+
+async def _waiting(store: Store, provider: str = "old", priority: Priority = Priority.NORMAL) -> NewJob:
+    new = replace(message(), queue=message_queue(provider, priority))
+    await store.ledger.accept([new], 5)
+    return new
+
+
+async def _processing(store: Store, provider: str = "old") -> NewJob:
+    new = await _waiting(store, provider)
+    assert await store.ledger.claim([claim_request(new.id)], 5) != [None]
+    return new
+
+
+async def _retrying(store: Store) -> NewJob:
+    new = await _waiting(store)
+    (job,) = await store.ledger.claim([claim_request(new.id)], 5)
+    assert job is not None
+    await store.ledger.apply([decide(job, RETRYABLE, RetryPolicy(), ran_seconds=0.1, jitter=0.5)], 5)
+    return new
+
+
+async def _failed(store: Store) -> NewJob:
+    new = await _waiting(store)
+    (job,) = await store.ledger.claim([claim_request(new.id)], 5)
+    assert job is not None
+    rejected = Outcome(Verdict.REJECTED, "http_400", 400)
+    await store.ledger.apply([decide(job, rejected, RetryPolicy(), ran_seconds=0.1, jitter=0.5)], 5)
+    return new
+
+
+async def test_waiting_and_processing_messages_are_counted_by_provider(store: Store) -> None:
+    book = ProviderBook(store.lane)
+    await store.ledger.accept([report()], 5)
+    for _ in range(2):
+        await _waiting(store)
+    await _retrying(store)
+    await _processing(store)
+    await _failed(store)
+    await _processing(store, "other")
+    await book.pause("idle", 5)
+    states = await book.states(5)
+    counts = {name: (state.waiting, state.processing, state.paused_at is not None) for name, state in states.items()}
+    assert counts == {"old": (3, 1, False), "other": (0, 1, False), "idle": (0, 0, True)}
+
+
+async def test_a_pause_is_one_provider_s_and_can_be_repeated_and_resumed(store: Store) -> None:
+    book = ProviderBook(store.lane)
+    for name in ("one", "one", "other"):
+        await book.pause(name, 5)
+    assert await book.paused(5) == {"one", "other"}
+    for _ in range(2):
+        await book.resume("one", 5)
+    assert await book.paused(5) == {"other"}
+
+
+async def test_only_what_waits_for_the_provider_at_that_priority_is_moved(store: Store) -> None:
+    queued, retrying = await _waiting(store), await _retrying(store)
+    left = [
+        await _waiting(store, "other"),
+        await _waiting(store, priority=Priority.HIGH),
+        await _processing(store),
+        await _failed(store),
+    ]
+    before = store.rows("SELECT id, provider, version, status FROM jobs ORDER BY id")
+    assert await ProviderBook(store.lane).move("old", "new", Priority.NORMAL, 5) == 2
+    after = store.rows("SELECT id, provider, version, status FROM jobs ORDER BY id")
+    moved = {str(queued.id): 2, str(retrying.id): 4}
+    assert {str(id_): version for id_, provider, version, _ in after if provider == "new"} == moved
+    assert [row for row in after if str(row[0]) not in moved] == [row for row in before if str(row[0]) not in moved]
+    assert {str(id_) for id_, *_ in after} == set(moved) | {str(job.id) for job in left}
+    rows = store.rows("SELECT CAST(job_id AS text), version, route FROM outbox WHERE queue = 'messages.new.normal'")
+    assert sorted(rows) == sorted((id_, version, "work") for id_, version in moved.items())
+
+
+async def test_a_moved_message_has_one_outbox_row_and_its_old_copy_is_stale(store: Store) -> None:
+    new = await _waiting(store)
+    assert await ProviderBook(store.lane).move("old", "new", Priority.NORMAL, 5) == 1
+    assert store.rows("SELECT version, queue FROM outbox") == [(2, "messages.new.normal")]
+    assert await store.ledger.claim([claim_request(new.id, 1)], 5) == [None]
+    (job,) = await store.ledger.claim([claim_request(new.id, 2)], 5)
+    assert job is not None and job.queue == message_queue("new")
+
+
+async def test_messages_are_moved_in_portions(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provider_book, "BATCH", 2)
+    for _ in range(3):
+        await _waiting(store)
+    book = ProviderBook(store.lane)
+    assert [await book.move("old", "new", Priority.NORMAL, 5) for _ in range(3)] == [2, 1, 0]
