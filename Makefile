@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz bench check format migrate lock plans definitions clean
+.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,11 @@ soak: dev ## The same for long: MINUTES=10 SEED=7
 
 fuzz: services dev ## Call every route as the OpenAPI document says, and as it does not (EXAMPLES=100 SEED=7)
 	@$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
+
+mutants: services dev ## Plant bugs into the core and the SQL, one at a time; list those that no test notices (about half an hour)
+	@$(BIN)/mutmut run --max-children 2
+	@$(BIN)/mutmut results
+	@$(BIN)/python -m tests.mutants
 
 bench: migrate ## Measure: queues, reports, isolation, providers, waiting, overload (ONLY=name)
 	@$(BIN)/python -m benchmarks $(ONLY)

@@ -22,6 +22,10 @@ def services() -> Services:
     return found.find()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shared-database", help="the name of a migrated database for every test, instead of copies")
+
+
 @pytest.fixture(scope="session")
 def template_database(services: Services) -> Iterator[str]:
     """A migrated database, from which each test's own is copied."""
@@ -38,16 +42,24 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def database(services: Services, template_database: str, namespace: str) -> Iterator[str]:
+def database(request: pytest.FixtureRequest, services: Services, namespace: str) -> Iterator[str]:
     """The URL of a migrated database that belongs to this test's namespace."""
+    if request.config.getoption("--shared-database"):
+        yield request.getfixturevalue("emptied_database")
+        return
+    template_database = request.getfixturevalue("template_database")
     with copied(services, template_database, namespace) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def shared_database(services: Services, template_database: str) -> Iterator[str]:
+def shared_database(request: pytest.FixtureRequest, services: Services) -> Iterator[str]:
     """A migrated database for the tests of one process that need neither a namespace nor other processes."""
-    with copied(services, template_database, unique("shared")) as url:
+    given = request.config.getoption("--shared-database")
+    if given is not None:
+        yield with_path(services.database, given)
+        return
+    with copied(services, request.getfixturevalue("template_database"), unique("shared")) as url:
         yield url
 
 
