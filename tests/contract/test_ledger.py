@@ -129,6 +129,14 @@ async def test_a_second_claim_of_the_same_version_is_stale(ledger: AnyLedger) ->
     assert await ledger.claim([claim_request(job.id, 1)], SECONDS) == [None]
 
 
+async def test_a_job_that_is_held_or_was_sent_cannot_be_claimed_at_its_own_version(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    assert await ledger.claim([claim_request(job.id, job.version)], SECONDS) == [None]
+    (sent,) = await ledger.apply([_decide(job, ACCEPTED)], SECONDS)
+    assert sent is not None
+    assert await ledger.claim([claim_request(job.id, sent.version)], SECONDS) == [None]
+
+
 async def test_repeating_a_claim_under_its_token_finds_it_done(ledger: AnyLedger) -> None:
     new = message()
     await ledger.accept([new], SECONDS)
