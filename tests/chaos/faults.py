@@ -5,19 +5,25 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 import aio_pika
+import psycopg2
 
 from tests.chaos.evidence import Fault
-from tests.chaos.fragile import HEARTBEAT_SECONDS, POINTS
+from tests.chaos.fragile import HEARTBEAT_SECONDS, IDLE_SECONDS, POINTS
 from tests.chaos.installation import LEASE, NAMESPACE, Installation
 from tests.chaos.load import Load
 from tests.chaos.servers import Server
 from tests.services import sql
 
+_SILENT_LEADERS = f"""
+SELECT pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'posthaste relay'
+    AND a.query_start < clock_timestamp() - interval '{IDLE_SECONDS + 1} s'
+"""
 LOSABLE = ["messages.sandbox.normal", "callbacks"]
 PUBLISHED = b"\x00\x3c\x00\x28"  # class and method of AMQP's basic.publish
 COMMITTED = (b"INSERT INTO jobs", b"status = 'processing'", b"INSERT INTO attempts", b"DELETE FROM outbox")
@@ -100,6 +106,29 @@ async def freeze_consumer(at: Hurting) -> None:
         process.send(signal.SIGSTOP)
         await asyncio.sleep(LEASE + 2)
         process.send(signal.SIGCONT)
+
+
+async def freeze_relays(at: Hurting) -> None:
+    """One relay after the other, so that the leader is one of them. A frozen leader must lose its role."""
+    for process in at.installation.of("relay"):
+        async with at.noted("SIGSTOP past its leadership", process.name):
+            process.send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(IDLE_SECONDS + 2)
+                assert await _no_silent_leader(at, within=20), f"{process.name} is frozen, and leads"
+            finally:
+                process.send(signal.SIGCONT)
+
+
+async def _no_silent_leader(at: Hurting, within: float) -> bool:
+    """Whether no session holds the role of the relay for long without a word. Postgres may be away meanwhile."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        with suppress(psycopg2.OperationalError):
+            if not await asyncio.to_thread(sql, at.installation.database, _SILENT_LEADERS):
+                return True
+        await asyncio.sleep(0.2)
+    return False
 
 
 def kill_server(name: str, *, orderly: bool = False) -> Hurt:
@@ -265,6 +294,7 @@ TO_PROCESSES: list[Hurt] = [
     *(told(role, signal.SIGTERM) for role in POINTS),
     restart_one_by_one,
     freeze_consumer,
+    freeze_relays,
     provider(fail=1.0),
     provider(hang=0.5),
     provider(reset=1.0),

@@ -12,6 +12,7 @@ from typing import Any
 
 from consumers.recorder import Recorder
 from consumers.runner import Runner
+from infra.postgres import leadership
 from infra.postgres.outbox import Outbox
 from infra.publishing import EagerPublisher, Outgoing
 from infra.rabbitmq import connection
@@ -32,12 +33,14 @@ POINTS = {
 }
 
 HEARTBEAT_SECONDS = 2  # instead of 10: three of them are to pass while a broker is frozen
+IDLE_SECONDS = 3  # instead of 10: a leader freezes for longer
 
 
 def become(command: list[str], environment: dict[str, str], log: str, skew_seconds: float, bug: str | None) -> None:
     """Do what `python -m command` would do; die at the point that is written into `log`'s neighbour `….crash`."""
     _die_at(Path(log).with_suffix(".crash"))
     connection.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
+    leadership.IDLE_SECONDS = IDLE_SECONDS
     if skew_seconds:
         _skew(skew_seconds)
     if bug is not None:
