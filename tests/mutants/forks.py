@@ -103,7 +103,7 @@ def cover(database: str, folder: str) -> Coverage:
 
 
 def survives(mutant: Planted, tests: list[str], database: str, folder: str) -> str:
-    """The verdict of a mutant: caught, survived, or not SQL at all."""
+    """The verdict of a mutant: caught, survived, timed out, or not SQL at all."""
     log = Path(folder) / f"{uuid4().hex}.log"
 
     def run() -> int:
@@ -115,6 +115,8 @@ def survives(mutant: Planted, tests: list[str], database: str, folder: str) -> s
     said = log.read_text(errors="replace")
     if code == 0:
         return "survived"
+    if code == -signal.SIGALRM:
+        return "timed out"
     return "not SQL" if "syntax error at" in said or "UndefinedColumn" in said or code == 4 else "caught"
 
 
