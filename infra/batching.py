@@ -20,6 +20,10 @@ class Overloaded(Exception):
     """More callers are waiting for a batch than it may hold; nothing was done."""
 
 
+class WrongResults(Exception):
+    """A flush has not returned one result for each item: a defect of ours."""
+
+
 class DeadlineExceeded(Exception):
     """The item's deadline passed before its batch was known to be done; it may have been done all the same."""
 
@@ -155,6 +159,8 @@ class Batcher(Generic[Item, Result]):
             timeout = min(self._call_seconds, max(entry.deadline for entry in batch) - loop.time())
             try:
                 results = await self._flush([entry.item for entry in batch], timeout)
+                if len(results) != len(batch):
+                    raise WrongResults(f"{len(results)} results of {len(batch)} items")  # noqa: TRY301
             except self._repeat as error:
                 for entry in batch:
                     entry.last_error = error

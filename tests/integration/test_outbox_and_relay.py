@@ -154,6 +154,8 @@ async def test_copies_of_dead_letters_are_published_however_many_lie_there(hurt:
     broker = Broker(consumed=-5000)  # so many lie there
     assert await _relay(Outbox(hurt.lane), broker, [dead], depth=50).round() == 1
     assert broker.published == [Pointer(accepted.id, 1)]  # type: ignore[union-attr]
+
+
 async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leadership, "IDLE_SECONDS", 1)
     first = Leadership(with_port(hurt.database, hurt.proxy.port), "relay")

@@ -113,17 +113,6 @@ async def test_a_queue_that_was_not_empty_in_between_is_not_swept_yet(hurt: Hurt
     assert await sweeper.sweep_once(70.0) == 1
 
 
-async def test_a_queue_that_had_messages_in_between_is_empty_only_since_then(hurt: Hurt) -> None:
-    await _accept(hurt, 100)
-    broker = Broker(0)
-    sweeper = Sweeper(Sweep(hurt.lane), broker, [QUEUE], after_seconds=30)
-    seen = []
-    for now, ready in ((0.0, 0), (10.0, 5), (20.0, 0), (35.0, 0), (45.0, 0), (50.0, 0)):
-        broker.ready = ready
-        seen.append(await sweeper.look(now))
-    assert seen == [0, 0, 0, 0, 0, 1]
-
-
 async def test_a_job_that_was_overtaken_by_a_minute_is_published_again(hurt: Hurt) -> None:
     sweeper = _sweeper(hurt, Broker(5))
     assert await sweeper.sweep_once(0.0) == 0

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.batching import Batcher, DeadlineExceeded, Overloaded, WrongResults
 
 
 class Bad(Exception):
@@ -166,3 +166,12 @@ async def test_an_unforeseen_error_costs_the_item_that_causes_it_alone() -> None
     batcher = Batcher(flushes, repeat=(Passing,), isolate=(Exception,))
     answers = await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 3)), return_exceptions=True)
     assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [10, ZeroDivisionError, 30]
+
+
+async def test_a_flush_that_returns_too_few_results_is_an_error_of_each_caller() -> None:
+    async def flush(items: Sequence[int], timeout: float) -> list[int]:
+        return []
+
+    batcher: Batcher[int, int] = Batcher(flush)
+    answers = await asyncio.gather(*(batcher.submit(n, 5) for n in (1, 2)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [WrongResults, WrongResults]
