@@ -160,7 +160,7 @@ class Batcher(Generic[Item, Result]):
             try:
                 results = await self._flush([entry.item for entry in batch], timeout)
                 if len(results) != len(batch):
-                    raise WrongResults(f"{len(results)} results of {len(batch)} items")  # noqa: TRY301
+                    raise WrongResults(f"{len(results)} results of {len(batch)} items")
             except self._repeat as error:
                 for entry in batch:
                     entry.last_error = error
