@@ -1,4 +1,4 @@
-"""Our processes, forked from a server that has imported their modules once: importing takes longer than most tests.
+"""Our processes and commands, forked from a server that has imported their modules once: an import takes longer than a test.
 
 They are processes like any other: they can be killed and stopped, and have an environment and an output of their own.
 This module imports next to nothing, as each fork imports it to find its entry point.
@@ -10,14 +10,21 @@ import runpy
 import sys
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "api.__main__", "consumers.__main__", "tests.e2e.forked"])
+# No `__main__`: runpy warns about a module that is imported before it runs. No `cli`: its console reads the environment at
+# import, and each fork has its own.
+_OURS = ["api.app", "api.patience", "consumers.app", "infra.logs", "infra.postgres.checks", "infra.rabbitmq.dead_queue"]
+_LIBRARIES = ["faker", "psycopg2.extras", "pytest", "sqlalchemy.dialects.postgresql.psycopg2", "stringprep", "urllib.request"]
+_SERVERS = ["uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"]
+_TERMINAL = ["rich._emoji_codes", "rich.console", "rich.progress", "rich.table", "typer", "typer._adapters"]
+FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests.e2e.forked"])
 
 
-def become(command: list[str], environment: dict[str, str], log: str) -> None:
-    """Do what `python -m command` would do, in `log`'s folder, with all output in `log`."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
+def become(command: list[str], environment: dict[str, str], log: str, errors: str | None = None) -> None:
+    """Do what `python -m command` would do, in `log`'s folder; output goes to `log`, errors too unless they have a file."""
+    for descriptor, file in ((1, log), (2, errors or log)):
+        opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(opened, descriptor)
+        os.close(opened)
     os.chdir(os.path.dirname(log))
     os.environ.clear()
     os.environ.update(environment)

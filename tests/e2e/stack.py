@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,6 +71,21 @@ class Process:
 
     def said(self) -> str:
         return self.log.read_text("utf-8") if self.log.exists() else ""
+
+
+async def run_command(
+    arguments: list[str], environment: dict[str, str], folder: Path, seconds: float = 120
+) -> "subprocess.CompletedProcess[str]":
+    """Run the `posthaste` command to its end; its standard input is empty."""
+    with tempfile.TemporaryDirectory(dir=folder) as streams:
+        output, errors = Path(streams, "output"), Path(streams, "errors")
+        forked = FORKS.Process(target=become, args=(["cli", *arguments], environment, str(output), str(errors)), daemon=True)
+        forked.start()
+        await asyncio.to_thread(forked.join, seconds)
+        if forked.exitcode is None:
+            forked.kill()
+            raise AssertionError(f"posthaste {arguments} still runs after {seconds:g} s")
+        return subprocess.CompletedProcess(arguments, forked.exitcode, output.read_text("utf-8"), errors.read_text("utf-8"))
 
 
 @dataclass
@@ -162,18 +178,9 @@ class Stack:
 
         await eventually(ready, lambda status: status == 200, 20)
 
-    async def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""
-        return await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "cli", *arguments],
-            env=self.environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            input="",
-            check=False,
-        )
+        return await run_command(list(arguments), self.environment, self.folder, seconds)
 
     async def ready(self, queue: str) -> int:
         """How many messages of a logical queue are ready."""

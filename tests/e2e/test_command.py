@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.e2e.stack import free_port
+from tests.e2e.stack import Stack, free_port
 from tests.services import Services
 from tests.waiting import eventually
 
@@ -66,12 +66,18 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
         await eventually(status, lambda seen: seen == "sent", 30)
         up.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(up.wait, 30) == 0
-        assert "make stop" in log.read_text()
+        assert "make stop" in log.read_text() and "Warning" not in log.read_text()
         assert not [pid for pid in ours if Path(f"/proc/{pid}").exists()]
     finally:
         if up.poll() is None:
             up.terminate()
             up.wait(30)
+
+
+async def test_each_process_starts_without_a_warning_of_python(stack: Stack) -> None:
+    await stack.becomes(await stack.submit(), "sent")
+    for process in stack.processes.values():
+        assert process.said() and "Warning" not in process.said()
 
 
 async def _read(file: Path) -> str:

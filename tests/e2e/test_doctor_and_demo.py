@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,9 @@ import pytest
 
 from cli import doctor
 from infra.settings import load
-from tests.e2e.stack import Stack, free_port
+from tests.e2e.stack import Stack, free_port, run_command
 from tests.services import Services
 from tests.waiting import eventually
-
-
-async def _command(*arguments: str, environment: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "cli", *arguments],
-        env=environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=150,
-    )
 
 
 async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
@@ -50,7 +35,7 @@ async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
     stack.start("reporter", "consumers", "reports")
     await stack.becomes(await stack.submit(), "sent")
     await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].said), lambda said: "consumer" in said, 20)
-    ran = await _command("doctor", "--json", environment=stack.environment, folder=stack.folder)
+    ran = await stack.command("doctor", "--json")
     code, report = ran.returncode, json.loads(ran.stdout)
     assert (code, report["healthy"], _wrong(report)) == (0, True, {})
     subjects = {finding["subject"] for finding in report["findings"]}
@@ -114,8 +99,8 @@ async def test_jobs_of_a_provider_that_is_gone_are_named(stack: Stack) -> None:
 
 
 async def test_settings_that_do_not_fit_have_an_exit_code_of_their_own(stack: Stack) -> None:
-    environment = {**stack.environment, "POSTHASTE_LEASE_SECONDS": "1.5"}
-    ran = await _command("doctor", environment=environment, folder=stack.folder)
+    stack.environment["POSTHASTE_LEASE_SECONDS"] = "1.5"
+    ran = await stack.command("doctor")
     assert ran.returncode == 2
     assert "POSTHASTE_LEASE_SECONDS" in ran.stderr and "timeout_seconds" in ran.stderr
 
@@ -129,7 +114,7 @@ async def test_the_demo_accounts_for_every_message(services: Services, tmp_path:
         "POSTHASTE_PORT": str(free_port()),
         "COLUMNS": "100",
     }
-    ran = await _command("demo", "--count", "60", environment=environment, folder=tmp_path)
+    ran = await run_command(["demo", "--count", "60"], environment, tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Every message is accounted for" in ran.stdout
     cells = {

@@ -1,9 +1,6 @@
 """Messages that are lost inside the broker are published again by themselves; `rebuild` does it at once."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -92,14 +89,6 @@ def _told(copies: object) -> list[tuple[str, object]]:
 
 
 async def _rebuild(stack: Stack, expected: str) -> None:
-    ran = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "cli", "rebuild"],
-        env={**os.environ, **stack.environment},
-        cwd=stack.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = await stack.command("rebuild")
     assert ran.returncode == 0, ran.stderr
     assert expected in ran.stdout
