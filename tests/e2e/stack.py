@@ -178,6 +178,17 @@ class Stack:
 
         await eventually(ready, lambda status: status == 200, 20)
 
+    async def until_all_up(self) -> None:
+        """Wait for the API and its connections: from then on the broker has every exchange and queue of the namespace."""
+
+        async def checks() -> set[str]:
+            try:
+                return set((await self.get("/health/ready"))[1]["checks"].values())
+            except aiohttp.ClientConnectionError:
+                return set()
+
+        await eventually(checks, lambda seen: seen == {"up"}, 20)
+
     async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""
         return await run_command(list(arguments), self.environment, self.folder, seconds)
@@ -247,7 +258,7 @@ async def running(
             stack.start("worker", "consumers", "messages")
             stack.start("relay", "consumers", "relay")
             stack.start("api", "api")
-            await stack.until_ready()
+            await stack.until_all_up()
             yield stack
         except BaseException:
             for name, process in stack.processes.items():
