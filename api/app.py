@@ -147,7 +147,7 @@ class Api:
             *access.to(reports.routes(), Scope.REPORTS),
             *access.to(dead_letters.routes(), Scope.DEAD_LETTERS),
             *self._health(broker).routes(),
-            *DocumentRoutes(document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
+            *DocumentRoutes(lambda: document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
         ]
         for name, run in {
             "schema": lambda: self._watch_schema(access.keyring),

@@ -1,8 +1,10 @@
 """The API's own description: `/openapi.json` for machines, `/docs` for people. One page, without scripts."""
 
+import asyncio
 import base64
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,18 @@ _FOLDER = Path(__file__).parent / "pages"
 
 
 @dataclass(frozen=True, slots=True)
+class _Documents:
+    document: bytes
+    page: bytes
+    policy: str
+
+
 class DocumentRoutes:
-    """The document as it is, and as a page; both are made once."""
+    """The OpenAPI document and its page. The first request makes both: starting a process does not wait for them."""
 
-    document: dict[str, Any]
-    _page: bytes = field(init=False)
-    _policy: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        style = (_FOLDER / "docs.css").read_text("utf-8")
-        pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        pages.filters["pretty"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-        html = pages.get_template("docs.html").render(document=self.document, style=style)
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        object.__setattr__(self, "_page", html.encode())
-        object.__setattr__(self, "_policy", f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'")
+    def __init__(self, describe: Callable[[], dict[str, Any]]):
+        self._describe = describe
+        self._documents: asyncio.Future[_Documents] | None = None
 
     def routes(self) -> list[Route]:
         return [
@@ -39,7 +38,24 @@ class DocumentRoutes:
         ]
 
     async def openapi(self, request: Request) -> Response:
-        return Response(orjson.dumps(self.document), media_type="application/json")
+        return Response((await self._made()).document, media_type="application/json")
 
     async def docs(self, request: Request) -> Response:
-        return Response(self._page, media_type="text/html", headers={"Content-Security-Policy": self._policy})
+        documents = await self._made()
+        return Response(documents.page, media_type="text/html", headers={"Content-Security-Policy": documents.policy})
+
+    async def _made(self) -> _Documents:
+        """In a thread, as it takes a tenth of a second; shielded, as a client that leaves cancels its request."""
+        if self._documents is None:
+            self._documents = asyncio.ensure_future(asyncio.to_thread(self._make))
+        return await asyncio.shield(self._documents)
+
+    def _make(self) -> _Documents:
+        document = self._describe()
+        style = (_FOLDER / "docs.css").read_text("utf-8")
+        pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        pages.filters["pretty"] = lambda value: orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+        html = pages.get_template("docs.html").render(document=document, style=style)
+        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'"
+        return _Documents(orjson.dumps(document), html.encode(), policy)
