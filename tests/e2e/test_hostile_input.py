@@ -2,18 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
-import pytest_asyncio
 
 from api.patience import MAX_HEAD
-from tests.conftest import copied
-from tests.e2e.stack import Stack, running
-from tests.services import Services, drop_namespace, unique
+from tests.e2e.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -255,14 +251,9 @@ WIRE = [
 TABLE = [*BODIES, *MESSAGES, *IDS, *PATHS, *METHODS, *QUERIES, *WIRE]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """One stack for all of this module: these tests only ask."""
-    namespace = unique("hostile")
-    with copied(services, template_database, namespace) as database:
-        async with running(services, database, namespace, tmp_path_factory.mktemp("hostile")) as started:
-            yield started
-    await drop_namespace(services.amqp, namespace, ["sandbox"])
+@pytest.fixture
+def stack(shared_stack: Stack) -> Stack:
+    return shared_stack
 
 
 async def _answer(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:

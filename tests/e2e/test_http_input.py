@@ -1,18 +1,14 @@
 """What clients may send: every bad field is named, nothing is a 500, and no job is made."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import pytest_asyncio
 
 from infra.postgres.schema import code_revision
-from tests.conftest import copied
-from tests.e2e.stack import Stack, running
-from tests.services import Services, drop_namespace, unique
+from tests.e2e.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -71,14 +67,9 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
-    """One stack for all of this module: these tests only ask."""
-    namespace = unique("input")
-    with copied(services, template_database, namespace) as database:
-        async with running(services, database, namespace, tmp_path_factory.mktemp("input")) as started:
-            yield started
-    await drop_namespace(services.amqp, namespace, ["sandbox"])
+@pytest.fixture
+def stack(shared_stack: Stack) -> Stack:
+    return shared_stack
 
 
 async def test_bad_messages_are_refused_naming_every_bad_field(stack: Stack) -> None:

@@ -1,22 +1,14 @@
 """Lists of messages: filters, pages that stay what they are while messages come in."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.postgres.lists import MessageFilter, page_statement
 from jobs.lifecycle import Status
-from tests.e2e.stack import Stack, running
-from tests.services import Services, sql
-
-
-@pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(services, database, broker_namespace, tmp_path) as stack:
-        yield stack
+from tests.e2e.stack import Stack
+from tests.services import sql
 
 
 async def _pages(stack: Stack, query: str, limit: int = 3) -> list[list[dict[str, Any]]]:
@@ -82,8 +74,9 @@ async def test_pages_stay_what_they_are_while_messages_come_in(stack: Stack) -> 
     "query",
     ["limit=0", "limit=201", "limit=x", "status=lost", "status=sent&status=failed", "cursor=x", "tag=", "unknown=1", "tag=%00"],
 )
-async def test_a_bad_query_is_named(stack: Stack, query: str) -> None:
-    code, problem = await stack.get(f"/messages?{query}")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_bad_query_is_named(shared_stack: Stack, query: str) -> None:
+    code, problem = await shared_stack.get(f"/messages?{query}")
     assert (code, problem["code"]) == (422, "validation")
     assert problem["errors"][0]["pointer"] == f"?{query.partition('=')[0]}"
 

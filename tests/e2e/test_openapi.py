@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,18 @@ import pytest
 
 from api import models, shapes
 from api.operations import OPERATIONS
-from tests.e2e.stack import Stack, running
-from tests.services import Services
+from tests.e2e.stack import Stack
 
 ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(services, database, broker_namespace, tmp_path) as stack:
-        yield stack
+def stack(shared_stack: Stack) -> Stack:
+    return shared_stack
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
     """Every operation of the document is there; and whatever other method is tried, the answer names those that are."""
     code, document = await stack.get("/openapi.json")
@@ -61,6 +59,7 @@ def test_every_reference_leads_somewhere_and_every_model_is_used() -> None:
         assert model.__name__ in named
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_page_says_the_same_without_a_script(stack: Stack) -> None:
     async with stack.session.get(f"{stack.base}/docs") as response:
         page = await response.text()
@@ -71,6 +70,7 @@ async def test_the_page_says_the_same_without_a_script(stack: Stack) -> None:
         assert f"<code>{operation.path}</code>" in page
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_answers_tell_browsers_to_make_nothing_of_them(stack: Stack) -> None:
     for path in ("/version", "/nothing", f"/messages/{ID}", "/docs", "/openapi.json"):
         async with stack.session.get(stack.base + path) as response:
