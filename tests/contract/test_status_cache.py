@@ -14,6 +14,8 @@ from tests.making import new_id
 from tests.services import Services
 
 AnyCache = StatusCache | FakeCache
+SECONDS = 10.0
+pytestmark = pytest.mark.usefixtures("patient_redis")
 
 
 @pytest.fixture(params=["fake", "redis"])
@@ -34,16 +36,16 @@ ID = new_id()
 
 
 async def _read(cache: AnyCache) -> tuple[int, Status, str] | None:
-    (seen,) = await cache.read([ID])
+    (seen,) = await cache.read([ID], SECONDS)
     return None if seen is None else (seen.version, seen.status, seen.client_id)
 
 
 async def test_an_unknown_job_is_none(cache: AnyCache) -> None:
-    assert await cache.read([new_id(), new_id()]) == [None, None]
+    assert await cache.read([new_id(), new_id()], SECONDS) == [None, None]
 
 
 async def test_what_is_written_is_read(cache: AnyCache) -> None:
-    await cache.write([_known(1, Status.QUEUED)])
+    await cache.write([_known(1, Status.QUEUED)], SECONDS)
     assert await _read(cache) == (1, Status.QUEUED, "default")
 
 
@@ -51,24 +53,24 @@ async def test_what_is_written_is_read(cache: AnyCache) -> None:
 async def test_the_newest_version_wins_in_any_order(cache: AnyCache, order: tuple[int, ...]) -> None:
     statuses = {1: Status.QUEUED, 2: Status.PROCESSING, 3: Status.SENT}
     for version in order:
-        await cache.write([_known(version, statuses[version])])
+        await cache.write([_known(version, statuses[version])], SECONDS)
     assert await _read(cache) == (3, Status.SENT, "default")
 
 
 async def test_the_newest_version_wins_within_one_batch(cache: AnyCache) -> None:
-    await cache.write([_known(3, Status.SENT), _known(2, Status.PROCESSING)])
+    await cache.write([_known(3, Status.SENT), _known(2, Status.PROCESSING)], SECONDS)
     assert await _read(cache) == (3, Status.SENT, "default")
 
 
 async def test_a_write_long_after_its_read_is_dropped(cache: AnyCache) -> None:
-    await cache.write([_known(1, Status.QUEUED, age=1.5)])
+    await cache.write([_known(1, Status.QUEUED, age=1.5)], SECONDS)
     assert await _read(cache) is None
 
 
 async def test_states_with_an_exit_expire_in_seconds_and_final_ones_do_not(services: Services, namespace: str) -> None:
     cache = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
     done = new_id()
-    await cache.write([_known(1, Status.RETRYING), replace(_known(2, Status.DELIVERED), id=done)])
+    await cache.write([_known(1, Status.RETRYING), replace(_known(2, Status.DELIVERED), id=done)], SECONDS)
     short = await cache._redis.pttl(cache._key(ID))
     long = await cache._redis.pttl(cache._key(done))
     assert 0 < short <= 5000

@@ -16,6 +16,7 @@ from tests.services import Services, proxied
 from tests.waiting import eventually
 
 ID = new_id()
+SECONDS = 10.0
 
 
 def _known(version: int, status: Status) -> KnownStatus:
@@ -51,7 +52,7 @@ async def heard(services: Services, namespace: str) -> AsyncIterator[Heard]:
 
 
 @pytest.fixture
-async def cache(services: Services, namespace: str) -> AsyncIterator[StatusCache]:
+async def cache(services: Services, namespace: str, patient_redis: None) -> AsyncIterator[StatusCache]:
     found = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
     yield found
     await found.close()
@@ -59,8 +60,8 @@ async def cache(services: Services, namespace: str) -> AsyncIterator[StatusCache
 
 async def test_what_is_newer_is_told_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
     for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
-        await cache.write([_known(version, status)], 1)
-    await cache.write([_known(4, Status.FAILED)], 1)
+        await cache.write([_known(version, status)], SECONDS)
+    await cache.write([_known(4, Status.FAILED)], SECONDS)
     assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
 
 
@@ -71,10 +72,10 @@ async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: Statu
         return heard.events.subscribed.is_set()
 
     await eventually(subscribed, lambda there: not there)
-    await cache.write([_known(1, Status.QUEUED)], 1)  # missed: whoever waits reads
+    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # missed: whoever waits reads
     await heard.proxy.accept()
     await eventually(subscribed, bool)
-    await cache.write([_known(2, Status.PROCESSING)], 1)
+    await cache.write([_known(2, Status.PROCESSING)], SECONDS)
     assert await heard.until(1) == [(2, Status.PROCESSING)]
 
 
