@@ -142,16 +142,28 @@ async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: R
 async def test_each_end_is_told_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
     await stack.faults(fail=1, fail_status=400)
     failing = [await stack.submit(callback_url=receiver.url) for _ in range(2)]
-    await _got(receiver, 2)
+    await _distinct(receiver, 2)
     await stack.faults(fail=0)
     requeued, discarded = failing
     for command, id_ in (("requeue", requeued), ("discard", discarded)):
         done = await stack.command("dead-letters", command, "--id", id_, "--yes")
         assert done.returncode == 0, done.stderr
-    events = [each.verified() for each in await _got(receiver, 4)]
+    events = [each.verified() for each in await _distinct(receiver, 4)]
     told = {id_: [(e["data"]["sequence"], e["type"]) for e in events if e["data"]["id"] == id_] for id_ in failing}
     assert told[requeued] == [(3, "message.failed"), (6, "message.sent")]
     assert told[discarded] == [(3, "message.failed"), (4, "message.discarded")]
+
+
+async def _distinct(receiver: Receiver, count: int) -> list[Received]:
+    """The first request of each callback, once there are so many: one that met its time limit comes again under its id."""
+
+    async def look() -> list[Received]:
+        first: dict[str, Received] = {}
+        for each in receiver.received:
+            first.setdefault(each.id, each)
+        return list(first.values())
+
+    return await eventually(look, lambda received: len(received) >= count, 20)
 
 
 async def test_the_ends_of_reports_are_told(stack: Stack, receiver: Receiver) -> None:

@@ -101,7 +101,7 @@ async def _speak_tls_alone(server: OwnServer, certificate: Certificate) -> None:
             await administrator.config_set(name, value)
 
 
-async def test_redis(redis: str, certificate: Certificate, stranger: Path, namespace: str) -> None:
+async def test_redis(redis: str, certificate: Certificate, stranger: Path, namespace: str, patient_redis: None) -> None:
     heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{redis}?ssl_ca_certs={certificate.file}"
     events = Events(url, namespace=namespace, heard=heard.put_nowait)
