@@ -8,6 +8,7 @@ import structlog
 from consumers.callbacks import Hosts, SendCallback
 from consumers.dead_watch import DeadWatch
 from consumers.gate import Gate
+from consumers.heartbeat import Heartbeat
 from consumers.housekeeper import Housekeeper
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
@@ -131,6 +132,12 @@ class _Worker:
             passing=(NotPublished,),
         )
         self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds, passing=TRANSIENT)
+        self.heartbeat = Heartbeat(
+            settings.heartbeat_file,
+            lambda: self.consumer.is_connected and self.broker.connected.is_set(),
+            partial(schema.check, self._reads, settings.namespace),
+            passing=(*TRANSIENT, schema.SchemaTooOld, schema.ForeignNamespace),
+        )
 
     def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
         """By logical queue; the priorities of one provider share its slots."""
@@ -211,6 +218,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
                 worker.reaper.run(),
                 worker.heed(),
                 worker.watchdog.run(),
+                worker.heartbeat.run(),
             )
             services = [group.create_task(run) for run in (*runs, *gates)]
             await stop.wait()
@@ -258,9 +266,16 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         if await _seen(lane, settings, stop):
             ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
             keeper = Housekeeper(ledger, Retention(purging), settings.retention_days, passing=TRANSIENT)
+            heartbeat = Heartbeat(
+                settings.heartbeat_file,
+                broker.connected.is_set,
+                partial(schema.check, lane, settings.namespace),
+                passing=(*TRANSIENT, schema.SchemaTooOld, schema.ForeignNamespace),
+            )
+            sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
             async with asyncio.TaskGroup() as group:
-                sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
-                services = [group.create_task(run) for run in (broker.run(), relay.run(), sweep, dead.run(), keeper.run())]
+                runs = (broker.run(), relay.run(), sweep, dead.run(), keeper.run(), heartbeat.run())
+                services = [group.create_task(run) for run in runs]
                 await stop.wait()
                 for service in services:
                     service.cancel()

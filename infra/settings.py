@@ -157,6 +157,7 @@ class Settings(BaseSettings):
     callback_deadline_seconds: float = Field(604_800.0, gt=0, le=31_536_000)
     watchdog_seconds: float = Field(30.0, gt=0, le=3600)
     status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
+    heartbeat_file: Path | None = None
 
     @field_validator("providers")
     @classmethod

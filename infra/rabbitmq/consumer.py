@@ -102,6 +102,11 @@ class Consumer:
         underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
         return await channel.get_queue(self._topology.name(logical), ensure=False)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, with a channel for every queue."""
+        return len(self._queues) == len(self._prefetch)
+
     def quiet_seconds(self, queue: str) -> float | None:
         """For how long the broker has given nothing of a queue that it was asked for; None where it is not asked now."""
         return time.monotonic() - self._heard[queue] if queue in self._tags else None

@@ -4,7 +4,12 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from consumers.heartbeat import BEAT_SECONDS, CALL_SECONDS
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.topology import describe
 from infra.redis.acl import rules
@@ -43,6 +48,42 @@ def test_compose_runs_under_no_administrator() -> None:
     assert f"user posthaste on >PASSWORD {' '.join(rules('posthaste'))}\n" in (ROOT / "docs/operations.md").read_text()
     asked = set(re.findall(r"\$\{([A-Z_]+PASSWORD)", text))
     assert asked == set(re.findall(r"^(\w+PASSWORD)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+
+def _services(file: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / file).read_text())["services"])
+
+
+@pytest.mark.parametrize("file", ["docker-compose.yml", "infra/services/compose.yml"])
+def test_compose_files_name_tested_images_and_no_obsolete_version(file: str) -> None:
+    assert "version" not in yaml.safe_load((ROOT / file).read_text())
+    images = {service["image"] for service in _services(file).values()} - {"posthaste:local"}
+    assert images == {"postgres:17", "rabbitmq:4.3-management", "redis:8.0"}
+
+
+def test_compose_waits_for_each_container_to_be_healthy_or_to_have_ended_well() -> None:
+    services = _services("docker-compose.yml")
+    ending = {name for name, service in services.items() if service.get("restart") in ("no", "on-failure")}
+    completed = {
+        name
+        for service in services.values()
+        for name, needed in (service.get("depends_on") or {}).items()
+        if needed["condition"] == "service_completed_successfully"
+    }
+    assert ending == completed == {"migrate", "rabbitmq-user"}
+    healthy = {name for name, service in services.items() if "healthcheck" in service}
+    assert healthy == set(services) - ending - {"sandbox"}
+    assert set(services["api"]["depends_on"]) == {"migrate"}, "accepting needs no broker"
+
+
+def test_compose_looks_at_the_heartbeat_that_workers_and_the_relay_leave() -> None:
+    services = _services("docker-compose.yml")
+    watched = {name: service for name, service in services.items() if "find" in str(service.get("healthcheck"))}
+    assert set(watched) == {"consumer-1", "consumer-2", "reporter", "relay"}
+    for service in watched.values():
+        file, seconds = re.findall(r"find (\S+) -newermt '(\d+) seconds ago'", service["healthcheck"]["test"][1])[0]
+        assert service["environment"]["POSTHASTE_HEARTBEAT_FILE"] == file
+        assert int(seconds) > BEAT_SECONDS + CALL_SECONDS
 
 
 def test_every_run_time_dependency_has_its_reason_and_is_locked() -> None:

@@ -1,0 +1,44 @@
+"""The heartbeat is a sign of work: without RabbitMQ or Postgres there is none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from consumers.heartbeat import Heartbeat
+
+
+class NoAnswer(Exception):
+    pass
+
+
+@dataclass
+class Process:
+    """A worker, as its heartbeat sees it."""
+
+    connected: bool = True
+    postgres: bool = True
+
+    async def ask(self, timeout: float) -> None:
+        if not self.postgres:
+            raise NoAnswer
+
+    def heartbeat(self, file: Path | None) -> Heartbeat:
+        return Heartbeat(file, lambda: self.connected, self.ask, passing=(NoAnswer,))
+
+
+@pytest.mark.parametrize(("connected", "postgres"), [(True, True), (False, True), (True, False), (False, False)])
+async def test_the_file_is_touched_only_while_rabbitmq_and_postgres_are_there(
+    tmp_path: Path, connected: bool, postgres: bool
+) -> None:
+    file = tmp_path / "heartbeat"
+    await Process(connected, postgres).heartbeat(file).beat(file)
+    assert file.exists() == (connected and postgres)
+
+
+async def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    await Process().heartbeat(None).beat(tmp_path / "missing" / "heartbeat")
+
+
+async def test_without_a_file_there_is_no_heartbeat() -> None:
+    await Process().heartbeat(None).run()
