@@ -1,13 +1,12 @@
 """What all tests share: real services, a database and a namespace of their own for each test."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from infra.postgres import schema
 from infra.redis import rates, status_cache
 from tests import services as found
+from tests.databases import Databases, of_template
 from tests.services import Services, drop_namespace, sql, unique, with_path
 
 PROVIDERS = ["sandbox", "other"]
@@ -28,13 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def template_database(services: Services) -> Iterator[str]:
-    """A migrated database, from which each test's own is copied."""
-    name = unique("posthaste_template")
-    services.sql(f"CREATE DATABASE {name}")
-    schema.migrate(with_path(services.database, name), "template")
-    yield name
-    services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+def databases(services: Services) -> Iterator[Databases]:
+    with of_template(services) as found:
+        yield found
 
 
 @pytest.fixture
@@ -44,44 +39,21 @@ def namespace() -> str:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest, services: Services, namespace: str) -> Iterator[str]:
-    """The URL of a migrated database that belongs to this test's namespace."""
-    if request.config.getoption("--shared-database"):
-        yield request.getfixturevalue("emptied_database")
+    """The URL of a migrated, empty database that belongs to this test's namespace."""
+    shared = request.config.getoption("--shared-database")
+    if shared:
+        yield _emptied(with_path(services.database, shared))
         return
-    template_database = request.getfixturevalue("template_database")
-    with copied(services, template_database, namespace) as url:
+    databases: Databases = request.getfixturevalue("databases")
+    with databases.lent(namespace) as url:
         yield url
 
 
-@pytest.fixture(scope="session")
-def shared_database(request: pytest.FixtureRequest, services: Services) -> Iterator[str]:
-    """A migrated database for the tests of one process that need neither a namespace nor other processes."""
-    given = request.config.getoption("--shared-database")
-    if given is not None:
-        yield with_path(services.database, given)
-        return
-    with copied(services, request.getfixturevalue("template_database"), unique("shared")) as url:
-        yield url
-
-
-@pytest.fixture
-def emptied_database(shared_database: str) -> str:
-    """The URL of the shared database without rows. DELETE of a few rows is faster than TRUNCATE, and than a new copy."""
-    tables = [str(name) for (name,) in sql(shared_database, _TABLES)]
-    sql(shared_database, "; ".join(f"DELETE FROM {name}" for name in tables))
-    return shared_database
-
-
-@contextmanager
-def copied(services: Services, template_database: str, namespace: str) -> Iterator[str]:
-    """A copy of the template that belongs to `namespace`, dropped afterwards; its URL."""
-    name = unique("posthaste")
-    services.sql(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    services.sql(f"UPDATE installation SET namespace = '{namespace}'", name)
-    # No test of this database stops Postgres itself, so none of them needs to wait for the machine's disk.
-    services.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
-    yield with_path(services.database, name)
-    services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+def _emptied(url: str) -> str:
+    """The URL of a database, without its rows. DELETE of a few rows is faster than TRUNCATE."""
+    tables = [str(name) for (name,) in sql(url, _TABLES)]
+    sql(url, "; ".join(f"DELETE FROM {name}" for name in tables))
+    return url
 
 
 @pytest.fixture

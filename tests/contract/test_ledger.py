@@ -29,7 +29,7 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[AnyLedger]:
     if request.param == "fake":
         yield FakeLedger()
         return
-    lane = Lane(request.getfixturevalue("emptied_database"), name="test", threads=2)
+    lane = Lane(request.getfixturevalue("database"), name="test", threads=2)
     yield Ledger(lane, grace_seconds=5)
     lane.close()
 

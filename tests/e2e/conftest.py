@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conftest import PROVIDERS, copied
+from tests.conftest import PROVIDERS
+from tests.databases import Databases
 from tests.e2e.stack import Stack, running
 from tests.services import Services, drop_namespace, unique
 
@@ -19,11 +20,11 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_stack(
-    services: Services, template_database: str, tmp_path_factory: pytest.TempPathFactory
+    services: Services, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
     """One stack for the tests of a module that change nothing which another of them sees; they run in the module's loop."""
     namespace = unique("shared")
-    with copied(services, template_database, namespace) as database:
+    with databases.lent(namespace) as database:
         async with running(services, database, namespace, tmp_path_factory.mktemp("shared")) as started:
             yield started
     await drop_namespace(services.amqp, namespace, PROVIDERS)

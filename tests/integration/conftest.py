@@ -27,7 +27,7 @@ class Hurt:
 
 @dataclass
 class Store:
-    """A ledger on the database that tests share."""
+    """A ledger, without a proxy."""
 
     ledger: Ledger
     lane: Lane
@@ -39,9 +39,9 @@ class Store:
 
 
 @pytest.fixture
-async def store(emptied_database: str) -> AsyncIterator[Store]:
-    lane = Lane(emptied_database, name="test", threads=2)
-    yield Store(Ledger(lane, grace_seconds=5), lane, emptied_database)
+async def store(database: str) -> AsyncIterator[Store]:
+    lane = Lane(database, name="test", threads=2)
+    yield Store(Ledger(lane, grace_seconds=5), lane, database)
     lane.close()
 
 
