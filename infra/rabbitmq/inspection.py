@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
-from infra.rabbitmq.connection import BROKER_ERRORS, connect
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect
 from infra.rabbitmq.topology import QueueSpec, Topology
 
 _CALL_SECONDS = 5.0
@@ -30,14 +30,14 @@ async def inspect(url: str, topology: Topology) -> list[QueueState]:
     """The state of every queue of a topology.
 
     Raises:
-        BrokerDown: RabbitMQ cannot be reached.
+        BrokerDown: RabbitMQ cannot be reached, or does not answer.
     """
     try:
-        connection = await connect(url, "inspection")
+        with client_calls():
+            async with await connect(url, "inspection") as connection:
+                return [await _state(connection, spec) for spec in topology.queues]
     except BROKER_ERRORS as error:
         raise BrokerDown(str(error) or type(error).__name__) from error
-    async with connection:
-        return [await _state(connection, spec) for spec in topology.queues]
 
 
 async def _state(connection: AbstractConnection, spec: QueueSpec) -> QueueState:

@@ -56,6 +56,15 @@ async def test_declaring_the_topology_again_changes_nothing(services: Services, 
             await declare(await connection.channel(), topology)
 
 
+async def test_a_connection_lost_while_looking_at_the_broker_is_named(services: Services, broker_namespace: str) -> None:
+    url, proxy = await proxied(services.amqp)
+    proxy.cut_on_answer(broker_namespace.encode())
+    with pytest.raises(BrokerDown):
+        await inspect(url, describe(broker_namespace, PROVIDERS))
+    assert proxy.answers_cut == 1
+    await proxy.close()
+
+
 async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_pointer(
     services: Services, broker_namespace: str
 ) -> None:
