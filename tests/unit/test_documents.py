@@ -1,0 +1,33 @@
+"""The OpenAPI document and its page are made once, at the first request."""
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+
+from api.documents import DocumentRoutes
+from api.openapi import document
+
+REQUEST = Request({"type": "http"})
+
+
+async def test_the_document_is_made_at_the_first_request_and_once() -> None:
+    made: list[int] = []
+
+    def describe() -> dict[str, Any]:
+        made.append(1)
+        return document("1", ["sandbox"])
+
+    documents = DocumentRoutes(describe)
+    assert made == []
+    for answer in (documents.openapi, documents.docs, documents.docs, documents.openapi):
+        assert (await answer(REQUEST)).status_code == 200
+    assert made == [1]
+
+
+async def test_a_client_that_leaves_does_not_take_the_document_away_from_others() -> None:
+    documents = DocumentRoutes(lambda: document("1", ["sandbox"]))
+    leaving, staying = (asyncio.ensure_future(documents.docs(REQUEST)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await staying).status_code == 200
