@@ -57,7 +57,7 @@ class Process:
         self.signal(signal.SIGKILL)
         await self.wait()
 
-    async def wait(self, seconds: float = 20) -> int:
+    async def wait(self, seconds: float = 60) -> int:
         """The exit code; in a thread, as the proxies and the sandbox must go on."""
         assert self.forked is not None
         await asyncio.to_thread(self.forked.join, seconds)
@@ -137,7 +137,7 @@ class Stack:
         assert code == 200, answer
         return str(answer["status"])
 
-    async def becomes(self, id_: str, *statuses: str, seconds: float = 30) -> str:
+    async def becomes(self, id_: str, *statuses: str, seconds: float = 60) -> str:
         return await eventually(lambda: self.status(id_), lambda status: status in statuses, seconds)
 
     async def record(self, id_: str) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Stack:
             except aiohttp.ClientConnectionError:
                 return 0
 
-        await eventually(ready, lambda status: status == 200, 20)
+        await eventually(ready, lambda status: status == 200)
 
     async def until_all_up(self) -> None:
         """Wait for the API and its connections: from then on the broker has every exchange and queue of the namespace."""
@@ -187,7 +187,7 @@ class Stack:
             except aiohttp.ClientConnectionError:
                 return set()
 
-        await eventually(checks, lambda seen: seen == {"up"}, 20)
+        await eventually(checks, lambda seen: seen == {"up"})
 
     async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""
@@ -249,7 +249,7 @@ async def running(
         **{f"POSTHASTE_{name.upper()}": value for name, value in settings.items()},
     }
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
-    timeout = aiohttp.ClientTimeout(total=15)
+    timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
         stop = asyncio.Event()
         sandbox = Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1))
