@@ -18,6 +18,15 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
         yield started
 
 
+@pytest.fixture
+async def stack_with_short_leases(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> AsyncIterator[Stack]:
+    """For tests that wait until a lost worker's jobs come back."""
+    async with running(services, database, broker_namespace, tmp_path, lease_seconds="4") as started:
+        yield started
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_stack(
     services: Services, databases: Databases, tmp_path_factory: pytest.TempPathFactory

@@ -92,7 +92,8 @@ async def test_outcomes_reached_while_postgres_is_away_are_recorded_when_it_is_b
     assert (await stack.provider("/stats"))["raw"] == 10
 
 
-async def test_a_worker_killed_in_mid_work_loses_nothing(stack: Stack) -> None:
+async def test_a_worker_killed_in_mid_work_loses_nothing(stack_with_short_leases: Stack) -> None:
+    stack = stack_with_short_leases
     stack.start("worker2", "consumers", "messages")
     await stack.faults(slow=1, slow_seconds=1)
     ids = [await stack.submit(f"+{n}") for n in range(40)]

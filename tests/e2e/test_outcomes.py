@@ -72,7 +72,8 @@ async def test_at_most_once_is_tried_again_where_nobody_can_have_got_it(stack: S
     assert stats["accepted"] == stats["unique"] == len(SURELY_NOT_SENT) + 1
 
 
-async def test_a_worker_that_dies_in_mid_send_leaves_at_most_once_unknown(stack: Stack) -> None:
+async def test_a_worker_that_dies_in_mid_send_leaves_at_most_once_unknown(stack_with_short_leases: Stack) -> None:
+    stack = stack_with_short_leases
     await stack.faults(hang=1)
     id_ = await stack.submit(delivery="at_most_once")
     await eventually(lambda: stack.provider("/stats"), lambda stats: stats["raw"] == 1, 10)

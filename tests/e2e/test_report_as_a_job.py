@@ -214,6 +214,9 @@ async def test_progress_is_told_and_the_lease_renewed_while_it_runs(
 
 async def test_a_worker_killed_in_mid_report_is_replaced_and_the_result_is_right(reporting: Stack) -> None:
     stack = reporting
+    stack.environment["POSTHASTE_LEASE_SECONDS"] = "4"
+    await stack.processes["reporter"].kill()
+    stack.start("reporter", "consumers", "reports")
     _fill(stack, 3000)
     lock = _Locked(stack)
     id_ = (await _submit(stack))["id"]
