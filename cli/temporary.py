@@ -23,7 +23,7 @@ from infra.postgres import schema
 from infra.rabbitmq.topology import delete, describe
 from infra.settings import PREFIX, Settings
 
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 POLL_SECONDS = 0.1
 MESSAGES = (Program("api", "api"), Program("worker", "consumers messages"), Program("relay", "consumers relay"))
 

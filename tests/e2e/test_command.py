@@ -47,7 +47,7 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
             env=environment, cwd=tmp_path, stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        said = await eventually(lambda: _read(log), lambda text: "Ctrl-C ends it" in text, 40)
+        said = await eventually(lambda: _read(log), lambda text: "Ctrl-C ends it" in text, 100)
         assert "POST /messages → 202" in said and "→ sent" in said
         assert f"http://127.0.0.1:{port}/messages" in said
         ours = await asyncio.to_thread(_children, up.pid)
