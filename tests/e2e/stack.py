@@ -145,10 +145,10 @@ class Stack:
         assert code == 200, answer
         return answer
 
-    async def all_become(self, status: str, count: int, seconds: float = 60) -> None:
+    async def all_become(self, status: str, count: int, seconds: float = 180) -> None:
         await self.all_or(seconds, **{status: count})
 
-    async def all_or(self, seconds: float = 60, /, **wanted: int) -> None:
+    async def all_or(self, seconds: float = 180, /, **wanted: int) -> None:
         """Wait until there are so many jobs of each status, and none of another."""
 
         async def counts() -> dict[str, int]:
