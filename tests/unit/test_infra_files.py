@@ -79,7 +79,7 @@ def test_compose_waits_for_each_container_to_be_healthy_or_to_have_ended_well() 
 def test_compose_looks_at_the_heartbeat_that_workers_and_the_relay_leave() -> None:
     services = _services("docker-compose.yml")
     watched = {name: service for name, service in services.items() if "find" in str(service.get("healthcheck"))}
-    assert set(watched) == {"consumer-1", "consumer-2", "reporter", "relay"}
+    assert set(watched) == {"consumer-1", "consumer-2", "caller", "reporter", "relay"}
     for service in watched.values():
         file, seconds = re.findall(r"find (\S+) -newermt '(\d+) seconds ago'", service["healthcheck"]["test"][1])[0]
         assert service["environment"]["POSTHASTE_HEARTBEAT_FILE"] == file
