@@ -1,6 +1,7 @@
 """A worker that is cut off by the broker itself comes back by itself."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,9 @@ async def test_connections_closed_by_the_broker_are_made_anew(stack: Stack) -> N
 async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
     """All slots taken and messages waiting: healthy, however short the watchdog's patience."""
     stack.environment["POSTHASTE_WATCHDOG_SECONDS"] = "0.3"
+    described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
+    described["sandbox"]["timeout_seconds"] = 15  # a slow machine adds to the provider's 1.2 s
+    stack.environment["POSTHASTE_PROVIDERS"] = json.dumps(described)
     await stack.processes["worker"].kill()
     stack.start("worker", "consumers", "messages")
     await stack.faults(slow=1, slow_seconds=1.2)

@@ -189,7 +189,7 @@ async def test_five_hundred_wait_at_once_and_each_hears_of_its_own(stack: Stack)
     await stack.command("providers", "pause", "sandbox")
     ids = [await stack.submit(f"+{n}") for n in range(300)]
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=180)) as session:
 
         async def poll(id_: str) -> str:
             status = 503  # on a slow machine: nobody can tell within 0.8 s
