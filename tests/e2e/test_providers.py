@@ -126,7 +126,8 @@ async def test_a_message_whose_worker_died_comes_back_by_its_providers_own_polic
 ) -> None:
     """The provider's delay is up to 22 hours; that of the default policy is less than a second."""
     retry = {"attempts": 8, "base_seconds": 80_000, "cap_seconds": 80_000, "deadline_seconds": 31_536_000}
-    async with running(services, database, broker_namespace, tmp_path, provider={"retry": retry}) as stack:
+    settings = {"provider": {"retry": retry}, "lease_seconds": "2.5"}
+    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
         stack.sandbox.faults = Faults(hang=1)
         id_ = await stack.submit()
 
