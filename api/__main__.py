@@ -6,7 +6,7 @@ from types import FrameType
 import uvicorn
 
 from api.app import Api
-from api.patience import Impatient
+from api.patience import with_timeout
 from infra import logs
 from infra.descriptors import raise_limit
 from infra.settings import SettingsError, load
@@ -44,7 +44,7 @@ def main() -> int:
         api.build(),
         host=settings.host,
         port=settings.port,
-        http=Impatient,
+        http=with_timeout(settings.request_timeout_seconds),
         ws="none",
         timeout_keep_alive=65,  # longer than proxies keep idle connections: whoever closes first must not be us
         log_config=None,

@@ -12,13 +12,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.problems import Problem, describe
 
-REQUEST_SECONDS = 10.0  # from a connection's opening, or a request's first byte, to the last byte of its body
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
 
 
 class Impatient(HttpToolsProtocol):
     """uvicorn's protocol, with a timer over each request, whether its body is read or not, and a limit over its headers."""
 
+    request_seconds = 10.0  # from a connection's opening, or a request's first byte, to the last byte of its body
     _timer: asyncio.TimerHandle | None = None
     _head: int | None = 0  # bytes of it so far; None: it is complete
     _excused = False  # the last time that the timer ran out, we were not reading
@@ -64,7 +64,7 @@ class Impatient(HttpToolsProtocol):
         if not answerable or self.transport.is_closing():
             self.transport.close()
             return
-        self._refuse(Problem(408, "too_slow", f"The request did not arrive within {REQUEST_SECONDS:g} s."))
+        self._refuse(Problem(408, "too_slow", f"The request did not arrive within {self.request_seconds:g} s."))
         self.cycle.disconnected = True  # nobody hears the handler any more
         self.cycle.message_event.set()
 
@@ -85,9 +85,14 @@ class Impatient(HttpToolsProtocol):
 
     def _begin(self) -> None:
         self._stop()
-        self._timer = self.loop.call_later(REQUEST_SECONDS, self._time_is_up)
+        self._timer = self.loop.call_later(self.request_seconds, self._time_is_up)
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def with_timeout(request_seconds: float) -> type[Impatient]:
+    """The protocol with another limit: uvicorn makes its protocols itself, from a class."""
+    return type("Impatient", (Impatient,), {"request_seconds": request_seconds})

@@ -136,6 +136,7 @@ class Settings(BaseSettings):
     providers: dict[str, ProviderSettings] = Field({}, max_length=MOST_PROVIDERS)
     providers_file: Path | None = None
     default_provider: str | None = None
+    request_timeout_seconds: float = Field(10.0, gt=0, le=3600)
     accept_timeout_seconds: float = Field(0.8, gt=0, le=60)
     lease_seconds: float = Field(60.0, ge=1, le=86_400)
     lease_margin_seconds: float = Field(5.0, ge=0.1, le=3600)

@@ -52,6 +52,7 @@ def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
         instance.start()
         yield _described(instance.variables, controller(instance))
     finally:
+        instance.kill()  # nobody needs its data
         instance.stop()
         instance.home.delete()
 

@@ -40,6 +40,7 @@ def _private(instance: Instance) -> Iterator[OwnServer]:
         instance.start()
         yield OwnServer(instance.variables[instance.service.variable], put)
     finally:
+        instance.kill()  # nobody needs its data
         instance.stop()
         instance.home.delete()
 

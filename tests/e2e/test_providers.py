@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ async def test_a_message_whose_worker_died_comes_back_by_its_providers_own_polic
 ) -> None:
     """The provider's delay is up to 22 hours; that of the default policy is less than a second."""
     retry = {"attempts": 8, "base_seconds": 80_000, "cap_seconds": 80_000, "deadline_seconds": 31_536_000}
-    settings = {"provider": {"retry": retry}, "lease_seconds": "2.5"}
+    settings: dict[str, Any] = {"provider": {"retry": retry}, "lease_seconds": "2.5"}
     async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
         stack.sandbox.faults = Faults(hang=1)
         id_ = await stack.submit()

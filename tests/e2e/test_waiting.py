@@ -168,18 +168,18 @@ async def test_without_redis_waiting_clients_are_told_by_the_ledger(stack: Stack
 async def test_a_report_tells_how_far_it_is(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
         stack.start("reporter", "consumers", "reports")
-        done = await stack.command("posts", "seed", "--count", "60000", "--users", "50", "--words", "20:40")
+        done = await stack.command("posts", "seed", "--count", "20000", "--users", "50", "--words", "20:40")
         assert done.returncode == 0, done.stderr
         async with stack.session.post(stack.base + REPORTS) as response:
             links = (await response.json())["links"]
-        stack.proxies["postgres"].throttle(3_000_000)
+        stack.proxies["postgres"].throttle(1_500_000)
         events = await _all(stack, links["events"])
         stack.proxies["postgres"].throttle(0)
         names = [name for name, _, _ in events]
         assert events[-1][2]["status"] == "completed"
         assert "progress" in names
         counts = [data["posts"] for name, _, data in events if name == "progress"]
-        assert counts == sorted(counts) and counts[-1] <= 60_000
+        assert counts == sorted(counts) and counts[-1] <= 20_000
         status, answer, _ = await _get(stack, links["self"], wait=10)
         assert (status, answer["status"]) == (200, "completed")
 

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api import patience
 from api.patience import Impatient
 from tests.waiting import eventually
 
@@ -109,7 +108,7 @@ async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
 async def test_a_request_that_drips_is_given_up(
     monkeypatch: pytest.MonkeyPatch, first: bytes, piece: bytes, status: bytes
 ) -> None:
-    monkeypatch.setattr(patience, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(Impatient, "request_seconds", 0.3)
     async with _serving() as server:
         answer = await _until_closed(server, first, piece)
     assert answer.count(b"HTTP/1.1") == bool(status) and answer.startswith(b"HTTP/1.1 " + status if status else b"")
