@@ -128,7 +128,8 @@ async def test_a_request_that_does_not_arrive_in_time_is_given_up(
     async with running(services, database, broker_namespace, tmp_path, request_timeout_seconds="0.5") as stack:
         assert await _answered(stack, b"") == b""
         assert await _answered(stack, b"GET /version HTTP/1.1\r\nHost: localhost\r\nX-Drip: ") == b""
-        late = await _answered(stack, b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        head = b"POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        late = await _answered(stack, head + b"{")
         assert late.startswith(b"HTTP/1.1 408") and b'"code":"too_slow"' in late and b"within 0.5 s" in late
 
 
