@@ -54,7 +54,7 @@ truncate: migrate ## Delete all posts (asks)
 	@$(BIN)/posthaste posts truncate
 
 test: services dev ## Run all the tests on real services
-	@$(BIN)/pytest -q -n 2 --dist worksteal
+	@$(BIN)/pytest -q -n 4 --dist worksteal
 
 chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n for another schedule)
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --seconds 75
