@@ -6,7 +6,7 @@ from types import FrameType
 import uvicorn
 
 from api.app import Api
-from api.patience import with_timeout
+from api.request_timeout import with_timeout
 from infra import logs
 from infra.descriptors import raise_limit
 from infra.settings import SettingsError, load

@@ -32,14 +32,14 @@ from infra.batching import Batcher, DeadlineExceeded
 from infra.dead_letters import DeadLetters
 from infra.keys import Scope
 from infra.postgres import schema
+from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.batches import ledger_batcher
-from infra.postgres.dead_books import DeadBooks
+from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.errors import BadData, TryAgain, Unavailable
-from infra.postgres.key_book import KeyBook
-from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
 from infra.postgres.lists import MessageLists
 from infra.postgres.outbox import Outbox
+from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.postgres.totals import Totals
 from infra.publishing import EagerPublisher
@@ -50,15 +50,15 @@ from infra.redis.rates import Rates
 from infra.redis.status_cache import CacheDown, StatusCache
 from infra.settings import Settings, is_loopback
 from infra.statuses import Statuses
+from infra.subscriptions import Subscriptions
 from infra.supervision import Supervisor
-from infra.watching import Watching
 
 log = structlog.get_logger()
 
 REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CHECK_SECONDS = 0.8
-HOT_SECONDS = 2.0  # no call of these lanes waits for longer
+HOT_SECONDS = 2.0  # no call of these pools waits for longer
 _NO_KEYS = (
     "there are no API keys, and POSTHASTE_HOST is {host}, which others can reach. Make one (`posthaste clients create NAME`, "
     "then `posthaste keys create NAME`), listen on 127.0.0.1, or say POSTHASTE_AUTH=off"
@@ -73,17 +73,19 @@ class Api:
         self._settings = settings
         self._fatal = fatal
         self._default_provider = settings.provider_for_new_messages()
-        self._hot = Lane(settings.database_url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
-        self._reads = Lane(settings.database_url, name="api reads", threads=4)
-        self._keys = Lane(settings.database_url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
-        self._counts = Lane(settings.database_url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
-        self._reports = Lane(settings.database_url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
+        self._hot = DatabasePool(settings.database_url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
+        self._reads = DatabasePool(settings.database_url, name="api reads", threads=4)
+        self._keys = DatabasePool(settings.database_url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
+        self._counts = DatabasePool(settings.database_url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
+        self._reports = DatabasePool(
+            settings.database_url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30
+        )
         self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
         self._queries = Queries(self._reads)
         self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self._supervisor = Supervisor()
         self._keyring: Keyring | None = None
-        self._watching: Watching | None = None
+        self._subscriptions: Subscriptions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seen = "not seen yet"  # what is wrong with Postgres or its schema; "" once it is well
 
@@ -116,9 +118,9 @@ class Api:
             failures=(NotPublished, DeadlineExceeded),
         )
         statuses = Statuses(self._cache, self._queries.statuses, cache_down=CacheDown, repeat=REPEAT)
-        watching = self._watching = Watching(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
-        events = Events(settings.redis_url, namespace=settings.namespace, heard=watching.heard)
-        waiting = Waiting(statuses, watching, settings.waiting_per_key)
+        subscriptions = self._subscriptions = Subscriptions(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
+        events = Events(settings.redis_url, namespace=settings.namespace, notify=subscriptions.notify)
+        waiting = Waiting(statuses, subscriptions, settings.waiting_per_key)
         accepting = ledger_batcher(self._ledger.accept)
         backlog = BacklogLimit(
             Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
@@ -134,13 +136,13 @@ class Api:
         # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
         records = Batcher(self._queries.messages, key=lambda id_: id_, repeat=REPEAT, max_batch=100)
         callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
-        books, providers = DeadBooks(self._reads), frozenset(settings.providers)
+        store, providers = DeadLetterStore(self._reads), frozenset(settings.providers)
         lists = MessageLists(self._reads)
         messages = MessageRoutes(intake, waiting, records, self._queries, lists, callbacks, providers, self._default_provider)
         reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads), callbacks)
         rates = Rates(settings.redis_url, namespace=settings.namespace)
-        access = self._access(watching, rates)
-        dead_letters = DeadLetterRoutes(books, DeadLetters(books, settings.deadlines()), providers)
+        access = self._access(subscriptions, rates)
+        dead_letters = DeadLetterRoutes(store, DeadLetters(store, settings.deadlines()), providers)
         app.router.routes += [
             *access.to(messages.routes(), Scope.MESSAGES_READ, Scope.MESSAGES_WRITE),
             *access.to(ReportRoutes(self._reports).routes(), Scope.REPORTS),
@@ -167,14 +169,14 @@ class Api:
             await self._cache.close()
             await events.close()
             await rates.close()
-            for lane in (self._hot, self._reads, self._reports, self._keys, self._counts):
-                lane.close()
+            for pool in (self._hot, self._reads, self._reports, self._keys, self._counts):
+                pool.close()
 
-    def _access(self, watching: Watching, rates: Rates) -> Access:
+    def _access(self, subscriptions: Subscriptions, rates: Rates) -> Access:
         settings = self._settings
         keyring = self._keyring = Keyring(
-            KeyBook(self._keys),
-            watching.wake,
+            ApiKeyStore(self._keys),
+            subscriptions.wake,
             off=settings.auth == "off",
             may_be_open=self._may_be_open,
             passing=REPEAT,
@@ -193,8 +195,8 @@ class Api:
 
     def ending(self) -> None:
         """The process was told to end: whoever waits is to be answered now. May be called from a signal's handler."""
-        if self._watching is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._watching.close)
+        if self._subscriptions is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._subscriptions.close)
 
     async def _watch_schema(self, keyring: Keyring) -> None:
         """Until Postgres has been seen with a schema that fits; one that is too old ends the process, as missing keys do."""
@@ -218,7 +220,7 @@ class Api:
             NoKeys: there are none, and the API may not be open.
         """
         while keyring.required is None:
-            await keyring.look()
+            await keyring.refresh()
             await asyncio.sleep(0 if keyring.required is not None else CHECK_SECONDS)
         if not keyring.required and not self._may_be_open:
             raise NoKeys(_NO_KEYS.format(host=self._settings.host))

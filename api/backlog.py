@@ -67,10 +67,10 @@ class BacklogLimit:
     async def run(self) -> None:
         """Count until cancelled."""
         while True:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(COUNT_SECONDS)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Count the waiting jobs of every client that has submitted some lately, and whose count is due."""
         now = self._monotonic()
         recently = now - RECENT_SECONDS

@@ -15,15 +15,15 @@ class CallbackUrls:
     default: str | None
     on: bool
 
-    def wanted(self, asked: MessageIn | ReportIn) -> str | None:
+    def resolve(self, submission: MessageIn | ReportIn) -> str | None:
         """The URL that the client names, else the default; None where it names `null`, or there is none.
 
         Raises:
             Problem: 422, the URL is not one that this installation calls.
         """
-        if "callback_url" not in asked.model_fields_set:
+        if "callback_url" not in submission.model_fields_set:
             return self.default
-        url = asked.callback_url
+        url = submission.callback_url
         if url is None:
             return None
         if not self.on:

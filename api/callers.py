@@ -97,12 +97,12 @@ class Keyring:
         self.required: bool | None = False if off else None  # None: Postgres has not been asked yet
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Subscription until cancelled."""
         while not self._off:
-            await self.look()
+            await self.refresh()
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """One look at every key that is in use, and whether there are any."""
         idle_since = time.monotonic() - IDLE_SECONDS
         self._known = {
@@ -143,7 +143,7 @@ class Keyring:
             if not self._may_be_open:
                 raise unavailable("There are no keys yet, and nobody may call without one.")
             return self._open
-        key = _shown(request)
+        key = _bearer_key(request)
         prefix = prefix_of(key)
         if prefix is None:
             raise _unauthorized("Send the header Authorization: Bearer ph_…")
@@ -173,7 +173,7 @@ class Keyring:
             del self._unknown[next(iter(self._unknown))]
 
 
-def _shown(request: Request) -> str:
+def _bearer_key(request: Request) -> str:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 

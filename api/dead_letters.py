@@ -14,7 +14,7 @@ from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery, DeadL
 from api.problems import FieldError, Problem, unavailable
 from api.requests import read_model, read_query
 from infra.dead_letters import DeadLetters
-from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
 from infra.postgres.errors import TryAgain, Unavailable
 from jobs.lifecycle import Status
 from jobs.model import Kind
@@ -24,7 +24,7 @@ from jobs.model import Kind
 class DeadLetterRoutes:
     """The handlers and what they need. The dead queues themselves are tidied by the relay."""
 
-    books: DeadBooks
+    store: DeadLetterStore
     letters: DeadLetters
     providers: frozenset[str]
 
@@ -37,12 +37,12 @@ class DeadLetterRoutes:
 
     async def list(self, request: Request) -> Response:
         """One page of those that fit, by id."""
-        wanted = read_query(request, DeadLetterQuery)
-        after = BEFORE_ALL if wanted.cursor is None else from_cursor(wanted.cursor, UUID)
-        found = await self._page(_filter(request, wanted), after, wanted.limit + 1)
-        shown = found[: wanted.limit]
-        cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
-        return as_json({"data": [_shown(each) for each in shown], "next_cursor": cursor})
+        query = read_query(request, DeadLetterQuery)
+        after = BEFORE_ALL if query.cursor is None else from_cursor(query.cursor, UUID)
+        found = await self._page(_filter(request, query), after, query.limit + 1)
+        shown = found[: query.limit]
+        cursor = cursor_for(str(shown[-1].id)) if len(found) > query.limit else None
+        return as_json({"data": [_to_json(each) for each in shown], "next_cursor": cursor})
 
     async def requeue(self, request: Request) -> Response:
         """Queue them anew."""
@@ -50,12 +50,12 @@ class DeadLetterRoutes:
         if batch.provider is not None and batch.provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
-        wanted = _filter(request, batch.filter, batch.ids)
+        query = _filter(request, batch.filter, batch.ids)
         try:
             if batch.dry_run:
-                found = await self.letters.requeueable(wanted, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+                found = await self.letters.requeueable(query, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
                 return as_json({"would_requeue": [str(each.id) for each in found]})
-            done = await self.letters.requeue_first(wanted, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+            done = await self.letters.requeue_first(query, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
         return as_json(
@@ -78,9 +78,9 @@ class DeadLetterRoutes:
             raise unavailable("The database does not answer; send the same request again.") from error
         return as_json({"discarded": list(map(str, done.moved))})
 
-    async def _page(self, wanted: Filter, after: UUID, limit: int) -> "_Letters":
+    async def _page(self, query: Filter, after: UUID, limit: int) -> "_Letters":
         try:
-            return await self.books.page(wanted, after, limit, READ_SECONDS)
+            return await self.store.page(query, after, limit, READ_SECONDS)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
 
@@ -88,17 +88,17 @@ class DeadLetterRoutes:
 _Letters = list[DeadLetter]
 
 
-def _filter(request: Request, wanted: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:
+def _filter(request: Request, query: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:
     return Filter(
-        kind=Kind(wanted.kind) if wanted.kind else None,
-        status=Status(wanted.status) if wanted.status else None,
-        provider=wanted.provider,
-        reason=wanted.reason,
-        destination=wanted.destination,
-        tag=wanted.tag,
-        reference=wanted.reference,
-        failed_after=wanted.failed_after,
-        failed_before=wanted.failed_before,
+        kind=Kind(query.kind) if query.kind else None,
+        status=Status(query.status) if query.status else None,
+        provider=query.provider,
+        reason=query.reason,
+        destination=query.destination,
+        tag=query.tag,
+        reference=query.reference,
+        failed_after=query.failed_after,
+        failed_before=query.failed_before,
         ids=tuple(ids) if ids is not None else (),
         client_id=None if caller_of(request).sees_all else client_of(request),
     )
@@ -107,7 +107,7 @@ def _filter(request: Request, wanted: DeadLetterFilter, ids: "list[UUID] | None"
 _BASES = {Kind.MESSAGE: "/messages", Kind.REPORT: "/api/2.0/report/jobs"}  # callbacks have no routes of their own
 
 
-def _shown(letter: DeadLetter) -> dict[str, Any]:
+def _to_json(letter: DeadLetter) -> dict[str, Any]:
     base = f"{_BASES[letter.kind]}/{letter.id}" if letter.kind in _BASES else None
     links = {} if base is None else {"self": base, "attempts": f"{base}/attempts"}
     return {**presentable(asdict(letter)), "id": str(letter.id), "links": links}

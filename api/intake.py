@@ -44,20 +44,20 @@ class Intake:
         self._timeout = timeout_seconds
 
     async def accept_message(
-        self, client_id: str, provider: str, wanted: MessageIn, callback_url: str | None, key: IdempotencyKey | None = None
+        self, client_id: str, provider: str, message: MessageIn, callback_url: str | None, key: IdempotencyKey | None = None
     ) -> Accepted:
         """Put one message into the ledger; it will be sent. See `accept` for what it raises."""
         return await self.accept(
             NewJob(
                 _new_id(),
                 client_id,
-                message_queue(provider, Priority(wanted.priority)),
-                wanted.destination,
-                wanted.body,
-                Delivery(wanted.delivery),
-                wanted.reference,
-                tuple(wanted.tags),
-                wanted.metadata,
+                message_queue(provider, Priority(message.priority)),
+                message.destination,
+                message.body,
+                Delivery(message.delivery),
+                message.reference,
+                tuple(message.tags),
+                message.metadata,
                 key,
                 callback_url,
             )

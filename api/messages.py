@@ -12,7 +12,7 @@ from starlette.routing import Route
 from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, instant, job_id, presentable, rows_answer
 from api.callbacks import CallbackUrls
 from api.callers import client_of
-from api.idempotency import given_key, idempotency_key, key_reused, replay_header
+from api.idempotency import idempotency_key, key_reused, read_key, replay_header
 from api.intake import Intake, KeyTaken
 from api.models import BatchIn, MessageIn, MessageQuery
 from api.problems import FieldError, Problem, describe, not_found, unavailable
@@ -50,7 +50,7 @@ class MessageRoutes:
             Route("/messages/{id:job}", self.record, methods=["GET"]),
             Route("/messages/{id:job}/events", self.events, methods=["GET"]),
             Route("/messages/{id:job}/attempts", self.attempts, methods=["GET"]),
-            Route("/messages/{id:job}/callbacks", self.told, methods=["GET"]),
+            Route("/messages/{id:job}/callbacks", self.list_callbacks, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
@@ -68,7 +68,7 @@ class MessageRoutes:
     async def post_batch(self, request: Request) -> Response:
         """Judge each message by itself; those that are well are accepted together. A key covers each item by its index."""
         batch = await read_model(request, BatchIn)
-        given_key(request)  # a bad one is not each item's fault
+        read_key(request)  # a bad one is not each item's fault
         accepting = (self._accept_item(request, index, fields) for index, fields in enumerate(batch.messages))
         answers = await asyncio.gather(*accepting, return_exceptions=True)
         items: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ class MessageRoutes:
         if provider not in self.providers:
             error = FieldError("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(self.providers))}")
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
-        callback_url = self.callbacks.wanted(message)
+        callback_url = self.callbacks.resolve(message)
         try:
             return await self.intake.accept_message(client_id, provider, message, callback_url, key)
         except KeyTaken as error:
@@ -110,16 +110,16 @@ class MessageRoutes:
 
     async def list(self, request: Request) -> Response:
         """The client's messages, newest first."""
-        wanted = read_query(request, MessageQuery)
-        before = None if wanted.cursor is None else from_cursor(wanted.cursor, UUID)
-        status = None if wanted.status is None else Status(wanted.status)
-        like = MessageFilter(status, wanted.destination, wanted.tag, wanted.reference)
+        query = read_query(request, MessageQuery)
+        before = None if query.cursor is None else from_cursor(query.cursor, UUID)
+        status = None if query.status is None else Status(query.status)
+        like = MessageFilter(status, query.destination, query.tag, query.reference)
         try:
-            found = await self.lists.page(client_of(request), like, before, wanted.limit + 1, READ_SECONDS)
+            found = await self.lists.page(client_of(request), like, before, query.limit + 1, READ_SECONDS)
         except (Unavailable, TryAgain) as error:
             raise unavailable("The database does not answer.") from error
-        shown = found[: wanted.limit]
-        cursor = cursor_for(str(shown[-1].id)) if len(found) > wanted.limit else None
+        shown = found[: query.limit]
+        cursor = cursor_for(str(shown[-1].id)) if len(found) > query.limit else None
         rows = [{**presentable(asdict(each)), "links": _links(each.id)} for each in shown]
         return as_json({"data": rows, "next_cursor": cursor})
 
@@ -132,7 +132,7 @@ class MessageRoutes:
     async def attempts(self, request: Request) -> Response:
         return await rows_answer(self.queries.attempts, Kind.MESSAGE, request)
 
-    async def told(self, request: Request) -> Response:
+    async def list_callbacks(self, request: Request) -> Response:
         return await rows_answer(self.queries.callbacks, Kind.MESSAGE, request)
 
     async def record(self, request: Request) -> Response:

@@ -44,15 +44,15 @@ _EVENTS = "text/event-stream"
 
 def _job(path: str, kind: str, scope: Scope) -> list[Operation]:
     """What every kind of job can be asked."""
-    asked: dict[str, Any] = {"scope": scope, "problems": (404, 503)}
+    shared: dict[str, Any] = {"scope": scope, "problems": (404, 503)}
     waited: dict[str, Any] = {"scope": scope, "headers": _WAITED, "gives": _VERSIONED, "problems": (404, 429, 503)}
     status: dict[int, Any] = {200: shapes.StatusOut, 304: None}
     streams: dict[str, Any] = {"headers": ("Last-Event-ID",), "scope": scope, "problems": (404, 429, 503)}
     return [
         Operation("GET", f"{path}/{{id}}/status", f"What became of a {kind}", answers=status, **waited),
         Operation("GET", f"{path}/{{id}}/events", "Each change as it happens", answers={200: _EVENTS, 204: None}, **streams),
-        Operation("GET", f"{path}/{{id}}/attempts", "What each attempt came to", answers={200: shapes.AttemptsOut}, **asked),
-        Operation("GET", f"{path}/{{id}}/callbacks", "How it was told", answers={200: shapes.CallbacksOut}, **asked),
+        Operation("GET", f"{path}/{{id}}/attempts", "What each attempt came to", answers={200: shapes.AttemptsOut}, **shared),
+        Operation("GET", f"{path}/{{id}}/callbacks", "How it was told", answers={200: shapes.CallbacksOut}, **shared),
     ]
 
 

@@ -49,15 +49,15 @@ class ReportJobRoutes:
             Route(f"{JOBS}/{{id:job}}/status", self.status, methods=["GET"]),
             Route(f"{JOBS}/{{id:job}}/events", self.events, methods=["GET"]),
             Route(f"{JOBS}/{{id:job}}/attempts", self.attempts, methods=["GET"]),
-            Route(f"{JOBS}/{{id:job}}/callbacks", self.told, methods=["GET"]),
+            Route(f"{JOBS}/{{id:job}}/callbacks", self.list_callbacks, methods=["GET"]),
             Route(f"{JOBS}/{{id:job}}/result", self.result, methods=["GET"]),
         ]
 
     async def post(self, request: Request) -> Response:
-        wanted = await read_model(request, ReportIn) if has_body(request) else ReportIn()
-        callback_url = self.callbacks.wanted(wanted)
+        submission = await read_model(request, ReportIn) if has_body(request) else ReportIn()
+        callback_url = self.callbacks.resolve(submission)
         try:
-            accepted = await self.intake.accept_report(client_of(request), callback_url, idempotency_key(request, wanted))
+            accepted = await self.intake.accept_report(client_of(request), callback_url, idempotency_key(request, submission))
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
@@ -83,12 +83,12 @@ class ReportJobRoutes:
             raise unavailable("The database does not answer.") from error
         shown, more = found[: page.limit], len(found) > page.limit
         cursor = cursor_for(str(shown[-1].id)) if more else None
-        return as_json({"data": [_shown(record) for record in shown], "next_cursor": cursor})
+        return as_json({"data": [_to_json(record) for record in shown], "next_cursor": cursor})
 
     async def state(self, request: Request) -> Response:
         applied = await self.waiting.first(request, Kind.REPORT)
         record = await self._record(request)
-        return versioned(request, record.version, _shown(record), applied)
+        return versioned(request, record.version, _to_json(record), applied)
 
     async def status(self, request: Request) -> Response:
         return await self.waiting.status(request, Kind.REPORT)
@@ -107,20 +107,20 @@ class ReportJobRoutes:
     async def attempts(self, request: Request) -> Response:
         return await rows_answer(self.queries.attempts, Kind.REPORT, request)
 
-    async def told(self, request: Request) -> Response:
+    async def list_callbacks(self, request: Request) -> Response:
         return await rows_answer(self.queries.callbacks, Kind.REPORT, request)
 
     async def result(self, request: Request) -> Response:
         """The totals, whole or a page of them; JSON or CSV."""
-        wanted = read_query(request, ResultQuery)
-        form = wanted.format or preferred(request, _FORMATS)
-        after = _BEFORE_ALL if wanted.cursor is None else from_cursor(wanted.cursor, _user_id)
+        query = read_query(request, ResultQuery)
+        form = query.format or preferred(request, _FORMATS)
+        after = _BEFORE_ALL if query.cursor is None else from_cursor(query.cursor, _user_id)
         record = await self._record(request)
         if record.status is not Status.COMPLETED:
             raise _no_result(record)
-        limit = wanted.limit or MAX_RESULT_PAGE
+        limit = query.limit or MAX_RESULT_PAGE
         rows = await self._page(record.id, after, limit + 1)
-        if wanted.limit is None:
+        if query.limit is None:
             body = self._whole(record.id, rows, limit)
             return StreamingResponse(_written(form, body), 200, _headers(form, record.id), _media_type(form))
         more, rows = len(rows) > limit, rows[:limit]
@@ -160,7 +160,7 @@ def _progress(record: ReportRecord) -> dict[str, Any] | None:
     return None if done is None else {"posts": done, "of_about": about if about is None else max(done, about)}
 
 
-def _shown(record: ReportRecord) -> dict[str, Any]:
+def _to_json(record: ReportRecord) -> dict[str, Any]:
     instants = {name: getattr(record, name) for name in ("created_at", "updated_at", "finished_at", "next_attempt_at")}
     return {
         "id": str(record.id),

@@ -8,11 +8,11 @@ from starlette.routing import Route
 from api.answers import as_json
 from api.problems import Problem, unavailable
 from infra.postgres.errors import DeadlinePassed, TryAgain, Unavailable
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import texts
 from jobs.words import total_words
 
-AT_ONCE = 2  # reports counted at the same time, the threads of their lane: counting takes the processor from all other requests
+AT_ONCE = 2  # reports counted at the same time, the threads of their pool: counting takes the processor from all other requests
 WAITING = 20  # requests that may wait for their turn
 SECONDS = 30.0  # for one request, its waiting included
 
@@ -20,8 +20,8 @@ SECONDS = 30.0  # for one request, its waiting included
 class ReportRoutes:
     """`GET /api/1.0/report/posts`, bounded in how many run at once, how many wait, and how long each takes."""
 
-    def __init__(self, lane: Lane, *, seconds: float = SECONDS):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool, *, seconds: float = SECONDS):
+        self._pool = pool
         self._seconds = seconds
         self._asked = 0
 
@@ -33,7 +33,7 @@ class ReportRoutes:
             raise _not_within_a_request("busy", "Too many reports are being computed.", "5")
         self._asked += 1
         try:
-            totals = await self._lane.call(_totals, self._seconds)
+            totals = await self._pool.call(_totals, self._seconds)
         except DeadlinePassed as error:
             detail = f"The report was not done within {self._seconds:g} s: too many posts for one request, or a slow database."
             raise _not_within_a_request("too_slow", detail, "60") from error

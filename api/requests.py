@@ -122,7 +122,7 @@ async def _read_body(request: Request) -> bytes:
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():  # a body that takes too long is given up by `api.patience`
+    async for chunk in request.stream():  # a body that takes too long is given up by `api.request_timeout`
         body += chunk
         if len(body) > MAX_BYTES:
             raise _too_large()

@@ -22,7 +22,7 @@ from api.callers import Caller, caller_of, client_of
 from api.problems import Problem, not_found, unavailable
 from infra.batching import DeadlineExceeded, Overloaded
 from infra.statuses import Statuses
-from infra.watching import Watching
+from infra.subscriptions import Subscriptions
 from jobs.lifecycle import ENDS
 from jobs.model import Kind, KnownStatus
 
@@ -60,8 +60,8 @@ class Waiting:
     """Statuses that can be waited for, by `each` key with so many requests at a time in this process."""
 
     statuses: Statuses
-    watching: Watching
-    each: int
+    subscriptions: Subscriptions
+    max_waiting_per_key: int
 
     async def known(self, request: Request, kind: Kind) -> tuple[KnownStatus, dict[str, str]]:
         """The status of the job in the path, after as long a wait as the client prefers, and the header that says so.
@@ -84,8 +84,8 @@ class Waiting:
             Problem: 429, too many requests of this key wait.
         """
         caller = caller_of(request)
-        if caller.prefix is not None and caller.waiting >= self.each:
-            detail = f"{self.each} requests of this key are waiting or streaming at this process; no more may."
+        if caller.prefix is not None and caller.waiting >= self.max_waiting_per_key:
+            detail = f"{self.max_waiting_per_key} requests of this key are waiting or streaming at this process; no more may."
             raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
         return caller
 
@@ -100,10 +100,11 @@ class Waiting:
 
     async def _wait(self, id_: UUID, kind: Kind, caller: Caller, seen: int, seconds: float) -> KnownStatus:
         deadline = time.monotonic() + seconds
-        with self.watching.watch(id_, lambda: caller.usable) as watch:  # first, so that what happens while we read is heard
+        # Subscribed before the read: a change during the read is not missed.
+        with self.subscriptions.subscribe(id_, lambda: caller.usable) as subscription:
             known = await self._read(id_, kind, caller.client_id, seen)
             while known.status not in ENDS and (known.version == seen or not seen):
-                news = await watch.after(known.version, deadline - time.monotonic())
+                news = await subscription.after(known.version, deadline - time.monotonic())
                 if news is None:
                     return known
                 known = news
@@ -142,7 +143,7 @@ class Waiting:
     async def _stream(
         self, id_: UUID, kind: Kind, caller: Caller, version: int, progress: Progress | None
     ) -> AsyncIterator[ServerSentEvent]:
-        with _counted(caller), self.watching.watch(id_, lambda: caller.usable) as watch:
+        with _counted(caller), self.subscriptions.subscribe(id_, lambda: caller.usable) as subscription:
             try:
                 known: KnownStatus | None = await self._read(id_, kind, caller.client_id)
             except Problem:
@@ -154,8 +155,8 @@ class Waiting:
                     yield _event("status", {"id": str(id_), "version": version, "status": known.status}, version)
                 if known.status in ENDS:
                     return
-                news = await watch.after(known.version, float("inf") if progress is None else PROGRESS_SECONDS)
-                if news is None and progress is not None and watch.goes_on:
+                news = await subscription.after(known.version, float("inf") if progress is None else PROGRESS_SECONDS)
+                if news is None and progress is not None and subscription.active:
                     news, now = known, await progress(id_, caller.client_id)
                     if now is not None and now != told:
                         told = now

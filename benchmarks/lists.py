@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.postgres import schema
-from infra.postgres.lanes import Lane
 from infra.postgres.lists import MessageFilter, page_statement
+from infra.postgres.pool import DatabasePool
 from infra.settings import Settings
 from jobs.lifecycle import Status
 
@@ -46,24 +46,24 @@ async def ten_million(settings: Settings) -> None:
     database = schema.create_database(settings.owner_url, "posthaste_benchmark")
     try:
         schema.migrate(database, "posthaste-benchmark")
-        lane = Lane(database, name="benchmark", threads=1)
+        pool = DatabasePool(database, name="benchmark", threads=1)
         started = time.monotonic()
         for first in range(1, MESSAGES + 1, STEP):
-            await lane.call(_filling(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
-        await lane.call(_analyze, CALL_SECONDS)
-        size = await lane.call(
+            await pool.call(_filling(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
+        await pool.call(_analyze, CALL_SECONDS)
+        size = await pool.call(
             lambda c: c.exec_driver_sql("SELECT pg_size_pretty(pg_database_size(current_database()))").scalar(), 60
         )
         print(f"{MESSAGES:,} messages in {time.monotonic() - started:.0f} s, {size}")
-        for name, (client_id, wanted) in PAGES.items():
+        for name, (client_id, filter_) in PAGES.items():
             for _ in range(2):  # the second time it is warm
-                plan = await lane.call(_explained(client_id, wanted), CALL_SECONDS)
+                plan = await pool.call(_explained(client_id, filter_), CALL_SECONDS)
             index = ", ".join(dict.fromkeys(re.findall(r"using (\w+)", plan)))
             buffers = re.search(r"Buffers: shared ([^\n]*)", plan)
             took = re.search(r"Execution Time: ([0-9.]+) ms", plan)
             sort = ", SORTED" if "Sort" in plan else ""
             print(f"  {name}: {index}; {buffers and buffers[1]}; {took and took[1]} ms{sort}")
-        lane.close()
+        pool.close()
     finally:
         schema.drop_database(settings.owner_url, "posthaste_benchmark")
 
@@ -83,10 +83,10 @@ def _analyze(connection: sa.Connection) -> None:
     connection.exec_driver_sql("ANALYZE jobs, message_tags").close()
 
 
-def _explained(client_id: str, wanted: MessageFilter) -> Any:
+def _explained(client_id: str, filter_: MessageFilter) -> Any:
     given = {
-        name: value for name in ("status", "destination", "tag", "reference") if (value := getattr(wanted, name)) is not None
+        name: value for name in ("status", "destination", "tag", "reference") if (value := getattr(filter_, name)) is not None
     }
     parameters = {**given, "client_id": client_id, "before": "ffffffff-ffff-ffff-ffff-ffffffffffff", "limit": 51}
-    statement = sa.text("EXPLAIN (ANALYZE, BUFFERS) " + page_statement(wanted))
+    statement = sa.text("EXPLAIN (ANALYZE, BUFFERS) " + page_statement(filter_))
     return lambda connection: "\n".join(str(line) for (line,) in connection.execute(statement, parameters))

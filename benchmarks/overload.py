@@ -10,7 +10,7 @@ from benchmarks.load import Seen, after, clients
 from benchmarks.processes import costs, process_of, said
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.settings import Settings
 
 TIMES = 4
@@ -27,10 +27,10 @@ async def four_times_too_much(settings: Settings) -> None:
     changed = {"BACKLOG_HIGH": str(HIGH), "BACKLOG_LOW": str(LOW)}
     print(f"{TIMES} times the load it can take, for {SECONDS:g} s, with a backlog limit of {HIGH} ({LOW} to open again)")
     async with service(settings, "benchmark", sandbox, {"concurrency": 200}, changed=changed) as (session, database):
-        lane, api = Lane(database, name="benchmark", threads=1), process_of(str(session._base_url))
-        capacity = await _capacity(session, lane)
+        pool, api = DatabasePool(database, name="benchmark", threads=1), process_of(str(session._base_url))
+        capacity = await _capacity(session, pool)
         print(f"  it can take {capacity:.0f} messages/s, and send them meanwhile")
-        before, at_rest = costs(api), await _jobs(lane)
+        before, at_rest = costs(api), await _jobs(pool)
         accepted, refused = Seen(), Seen()
         rate, until, started = TIMES * capacity / BATCH, after(SECONDS), time.monotonic()
         largest, asked = before["megabytes"], 0
@@ -47,25 +47,25 @@ async def four_times_too_much(settings: Settings) -> None:
                 print(f"  {what}: {len(seen.seconds)}, p50 {seen.quantile(50):.1f} ms, p99 {seen.quantile(99):.1f} ms")
         print(f"  connections lost: {refused.statuses[0]}")
         print(f"  the API: before {said(before)}; {largest} MiB at most; after {said(costs(api))}")
-        await _drained(lane)
+        await _drained(pool)
         took = time.monotonic() - started - accepted.took
-        jobs = await _jobs(lane) - at_rest
+        jobs = await _jobs(pool) - at_rest
         print(f"  {took:.1f} s later nothing waited: {jobs} accepted by the ledger, {sandbox.accepted - at_rest} sent")
-        lane.close()
+        pool.close()
 
 
-async def _capacity(session: aiohttp.ClientSession, lane: Lane) -> float:
+async def _capacity(session: aiohttp.ClientSession, pool: DatabasePool) -> float:
     async def ask() -> int:
         async with session.post("/messages", json={"destination": "+1", "body": "Hello"}) as response:
             await response.read()
             return response.status
 
     await clients(50, 2, ask)
-    await _drained(lane)
-    before, started = await _jobs(lane), time.monotonic()
+    await _drained(pool)
+    before, started = await _jobs(pool), time.monotonic()
     await clients(50, 8, ask)
-    await _drained(lane)
-    return (await _jobs(lane) - before) / (time.monotonic() - started)
+    await _drained(pool)
+    return (await _jobs(pool) - before) / (time.monotonic() - started)
 
 
 async def _ask(session: aiohttp.ClientSession, accepted: Seen, refused: Seen) -> None:
@@ -82,12 +82,12 @@ async def _ask(session: aiohttp.ClientSession, accepted: Seen, refused: Seen) ->
     seen.seconds.append(time.monotonic() - started)
 
 
-async def _jobs(lane: Lane) -> int:
-    return await lane.call(lambda c: int(c.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()), CALL_SECONDS)
+async def _jobs(pool: DatabasePool) -> int:
+    return await pool.call(lambda c: int(c.exec_driver_sql("SELECT count(*) FROM jobs").scalar_one()), CALL_SECONDS)
 
 
-async def _drained(lane: Lane) -> None:
+async def _drained(pool: DatabasePool) -> None:
     waiting = "SELECT count(*) FROM jobs WHERE status IN ('queued', 'processing', 'retrying')"
     until = after(DRAIN_SECONDS)
-    while await lane.call(lambda c: int(c.exec_driver_sql(waiting).scalar_one()), CALL_SECONDS) and not until():  # noqa: ASYNC110  nobody tells
+    while await pool.call(lambda c: int(c.exec_driver_sql(waiting).scalar_one()), CALL_SECONDS) and not until():  # noqa: ASYNC110  nobody tells
         await asyncio.sleep(0.1)

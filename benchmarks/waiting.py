@@ -16,8 +16,8 @@ from benchmarks.load import after
 from benchmarks.processes import costs, process_of, said
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
-from infra.postgres.lanes import Lane
-from infra.postgres.provider_book import ProviderBook
+from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import ProviderStore
 from infra.settings import Settings
 
 POLLS, STREAMS = 5000, 1000
@@ -32,8 +32,8 @@ async def thousands_wait(settings: Settings) -> None:
     sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults
     print(f"{POLLS} long-polls and {STREAMS} event streams at one API process")
     async with service(settings, "benchmark", sandbox, {}) as (session, database):
-        lane = Lane(database, name="benchmark", threads=1)
-        book, api = ProviderBook(lane), process_of(str(session._base_url))
+        pool = DatabasePool(database, name="benchmark", threads=1)
+        book, api = ProviderStore(pool), process_of(str(session._base_url))
         await book.pause("sandbox", CALL_SECONDS)
         await asyncio.sleep(1)  # within which workers heed it
         ids = await _submit(session)
@@ -55,10 +55,10 @@ async def thousands_wait(settings: Settings) -> None:
         await asyncio.gather(*waiting)
         answers = ", ".join(f"{count} {status}" for status, count in Counter(status for status, _ in told.values()).items())
         print(f"  all told {time.time() - resumed:.1f} s after the provider was resumed: {answers}")
-        late = await _lateness(lane, told)
+        late = await _lateness(pool, told)
         cuts = statistics.quantiles(late, n=100, method="inclusive")
         print(f"  from the commit to the client: p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")
-        lane.close()
+        pool.close()
 
 
 async def _submit(session: aiohttp.ClientSession) -> list[str]:
@@ -86,13 +86,13 @@ async def _stream(session: aiohttp.ClientSession, id_: str, told: dict[str, tupl
                 told[f"stream {id_}"] = (event["status"] if event["id"] == id_ else "another's", time.time())
 
 
-async def _lateness(lane: Lane, told: dict[str, tuple[str, float]]) -> list[float]:
+async def _lateness(pool: DatabasePool, told: dict[str, tuple[str, float]]) -> list[float]:
     """Milliseconds from each job's end, by Postgres' clock, to its clients; one machine, one clock."""
 
     def ends(connection: Any) -> dict[str, datetime]:
         return {str(id_): at for id_, at in connection.exec_driver_sql("SELECT id, finished_at FROM jobs")}
 
-    finished = await lane.call(ends, CALL_SECONDS)
+    finished = await pool.call(ends, CALL_SECONDS)
     return [1000 * (at - finished[name.split()[1]].timestamp()) for name, (_, at) in told.items()]
 
 

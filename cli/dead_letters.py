@@ -20,10 +20,10 @@ from rich.table import Table
 from cli.terminal import console, fail, problems
 from infra import logs
 from infra.dead_letters import DeadLetters, Done, Tidier
-from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter, Group
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.errors import TryAgain, Unavailable
-from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
+from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.rabbitmq.dead_queue import DeadQueues, Looked
 from infra.rabbitmq.inspection import BrokerDown
@@ -50,7 +50,7 @@ class CanaryFailed(Exception):
 class Desk:
     """What the commands work with."""
 
-    books: DeadBooks
+    store: DeadLetterStore
     letters: DeadLetters
     tidier: Tidier
     queries: Queries
@@ -89,7 +89,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the filter's options; it gets them as one `wanted`."""
+    """Give a command the filter's options; it gets them as one `filter_`."""
 
     def run(**given: Any) -> None:
         options = {name: given.pop(name) for name in _OPTIONS}
@@ -97,15 +97,15 @@ def filtered(command: Callable[..., None]) -> Callable[..., None]:
         before = options.pop("before")
         bounds = [before.replace(tzinfo=UTC)] if before else []
         bounds += [now - _age(older)] if older else []
-        wanted = Filter(
+        filter_ = Filter(
             ids=tuple(options.pop("id") or ()),
             failed_before=min(bounds, default=None),
             failed_after=now - _age(newer) if newer else None,
             **options,
         )
-        command(wanted=wanted, **given)
+        command(filter_=filter_, **given)
 
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "wanted"]
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "filter_"]
     of_filter = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in _OPTIONS.items()
@@ -127,11 +127,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would go, cha
 
 @app.command("list")
 @filtered
-def list_(wanted: Filter, as_json: AsJson = False) -> None:
+def list_(filter_: Filter, as_json: AsJson = False) -> None:
     """How many there are of each sort, and what lies in the dead queues and cannot be decoded."""
 
     async def look(desk: Desk) -> tuple[list[Group], dict[str, Looked]]:
-        return await desk.books.groups(wanted, CALL_SECONDS), await _tidy(desk)
+        return await desk.store.groups(filter_, CALL_SECONDS), await _tidy(desk)
 
     groups, queues = _run(look)
     foreign = {name: len(found.undecodable) for name, found in queues.items() if found.undecodable}
@@ -150,7 +150,7 @@ def show(id: UUID) -> None:
     """One dead letter with every attempt at it, over all revisions."""
 
     async def look(desk: Desk) -> tuple[list[DeadLetter], Any]:
-        found = await desk.books.page(Filter(ids=(id,)), BEFORE_ALL, 1, CALL_SECONDS)
+        found = await desk.store.page(Filter(ids=(id,)), BEFORE_ALL, 1, CALL_SECONDS)
         return found, await desk.queries.attempts(id, None, None, CALL_SECONDS)
 
     found, attempts = _run(look)
@@ -169,7 +169,7 @@ def show(id: UUID) -> None:
 @app.command()
 @filtered
 def requeue(
-    wanted: Filter,
+    filter_: Filter,
     to_provider: Annotated[str | None, typer.Option("--provider", help="Send messages through this one from now on.")] = None,
     extend: Annotated[bool, typer.Option(help="Also those past their deadline, which begins anew.")] = False,
     dry_run: DryRun = False,
@@ -184,10 +184,10 @@ def requeue(
 
     async def work(desk: Desk) -> dict[str, Any]:
         # What fails again while this runs is not taken twice.
-        bound = replace(wanted, failed_before=min(filter(None, [wanted.failed_before, await desk.books.now(CALL_SECONDS)])))
-        count = _preview(await desk.books.groups(bound, CALL_SECONDS), quiet=as_json)
+        bound = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, await desk.store.now(CALL_SECONDS)])))
+        count = _preview(await desk.store.groups(bound, CALL_SECONDS), quiet=as_json)
         if dry_run:
-            letters = [each async for each in _all(desk.books, bound)]
+            letters = [each async for each in _all(desk.store, bound)]
             _show_letters(letters, as_json=as_json)
             return {"would_requeue": [str(each.id) for each in letters]}
         if not count or not (yes or _confirmed(f"Queue {count} anew?")):
@@ -218,7 +218,7 @@ def requeue(
 @app.command()
 @filtered
 def discard(
-    wanted: Filter,
+    filter_: Filter,
     undecodable: Annotated[bool, typer.Option(help="Delete what cannot be decoded from the dead queues, instead.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
@@ -229,10 +229,10 @@ def discard(
         if undecodable:
             found = await _tidy(desk, drop_undecodable=not dry_run) if yes or dry_run or _confirmed("Delete them?") else {}
             return f"{sum(len(each.undecodable) for each in found.values())} that cannot be decoded"
-        bound = replace(wanted, failed_before=wanted.failed_before or await desk.books.now(CALL_SECONDS))
-        count = _preview(await desk.books.groups(bound, CALL_SECONDS), quiet=False)
+        bound = replace(filter_, failed_before=filter_.failed_before or await desk.store.now(CALL_SECONDS))
+        count = _preview(await desk.store.groups(bound, CALL_SECONDS), quiet=False)
         if dry_run:
-            _show_letters([each async for each in _all(desk.books, bound)], as_json=False)
+            _show_letters([each async for each in _all(desk.store, bound)], as_json=False)
         if dry_run or not count or not (yes or _confirmed(f"Discard {count} for good?")):
             return "0"
         moved, after = 0, BEFORE_ALL
@@ -246,11 +246,11 @@ def discard(
 
 @app.command()
 @filtered
-def export(wanted: Filter) -> None:
+def export(filter_: Filter) -> None:
     """Print them as JSON lines, without their bodies; what cannot be decoded as base64, with its queue."""
 
     async def work(desk: Desk) -> None:
-        async for each in _all(desk.books, wanted):
+        async for each in _all(desk.store, filter_):
             print(json.dumps(asdict(each), default=str))
         for queue, found in (await _tidy(desk)).items():
             for foreign in found.undecodable:
@@ -265,9 +265,9 @@ def export(wanted: Filter) -> None:
 class _Moving:
     """One run of `requeue`: counts, keeps to the rate, and remembers where it is."""
 
-    def __init__(self, desk: Desk, wanted: Filter, provider: str | None, rate: float, *, extend: bool, quiet: bool):
+    def __init__(self, desk: Desk, filter_: Filter, provider: str | None, rate: float, *, extend: bool, quiet: bool):
         self._desk = desk
-        self._wanted = wanted
+        self._wanted = filter_
         self._provider = provider
         self._rate = rate
         self._extend = extend
@@ -327,9 +327,9 @@ async def _tidy(desk: Desk, *, drop_undecodable: bool = False) -> dict[str, Look
     return found
 
 
-async def _all(books: DeadBooks, wanted: Filter) -> AsyncIterator[DeadLetter]:
+async def _all(store: DeadLetterStore, filter_: Filter) -> AsyncIterator[DeadLetter]:
     after = BEFORE_ALL
-    while page := await books.page(wanted, after, PAGE, CALL_SECONDS):
+    while page := await store.page(filter_, after, PAGE, CALL_SECONDS):
         for each in page:
             yield each
         after = page[-1].id
@@ -387,15 +387,15 @@ def _run(work: Callable[[Desk], Any]) -> Any:
 
 @asynccontextmanager
 async def _desk(settings: Settings) -> AsyncIterator[Desk]:
-    lane = Lane(settings.database_url, name="dead letters", threads=1)
+    pool = DatabasePool(settings.database_url, name="dead letters", threads=1)
     leadership = Leadership(settings.database_url, "dead letters")
-    books = DeadBooks(lane)
+    store = DeadLetterStore(pool)
     queues = DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers))
     try:
-        yield Desk(books, DeadLetters(books, settings.deadlines()), Tidier(books, queues, leadership), Queries(lane))
+        yield Desk(store, DeadLetters(store, settings.deadlines()), Tidier(store, queues, leadership), Queries(pool))
     finally:
         leadership.close()
-        lane.close()
+        pool.close()
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from cli.client import ApiError, Client
 from infra.postgres import checks, schema
 from infra.postgres.errors import NOT_PERMITTED, TryAgain, Unavailable
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.status_cache import CacheDown, StatusCache
@@ -39,16 +39,16 @@ class Finding:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Everything, in the order in which it is best mended. Changes nothing."""
-    lane = Lane(settings.database_url, name="doctor", threads=1)
+    pool = DatabasePool(settings.database_url, name="doctor", threads=1)
     try:
         looks: list[Callable[[], Awaitable[list[Finding]]]] = [
-            lambda: _postgres(settings, lane),
+            lambda: _postgres(settings, pool),
             lambda: _rabbitmq(settings),
             lambda: _redis(settings),
         ]
         found = [finding for look in looks for finding in await look()]
     finally:
-        lane.close()
+        pool.close()
     return _providers(settings) + found + [_api(settings)]
 
 
@@ -61,11 +61,11 @@ def as_json(findings: list[Finding]) -> dict[str, object]:
     return {"healthy": exit_code(findings) == 0, "findings": [asdict(finding) for finding in findings]}
 
 
-async def _postgres(settings: Settings, lane: Lane) -> list[Finding]:
+async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
     where = _without_password(settings.database_url)
     try:
-        current = await schema.check(lane, settings.namespace, CALL_SECONDS)
-        seen = await checks.look(lane, CALL_SECONDS)
+        current = await schema.check(pool, settings.namespace, CALL_SECONDS)
+        seen = await checks.look(pool, CALL_SECONDS)
     except (Unavailable, TryAgain) as error:
         mend = f"`make services` starts one; or set {PREFIX}DATABASE_URL to one that runs"
         if error.sqlstate == NOT_PERMITTED:

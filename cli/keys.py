@@ -11,9 +11,9 @@ from rich.table import Table
 from cli.terminal import console, fail
 from infra import logs
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
+from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
 from infra.postgres.errors import TryAgain, Unavailable
-from infra.postgres.key_book import RESERVED, KeyBook, KeyRow
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.settings import Settings, SettingsError, load
 
 CALL_SECONDS = 10.0
@@ -111,7 +111,7 @@ def first() -> None:
     """Show the first key, which may do everything: this once. `posthaste migrate --first-key` reserves it."""
     new = new_key()
 
-    async def take(book: KeyBook) -> bool:
+    async def take(book: ApiKeyStore) -> bool:
         await book.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
         return await book.take_first(new, CALL_SECONDS)
 
@@ -139,7 +139,7 @@ def _show(new: NewKey) -> None:
     console.print("This is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
 
 
-def _run(work: Callable[[KeyBook], Awaitable[Any]]) -> Any:
+def _run(work: Callable[[ApiKeyStore], Awaitable[Any]]) -> Any:
     try:
         settings = load()
     except SettingsError as error:
@@ -151,12 +151,12 @@ def _run(work: Callable[[KeyBook], Awaitable[Any]]) -> Any:
         fail(f"{error}; `posthaste doctor` says more")
 
 
-def _with_book(settings: Settings, work: Callable[[KeyBook], Awaitable[Any]]) -> Any:
+def _with_book(settings: Settings, work: Callable[[ApiKeyStore], Awaitable[Any]]) -> Any:
     async def call() -> Any:
-        lane = Lane(settings.database_url, name="keys", threads=1)
+        pool = DatabasePool(settings.database_url, name="keys", threads=1)
         try:
-            return await work(KeyBook(lane))
+            return await work(ApiKeyStore(pool))
         finally:
-            lane.close()
+            pool.close()
 
     return asyncio.run(call())

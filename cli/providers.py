@@ -10,8 +10,8 @@ from rich.table import Table
 from cli.terminal import console, fail
 from infra import logs
 from infra.postgres.errors import TryAgain, Unavailable
-from infra.postgres.lanes import Lane
-from infra.postgres.provider_book import BATCH, ProviderBook, ProviderState
+from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import BATCH, ProviderState, ProviderStore
 from infra.settings import Settings, SettingsError, load
 from jobs.model import Priority
 
@@ -54,7 +54,7 @@ def move(old: str, provider: str = typer.Option(..., "--provider", help="Who sha
     """Hand the messages that wait for a provider (one that was removed, say) to another."""
     settings = _known(provider)
 
-    async def work(book: ProviderBook) -> int:
+    async def work(book: ProviderStore) -> int:
         total = 0
         for priority in Priority:
             count = BATCH
@@ -80,15 +80,15 @@ def _settings() -> Settings:
         fail(str(error))
 
 
-def _run(settings: Settings, work: Callable[[ProviderBook], Awaitable[Any]]) -> Any:
+def _run(settings: Settings, work: Callable[[ProviderStore], Awaitable[Any]]) -> Any:
     logs.configure("error", json=False)
 
     async def run() -> Any:
-        lane = Lane(settings.database_url, name="providers", threads=1)
+        pool = DatabasePool(settings.database_url, name="providers", threads=1)
         try:
-            return await work(ProviderBook(lane))
+            return await work(ProviderStore(pool))
         finally:
-            lane.close()
+            pool.close()
 
     try:
         return asyncio.run(run())

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.sweep import BATCH, Sweep
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
@@ -22,9 +22,9 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
         Unavailable, TryAgain: Postgres does not answer; run it again.
         BrokerDown: RabbitMQ cannot be asked whether the dead queues are empty.
     """
-    lane = Lane(settings.database_url, name="rebuild", threads=1, statement_seconds=CALL_SECONDS)
+    pool = DatabasePool(settings.database_url, name="rebuild", threads=1, statement_seconds=CALL_SECONDS)
     try:
-        sweep, total = Sweep(lane), 0
+        sweep, total = Sweep(pool), 0
         for work in work_queues(settings.providers):
             jobs = await _requeue(sweep, work)
             say(f"{work.name}: {jobs} jobs to be published again")
@@ -39,7 +39,7 @@ async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
             total += jobs
         return total
     finally:
-        lane.close()
+        pool.close()
 
 
 async def _requeue(sweep: Sweep, queue: WorkQueue) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from infra.settings import Settings
 from jobs.model import Kind
@@ -17,16 +17,16 @@ async def purge(settings: Settings, kinds: list[Kind], days: float, say: Callabl
     Raises:
         Unavailable, TryAgain: Postgres does not answer; run it again.
     """
-    lane = Lane(settings.database_url, name="purge", threads=1)
+    pool = DatabasePool(settings.database_url, name="purge", threads=1)
     try:
-        retention, total = Retention(lane), 0
+        retention, total = Retention(pool), 0
         for kind in kinds:
             async for count in retention.purge_all(kind, days * DAY):
                 total += count
             say(f"{kind}s: done")
         return total
     finally:
-        lane.close()
+        pool.close()
 
 
 async def erase(settings: Settings, destination: str, client: str | None) -> tuple[int, int]:
@@ -36,12 +36,12 @@ async def erase(settings: Settings, destination: str, client: str | None) -> tup
     Raises:
         Unavailable, TryAgain: Postgres does not answer; run it again.
     """
-    lane = Lane(settings.database_url, name="erase", threads=1, statement_seconds=CALL_SECONDS)
+    pool = DatabasePool(settings.database_url, name="erase", threads=1, statement_seconds=CALL_SECONDS)
     try:
-        retention, total, count = Retention(lane), 0, 1
+        retention, total, count = Retention(pool), 0, 1
         while count:
             count = await retention.erase(destination, client, CALL_SECONDS)
             total += count
         return total, await retention.under_way(destination, client, CALL_SECONDS)
     finally:
-        lane.close()
+        pool.close()

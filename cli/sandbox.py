@@ -62,7 +62,7 @@ class Sandbox:
     keys: set[str] = field(default_factory=set)
     messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
     refuse: asyncio.Event = field(default_factory=asyncio.Event)
-    heard: Callable[[dict[str, Any]], None] | None = None  # told of each request as it comes in
+    on_request: Callable[[dict[str, Any]], None] | None = None  # told of each request as it comes in
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -86,8 +86,8 @@ class Sandbox:
         key = request.headers.get("Idempotency-Key", "")
         entry = {"destination": destination, "body": body, "idempotency_key": key, "answer": None}
         self.messages.append(entry)
-        if self.heard is not None:
-            self.heard(entry)
+        if self.on_request is not None:
+            self.on_request(entry)
         faults, drawn = self.faults, self.draw.random()
         if drawn < faults.hang:
             entry["answer"] = "hang"

@@ -9,7 +9,7 @@ from consumers.callbacks import Hosts, SendCallback
 from consumers.dead_watch import DeadWatch
 from consumers.gate import Gate
 from consumers.heartbeat import Heartbeat
-from consumers.housekeeper import Housekeeper
+from consumers.maintenance import Maintenance
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
 from consumers.recorder import Recorder
@@ -25,13 +25,13 @@ from infra.dead_letters import Tidier
 from infra.outage_log import OutageLog
 from infra.postgres import schema
 from infra.postgres.batches import ledger_batcher
-from infra.postgres.dead_books import DeadBooks
+from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.errors import TRANSIENT
-from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
-from infra.postgres.provider_book import ProviderBook
+from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import ProviderStore
 from infra.postgres.queries import Queries
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
@@ -66,10 +66,12 @@ class _Worker:
     def __init__(self, settings: Settings, kinds: frozenset[Kind]):
         topology = describe(settings.namespace, settings.providers)
         # Workers record within the margin: a shorter silence of Postgres takes no lease from them.
-        self.hot = Lane(settings.database_url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
-        self._reads = Lane(settings.database_url, name="worker reads", threads=1)
-        self._book = ProviderBook(self._reads)
-        self._posts = Lane(
+        self.hot = DatabasePool(
+            settings.database_url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds
+        )
+        self._reads = DatabasePool(settings.database_url, name="worker reads", threads=1)
+        self._store = ProviderStore(self._reads)
+        self._posts = DatabasePool(
             settings.database_url,
             name="worker reports",
             threads=REPORTS_AT_ONCE,
@@ -107,12 +109,12 @@ class _Worker:
         self.gates: dict[str, Gate] = {}
         works = self._works(settings, kinds)
         # The prefetch only fills the slots; a queue whose jobs are done one by one must not hold a second one back.
-        prefetch = {queue: 1 if work.alone else work.slots.count for queue, work in works.items()}
+        prefetch = {queue: 1 if work.exclusive else work.slots.count for queue, work in works.items()}
         self.consumer = Consumer(
             settings.amqp_url,
             topology,
             prefetch,
-            lambda d: self.runner.hand_on(d),
+            lambda d: self.runner.dispatch(d),
             name="worker",
             mend_after_seconds=settings.watchdog_seconds,
         )
@@ -158,7 +160,7 @@ class _Worker:
                 works[queue.name] = Work(handler, policy, slots[queue.provider], queue.priority, gate=gate)
             elif queue.kind is Kind.REPORT:
                 count = CountWords(self._posts, Totals(self.hot), timeout_seconds=settings.report_timeout_seconds)
-                works[queue.name] = Work(count, policy, Slots(REPORTS_AT_ONCE), cut_off=CUT_SHORT, alone=True)
+                works[queue.name] = Work(count, policy, Slots(REPORTS_AT_ONCE), on_shutdown=CUT_SHORT, exclusive=True)
             elif settings.callback_secrets:
                 call = SendCallback(self._callbacks, Hosts(settings.callback_concurrency, BreakerPolicy()))
                 works[queue.name] = Work(call, policy, Slots(settings.callback_concurrency))
@@ -179,7 +181,7 @@ class _Worker:
         outage = OutageLog("provider_pauses", "the last known pauses hold")
         while self.gates:
             try:
-                paused = await self._book.paused(HEED_SECONDS * 4)
+                paused = await self._store.paused(HEED_SECONDS * 4)
             except TRANSIENT as error:
                 outage.failed(error)
             else:
@@ -239,11 +241,11 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     topology = describe(settings.namespace, settings.providers)
-    lane = Lane(settings.database_url, name="relay", threads=2)
+    pool = DatabasePool(settings.database_url, name="relay", threads=2)
     leadership = Leadership(settings.database_url, "relay")
     broker = Publisher(settings.amqp_url, topology, name="relay")
     relay = Relay(
-        Outbox(lane),
+        Outbox(pool),
         broker,
         leadership.held,
         queues=frozenset(spec.logical for spec in topology.queues),
@@ -251,25 +253,25 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         poll_seconds=settings.relay_poll_seconds,
         passing=(NotPublished, *TRANSIENT),
     )
-    sweeping = Lane(settings.database_url, name="sweep", threads=2)
-    purging = Lane(settings.database_url, name="purge", threads=1)
+    sweeping = DatabasePool(settings.database_url, name="sweep", threads=2)
+    purging = DatabasePool(settings.database_url, name="purge", threads=1)
     sweeper = Sweeper(Sweep(sweeping), broker, work_queues(settings.providers), after_seconds=settings.sweep_after_seconds)
-    books, tidying = DeadBooks(lane), Leadership(settings.database_url, "dead letters")
+    store, tidying = DeadLetterStore(pool), Leadership(settings.database_url, "dead letters")
     dead = DeadWatch(
-        Tidier(books, DeadQueues(settings.amqp_url, topology), tidying),
+        Tidier(store, DeadQueues(settings.amqp_url, topology), tidying),
         broker.ready_messages,
-        lambda kind: books.count(kind, CALL_SECONDS),
+        lambda kind: store.count(kind, CALL_SECONDS),
         every_seconds=settings.sweep_after_seconds,
         passing=(NotPublished, BrokerDown, *TRANSIENT),
     )
     try:
-        if await _seen(lane, settings, stop):
-            ledger = Ledger(lane, grace_seconds=settings.outbox_grace_seconds)
-            keeper = Housekeeper(ledger, Retention(purging), settings.retention_days, passing=TRANSIENT)
+        if await _seen(pool, settings, stop):
+            ledger = Ledger(pool, grace_seconds=settings.outbox_grace_seconds)
+            keeper = Maintenance(ledger, Retention(purging), settings.retention_days, passing=TRANSIENT)
             heartbeat = Heartbeat(
                 settings.heartbeat_file,
                 broker.connected.is_set,
-                partial(schema.check, lane, settings.namespace),
+                partial(schema.check, pool, settings.namespace),
                 passing=(*TRANSIENT, schema.SchemaTooOld, schema.ForeignNamespace),
             )
             sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
@@ -284,12 +286,12 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         tidying.close()
         sweeping.close()
         purging.close()
-        lane.close()
+        pool.close()
 
 
-async def _seen(lane: Lane, settings: Settings, stop: asyncio.Event) -> bool:
+async def _seen(pool: DatabasePool, settings: Settings, stop: asyncio.Event) -> bool:
     """Whether Postgres was seen with a schema that fits before `stop`."""
-    seeing = asyncio.ensure_future(schema.wait_until_fit(lane, settings.namespace, lambda _: None))
+    seeing = asyncio.ensure_future(schema.wait_until_fit(pool, settings.namespace, lambda _: None))
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({seeing, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()

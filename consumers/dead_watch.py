@@ -38,13 +38,13 @@ class DeadWatch:
             await asyncio.sleep(self._every)
             try:
                 for kind in Kind:
-                    await self.look(kind)
+                    await self.check(kind)
             except self._passing as error:
                 outage.failed(error)
             else:
                 outage.succeeded()
 
-    async def look(self, kind: Kind) -> None:
+    async def check(self, kind: Kind) -> None:
         """Tidy this kind's dead queue, if there is reason to."""
         queue = DEAD_QUEUES[kind]
         ready = await self._ready(queue)

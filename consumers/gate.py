@@ -51,11 +51,11 @@ class Gate:
         return State.OPEN if self._paused else self._breaker.state(self._monotonic())
 
     @property
-    def shut(self) -> bool:
+    def is_open(self) -> bool:
         """Whether nothing may be begun now."""
         return self.state is State.OPEN
 
-    def told(self, outcome: Outcome) -> None:
+    def record_outcome(self, outcome: Outcome) -> None:
         """Learn from what one send came to."""
         before = self._breaker
         self._breaker = before.after(outcome, self._monotonic())

@@ -24,7 +24,7 @@ class Outbox(Protocol):
     async def queues_due(self, timeout: float) -> list[str]: ...
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]: ...
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]: ...
-    async def give_back(self, unpublished: Sequence[Pointer], timeout: float) -> None: ...
+    async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None: ...
 
 
 class Broker(Protocol):
@@ -142,7 +142,7 @@ class Relay:
                 refusals.succeeded()
             await self._outbox.delete(published, CALL_SECONDS)
         if unpublished:
-            await self._outbox.give_back(unpublished, CALL_SECONDS)
+            await self._outbox.release(unpublished, CALL_SECONDS)
         return len(published)
 
     async def _publish(self, due: Due) -> NotPublished | None:

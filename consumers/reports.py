@@ -23,7 +23,7 @@ _REASONS = {
 }
 
 
-class Lane(Protocol):
+class DatabasePool(Protocol):
     """Where posts are read: calls block a thread of their own for as long as the report takes."""
 
     async def call(self, work: Callable[[sa.Connection], dict[int, int]], timeout: float) -> dict[int, int]: ...
@@ -40,14 +40,14 @@ class CountWords:
 
     timeout_seconds = 0.0  # its lease is renewed all the time
 
-    def __init__(self, lane: Lane, totals: Totals, *, timeout_seconds: float):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool, totals: Totals, *, timeout_seconds: float):
+        self._pool = pool
         self._totals = totals
         self._limit = timeout_seconds
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
         try:
-            counted = await self._lane.call(lambda connection: _count(connection, progress), self._limit)
+            counted = await self._pool.call(lambda connection: _count(connection, progress), self._limit)
             stored = await self._totals.store(job, counted, STORE_SECONDS)
         except DeadlinePassed:
             return Outcome(Verdict.RETRYABLE, "report_timeout")

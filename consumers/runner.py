@@ -38,7 +38,7 @@ class Delivery(Protocol):
     def queue(self) -> str: ...
     async def ack(self) -> None: ...
     async def reject(self) -> None: ...
-    async def give_back(self) -> None: ...
+    async def nack(self) -> None: ...
 
 
 class Handler(Protocol):
@@ -56,22 +56,21 @@ class Handler(Protocol):
 class Work:
     """How the jobs of one queue are done: by whom, how many at once in this process, and when again.
 
-    `cut_off`: what a job came to that a shutdown cut. `alone`: one job may take minutes; its lease is renewed meanwhile, and
-    the next one is left to idle processes: nothing of the queue is taken, not even in advance. `gate`: whether the provider
-    is sent to now.
+    `on_shutdown`: the outcome of a job that a shutdown interrupts. `exclusive`: one job may run for minutes. Its lease is
+    renewed, and the process takes no other job of the queue, not even in advance. `gate`: whether the provider is sent to now.
     """
 
     handler: Handler
     policy: RetryPolicy
     slots: Slots
     priority: Priority = Priority.NORMAL
-    cut_off: Outcome = CUT_OFF
-    alone: bool = False
+    on_shutdown: Outcome = CUT_OFF
+    exclusive: bool = False
     gate: Gate | None = None
 
     @property
-    def shut(self) -> bool:
-        return self.gate is not None and self.gate.shut
+    def is_open(self) -> bool:
+        return self.gate is not None and self.gate.is_open
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ class Runner:
         self._running: set[asyncio.Task[None]] = set()
         self._sends: set[asyncio.Task[Outcome]] = set()
 
-    def hand_on(self, delivery: Delivery) -> None:
+    def dispatch(self, delivery: Delivery) -> None:
         """Take a delivery on; returns at once."""
         task = asyncio.create_task(self._run(delivery))
         self._running.add(task)
@@ -146,10 +145,10 @@ class Runner:
             task.set_name(str(pointer.id))
         work = self._works[delivery.queue]
         async with work.slots.slot(work.priority):
-            if self._stopping or work.shut:
-                await delivery.give_back()
+            if self._stopping or work.is_open:
+                await delivery.nack()
                 return
-            if not work.alone:
+            if not work.exclusive:
                 await self._quarantine.door_open()
                 await self._claim_and_do(pointer, delivery, work)
                 return
@@ -166,7 +165,7 @@ class Runner:
         except Exception:
             log.exception("claim.failed", id=str(pointer.id), version=pointer.version, effect="requeued")
             await asyncio.sleep(CLAIM_RETRY_SECONDS)
-            await delivery.give_back()
+            await delivery.nack()
             return
         await delivery.ack()
         if job is None:
@@ -180,7 +179,7 @@ class Runner:
         return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease.seconds))
 
     async def _do(self, job: Claimed, work: Work, claimed_at: float) -> None:
-        if work.alone:  # minutes: nobody waits for its end
+        if work.exclusive:  # minutes: nobody waits for its end
             await self._try(job, work, claimed_at)
             return
         async with self._quarantine.enter(suspect=job.lost_leases + 1 >= self._lease.limit > 1):
@@ -195,9 +194,9 @@ class Runner:
         # The job's own provider counts, not the queue that somebody may have moved its message to.
         misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
         too_late = work.handler.timeout_seconds + self._lease.margin_seconds > time_left
-        outcome = NOT_STARTED if self._stopping or work.shut or too_late or misplaced else await self._handle(job, work)
+        outcome = NOT_STARTED if self._stopping or work.is_open or too_late or misplaced else await self._handle(job, work)
         if work.gate is not None:
-            work.gate.told(outcome)
+            work.gate.record_outcome(outcome)
         ran = self._monotonic() - claimed_at
         await self._recorder.record(job, outcome, work.policy, ran_seconds=ran)
 
@@ -207,12 +206,12 @@ class Runner:
         assert isinstance(send, asyncio.Task)
         self._sends.add(send)
         try:
-            await (self._renewer.keep(job, progress, send, self._lease.seconds) if work.alone else asyncio.wait({send}))
+            await (self._renewer.keep(job, progress, send, self._lease.seconds) if work.exclusive else asyncio.wait({send}))
         finally:
             self._sends.discard(send)
             send.cancel()  # unless it is done, which it is unless we were cut
         if send.cancelled():
-            return work.cut_off
+            return work.on_shutdown
         if (error := send.exception()) is not None:
             log.error("handler.crashed", id=str(job.id), version=job.version, exc_info=error)
             return Outcome(Verdict.UNKNOWN, "internal_error")

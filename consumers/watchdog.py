@@ -61,13 +61,13 @@ class Watchdog:
         while True:
             await asyncio.sleep(self._seconds / 3)
             try:
-                await self.look()
+                await self.check()
             except self._passing as error:
                 outage.failed(error)
             else:
                 outage.succeeded()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """One look at all queues.
 
         Raises:

@@ -45,7 +45,7 @@ class Books(Protocol):
 
     async def now(self, timeout: float) -> datetime: ...
     async def page(
-        self, wanted: Any, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
+        self, filter_: Any, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
     ) -> Sequence[Any]: ...
     async def requeue(self, letters: Sequence[tuple[Any, WorkQueue]], timeout: float) -> set[UUID]: ...
     async def discard(self, letters: Sequence[Any], timeout: float) -> set[UUID]: ...
@@ -73,22 +73,24 @@ class Done:
 class DeadLetters:
     """Requeues and discards what the ledger has. `deadlines`: in seconds, by the logical name of each work queue there is."""
 
-    def __init__(self, books: Books, deadlines: Mapping[str, float]):
-        self._books = books
+    def __init__(self, store: Books, deadlines: Mapping[str, float]):
+        self._store = store
         self._deadlines = deadlines
 
-    async def requeue(self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False) -> Done:
+    async def requeue(
+        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+    ) -> Done:
         """Queue the next `limit` that fit anew: messages for `provider` if it is given, else for their own.
 
         Left, and named, are those whose provider is not configured; and those that are past their deadline, as nobody may want
         them any more, unless `extend` gives them a new one.
         """
-        letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
+        letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
         bound = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
         known = [(letter, queue) for letter, queue in bound if queue.name in self._deadlines]
         going = [(letter, queue) for letter, queue in known if extend or letter.age_seconds <= self._deadlines[queue.name]]
         taken = {letter.id for letter, _ in going}
-        moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
+        moved = await self._store.requeue(going, CALL_SECONDS) if going else set()
         return Done(
             [each.id for each in letters if each.id in moved],
             letters[-1].id if letters else None,
@@ -97,17 +99,17 @@ class DeadLetters:
         )
 
     async def requeue_first(
-        self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> Done:
         """Queue the first `limit` anew that can be requeued, wherever they are among those that fit.
 
         At most `limit` of those that are left are named.
         """
-        letters = await self.requeueable(wanted, after, limit, provider, extend=extend)
+        letters = await self.requeueable(filter_, after, limit, provider, extend=extend)
         going = [(letter, self._bound_for(letter.queue, provider)) for letter in letters]
-        moved = await self._books.requeue(going, CALL_SECONDS) if going else set()
+        moved = await self._store.requeue(going, CALL_SECONDS) if going else set()
         only = self._requeueable(provider, extend=extend, negated=True)
-        left = await self._books.page(wanted, after, limit, CALL_SECONDS, only)
+        left = await self._store.page(filter_, after, limit, CALL_SECONDS, only)
         configured = {letter.id for letter in left if self._bound_for(letter.queue, provider).name in self._deadlines}
         return Done(
             [each.id for each in letters if each.id in moved],
@@ -117,20 +119,20 @@ class DeadLetters:
         )
 
     async def requeueable(
-        self, wanted: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> Sequence[Any]:
         """The first `limit` that fit and can be requeued."""
         only = self._requeueable(provider, extend=extend, negated=False)
-        return await self._books.page(wanted, after, limit, CALL_SECONDS, only)
+        return await self._store.page(filter_, after, limit, CALL_SECONDS, only)
 
     def _requeueable(self, provider: str | None, *, extend: bool, negated: bool) -> Requeueable:
         deadlines = dict.fromkeys(self._deadlines, NEVER) if extend else self._deadlines
         return Requeueable(deadlines, provider, negated)
 
-    async def discard(self, wanted: Any, after: UUID, limit: int) -> Done:
+    async def discard(self, filter_: Any, after: UUID, limit: int) -> Done:
         """End the next `limit` that fit for good."""
-        letters = await self._books.page(wanted, after, limit, CALL_SECONDS)
-        moved = await self._books.discard(letters, CALL_SECONDS) if letters else set()
+        letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
+        moved = await self._store.discard(letters, CALL_SECONDS) if letters else set()
         return Done([each.id for each in letters if each.id in moved], letters[-1].id if letters else None)
 
     @staticmethod
@@ -150,8 +152,8 @@ class Lock(Protocol):
 class Tidier:
     """Takes copies out of the dead queues whose jobs have moved on; `lock` lets one do it at a time."""
 
-    def __init__(self, books: Books, queues: Queues, lock: Lock):
-        self._books = books
+    def __init__(self, store: Books, queues: Queues, lock: Lock):
+        self._store = store
         self._queues = queues
         self._lock = lock
 
@@ -169,4 +171,4 @@ class Tidier:
 
     async def _stale(self, copies: Sequence[Pointer]) -> set[Pointer]:
         await self._lock.held()  # the heartbeat
-        return await self._books.stale(copies, CALL_SECONDS)
+        return await self._store.stale(copies, CALL_SECONDS)

@@ -47,8 +47,8 @@ class Breaker:
         if outcome.verdict is Verdict.RELEASED:
             return self
         if outcome.verdict is Verdict.DEFERRED:
-            asked = outcome.retry_after_seconds
-            seconds = self.policy.open_seconds if asked is None else max(DEFERRAL_FLOOR, asked)
+            requested = outcome.retry_after_seconds
+            seconds = self.policy.open_seconds if requested is None else max(DEFERRAL_FLOOR, requested)
             return replace(self, until=max(now + seconds, self.until or now))
         if not outcome.no_answer:
             return Breaker(self.policy)

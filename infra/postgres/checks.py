@@ -5,7 +5,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.schema import INVALID_INDEXES
 
 _LOOK = sa.text("""
@@ -36,8 +36,8 @@ class Look:
     invalid_indexes: list[str]
 
 
-async def look(lane: Lane, timeout: float) -> Look:
-    """One look; see `Lane.call` for what it raises."""
+async def look(pool: DatabasePool, timeout: float) -> Look:
+    """One look; see `DatabasePool.call` for what it raises."""
 
     def work(connection: sa.Connection) -> Look:
         row = connection.execute(_LOOK).one()
@@ -46,4 +46,4 @@ async def look(lane: Lane, timeout: float) -> Look:
         invalid = list(connection.execute(INVALID_INDEXES).scalars())
         return Look(row.clock, row.relays, row.overdue, waiting, paused, invalid)
 
-    return await lane.call(work, timeout)
+    return await pool.call(work, timeout)

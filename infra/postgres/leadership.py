@@ -4,7 +4,7 @@ import zlib
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 
 _CALL_SECONDS = 2.0
 # A holder that is frozen or cut off is thrown out by Postgres after so long without a heartbeat.
@@ -24,7 +24,7 @@ class Leadership:
     """At most one process of a database holds `role` at a time; asking is also the heartbeat."""
 
     def __init__(self, url: str, role: str):
-        self._lane = Lane(url, name=role, threads=1, idle_session_seconds=IDLE_SECONDS)
+        self._pool = DatabasePool(url, name=role, threads=1, idle_session_seconds=IDLE_SECONDS)
         self._role = zlib.crc32(role.encode()) & 0x7FFF_FFFF
 
     async def held(self) -> bool:
@@ -33,7 +33,7 @@ class Leadership:
         Raises:
             Unavailable: Postgres does not answer; the role is lost with the connection.
         """
-        return await self._lane.call(
+        return await self._pool.call(
             lambda connection: bool(connection.execute(_HOLD, {"role": self._role}).scalar_one()), _CALL_SECONDS
         )
 
@@ -43,7 +43,7 @@ class Leadership:
         Raises:
             Unavailable: Postgres does not answer; the role is lost with the connection.
         """
-        await self._lane.call(lambda c: c.execute(sa.text("SELECT pg_advisory_unlock_all()")).close(), _CALL_SECONDS)
+        await self._pool.call(lambda c: c.execute(sa.text("SELECT pg_advisory_unlock_all()")).close(), _CALL_SECONDS)
 
     def close(self) -> None:
-        self._lane.close()
+        self._pool.close()

@@ -14,7 +14,7 @@ import orjson
 import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.statements import (
     ACCEPT,
     ACCEPT_LATE,
@@ -90,14 +90,14 @@ class Applied:
 
 
 class Ledger:
-    """The jobs table and what commits with it. Every method is one transaction; see `Lane.call` for what it raises.
+    """The jobs table and what commits with it. Every method is one transaction; see `DatabasePool.call` for what it raises.
 
     `grace_seconds` is the head start that the committing process has to publish before the relay does. Without `retain_body`
     the body of a message is forgotten once it is sent.
     """
 
-    def __init__(self, lane: Lane, *, grace_seconds: float, retain_body: bool = True):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool, *, grace_seconds: float, retain_body: bool = True):
+        self._pool = pool
         self._grace = grace_seconds
         self._retain_body = retain_body
 
@@ -139,13 +139,13 @@ class Ledger:
                 raise TryAgain("a key was forgotten between two looks at it")
             return done
 
-        done = await self._lane.call(work, timeout)
+        done = await self._pool.call(work, timeout)
         return [done[job.id] for job in new]
 
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int:
         """Delete at most `limit` idempotency keys that are so old, the oldest first; returns how many."""
         parameters = {"older": older_seconds, "limit": limit}
-        return await self._lane.call(lambda connection: connection.execute(FORGET_KEYS, parameters).rowcount, timeout)
+        return await self._pool.call(lambda connection: connection.execute(FORGET_KEYS, parameters).rowcount, timeout)
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Take jobs for work: status `processing`, version + 1, lease and token set. None: stale, nothing to do."""
@@ -155,9 +155,9 @@ class Ledger:
         ]
 
         def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Claimed]:
-            return _twice(connection, CLAIM, CLAIMED_BEFORE, rows, _claimed)
+            return _execute_or_read_back(connection, CLAIM, CLAIMED_BEFORE, rows, _claimed)
 
-        done = await self._lane.call(work, timeout)
+        done = await self._pool.call(work, timeout)
         return [done.get((r.pointer.id, r.token)) for r in requests]
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
@@ -166,9 +166,9 @@ class Ledger:
 
         def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Applied]:
             tokens = {t.id: t.token for t in transitions}
-            return _twice(connection, APPLY, APPLIED_BEFORE, rows, lambda row: _applied(row, tokens))
+            return _execute_or_read_back(connection, APPLY, APPLIED_BEFORE, rows, lambda row: _applied(row, tokens))
 
-        done = await self._lane.call(work, timeout)
+        done = await self._pool.call(work, timeout)
         return [done.get((t.id, t.token)) for t in transitions]
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
@@ -187,9 +187,9 @@ class Ledger:
 
         def work(connection: sa.Connection) -> dict[tuple[UUID, UUID], Applied]:
             tokens = {each.id: each.token for each in late}
-            return _twice(connection, ACCEPT_LATE, ACCEPTED_LATE_BEFORE, rows, lambda row: _applied(row, tokens))
+            return _execute_or_read_back(connection, ACCEPT_LATE, ACCEPTED_LATE_BEFORE, rows, lambda row: _applied(row, tokens))
 
-        done = await self._lane.call(work, timeout)
+        done = await self._pool.call(work, timeout)
         return [done.get((each.id, each.token)) for each in late]
 
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
@@ -202,7 +202,7 @@ class Ledger:
             "done": progress.done,
             "about": progress.about,
         }
-        return await self._lane.call(lambda connection: connection.execute(RENEW, parameters).rowcount == 1, timeout)
+        return await self._pool.call(lambda connection: connection.execute(RENEW, parameters).rowcount == 1, timeout)
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         """Jobs whose worker let the lease run out, oldest first; those being moved by somebody else are passed over."""
@@ -210,15 +210,15 @@ class Ledger:
         def work(connection: sa.Connection) -> list[LostLease]:
             return [_lost(row) for row in connection.execute(EXPIRED_LEASES, {"limit": limit})]
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def clock(self, timeout: float) -> float:
         """Postgres' clock, in seconds since 1970."""
         statement = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)")
-        return await self._lane.call(lambda connection: float(connection.execute(statement).scalar_one()), timeout)
+        return await self._pool.call(lambda connection: float(connection.execute(statement).scalar_one()), timeout)
 
     def contact_seconds(self) -> float:
-        return self._lane.contact_seconds()
+        return self._pool.contact_seconds()
 
     def _transition_row(self, t: Transition) -> dict[str, Any]:
         # A copy that is due at once has the committing process' head start; a delayed one is the relay's from the start.
@@ -247,7 +247,7 @@ class Ledger:
         }
 
 
-def _twice(
+def _execute_or_read_back(
     connection: sa.Connection,
     statement: sa.TextClause,
     before: sa.TextClause,

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 
 
@@ -64,26 +64,26 @@ ORDER BY t.job_id DESC LIMIT :limit
 _BEHIND_ALL = UUID(int=2**128 - 1)
 
 
-def page_statement(wanted: MessageFilter) -> str:
+def page_statement(filter_: MessageFilter) -> str:
     """The statement that finds a page of these."""
-    clauses = " ".join(clause for name, clause in _CLAUSES.items() if getattr(wanted, name) is not None)
-    return (_PAGE if wanted.tag is None else _TAGGED).format(columns=_COLUMNS, clauses=clauses)
+    clauses = " ".join(clause for name, clause in _CLAUSES.items() if getattr(filter_, name) is not None)
+    return (_PAGE if filter_.tag is None else _TAGGED).format(columns=_COLUMNS, clauses=clauses)
 
 
 class MessageLists:
-    """Each method is one read; see `Lane.call` for what it raises."""
+    """Each method is one read; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def page(
-        self, client_id: str, wanted: MessageFilter, before: UUID | None, limit: int, timeout: float
+        self, client_id: str, filter_: MessageFilter, before: UUID | None, limit: int, timeout: float
     ) -> list[MessageRow]:
         """At most `limit` of the client's own that fit, newest first, from before the one with this id."""
-        given = {name: getattr(wanted, name) for name in (*_CLAUSES, "tag") if getattr(wanted, name) is not None}
+        given = {name: getattr(filter_, name) for name in (*_CLAUSES, "tag") if getattr(filter_, name) is not None}
         parameters = {**given, "client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
-        statement = sa.text(page_statement(wanted))
-        return await self._lane.call(lambda c: [_row(row) for row in c.execute(statement, parameters).mappings()], timeout)
+        statement = sa.text(page_statement(filter_))
+        return await self._pool.call(lambda c: [_row(row) for row in c.execute(statement, parameters).mappings()], timeout)
 
 
 def _row(row: Any) -> MessageRow:

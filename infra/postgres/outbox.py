@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.model import Route
 from jobs.wire import Pointer
 
@@ -69,32 +69,32 @@ SELECT queue FROM q WHERE queue IS NOT NULL
 
 
 class Outbox:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]:
         """Forget rows whose messages the broker confirmed."""
         await self._each(_DELETE, published, timeout)
         return [None] * len(published)
 
-    async def give_back(self, unpublished: Sequence[Pointer], timeout: float) -> None:
+    async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None:
         """Make rows that were taken, and could not be published, due again."""
         await self._each(_GIVE_BACK, unpublished, timeout)
 
     async def _each(self, statement: sa.TextClause, pointers: Sequence[Pointer], timeout: float) -> None:
         rows = orjson.dumps([{"id": str(pointer.id), "version": pointer.version} for pointer in pointers]).decode()
-        await self._lane.call(lambda connection: connection.execute(statement, {"rows": rows}).close(), timeout)
+        await self._pool.call(lambda connection: connection.execute(statement, {"rows": rows}).close(), timeout)
 
     async def queues_due(self, timeout: float) -> list[str]:
         """The logical queues for which something is due, in order of name."""
-        return await self._lane.call(lambda connection: [row.queue for row in connection.execute(_QUEUES)], timeout)
+        return await self._pool.call(lambda connection: [row.queue for row in connection.execute(_QUEUES)], timeout)
 
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
         """At most `limit` due rows of one queue, the longest due first; each is left alone for `TAKEN_SECONDS` then."""
         parameters = {"queue": queue, "limit": limit, "taken": TAKEN_SECONDS}
-        return await self._lane.call(lambda connection: [_due(row) for row in connection.execute(_TAKE, parameters)], timeout)
+        return await self._pool.call(lambda connection: [_due(row) for row in connection.execute(_TAKE, parameters)], timeout)
 
 
 def _due(row: Any) -> Due:

@@ -109,8 +109,8 @@ def _running_reports(connection: psycopg2.extensions.connection) -> str:
 def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
     """Every post's (user id, text) in one snapshot, streamed: memory does not grow with the table.
 
-    To be called inside a lane's call. The open transaction holds a lock against TRUNCATE, so the rows are those of one
-    moment, whole. The lane is in autocommit, so the transaction is begun and ended here. The driver's own cursor is used:
+    To be called inside a pool's call. The open transaction holds a lock against TRUNCATE, so the rows are those of one
+    moment, whole. The pool is in autocommit, so the transaction is begun and ended here. The driver's own cursor is used:
     SQLAlchemy's rows cost as much again as fetching them.
     """
     raw = connection.connection.dbapi_connection

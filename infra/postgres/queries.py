@@ -1,4 +1,4 @@
-"""Reads for clients: the status of many jobs at once, and one message's record. In a lane apart from the hot path."""
+"""Reads for clients: the status of many jobs at once, and one message's record. In a pool apart from the hot path."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 
@@ -143,10 +143,10 @@ SELECT count(*) FROM (
 
 
 class Queries:
-    """Each method is one read; see `Lane.call` for what it raises."""
+    """Each method is one read; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def statuses(self, ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
         """The jobs with these ids, in their order; None where there is none."""
@@ -158,7 +158,7 @@ class Queries:
                 row.id: KnownStatus(row.id, row.version, Status(row.status), Kind(row.kind), row.client_id, at) for row in rows
             }
 
-        known = await self._lane.call(work, timeout)
+        known = await self._pool.call(work, timeout)
         return [known.get(id_) for id_ in ids]
 
     async def messages(self, ids: Sequence[UUID], timeout: float) -> list[MessageRecord | None]:
@@ -168,7 +168,7 @@ class Queries:
             rows = connection.execute(_MESSAGES, {"ids": [str(id_) for id_ in ids]}).mappings()
             return {row["id"]: MessageRecord(**{**row, "status": Status(row["status"])}) for row in rows}
 
-        records = await self._lane.call(work, timeout)
+        records = await self._pool.call(work, timeout)
         return [records.get(id_) for id_ in ids]
 
     async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
@@ -179,7 +179,7 @@ class Queries:
             rows = connection.execute(_ATTEMPTS, parameters).mappings().all()
             return [AttemptRecord(**row) for row in rows if row["n"] is not None] if rows else None
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def callbacks(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[CallbackRecord] | None:
         """The callbacks of the client's own job, oldest first; None where there is no such job of this kind."""
@@ -189,27 +189,27 @@ class Queries:
             rows = connection.execute(_CALLBACKS, parameters).mappings().all()
             return [CallbackRecord(**row) for row in rows if row["id"] is not None] if rows else None
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def report(self, id_: UUID, client_id: str, timeout: float) -> ReportRecord | None:
         """The client's own report with this id."""
         parameters = {"id": str(id_), "client_id": client_id}
-        found = await self._lane.call(lambda connection: _reports(connection.execute(_REPORT, parameters)), timeout)
+        found = await self._pool.call(lambda connection: _reports(connection.execute(_REPORT, parameters)), timeout)
         return found[0] if found else None
 
     async def reports(self, client_id: str, before: UUID | None, limit: int, timeout: float) -> list[ReportRecord]:
         """The client's own reports, newest first, from before the one with this id: at most `limit`."""
         parameters = {"client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
-        return await self._lane.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
+        return await self._pool.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
 
     async def backlog(self, client_id: str, most: int, timeout: float) -> int:
         """How many jobs of a client are due and wait, of no paused provider; counted up to `most`."""
         parameters = {"client_id": client_id, "most": most}
-        return await self._lane.call(lambda connection: int(connection.execute(_BACKLOG, parameters).scalar_one()), timeout)
+        return await self._pool.call(lambda connection: int(connection.execute(_BACKLOG, parameters).scalar_one()), timeout)
 
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""
-        await self._lane.call(lambda connection: connection.execute(sa.text("SELECT 1")).close(), timeout)
+        await self._pool.call(lambda connection: connection.execute(sa.text("SELECT 1")).close(), timeout)
 
 
 def _reports(rows: sa.CursorResult[Any]) -> list[ReportRecord]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from infra.postgres.callback_rows import in_list
 from infra.postgres.errors import TryAgain
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 
@@ -51,10 +51,10 @@ _UNDER_WAY = sa.text(f"SELECT count(*) FROM jobs WHERE {_MESSAGES} AND status NO
 
 
 class Retention:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int:
         """Delete at most `limit` jobs of a kind that ended so long ago; `failed` and `unknown` ones stay. Returns how many.
@@ -63,7 +63,7 @@ class Retention:
             TryAgain: it takes longer than `timeout`; nothing was deleted.
         """
         parameters = {"kind": kind, "seconds": seconds, "limit": limit, "milliseconds": int(timeout * 1000)}
-        return await self._lane.call(
+        return await self._pool.call(
             lambda connection: connection.execute(_PURGE, parameters).rowcount, timeout + ANSWER_SECONDS
         )
 
@@ -94,9 +94,9 @@ class Retention:
             callbacks = connection.execute(_ERASE_CALLBACKS, parameters).rowcount
             return callbacks or connection.execute(_ERASE_MESSAGES, parameters).rowcount
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
         """How many messages to a destination have not ended."""
         parameters = {"destination": destination, "client_id": client_id}
-        return await self._lane.call(lambda c: int(c.execute(_UNDER_WAY, parameters).scalar_one()), timeout)
+        return await self._pool.call(lambda c: int(c.execute(_UNDER_WAY, parameters).scalar_one()), timeout)

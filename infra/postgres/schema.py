@@ -10,7 +10,7 @@ import sqlalchemy as sa
 import structlog
 
 from infra.postgres.errors import TryAgain, Unavailable, classify
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.privileges import check_role, grant
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -165,7 +165,7 @@ def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
         raise ForeignNamespace(f"this database belongs to namespace {owner!r}, not to {namespace!r}")
 
 
-async def check(lane: Lane, namespace: str, timeout: float) -> bool:
+async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
     """Whether the schema is exactly this code's (True) or newer (False: runs, but warn).
 
     Raises:
@@ -180,7 +180,7 @@ async def check(lane: Lane, namespace: str, timeout: float) -> bool:
         revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
         return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
 
-    revision, owner = await lane.call(work, timeout)
+    revision, owner = await pool.call(work, timeout)
     expected = code_revision()
     if revision is None or revision < expected:
         raise SchemaTooOld(f"the schema is at {revision or 'nothing'}, this code needs {expected}: run `posthaste migrate`")
@@ -189,7 +189,7 @@ async def check(lane: Lane, namespace: str, timeout: float) -> bool:
     return revision == expected
 
 
-async def wait_until_fit(lane: Lane, namespace: str, waiting: Callable[[str], None]) -> None:
+async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[str], None]) -> None:
     """Return once Postgres answers with a schema that this code can run on; `waiting` hears what is amiss until then.
 
     Raises:
@@ -198,7 +198,7 @@ async def wait_until_fit(lane: Lane, namespace: str, waiting: Callable[[str], No
     told = ""
     while True:
         try:
-            current = await check(lane, namespace, _CHECK_SECONDS)
+            current = await check(pool, namespace, _CHECK_SECONDS)
         except (Unavailable, TryAgain) as error:
             if str(error) != told:
                 log.warning("postgres.waiting", reason=str(error))

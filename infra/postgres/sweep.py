@@ -9,7 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.statements import DEAD_HEADERS
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 
@@ -90,10 +90,10 @@ class Page:
 
 
 class Sweep:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation:
         """One look at a queue; the relay is behind if a row has been due for over `behind_seconds`."""
@@ -103,7 +103,7 @@ class Sweep:
             row = connection.execute(_of(_OBSERVE, queue), parameters).one()
             return Observation(row.now, row.is_behind, row.claimed_until)
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page:
         """Scan at most `BATCH` waiting jobs that became due before `before` and not before `after`, the longest due first.
@@ -116,7 +116,7 @@ class Sweep:
             row = connection.execute(_of(_SWEEP, queue), parameters).one()
             return Page(row.requeued, row.last if row.scanned == BATCH else None)
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def refill_dead(self, kind: Kind, after: str, timeout: float) -> tuple[str | None, int]:
         """Publish copies of at most `BATCH` dead letters again, by id from `after` on: the last id, and how many."""
@@ -126,4 +126,4 @@ class Sweep:
             row = connection.execute(_REFILL_DEAD, parameters).one()
             return row.last, row.jobs
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.model import Claimed
 
 BATCH = 10_000
@@ -38,19 +38,19 @@ WHERE j.id = :id AND j.status = 'completed' AND t.user_id > :after ORDER BY t.us
 
 
 class Totals:
-    """Each method is a few short transactions at most; see `Lane.call` for what it raises."""
+    """Each method is a few short transactions at most; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
         """Write words by user id for a job that is being worked on; False: it is not ours any more, nothing is visible."""
         fence = {"id": str(job.id), "version": job.version, "token": str(job.token)}
-        await self._lane.call(lambda connection: connection.execute(_FORGET, fence).close(), timeout)
+        await self._pool.call(lambda connection: connection.execute(_FORGET, fence).close(), timeout)
         rows, stored = iter(totals.items()), True
         while stored and (batch := dict(islice(rows, BATCH))):
             parameters = {**fence, "users": list(batch), "words": list(batch.values())}
-            stored = await self._lane.call(
+            stored = await self._pool.call(
                 lambda connection, given=parameters: bool(connection.execute(_STORE, given).scalar_one()),  # type: ignore[misc]
                 timeout,
             )
@@ -63,4 +63,4 @@ class Totals:
         def work(connection: sa.Connection) -> list[tuple[int, int]]:
             return [(row.user_id, row.total_words) for row in connection.execute(_PAGE, parameters)]
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)

@@ -9,7 +9,7 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 
 from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
-from infra.rabbitmq.mending import Mender
+from infra.rabbitmq.queue_repair import QueueRepairer
 from infra.rabbitmq.topology import Topology
 
 log = structlog.get_logger()
@@ -33,7 +33,7 @@ class Delivery:
         """The message cannot be used: the broker moves it to the dead queue."""
         await self._settle(lambda: self.message.reject(requeue=False))
 
-    async def give_back(self) -> None:
+    async def nack(self) -> None:
         """Somebody else shall have it: the broker puts it back."""
         await self._settle(lambda: self.message.nack(requeue=True))
 
@@ -47,7 +47,7 @@ class Delivery:
 
 
 class Consumer:
-    """Consumes queues on one connection, a channel each, with a prefetch each; deliveries go to `hand_on`.
+    """Consumes queues on one connection, a channel each, with a prefetch each; deliveries go to `dispatch`.
 
     A queue that the broker cannot use for `mend_after_seconds` is made anew.
     `pause()` ends taking from one queue until `resume()`; `stop()` ends taking for good. What is held stays to be settled.
@@ -58,7 +58,7 @@ class Consumer:
         url: str,
         topology: Topology,
         prefetch: Mapping[str, int],
-        hand_on: Callable[[Delivery], None],
+        dispatch: Callable[[Delivery], None],
         *,
         name: str,
         mend_after_seconds: float = 30.0,
@@ -66,9 +66,9 @@ class Consumer:
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
-        self._hand_on = hand_on
+        self._hand_on = dispatch
         self._name = name
-        self._mender = Mender(url, topology, after_seconds=mend_after_seconds)
+        self._repairer = QueueRepairer(url, topology, after_seconds=mend_after_seconds)
         self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -87,7 +87,7 @@ class Consumer:
         try:
             for logical, prefetch in self._prefetch.items():
                 self._queues[logical] = await self._open(connection, logical, prefetch, over)
-                async with self._mender.watching(logical):
+                async with self._repairer.repairing(logical):
                     await self._turn(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")

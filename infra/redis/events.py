@@ -24,13 +24,13 @@ _PAUSE_SECONDS = 0.5
 class Events:
     """Calls `heard` for every transition that any process caches; a lost write, or a Redis that is away, tells none."""
 
-    def __init__(self, url: str, *, namespace: str, heard: Callable[[KnownStatus], None]):
+    def __init__(self, url: str, *, namespace: str, notify: Callable[[KnownStatus], None]):
         self._redis = Redis.from_url(
             url, socket_timeout=_HEALTH_SECONDS, socket_connect_timeout=1.0, health_check_interval=_HEALTH_SECONDS
         )
         share_context(self._redis.connection_pool)
         self._channel = channel(namespace)
-        self._heard = heard
+        self._notify = notify
         self._outage = OutageLog("events", "waiting clients are notified by reading the ledger")
         self.subscribed = asyncio.Event()
 
@@ -66,7 +66,7 @@ class Events:
             log.debug("events.unreadable", text=text[:100])
             return
         if known is not None:
-            self._heard(known)
+            self._notify(known)
 
     async def close(self) -> None:
         await self._redis.aclose()

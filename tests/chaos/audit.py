@@ -1,6 +1,6 @@
 """What the ledger did, recorded by triggers in this run's own database, in the same transactions."""
 
-from infra.postgres.lanes import create_engine
+from infra.postgres.pool import create_engine
 from tests.chaos.evidence import Attempt, Evidence, Step
 from tests.services import sql
 

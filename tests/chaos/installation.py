@@ -90,7 +90,7 @@ class Provider(Sandbox):
     """The sandbox, which rejects what is sent to `+rejected`, and notes when each raw request came and was answered."""
 
     def __init__(self, port: int, draw: random.Random):
-        super().__init__("127.0.0.1", port, Faults(), draw, heard=self._note)
+        super().__init__("127.0.0.1", port, Faults(), draw, on_request=self._note)
         self._noted: list[tuple[Request, dict[str, Any]]] = []
 
     def _note(self, entry: dict[str, Any]) -> None:

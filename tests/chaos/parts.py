@@ -9,10 +9,10 @@ from uuid import UUID
 import psycopg2
 from redis import Redis
 
-from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, DeadLetter, Filter
-from infra.postgres.lanes import Lane
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Due, Outbox
+from infra.postgres.pool import DatabasePool
 from infra.postgres.sweep import Observation, Page, Sweep
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
@@ -64,7 +64,7 @@ class FakeOutbox:
             self.ledger.outbox.pop(pointer, None)
         return [None] * len(published)
 
-    async def give_back(self, unpublished: Sequence[Pointer], timeout: float = 1) -> None:
+    async def release(self, unpublished: Sequence[Pointer], timeout: float = 1) -> None:
         self.taken.difference_update(unpublished)
 
     async def queues_due(self, timeout: float = 1) -> list[str]:
@@ -143,7 +143,7 @@ class RealServers:
     """Connections to Postgres and Redis that many interleavings share, one after the other."""
 
     def __init__(self, database: str, redis: str, namespace: str):
-        self.lane = Lane(database, name="simulation", threads=4)
+        self.pool = DatabasePool(database, name="simulation", threads=4)
         self.redis_url, self.namespace = redis, namespace
         self.redis = Redis.from_url(redis)
         self._sql = psycopg2.connect(database)
@@ -169,7 +169,7 @@ class RealServers:
         self.forget_cache()
         self.redis.close()
         self._sql.close()
-        self.lane.close()
+        self.pool.close()
 
 
 class Real:
@@ -178,11 +178,11 @@ class Real:
     def __init__(self, servers: RealServers):
         self._servers = servers
         self._rows = servers.rows
-        self.ledger = Ledger(servers.lane, grace_seconds=0)
-        self.outbox = Outbox(servers.lane)
-        self.sweep = Sweep(servers.lane)
+        self.ledger = Ledger(servers.pool, grace_seconds=0)
+        self.outbox = Outbox(servers.pool)
+        self.sweep = Sweep(servers.pool)
         self.cache = StatusCache(servers.redis_url, namespace=servers.namespace, ttl_seconds=3600)
-        self._books = DeadBooks(servers.lane)
+        self._store = DeadLetterStore(servers.pool)
         self._rows("DELETE FROM outbox; DELETE FROM jobs; DELETE FROM idempotency_keys")
         servers.forget_cache()
 
@@ -204,10 +204,10 @@ class Real:
         return {(UUID(parent), version) for parent, version in found}
 
     async def letters(self) -> list[DeadLetter]:
-        return await self._books.page(Filter(kind=Kind.MESSAGE), BEFORE_ALL, 100, SECONDS)
+        return await self._store.page(Filter(kind=Kind.MESSAGE), BEFORE_ALL, 100, SECONDS)
 
     async def requeue(self, letters: Sequence[DeadLetter]) -> set[UUID]:
-        return await self._books.requeue([(letter, letter.queue) for letter in letters], SECONDS)
+        return await self._store.requeue([(letter, letter.queue) for letter in letters], SECONDS)
 
     async def cached(self) -> dict[UUID, int]:
         return self._servers.cached()

@@ -13,7 +13,7 @@ from consumers import recorder
 from consumers.runner import Runner
 from consumers.sweeper import Sweeper
 from infra import batching
-from infra.postgres import dead_books, ledger, statements
+from infra.postgres import dead_letters, ledger, statements
 from infra.publishing import EagerPublisher, Outgoing
 from infra.redis import status_cache
 from jobs import decision
@@ -114,7 +114,7 @@ def _fake_cache_the_last_to_come(put: Put) -> None:
 
 
 def _requeue_any_version(put: Put) -> None:
-    put(dead_books, "_REQUEUE", sa.text(_without_version(dead_books._REQUEUE.text)))
+    put(dead_letters, "_REQUEUE", sa.text(_without_version(dead_letters._REQUEUE.text)))
 
 
 def _fake_requeue_any_version(put: Put) -> None:

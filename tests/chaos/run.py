@@ -77,9 +77,9 @@ async def _through(installation: Installation, load: Load, evidence: Evidence, s
     loading = asyncio.create_task(load.run())
     await asyncio.sleep(WARM_UP_SECONDS)
     until = time.monotonic() + seconds
-    lanes = [(TO_PROCESSES, random.Random(f"{seed} processes")), (TO_SERVERS, random.Random(f"{seed} servers"))]
+    pools = [(TO_PROCESSES, random.Random(f"{seed} processes")), (TO_SERVERS, random.Random(f"{seed} servers"))]
     await asyncio.gather(
-        *(_hurt(Hurting(installation, load, evidence.faults, draw), faults, until, evidence.not_done) for faults, draw in lanes)
+        *(_hurt(Hurting(installation, load, evidence.faults, draw), faults, until, evidence.not_done) for faults, draw in pools)
     )
     installation.provider.faults = installation.provider.faults.changed({"fail": 0.0, "hang": 0.0, "reset": 0.0})
     ended = time.monotonic()

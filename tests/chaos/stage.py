@@ -57,8 +57,8 @@ class Held:
         if self._settled():
             self.world.queues[DEAD].append(self.body)
 
-    async def give_back(self) -> None:
-        await self.world.gate(self.process, "give back")
+    async def nack(self) -> None:
+        await self.world.gate(self.process, "nack")
         if self._settled():
             self.world.queues[self.queue].insert(0, self.body)
 

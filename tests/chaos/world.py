@@ -135,7 +135,7 @@ class World:
         for _ in range(min(count, len(self.queues[QUEUE]))):
             held = Held(self.queues[QUEUE].pop(0), QUEUE, self, worker.process)
             worker.process.held.append(held)
-            worker.runner.hand_on(held)
+            worker.runner.dispatch(held)
             self._keep |= worker.runner._running
 
     def pass_time(self, seconds: float) -> None:

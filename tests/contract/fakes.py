@@ -138,7 +138,7 @@ class FakeLedger:
         return Applied(late.id, version, Status.SENT, job.queue.kind, job.client_id, False, None, told)
 
     def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
-        """What `DeadBooks.requeue` does: each that is still at the version it was listed at begins a new revision."""
+        """What `DeadLetterStore.requeue` does: each that is still at the version it was listed at begins a new revision."""
         return {letter.id for letter in letters if self._requeue(letter)}
 
     def _requeue(self, letter: Pointer) -> bool:

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Accepted, KeyReused, LateAcceptance, Ledger
+from infra.postgres.pool import DatabasePool
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, REPORTS, Claimed, Delivery, IdempotencyKey, Kind, NewJob, Progress, Transition
@@ -29,9 +29,9 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[AnyLedger]:
     if request.param == "fake":
         yield FakeLedger()
         return
-    lane = Lane(request.getfixturevalue("database"), name="test", threads=2)
-    yield Ledger(lane, grace_seconds=5)
-    lane.close()
+    pool = DatabasePool(request.getfixturevalue("database"), name="test", threads=2)
+    yield Ledger(pool, grace_seconds=5)
+    pool.close()
 
 
 def _decide(job: Claimed, outcome: Outcome, attempts: int = 3) -> Transition:

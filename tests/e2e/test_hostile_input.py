@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from api.patience import MAX_HEAD
+from api.request_timeout import MAX_HEAD
 from tests.e2e.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -6,9 +6,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from consumers.housekeeper import Housekeeper
-from infra.postgres.lanes import Lane
+from consumers.maintenance import Maintenance
 from infra.postgres.ledger import Ledger
+from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from tests.e2e.stack import Stack, free_port
 from tests.waiting import eventually
@@ -104,8 +104,8 @@ async def test_keys_are_forgotten_after_a_day(stack: Stack, database: str) -> No
     first = (await _post(stack, "old"))[1]["id"]
     await _post(stack, "young")
     stack.rows("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'old'")
-    lane = Lane(database, name="test", threads=1)
-    assert await Housekeeper(Ledger(lane, grace_seconds=1), Retention(lane), {}, passing=()).clean() == 1
-    lane.close()
+    pool = DatabasePool(database, name="test", threads=1)
+    assert await Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {}, passing=()).clean() == 1
+    pool.close()
     assert (await _post(stack, "old"))[1]["id"] != first
     assert (await _post(stack, "young"))[2]

@@ -14,8 +14,8 @@ from redis import Redis
 
 from api.callers import LOOK_SECONDS
 from infra.keys import Scope, matches, new_key, prefix_of
-from infra.postgres.key_book import KeyBook
-from infra.postgres.lanes import Lane
+from infra.postgres.api_keys import ApiKeyStore
+from infra.postgres.pool import DatabasePool
 from tests.e2e.stack import Stack, free_port, running
 from tests.services import Services, sql
 from tests.waiting import eventually
@@ -43,12 +43,12 @@ async def _key(stack: Stack, client: str, *options: str) -> str:
 
 
 @asynccontextmanager
-async def _book(stack: Stack) -> AsyncIterator[KeyBook]:
-    lane = Lane(stack.database, name="test keys", threads=1)
+async def _book(stack: Stack) -> AsyncIterator[ApiKeyStore]:
+    pool = DatabasePool(stack.database, name="test keys", threads=1)
     try:
-        yield KeyBook(lane)
+        yield ApiKeyStore(pool)
     finally:
-        lane.close()
+        pool.close()
 
 
 async def _call(

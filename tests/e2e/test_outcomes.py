@@ -142,7 +142,7 @@ async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbour
             if entry["destination"] == "poison":
                 stack.processes["worker"].signal(signal.SIGKILL)
 
-        stack.sandbox.heard = kill
+        stack.sandbox.on_request = kill
         poison = await stack.submit("poison")
         neighbours = [await stack.submit(f"+{n}") for n in range(30)]
         for _ in range(3):

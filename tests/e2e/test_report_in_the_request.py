@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infra.postgres.lanes import create_engine
+from infra.postgres.pool import create_engine
 from infra.postgres.posts import Posts, texts
 from jobs.words import count_words
 from tests.e2e.stack import Stack

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from consumers.housekeeper import Housekeeper
-from infra.postgres.lanes import Lane
+from consumers.maintenance import Maintenance
 from infra.postgres.ledger import Ledger
+from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from jobs.model import Kind
 from tests.e2e.stack import Stack, running
@@ -43,11 +43,11 @@ async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(stack: Stack
     fresh = await stack.submit("+1")
     await stack.becomes(fresh, "sent")
     sql(stack.database, f"UPDATE jobs SET finished_at = finished_at - interval '31 days' WHERE id <> '{fresh}'")
-    lane = Lane(stack.database, name="test", threads=1)
-    keeper = Housekeeper(Ledger(lane, grace_seconds=1), Retention(lane), {Kind.MESSAGE: 30.0}, passing=())
+    pool = DatabasePool(stack.database, name="test", threads=1)
+    keeper = Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {Kind.MESSAGE: 30.0}, passing=())
     assert await keeper.clean() == 1
     assert await keeper.clean() == 0
-    lane.close()
+    pool.close()
     assert (await stack.get(f"/messages/{ids['sent']}"))[0] == 404
     assert await stack.status(ids["failed"]) == "failed" and await stack.status(fresh) == "sent"
     assert stack.rows(f"SELECT count(*) FROM attempts WHERE job_id = '{ids['sent']}'") == [(0,)]

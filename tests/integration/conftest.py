@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
+from infra.postgres.pool import DatabasePool
 from tests.proxy import Proxy
 from tests.services import proxied, sql
 
@@ -16,7 +16,7 @@ class Hurt:
     """A ledger whose every connection goes through `proxy`."""
 
     ledger: Ledger
-    lane: Lane
+    pool: DatabasePool
     proxy: Proxy
     database: str
 
@@ -30,7 +30,7 @@ class Store:
     """A ledger, without a proxy."""
 
     ledger: Ledger
-    lane: Lane
+    pool: DatabasePool
     database: str
 
     def rows(self, statement: str) -> list[tuple[object, ...]]:
@@ -40,15 +40,15 @@ class Store:
 
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[Store]:
-    lane = Lane(database, name="test", threads=2)
-    yield Store(Ledger(lane, grace_seconds=5), lane, database)
-    lane.close()
+    pool = DatabasePool(database, name="test", threads=2)
+    yield Store(Ledger(pool, grace_seconds=5), pool, database)
+    pool.close()
 
 
 @pytest.fixture
 async def hurt(database: str) -> AsyncIterator[Hurt]:
     url, proxy = await proxied(database)
-    lane = Lane(url, name="test", threads=4)
-    yield Hurt(Ledger(lane, grace_seconds=5), lane, proxy, database)
-    lane.close()
+    pool = DatabasePool(url, name="test", threads=4)
+    yield Hurt(Ledger(pool, grace_seconds=5), pool, proxy, database)
+    pool.close()
     await proxy.close()

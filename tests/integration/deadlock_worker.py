@@ -9,9 +9,9 @@ import sys
 from uuid import UUID
 
 from infra.postgres.errors import TryAgain
-from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
+from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from jobs.decision import decide
 from jobs.outcome import NOT_STARTED
@@ -22,11 +22,11 @@ from tests.making import claim_request
 
 async def work(url: str, seed: int, rounds: int, ids: list[UUID]) -> int:
     """Claim whatever is free at the version it has now, so that all processes want the same rows at the same moment."""
-    lane = Lane(url, name="deadlocks", threads=2)
+    pool = DatabasePool(url, name="deadlocks", threads=2)
     ledger, outbox, queries, draw, deadlocks = (
-        Ledger(lane, grace_seconds=0),
-        Outbox(lane),
-        Queries(lane),
+        Ledger(pool, grace_seconds=0),
+        Outbox(pool),
+        Queries(pool),
         random.Random(seed),
         0,
     )
@@ -41,7 +41,7 @@ async def work(url: str, seed: int, rounds: int, ids: list[UUID]) -> int:
                 await outbox.delete([Pointer(step.id, step.version + 1) for step in steps], 20)
         except TryAgain as error:
             deadlocks += "deadlock" in str(error)
-    lane.close()
+    pool.close()
     return deadlocks
 
 

@@ -23,7 +23,7 @@ async def test_only_a_clients_own_due_messages_and_reports_count(hurt: Hurt) -> 
     _add(hurt, "message")
     _add(hurt, "message", status="retrying")
     _add(hurt, "report")
-    assert await Queries(hurt.lane).backlog("shop", 100, 5) == 3
+    assert await Queries(hurt.pool).backlog("shop", 100, 5) == 3
     _add(hurt, "callback")
     _add(hurt, "callback", status="retrying")
     _add(hurt, "message", client="other")
@@ -31,5 +31,5 @@ async def test_only_a_clients_own_due_messages_and_reports_count(hurt: Hurt) -> 
     _add(hurt, "message", due=60)
     for status in ("processing", "sent", "failed"):
         _add(hurt, "message", status=status)
-    assert await Queries(hurt.lane).backlog("shop", 100, 5) == 3
-    assert await Queries(hurt.lane).backlog("shop", 2, 5) == 2
+    assert await Queries(hurt.pool).backlog("shop", 100, 5) == 3
+    assert await Queries(hurt.pool).backlog("shop", 2, 5) == 2

@@ -14,8 +14,8 @@ from infra.rabbitmq.connection import client_calls
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.inspection import BrokerDown, inspect
-from infra.rabbitmq.mending import Mender
 from infra.rabbitmq.publisher import NotPublished, Publisher
+from infra.rabbitmq.queue_repair import QueueRepairer
 from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
@@ -259,11 +259,11 @@ async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the
 async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
     """What RabbitMQ 3.10 makes of a queue when it is killed a tenth of a second after declaring it, told by its error."""
     topology = describe(broker_namespace, PROVIDERS)
-    patient, now = (Mender(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
+    patient, now = (QueueRepairer(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
 
-    async def fails(mender: Mender) -> None:
+    async def fails(repairer: QueueRepairer) -> None:
         with pytest.raises(ConnectionInternalError):
-            async with mender.watching(QUEUE):
+            async with repairer.repairing(QUEUE):
                 raise ConnectionInternalError("INTERNAL_ERROR")
 
     async with await aio_pika.connect(services.amqp) as connection:
@@ -282,5 +282,5 @@ async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services
         await fails(now)
         assert await ready() == 0
         await exchange.publish(aio_pika.Message(b"kept"), routing_key=QUEUE)
-        async with now.watching(QUEUE):  # it can be used again
+        async with now.repairing(QUEUE):  # it can be used again
             await eventually(ready, lambda count: count == 1)

@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from infra.dead_letters import DeadLetters, Requeueable
-from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, Filter, page_statement
-from infra.postgres.lanes import create_engine
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, page_statement
+from infra.postgres.pool import create_engine
 from jobs.model import Kind, Priority, work_queues
 from tests.integration.conftest import Hurt
 
@@ -41,7 +41,7 @@ def _add(
 
 
 def _letters(hurt: Hurt) -> DeadLetters:
-    return DeadLetters(DeadBooks(hurt.lane), DEADLINES)
+    return DeadLetters(DeadLetterStore(hurt.pool), DEADLINES)
 
 
 async def test_letters_that_cannot_be_requeued_hide_none_that_can(hurt: Hurt) -> None:

@@ -29,7 +29,7 @@ class Heard:
     def __init__(self, url: str, proxy: Proxy, namespace: str):
         self.proxy = proxy
         self.versions: list[tuple[int, Status]] = []
-        self.events = Events(url, namespace=namespace, heard=lambda known: self.versions.append((known.version, known.status)))
+        self.events = Events(url, namespace=namespace, notify=lambda known: self.versions.append((known.version, known.status)))
 
     async def until(self, count: int) -> list[tuple[int, Status]]:
         async def seen() -> list[tuple[int, Status]]:

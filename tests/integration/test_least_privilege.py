@@ -17,9 +17,9 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from infra.postgres import checks, schema
 from infra.postgres.errors import NOT_PERMITTED, Unavailable
-from infra.postgres.lanes import Lane
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Accepted, Ledger
+from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Post, Posts, texts
 from infra.postgres.privileges import RoleMissing, role_of
 from infra.postgres.queries import Queries
@@ -73,18 +73,18 @@ def runner(owner: str) -> str:
 
 
 async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: str) -> None:
-    lane = Lane(runner, name="test", threads=2)
-    ledger = Ledger(lane, grace_seconds=5)
-    assert await schema.check(lane, NAMESPACE, SECONDS)
+    pool = DatabasePool(runner, name="test", threads=2)
+    ledger = Ledger(pool, grace_seconds=5)
+    assert await schema.check(pool, NAMESPACE, SECONDS)
     (accepted,) = await ledger.accept([message()], SECONDS)
     assert isinstance(accepted, Accepted)
     (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
     assert job is not None
     await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
-    (known,) = await Queries(lane).statuses([accepted.id], SECONDS)
+    (known,) = await Queries(pool).statuses([accepted.id], SECONDS)
     assert known is not None and known.status == Status.SENT
-    assert (await checks.look(lane, SECONDS)).relays == 0
-    lane.close()
+    assert (await checks.look(pool, SECONDS)).relays == 0
+    pool.close()
     leadership = Leadership(runner, "relay")
     assert await leadership.held() and await leadership.held()
     await leadership.release()
@@ -94,9 +94,9 @@ async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: st
 async def test_the_run_time_role_fills_reads_and_empties_the_posts(runner: str) -> None:
     posts = Posts(runner)
     posts.fill([Post(1, "two words", datetime.now(UTC))])
-    lane = Lane(runner, name="test", threads=1, scans=True)
-    assert await lane.call(lambda connection: list(texts(connection)), SECONDS) == [(1, "two words")]
-    lane.close()
+    pool = DatabasePool(runner, name="test", threads=1, scans=True)
+    assert await pool.call(lambda connection: list(texts(connection)), SECONDS) == [(1, "two words")]
+    pool.close()
     posts.truncate()
     assert posts.stats().posts == 0
 
@@ -151,11 +151,11 @@ def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
 
 async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
     """It waits for them, as for a migration: see `infra.postgres.errors`."""
-    lane = Lane(_as(runner, "stranger"), name="test", threads=1)
+    pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:
-        await schema.check(lane, NAMESPACE, SECONDS)
+        await schema.check(pool, NAMESPACE, SECONDS)
     assert refusal.value.sqlstate == NOT_PERMITTED
-    lane.close()
+    pool.close()
 
 
 def test_the_role_of_a_url() -> None:
@@ -262,7 +262,7 @@ async def listed(redis: str, patient_redis: None) -> str:
 async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, listed: str, protocol: str) -> None:
     heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{listed}?protocol={protocol}"
-    events = Events(url, namespace=NAMESPACE, heard=heard.put_nowait)
+    events = Events(url, namespace=NAMESPACE, notify=heard.put_nowait)
     cache = StatusCache(url, namespace=NAMESPACE, ttl_seconds=5)
     listening = asyncio.create_task(events.run())
     try:

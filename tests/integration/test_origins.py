@@ -3,8 +3,8 @@
 from typing import Any
 
 from infra.keys import Scope, new_key
-from infra.postgres.key_book import KeyBook
-from infra.postgres.lanes import Lane
+from infra.postgres.api_keys import ApiKeyStore
+from infra.postgres.pool import DatabasePool
 from tests.asgi import api, call, started
 from tests.services import Services
 from tests.waiting import eventually
@@ -17,8 +17,8 @@ async def test_an_open_api_refuses_foreign_names_and_a_keyed_one_foreign_pages(
     services: Services, database: str, broker_namespace: str
 ) -> None:
     app = api(services, database, broker_namespace, allowed_hosts=[])
-    lane, key = Lane(database, name="test", threads=1), new_key()
-    book, bearer = KeyBook(lane), {"Authorization": f"Bearer {key.key}"}
+    pool, key = DatabasePool(database, name="test", threads=1), new_key()
+    book, bearer = ApiKeyStore(pool), {"Authorization": f"Bearer {key.key}"}
 
     async def seen(**headers: str) -> Any:
         return await call(app, JOBS, headers=headers)
@@ -36,7 +36,7 @@ async def test_an_open_api_refuses_foreign_names_and_a_keyed_one_foreign_pages(
         assert (await seen(host="proxy.example", **bearer))[0] == 200
         assert (await call(app, REPORTS, "POST", {"Sec-Fetch-Site": "cross-site", **bearer}))[0] == 403
         assert (await call(app, JOBS, headers=bearer))[1]["data"] == []  # no foreign page has submitted a report
-    lane.close()
+    pool.close()
 
 
 async def test_listed_names_pass_without_keys(services: Services, database: str, broker_namespace: str) -> None:

@@ -53,13 +53,13 @@ def _relay(outbox: Outbox, broker: Broker, queues: Sequence[str] = (QUEUE,), dep
 
 
 async def _due(hurt: Hurt, count: int, provider: str = "sandbox") -> None:
-    ledger = Ledger(hurt.lane, grace_seconds=0)
+    ledger = Ledger(hurt.pool, grace_seconds=0)
     await ledger.accept([message(provider=provider) for _ in range(count)], 5)
 
 
 async def test_a_row_is_left_alone_until_it_is_due(hurt: Hurt) -> None:
     await hurt.ledger.accept([message()], 5)
-    outbox, broker = Outbox(hurt.lane), Broker()
+    outbox, broker = Outbox(hurt.pool), Broker()
     assert await outbox.queues_due(5) == []
     assert await _relay(outbox, broker).round() == 0
 
@@ -68,7 +68,7 @@ async def test_what_is_due_is_published_oldest_first_and_forgotten(hurt: Hurt) -
     for _ in range(5):
         await _due(hurt, 1)
     broker = Broker()
-    assert await _relay(Outbox(hurt.lane), broker).round() == 5
+    assert await _relay(Outbox(hurt.pool), broker).round() == 5
     accepted = [row[0] for row in hurt.rows("SELECT id FROM jobs ORDER BY created_at")]
     assert sorted(str(p.id) for p in broker.published) == sorted(map(str, accepted))
     assert hurt.rows("SELECT count(*) FROM outbox") == [(0,)]
@@ -77,7 +77,7 @@ async def test_what_is_due_is_published_oldest_first_and_forgotten(hurt: Hurt) -
 async def test_queues_are_only_topped_up(hurt: Hurt) -> None:
     await _due(hurt, 120)
     broker = Broker()
-    relay = _relay(Outbox(hurt.lane), broker, depth=50)
+    relay = _relay(Outbox(hurt.pool), broker, depth=50)
     assert [await relay.round() for _ in range(2)] == [50, 0]
     broker.consumed = 30
     assert await relay.round() == 30
@@ -87,7 +87,7 @@ async def test_queues_are_only_topped_up(hurt: Hurt) -> None:
 async def test_what_the_broker_refuses_is_due_again_at_once(hurt: Hurt) -> None:
     await _due(hurt, 3)
     broker = Broker(refusing=True)
-    relay = _relay(Outbox(hurt.lane), broker)
+    relay = _relay(Outbox(hurt.pool), broker)
     assert await relay.round() == 0
     broker.refusing = False
     assert await relay.round() == 3
@@ -95,7 +95,7 @@ async def test_what_the_broker_refuses_is_due_again_at_once(hurt: Hurt) -> None:
 
 async def test_a_taken_row_is_left_alone_by_a_second_relay(hurt: Hurt) -> None:
     await _due(hurt, 10)
-    outbox = Outbox(hurt.lane)
+    outbox = Outbox(hurt.pool)
     first, second = await asyncio.gather(outbox.take(QUEUE, 10, 5), outbox.take(QUEUE, 10, 5))
     taken = [due.pointer for due in first + second]
     assert len(taken) == len(set(taken)) == 10
@@ -105,7 +105,7 @@ async def test_a_taken_row_is_left_alone_by_a_second_relay(hurt: Hurt) -> None:
 async def test_jobs_of_a_provider_that_is_gone_wait_and_hold_nobody_up(hurt: Hurt) -> None:
     await _due(hurt, 2, provider="gone")
     await _due(hurt, 1)
-    outbox, broker = Outbox(hurt.lane), Broker()
+    outbox, broker = Outbox(hurt.pool), Broker()
     assert await outbox.queues_due(5) == ["messages.gone.normal", QUEUE]
     assert await _relay(outbox, broker).round() == 1
     assert hurt.rows("SELECT count(*) FROM outbox") == [(2,)]
@@ -131,7 +131,7 @@ async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_los
 async def test_a_queue_that_never_confirms_delays_no_other(hurt: Hurt) -> None:
     broker = Broker(stuck="messages.other.normal")
     broker.connected.set()
-    relay = _relay(Outbox(hurt.lane), broker, [QUEUE, broker.stuck], depth=1000)
+    relay = _relay(Outbox(hurt.pool), broker, [QUEUE, broker.stuck], depth=1000)
     await _due(hurt, 3, provider="other")
     running = asyncio.create_task(relay.run())
 
@@ -152,7 +152,7 @@ async def test_copies_of_dead_letters_are_published_however_many_lie_there(hurt:
     (accepted,) = await hurt.ledger.accept([message()], 5)
     hurt.rows(f"UPDATE outbox SET queue = '{dead}', route = 'dead', due_at = now()")
     broker = Broker(consumed=-5000)  # so many lie there
-    assert await _relay(Outbox(hurt.lane), broker, [dead], depth=50).round() == 1
+    assert await _relay(Outbox(hurt.pool), broker, [dead], depth=50).round() == 1
     assert broker.published == [Pointer(accepted.id, 1)]  # type: ignore[union-attr]
 
 

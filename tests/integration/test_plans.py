@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.postgres import outbox, queries, statements, sweep, totals
-from infra.postgres.lanes import create_engine
+from infra.postgres.pool import create_engine
 from jobs.model import REPORTS, message_queue
 from tests.making import new_id
 

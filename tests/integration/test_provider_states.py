@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from infra.postgres import provider_book
-from infra.postgres.provider_book import ProviderBook
+from infra.postgres import providers
+from infra.postgres.providers import ProviderStore
 from jobs.decision import decide
 from jobs.model import NewJob, Priority, message_queue
 from jobs.outcome import Outcome, Verdict
@@ -46,7 +46,7 @@ async def _failed(store: Store) -> NewJob:
 
 
 async def test_waiting_and_processing_messages_are_counted_by_provider(store: Store) -> None:
-    book = ProviderBook(store.lane)
+    book = ProviderStore(store.pool)
     await store.ledger.accept([report()], 5)
     for _ in range(2):
         await _waiting(store)
@@ -61,7 +61,7 @@ async def test_waiting_and_processing_messages_are_counted_by_provider(store: St
 
 
 async def test_a_pause_is_one_provider_s_and_can_be_repeated_and_resumed(store: Store) -> None:
-    book = ProviderBook(store.lane)
+    book = ProviderStore(store.pool)
     for name in ("one", "one", "other"):
         await book.pause(name, 5)
     assert await book.paused(5) == {"one", "other"}
@@ -79,7 +79,7 @@ async def test_only_what_waits_for_the_provider_at_that_priority_is_moved(store:
         await _failed(store),
     ]
     before = store.rows("SELECT id, provider, version, status FROM jobs ORDER BY id")
-    assert await ProviderBook(store.lane).move("old", "new", Priority.NORMAL, 5) == 2
+    assert await ProviderStore(store.pool).move("old", "new", Priority.NORMAL, 5) == 2
     after = store.rows("SELECT id, provider, version, status FROM jobs ORDER BY id")
     moved = {str(queued.id): 2, str(retrying.id): 4}
     assert {str(id_): version for id_, provider, version, _ in after if provider == "new"} == moved
@@ -91,7 +91,7 @@ async def test_only_what_waits_for_the_provider_at_that_priority_is_moved(store:
 
 async def test_a_moved_message_has_one_outbox_row_and_its_old_copy_is_stale(store: Store) -> None:
     new = await _waiting(store)
-    assert await ProviderBook(store.lane).move("old", "new", Priority.NORMAL, 5) == 1
+    assert await ProviderStore(store.pool).move("old", "new", Priority.NORMAL, 5) == 1
     assert store.rows("SELECT version, queue FROM outbox") == [(2, "messages.new.normal")]
     assert await store.ledger.claim([claim_request(new.id, 1)], 5) == [None]
     (job,) = await store.ledger.claim([claim_request(new.id, 2)], 5)
@@ -99,8 +99,8 @@ async def test_a_moved_message_has_one_outbox_row_and_its_old_copy_is_stale(stor
 
 
 async def test_messages_are_moved_in_portions(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_book, "BATCH", 2)
+    monkeypatch.setattr(providers, "BATCH", 2)
     for _ in range(3):
         await _waiting(store)
-    book = ProviderBook(store.lane)
+    book = ProviderStore(store.pool)
     assert [await book.move("old", "new", Priority.NORMAL, 5) for _ in range(3)] == [2, 1, 0]

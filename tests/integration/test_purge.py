@@ -23,7 +23,7 @@ async def test_reports_whose_totals_take_long_to_delete_are_purged_one_by_one(
 ) -> None:
     monkeypatch.setattr(retention, "BATCH_SECONDS", 0.6)
     hurt.rows(SLOW_TOTALS)
-    purged = [count async for count in Retention(hurt.lane).purge_all(Kind.REPORT, 86_400)]
+    purged = [count async for count in Retention(hurt.pool).purge_all(Kind.REPORT, 86_400)]
     assert sum(purged) == 3
     assert hurt.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM report_totals)") == [(0, 0)]
 
@@ -33,4 +33,4 @@ async def test_a_single_job_that_takes_too_long_is_an_error(hurt: Hurt, monkeypa
     monkeypatch.setattr(retention, "LONGEST_SECONDS", 0.1)
     hurt.rows(SLOW_TOTALS)
     with pytest.raises(TryAgain):
-        [count async for count in Retention(hurt.lane).purge_all(Kind.REPORT, 86_400)]
+        [count async for count in Retention(hurt.pool).purge_all(Kind.REPORT, 86_400)]

@@ -13,8 +13,8 @@ import pytest
 from infra.batching import Batcher, DeadlineExceeded
 from infra.postgres.batches import ledger_batcher
 from infra.postgres.errors import BadData, Unavailable
-from infra.postgres.lanes import Lane
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, Ledger
+from infra.postgres.pool import DatabasePool
 from jobs.decision import decide
 from jobs.lifecycle import Status
 from jobs.model import Claimed, IdempotencyKey, NewJob, Transition
@@ -178,7 +178,7 @@ async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline
     await batch.submit(message(), 5)
     await hurt.proxy.freeze()
     took = []
-    for _ in range(6):  # more often than the lane has threads: none may stay blocked for good
+    for _ in range(6):  # more often than the pool has threads: none may stay blocked for good
         started = time.monotonic()
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await batch.submit(message(), 0.3)
@@ -189,24 +189,24 @@ async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline
 
 
 async def test_a_connection_that_is_silent_for_ever_costs_its_thread_one_deadline(hurt: Hurt) -> None:
-    lane = Lane(with_port(hurt.database, hurt.proxy.port), name="one thread", threads=1)
-    ledger = Ledger(lane, grace_seconds=5)
+    pool = DatabasePool(with_port(hurt.database, hurt.proxy.port), name="one thread", threads=1)
+    ledger = Ledger(pool, grace_seconds=5)
     await ledger.accept([message()], 5)
     hurt.proxy.forsake()
     with pytest.raises(Unavailable):
         await ledger.accept([message()], 0.3)
     await ledger.accept([message()], 5)
-    lane.close()
+    pool.close()
 
 
 async def test_contact_is_broken_by_an_outage_and_counts_anew(hurt: Hurt) -> None:
     await hurt.ledger.accept([message()], 5)
-    before = hurt.lane.contact_seconds()
+    before = hurt.pool.contact_seconds()
     assert before >= 0
     await hurt.proxy.refuse()
     with pytest.raises(Unavailable):
         await hurt.ledger.accept([message()], 1)
-    assert hurt.lane.contact_seconds() == 0
+    assert hurt.pool.contact_seconds() == 0
     await hurt.proxy.accept()
     await hurt.ledger.accept([message()], 5)
-    assert 0 < hurt.lane.contact_seconds() < 1
+    assert 0 < hurt.pool.contact_seconds() < 1

@@ -31,7 +31,7 @@ def _ids(store: Store, table: str = "jobs", column: str = "id") -> set[str]:
 
 
 async def _purge(store: Store, kind: Kind = Kind.MESSAGE, limit: int = 1000) -> int:
-    return await Retention(store.lane).purge(kind, 30 * DAY, 5, limit)
+    return await Retention(store.pool).purge(kind, 30 * DAY, 5, limit)
 
 
 async def test_failed_and_unknown_jobs_and_jobs_without_an_end_outlast_the_retention(store: Store) -> None:
@@ -76,7 +76,7 @@ async def _concerning(store: Store, client: str, destination: str, status: Statu
 
 
 async def _erase(store: Store, client: str | None) -> int:
-    retention, total, count = Retention(store.lane), 0, 1
+    retention, total, count = Retention(store.pool), 0, 1
     while count:
         total += (count := await retention.erase("+1", client, 5))
     return total
@@ -99,9 +99,9 @@ async def test_an_erasure_spares_and_counts_what_is_under_way(store: Store) -> N
     before = _ids(store)
     assert await _erase(store, "one") == 2
     assert _ids(store) == before - dead
-    under_way = [await Retention(store.lane).under_way("+1", client, 5) for client in ("one", "nobody", None)]
+    under_way = [await Retention(store.pool).under_way("+1", client, 5) for client in ("one", "nobody", None)]
     assert under_way == [len(waiting), 0, len(waiting) + 1]
-    assert await Retention(store.lane).under_way("+2", "one", 5) == 0
+    assert await Retention(store.pool).under_way("+2", "one", 5) == 0
 
 
 async def _claimed(ledger: Ledger, new: NewJob) -> Claimed:
@@ -120,7 +120,7 @@ def _bodies(store: Store) -> list[Any]:
 
 
 async def test_without_retention_a_body_is_forgotten_once_its_message_is_accepted(store: Store) -> None:
-    ledger = Ledger(store.lane, grace_seconds=5, retain_body=False)
+    ledger = Ledger(store.pool, grace_seconds=5, retain_body=False)
     url = "https://receiver.example"
     for outcome, kept in ((UNKNOWN, True), (Outcome(Verdict.REJECTED, "http_400", 400), True), (ACCEPTED, False)):
         job = await _claimed(ledger, replace(message(delivery=Delivery.AT_MOST_ONCE), callback_url=url))
@@ -132,7 +132,7 @@ async def test_without_retention_a_body_is_forgotten_once_its_message_is_accepte
 async def test_without_retention_a_late_acceptance_forgets_the_body(store: Store) -> None:
     for delivery in Delivery:
         for retain in (False, True):
-            ledger = Ledger(store.lane, grace_seconds=5, retain_body=retain)
+            ledger = Ledger(store.pool, grace_seconds=5, retain_body=retain)
             job = await _claimed(ledger, message(delivery=delivery))
             await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], 5)
             assert _bodies(store) == ["hello"]
@@ -143,7 +143,7 @@ async def test_without_retention_a_late_acceptance_forgets_the_body(store: Store
 
 
 async def test_a_callback_keeps_its_body_without_retention(store: Store) -> None:
-    ledger = Ledger(store.lane, grace_seconds=5, retain_body=False)
+    ledger = Ledger(store.pool, grace_seconds=5, retain_body=False)
     job = await _claimed(ledger, replace(message(), callback_url="https://receiver.example"))
     (step,) = await ledger.apply([_step(job, ACCEPTED)], 5)
     assert step is not None and step.callback is not None

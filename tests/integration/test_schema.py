@@ -7,7 +7,7 @@ import psycopg2
 import pytest
 
 from infra.postgres import checks, schema
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from tests.services import Services, sql, unique, with_path
 
 
@@ -21,9 +21,9 @@ def empty(services: Services) -> Iterator[str]:
 
 async def test_migrating_twice_changes_nothing(empty: str) -> None:
     assert schema.migrate(empty, "mine") == schema.migrate(empty, "mine") == schema.code_revision()
-    lane = Lane(empty, name="test", threads=1)
-    assert await schema.check(lane, "mine", 5)
-    lane.close()
+    pool = DatabasePool(empty, name="test", threads=1)
+    assert await schema.check(pool, "mine", 5)
+    pool.close()
 
 
 def test_a_database_that_cannot_hold_every_text_is_refused(services: Services) -> None:
@@ -47,32 +47,32 @@ async def test_two_migrations_at_once_do_not_meet(empty: str) -> None:
 async def test_an_empty_an_older_and_a_foreign_database_are_refused_and_a_newer_one_is_not(
     services: Services, empty: str
 ) -> None:
-    lane = Lane(empty, name="test", threads=1)
+    pool = DatabasePool(empty, name="test", threads=1)
     with pytest.raises(schema.SchemaTooOld, match="posthaste migrate"):
-        await schema.check(lane, "mine", 5)
+        await schema.check(pool, "mine", 5)
     schema.migrate(empty, "mine")
     with pytest.raises(schema.ForeignNamespace, match="'mine'"):
-        await schema.check(lane, "other", 5)
+        await schema.check(pool, "other", 5)
     with pytest.raises(schema.ForeignNamespace, match="'mine'"):
         schema.migrate(empty, "other")
     name = empty.rpartition("/")[2]
     services.sql("UPDATE alembic_version SET version_num = '9999'", name)
-    assert not await schema.check(lane, "mine", 5)
+    assert not await schema.check(pool, "mine", 5)
     services.sql("UPDATE alembic_version SET version_num = '0000'", name)
     with pytest.raises(schema.SchemaTooOld, match="0000"):
-        await schema.check(lane, "mine", 5)
-    lane.close()
+        await schema.check(pool, "mine", 5)
+    pool.close()
 
 
 async def test_an_index_that_was_left_half_built_is_built_again(empty: str) -> None:
     schema.migrate(empty, "mine", to="0009")
     _leave_half_built(empty, "jobs_backlog ON jobs (client_id, due_at) INCLUDE (provider)")
-    lane = Lane(empty, name="test", threads=1)
-    assert (await checks.look(lane, 5)).invalid_indexes == ["jobs_backlog"]
+    pool = DatabasePool(empty, name="test", threads=1)
+    assert (await checks.look(pool, 5)).invalid_indexes == ["jobs_backlog"]
     schema.migrate(empty, "mine")
-    assert (await checks.look(lane, 5)).invalid_indexes == []
+    assert (await checks.look(pool, 5)).invalid_indexes == []
     assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_backlog'::regclass") == [(True,)]
-    lane.close()
+    pool.close()
 
 
 async def test_an_invalid_index_of_a_current_schema_is_built_again(empty: str) -> None:

@@ -31,11 +31,11 @@ class Broker:
 async def _accept(hurt: Hurt, due_seconds_ago: int, *, lost: bool = True) -> Pointer:
     """A job that became due so long ago; with its message (and so its outbox row) lost, or still in the outbox."""
     new = message()
-    await Ledger(hurt.lane, grace_seconds=0).accept([new], 5)
+    await Ledger(hurt.pool, grace_seconds=0).accept([new], 5)
     for table, column in (("jobs", "id"), ("outbox", "job_id")):
         hurt.rows(f"UPDATE {table} SET due_at = now() - interval '{due_seconds_ago} s' WHERE {column} = '{new.id}'")
     if lost:
-        await Outbox(hurt.lane).delete([Pointer(new.id, 1)], 5)
+        await Outbox(hurt.pool).delete([Pointer(new.id, 1)], 5)
     return Pointer(new.id, 1)
 
 
@@ -45,7 +45,7 @@ def _outbox(hurt: Hurt) -> set[str]:
 
 async def _sweep(hurt: Hurt, older: float = 30.0) -> int:
     """One whole pass over what has been due for so long."""
-    sweep, requeued, after = Sweep(hurt.lane), 0, None
+    sweep, requeued, after = Sweep(hurt.pool), 0, None
     before = (await sweep.observe(QUEUE, behind_seconds=5, timeout=5)).now - timedelta(seconds=older)
     while True:
         page = await sweep.requeue(QUEUE, before=before, after=after, timeout=5)
@@ -56,7 +56,7 @@ async def _sweep(hurt: Hurt, older: float = 30.0) -> int:
 
 
 def _sweeper(hurt: Hurt, broker: Broker) -> Sweeper:
-    return Sweeper(Sweep(hurt.lane), broker, [QUEUE], after_seconds=30)
+    return Sweeper(Sweep(hurt.pool), broker, [QUEUE], after_seconds=30)
 
 
 async def _claim(hurt: Hurt, pointer: Pointer) -> None:
@@ -131,7 +131,7 @@ async def test_nothing_is_lost_while_the_relay_is_behind_nor_before_its_messages
     published_late = await _accept(hurt, 400)
     await _claim(hurt, await _accept(hurt, 90))
     assert await sweeper.sweep_once(5.0) == 0, "the relay is behind"
-    await Outbox(hurt.lane).delete([behind], 5)
+    await Outbox(hurt.pool).delete([behind], 5)
     assert await sweeper.sweep_once(10.0) == 0, "what was claimed became due while the relay was behind"
     _time_passes(hurt, sweeper, 300)
     await _claim(hurt, await _accept(hurt, 100))
@@ -144,7 +144,7 @@ async def test_an_empty_queue_is_not_swept_while_the_relay_is_behind(hurt: Hurt)
     waiting = await _accept(hurt, 100, lost=False)
     sweeper = _sweeper(hurt, Broker(0))
     assert [await sweeper.sweep_once(now) for now in (0.0, 31.0, 62.0)] == [0, 0, 0]
-    await Outbox(hurt.lane).delete([waiting], 5)
+    await Outbox(hurt.pool).delete([waiting], 5)
     assert [await sweeper.sweep_once(now) for now in (70.0, 99.0, 100.0)] == [0, 0, 2]
 
 

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from infra.postgres.errors import DeadlinePassed, Unavailable
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Posts
 from infra.rabbitmq.connection import BROKER_ERRORS, connect
 from infra.rabbitmq.topology import declare, delete, describe
@@ -61,21 +61,21 @@ def postgres(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory)
 
 async def test_postgres(postgres: str, certificate: Certificate, stranger: Path) -> None:
     url = f"{postgres}?sslmode=verify-full&sslrootcert={certificate.file}"
-    lane = Lane(url, name="test", threads=1)
+    pool = DatabasePool(url, name="test", threads=1)
 
     async def encrypted() -> bool:
         asked = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-        return bool(await lane.call(lambda connection: connection.exec_driver_sql(asked).scalar_one(), SECONDS))
+        return bool(await pool.call(lambda connection: connection.exec_driver_sql(asked).scalar_one(), SECONDS))
 
     assert await encrypted()
     # A call that is given up shuts the socket down under the TLS layer: the thread is free for the next.
     with pytest.raises(DeadlinePassed):
-        await lane.call(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(60)").close(), 0.2)
+        await pool.call(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(60)").close(), 0.2)
     assert await encrypted()
-    lane.close()
+    pool.close()
     with pytest.raises(Unavailable, match="posts"):  # it came as far as to ask for the table, which is not there
         Posts(url).stats()
-    mistrusting = Lane(f"{postgres}?sslmode=verify-full&sslrootcert={stranger}", name="test", threads=1)
+    mistrusting = DatabasePool(f"{postgres}?sslmode=verify-full&sslrootcert={stranger}", name="test", threads=1)
     with pytest.raises(Unavailable, match="certificate verify failed"):
         await mistrusting.call(lambda connection: None, SECONDS)
     mistrusting.close()
@@ -104,7 +104,7 @@ async def _speak_tls_alone(server: OwnServer, certificate: Certificate) -> None:
 async def test_redis(redis: str, certificate: Certificate, stranger: Path, namespace: str, patient_redis: None) -> None:
     heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{redis}?ssl_ca_certs={certificate.file}"
-    events = Events(url, namespace=namespace, heard=heard.put_nowait)
+    events = Events(url, namespace=namespace, notify=heard.put_nowait)
     cache = StatusCache(url, namespace=namespace, ttl_seconds=5)
     listening = asyncio.create_task(events.run())
     await asyncio.wait_for(events.subscribed.wait(), 10)

@@ -29,7 +29,7 @@ async def _complete(hurt: Hurt, job: Claimed) -> None:
 
 
 async def test_totals_are_seen_once_the_job_is_completed(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.lane), await _claimed(hurt)
+    totals, job = Totals(hurt.pool), await _claimed(hurt)
     assert await totals.store(job, {3: 1, 1: 2, -7: 2**40}, 5)
     assert await totals.page(job.id, -100, 10, 5) == []
     await _complete(hurt, job)
@@ -39,7 +39,7 @@ async def test_totals_are_seen_once_the_job_is_completed(hurt: Hurt) -> None:
 
 
 async def test_more_than_a_batch_is_stored_whole_and_storing_again_changes_nothing(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.lane), await _claimed(hurt)
+    totals, job = Totals(hurt.pool), await _claimed(hurt)
     counted = {user: user for user in range(room.BATCH * 2 + 1)}
     assert await totals.store(job, counted, 10)
     assert await totals.store(job, counted, 10)
@@ -48,7 +48,7 @@ async def test_more_than_a_batch_is_stored_whole_and_storing_again_changes_nothi
 
 
 async def test_a_worker_that_lost_the_job_stores_nothing(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.lane), await _claimed(hurt)
+    totals, job = Totals(hurt.pool), await _claimed(hurt)
     for foreign in (replace(job, token=uuid4()), replace(job, version=1), replace(job, id=uuid4())):
         assert not await totals.store(foreign, {1: 1}, 5)
     await _complete(hurt, job)
@@ -57,7 +57,7 @@ async def test_a_worker_that_lost_the_job_stores_nothing(hurt: Hurt) -> None:
 
 
 async def test_what_an_earlier_claim_left_is_never_seen_and_goes(hurt: Hurt) -> None:
-    totals, first = Totals(hurt.lane), await _claimed(hurt)
+    totals, first = Totals(hurt.pool), await _claimed(hurt)
     assert await totals.store(first, {1: 1, 2: 2}, 5)
     release = decide(first, CUT_SHORT, RetryPolicy(), ran_seconds=1, jitter=0)
     await hurt.ledger.apply([release], 5)

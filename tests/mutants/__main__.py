@@ -18,7 +18,7 @@ from tests.mutants.forks import Coverage, cover, dropped, made, survives
 from tests.mutants.source import Planted, planted
 
 ROOM = Path("infra/postgres")
-MODULES = ["statements", "dead_books", "retention", "sweep", "outbox", "provider_book", "callback_rows"]
+MODULES = ["statements", "dead_letters", "retention", "sweep", "outbox", "providers", "callback_rows"]
 
 
 def _covering(mutant: Planted, coverage: Coverage) -> list[str]:

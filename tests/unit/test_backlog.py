@@ -56,7 +56,7 @@ async def test_jobs_admitted_while_they_are_counted_are_not_lost() -> None:
     ledger = Ledger({"shop": 1}, hold=asyncio.Event())
     limit = ledger.limit(high=3)
     _submit(limit)
-    look = asyncio.create_task(limit.look())
+    look = asyncio.create_task(limit.refresh())
     await ledger.started.wait()
     _submit(limit)  # too late for the count
     assert ledger.hold is not None
@@ -72,7 +72,7 @@ async def test_jobs_that_are_being_committed_while_they_are_counted_are_not_lost
     with ExitStack() as commits:
         for _ in range(2):
             commits.enter_context(limit.admission("shop"))
-        await limit.look()
+        await limit.refresh()
     _submit(limit)
     assert not _is_open(limit)
 
@@ -82,7 +82,7 @@ async def test_a_count_lowers_the_number_by_what_has_been_done() -> None:
     limit = ledger.limit(high=4, low=1)
     _submit(limit, 4)
     assert not _is_open(limit)
-    await limit.look()
+    await limit.refresh()
     assert _is_open(limit)
 
 
@@ -99,7 +99,7 @@ async def test_a_count_that_fails_keeps_no_other_client_from_being_counted() -> 
     limit = ledger.limit(high=3)
     for client_id in ("ill", "well"):
         _submit(limit, 3, client_id)
-    await limit.look()
+    await limit.refresh()
     assert (_is_open(limit, "ill"), _is_open(limit, "well")) == (False, True)
 
 
@@ -108,14 +108,14 @@ async def test_a_slow_count_delays_no_other_clients_next_one() -> None:
     limit = ledger.limit(high=10)
     for client_id in ("slow", "quick"):
         _submit(limit, 1, client_id)
-    await limit.look()
+    await limit.refresh()
     ledger.now += 1.0
-    await limit.look()
+    await limit.refresh()
     assert ledger.counted == ["slow", "quick", "quick"]
     ledger.now += 20.0
     for client_id in ("slow", "quick"):
         _submit(limit, 1, client_id)
-    await limit.look()
+    await limit.refresh()
     assert ledger.counted[-2:] == ["slow", "quick"]
 
 
@@ -123,9 +123,9 @@ async def test_a_count_that_cannot_be_repeated_is_forgotten() -> None:
     ledger = Ledger({"shop": Unavailable("no answer")})
     limit = ledger.limit(high=4, low=2)
     _submit(limit, 4)
-    await limit.look()
+    await limit.refresh()
     assert not _is_open(limit)
     ledger.now += STALE_SECONDS
-    await limit.look()
+    await limit.refresh()
     assert _is_open(limit) and _is_open(limit)  # from the low mark to the high one, and no further
     assert not _is_open(limit)

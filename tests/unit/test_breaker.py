@@ -96,13 +96,13 @@ async def test_the_gate_stops_consuming_tries_one_and_goes_on() -> None:
     async def told() -> list[str]:
         return list(taking.told)
 
-    gate.told(TIMEOUT)
-    assert gate.shut
+    gate.record_outcome(TIMEOUT)
+    assert gate.is_open
     await eventually(told, lambda seen: seen == ["pause high", "pause normal"], 5)
     now[0] = 0.06
     await eventually(told, lambda seen: seen[2:] == ["resume high", "resume normal"], 5)
     assert (gate.state, slots._limit) == (State.HALF_OPEN, 1)
-    gate.told(ACCEPTED)
+    gate.record_outcome(ACCEPTED)
 
     async def limit() -> int:
         return slots._limit
@@ -110,10 +110,10 @@ async def test_the_gate_stops_consuming_tries_one_and_goes_on() -> None:
     await eventually(limit, lambda seen: seen == 8, 5)
     gate.pause(True)
     await eventually(told, lambda seen: len(seen) == 6, 5)
-    assert gate.shut
-    gate.told(ACCEPTED)
-    assert gate.shut
+    assert gate.is_open
+    gate.record_outcome(ACCEPTED)
+    assert gate.is_open
     gate.pause(False)
     await eventually(told, lambda seen: len(seen) == 8, 5)
-    assert not gate.shut
+    assert not gate.is_open
     running.cancel()

@@ -85,13 +85,13 @@ async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_loo
     book, told = Book(), ["before"]
     key, keyring = book.add(), _keyring(book, told)
     assert await _refused(keyring, key.key) == 503  # nobody has asked Postgres yet
-    await keyring.look()
+    await keyring.refresh()
     caller = await keyring.caller(_request(key.key))
     looks = book.looks
     assert await keyring.caller(_request(key.key)) is caller and book.looks == looks
     assert await _refused(keyring, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 401
     book.revoke(key)
-    await keyring.look()
+    await keyring.refresh()
     assert await _refused(keyring, key.key) == 401
     assert not caller.usable and told == ["before", "revoked"]
 
@@ -99,10 +99,10 @@ async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_loo
 async def test_what_was_known_last_holds_while_nobody_can_tell() -> None:
     book = Book()
     key, other, keyring = book.add(), book.add(), _keyring(book)
-    await keyring.look()
+    await keyring.refresh()
     await keyring.caller(_request(key.key))
     book.away = True
-    await keyring.look()
+    await keyring.refresh()
     assert (await keyring.caller(_request(key.key))).client_id == "shop"
     assert await _refused(keyring, other.key) == 503
     book.away = False
@@ -120,18 +120,18 @@ async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatc
     monkeypatch.setattr(callers, "IDLE_SECONDS", -1.0)  # idle at once
     book = Book()
     idle, streaming, keyring = book.add(), book.add(), _keyring(book)
-    await keyring.look()
+    await keyring.refresh()
     await keyring.caller(_request(idle.key))
     caller = await keyring.caller(_request(streaming.key))
     caller.waiting = 1
-    await keyring.look()
+    await keyring.refresh()
     looks = book.looks
     await keyring.caller(_request(streaming.key))
     assert book.looks == looks
     await keyring.caller(_request(idle.key))
     assert book.looks == looks + 1
     book.revoke(streaming)
-    await keyring.look()
+    await keyring.refresh()
     assert not caller.usable
 
 
@@ -140,13 +140,13 @@ async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
     for may_be_open in (True, False):
         book = Book()
         keyring = _keyring(book, may_be_open=may_be_open)
-        await keyring.look()
+        await keyring.refresh()
         if may_be_open:
             assert (await keyring.caller(_request(""))).client_id == "default"
         else:
             assert await _refused(keyring, "") == 503
         key = book.add()
-        await keyring.look()
+        await keyring.refresh()
         assert await _refused(keyring, "") == 401
         assert (await keyring.caller(_request(key.key))).client_id == "shop"
 
@@ -177,7 +177,7 @@ async def test_bad_keys_behind_an_address_lock_out_no_valid_key() -> None:
     book, rates = Book(), Exhausted()
     key, keyring = book.add(), _keyring(book)
     route = _access(keyring, rates)
-    await keyring.look()
+    await keyring.refresh()
     assert await _code(route, new_key().key) == 429
     assert await _code(route, key.key) == 200
     assert await _code(route, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 429
@@ -190,7 +190,7 @@ async def test_a_flood_of_bad_keys_is_looked_up_by_few_statements(monkeypatch: p
     book = Book()
     key, keyring = book.add(), _keyring(book)
     route = _access(keyring, Exhausted())
-    await keyring.look()
+    await keyring.refresh()
     bad = [new_key().key for _ in range(1500)]
     asked = [asyncio.create_task(_code(route, each)) for each in [*bad, key.key]]
     assert set(await asyncio.gather(*asked[:-1])) == {429} and await asked[-1] == 200
@@ -206,7 +206,7 @@ async def test_a_bounded_number_of_bad_keys_is_remembered(monkeypatch: pytest.Mo
     book = Book()
     book.add()
     keyring = _keyring(book)
-    await keyring.look()
+    await keyring.refresh()
     bad = [new_key().key for _ in range(4)]
     for each in bad:
         assert await _refused(keyring, each) == 401

@@ -12,9 +12,9 @@ import structlog
 
 from api.backlog import BacklogLimit
 from api.callers import Keyring
-from consumers import housekeeper
+from consumers import maintenance
 from consumers.dead_watch import DeadWatch
-from consumers.housekeeper import Housekeeper
+from consumers.maintenance import Maintenance
 from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
@@ -89,7 +89,7 @@ async def _backlog(world: Everything) -> None:
     limit = BacklogLimit(world.waiting, high=1_000_000, low=5, passing=AWAY)
     while True:  # a client submits all the time
         with limit.admission("shop"):
-            await limit.look()
+            await limit.refresh()
         await asyncio.sleep(0.05)
 
 
@@ -101,7 +101,7 @@ LOOPS: dict[str, Run] = {
     "watchdog": _watchdog,
     "sweep": _sweep,
     "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05, passing=AWAY).run(),  # type: ignore[arg-type]
-    "housekeeping": lambda world: Housekeeper(world, world, {}, passing=AWAY).run(),
+    "maintenance": lambda world: Maintenance(world, world, {}, passing=AWAY).run(),
 }
 
 
@@ -109,7 +109,7 @@ LOOPS: dict[str, Run] = {
 async def test_a_lasting_failure_is_logged_when_it_lasts_and_when_it_ends(
     subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeper, "EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.05)
     world = Everything()
     world.connected.set()
     with structlog.testing.capture_logs() as logged:
@@ -151,7 +151,7 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
         async def delete(self, published: object, timeout: float) -> list[None]:
             return []
 
-        async def give_back(self, unpublished: object, timeout: float) -> None:
+        async def release(self, unpublished: object, timeout: float) -> None:
             return
 
     async def leads() -> bool:

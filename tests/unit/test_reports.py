@@ -12,7 +12,7 @@ from jobs.outcome import Verdict
 from tests.making import claimed
 
 
-class Lane:
+class DatabasePool:
     """Raises as told; else counts nothing."""
 
     def __init__(self, error: Exception | None = None):
@@ -48,16 +48,16 @@ class Totals:
     ],
 )
 async def test_what_may_pass_is_tried_again_and_named(error: Exception, reason: str) -> None:
-    outcome = await CountWords(Lane(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await CountWords(DatabasePool(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, reason)
 
 
 async def test_what_cannot_be_stored_ends_it() -> None:
-    outcome = await CountWords(Lane(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await CountWords(DatabasePool(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.REJECTED, "bad_data")
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(True, Verdict.ACCEPTED), (False, Verdict.RETRYABLE)])
 async def test_only_totals_that_were_stored_complete_it(ours: bool, verdict: Verdict) -> None:
-    outcome = await CountWords(Lane(), Totals(ours=ours), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await CountWords(DatabasePool(), Totals(ours=ours), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert outcome.verdict is verdict

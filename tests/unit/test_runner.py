@@ -47,8 +47,8 @@ class Delivery:
     async def reject(self) -> None:
         self.settled.append("reject")
 
-    async def give_back(self) -> None:
-        self.settled.append("give back")
+    async def nack(self) -> None:
+        self.settled.append("nack")
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Bench:
     taking: Taking
 
     async def deliver(self, delivery: Delivery) -> Delivery:
-        self.runner.hand_on(delivery)
+        self.runner.dispatch(delivery)
         await asyncio.gather(*self.runner._running)
         return delivery
 
@@ -133,7 +133,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
         queue: Work(worker, RetryPolicy(), Slots(2), Priority.NORMAL)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
-    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), cut_off=CUT_SHORT, alone=True)
+    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), on_shutdown=CUT_SHORT, exclusive=True)
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
     taking = Taking()
     runner = Runner(works, claims, recorder, Renewer(ledger, passing=()), taking, Lease(lease, 5.0))
@@ -190,7 +190,7 @@ async def test_nothing_is_acknowledged_before_the_ledger_has_it() -> None:
 
     bench.runner._claims = Batcher(slowly)
     delivery = Delivery(encode(await bench.job()))
-    bench.runner.hand_on(delivery)
+    bench.runner.dispatch(delivery)
     await asked.wait()
     assert delivery.settled == []
     answer.set()
@@ -207,7 +207,7 @@ async def test_a_delivery_whose_claim_fails_is_requeued(monkeypatch: pytest.Monk
 
     bench.runner._claims = Batcher(fail)
     delivery = await bench.deliver(Delivery(encode(await bench.job())))
-    assert (delivery.settled, bench.handler.given) == (["give back"], [])
+    assert (delivery.settled, bench.handler.given) == (["nack"], [])
 
 
 async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
@@ -242,7 +242,7 @@ async def test_after_stop_deliveries_are_given_back() -> None:
     await bench.runner.stop(0)
     pointer = await bench.job()
     delivery = await bench.deliver(Delivery(encode(pointer)))
-    assert (delivery.settled, bench.status(pointer)) == (["give back"], Status.QUEUED)
+    assert (delivery.settled, bench.status(pointer)) == (["nack"], Status.QUEUED)
 
 
 async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
@@ -255,7 +255,7 @@ async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
 
     bench = _bench(answer)
     pointer = await bench.job()
-    bench.runner.hand_on(Delivery(encode(pointer)))
+    bench.runner.dispatch(Delivery(encode(pointer)))
     await begun.wait()
     started = time.monotonic()
     await bench.runner.stop(0.05)
@@ -288,7 +288,7 @@ async def test_a_report_cut_by_the_grace_is_given_to_somebody_else_uncharged() -
 
     bench = _bench(answer)
     pointer = await bench.accept(report())
-    bench.runner.hand_on(Delivery(encode(pointer), REPORTS.name))
+    bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
     await begun.wait()
     await bench.runner.stop(0.05)
     assert bench.status(pointer) is Status.QUEUED
@@ -306,7 +306,7 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
     bench = _bench(answer)
     bench.runner._lease = Lease(0.4, 0.01)
     pointer = await bench.accept(report())
-    bench.runner.hand_on(Delivery(encode(pointer), REPORTS.name))
+    bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
     await begun.wait()
     (job,) = bench.ledger.jobs.values()
     bench.ledger.clock += 100
@@ -327,7 +327,7 @@ async def test_a_late_acceptance_is_recorded_unless_somebody_tried_again() -> No
 
         bench = _bench(answer)
         pointer = await bench.job()
-        bench.runner.hand_on(Delivery(encode(pointer)))
+        bench.runner.dispatch(Delivery(encode(pointer)))
         await begun.wait()
         (job,) = bench.ledger.jobs.values()
         bench.ledger.clock += 100
@@ -357,7 +357,7 @@ async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
     suspect = pointers["suspect"].id
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
     for step, name in enumerate(let_go, 1):
-        bench.runner.hand_on(Delivery(encode(pointers[name])))
+        bench.runner.dispatch(Delivery(encode(pointers[name])))
         await eventually(_seen(lambda: list(bench.ledger.statuses.values()).count(Status.PROCESSING)), min(step, 2).__eq__)
     assert begun == ["first"]
     let_go["first"].set()

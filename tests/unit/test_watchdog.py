@@ -34,7 +34,7 @@ async def _looks(scene: Scene, watchdog: Watchdog, *seconds: float) -> None:
     """Look after each of these pauses."""
     for pause in seconds:
         scene.now += pause
-        await watchdog.look()
+        await watchdog.check()
 
 
 async def test_a_stuck_consumer_is_made_anew_and_then_the_process_ends() -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from infra.postgres.dead_books import BEFORE_ALL, DeadBooks, Filter
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import REPORTS, Claimed, Delivery, Kind, NewJob, Progress, WorkQueue, message_queue
@@ -58,17 +58,17 @@ async def _worker_lost(store: Store) -> UUID:
     return new.id
 
 
-def _books(store: Store) -> DeadBooks:
-    return DeadBooks(store.lane)
+def _store(store: Store) -> DeadLetterStore:
+    return DeadLetterStore(store.pool)
 
 
 async def _page(store: Store, wanted: Filter | None = None, after: UUID = BEFORE_ALL, limit: int = 100) -> list[UUID]:
-    return [letter.id for letter in await _books(store).page(wanted or Filter(), after, limit, 5)]
+    return [letter.id for letter in await _store(store).page(wanted or Filter(), after, limit, 5)]
 
 
 async def _requeue(store: Store, *ids: UUID, queue: WorkQueue | None = None) -> set[UUID]:
-    letters = await _books(store).page(Filter(ids=ids), BEFORE_ALL, 100, 5)
-    return await _books(store).requeue([(letter, queue or letter.queue) for letter in letters], 5)
+    letters = await _store(store).page(Filter(ids=ids), BEFORE_ALL, 100, 5)
+    return await _store(store).requeue([(letter, queue or letter.queue) for letter in letters], 5)
 
 
 async def test_a_requeued_letter_of_a_lost_worker_starts_with_no_attempts_and_no_lost_leases(store: Store) -> None:
@@ -97,7 +97,7 @@ async def test_a_letter_of_a_lost_worker_moved_by_hand_starts_like_a_requeued_on
 async def test_a_requeued_letter_has_the_full_deadline_again(store: Store) -> None:
     moved, requeued = await _dead(store), await _dead(store)
     store.rows("UPDATE jobs SET queued_at = queued_at - interval '2 h', due_at = due_at - interval '2 h'")
-    assert [letter.age_seconds > 7000 for letter in await _books(store).page(Filter(), BEFORE_ALL, 9, 5)] == [True, True]
+    assert [letter.age_seconds > 7000 for letter in await _store(store).page(Filter(), BEFORE_ALL, 9, 5)] == [True, True]
     await _requeue(store, requeued)
     for id_, version in ((moved, 3), (requeued, 4)):
         assert (await _claimed(store, replace(message(), id=id_), version)).age_seconds < 60
@@ -126,21 +126,21 @@ async def test_a_letter_is_requeued_for_the_provider_that_the_operator_names(sto
 
 async def test_a_letter_that_moved_on_is_neither_requeued_nor_discarded(store: Store) -> None:
     await _dead(store)
-    (stale,) = await _books(store).page(Filter(), BEFORE_ALL, 10, 5)
+    (stale,) = await _store(store).page(Filter(), BEFORE_ALL, 10, 5)
     await _requeue(store, stale.id)
-    assert await _books(store).requeue([(stale, stale.queue)], 5) == set()
-    assert await _books(store).discard([stale], 5) == set()
+    assert await _store(store).requeue([(stale, stale.queue)], 5) == set()
+    assert await _store(store).discard([stale], 5) == set()
     now = replace(stale, version=stale.version + 1)
-    assert await _books(store).requeue([(now, now.queue)], 5) == set(), "a queued job is no dead letter"
-    assert await _books(store).discard([now], 5) == set()
+    assert await _store(store).requeue([(now, now.queue)], 5) == set(), "a queued job is no dead letter"
+    assert await _store(store).discard([now], 5) == set()
     assert store.rows("SELECT status, version, revision FROM jobs") == [("queued", 4, 1)]
 
 
 async def test_a_discarded_letter_ends_with_one_callback_and_without_its_unpublished_copy(store: Store) -> None:
     discarded, kept = await _dead(store, replace(message(), callback_url=URL)), await _dead(store)
     store.rows("UPDATE jobs SET finished_at = finished_at - interval '1 day'")
-    (letter,) = await _books(store).page(Filter(ids=(discarded,)), BEFORE_ALL, 10, 5)
-    assert await _books(store).discard([letter], 5) == {discarded}
+    (letter,) = await _store(store).page(Filter(ids=(discarded,)), BEFORE_ALL, 10, 5)
+    assert await _store(store).discard([letter], 5) == {discarded}
     ended = f"SELECT status, version, finished_at > now() - interval '1 min' FROM jobs WHERE id = '{discarded}'"
     assert store.rows(ended) == [("discarded", 4, True)]
     copies = store.rows("SELECT CAST(job_id AS text) FROM outbox WHERE route = 'dead'")
@@ -183,8 +183,8 @@ async def test_each_field_of_a_filter_selects_by_itself_and_together_with_others
     ]
     for wanted, names in cases:
         assert await _page(store, wanted) == sorted(ids[name] for name in names), wanted
-        assert sum(group.count for group in await _books(store).groups(wanted, 5)) == len(names), wanted
-    assert [await _books(store).count(kind, 5) for kind in (Kind.MESSAGE, Kind.REPORT, Kind.CALLBACK)] == [6, 1, 0]
+        assert sum(group.count for group in await _store(store).groups(wanted, 5)) == len(names), wanted
+    assert [await _store(store).count(kind, 5) for kind in (Kind.MESSAGE, Kind.REPORT, Kind.CALLBACK)] == [6, 1, 0]
 
 
 async def test_letters_are_selected_by_when_they_failed(store: Store) -> None:
@@ -208,7 +208,7 @@ async def test_a_letter_shows_the_last_attempt_of_the_last_revision(store: Store
         job = await _claimed(store, new, version)
         outcome = Outcome(Verdict.RETRYABLE, f"http_{code}", code)
         await store.ledger.apply([decide(job, outcome, policy, ran_seconds=0.1, jitter=0.0)], 5)
-    (letter,) = await _books(store).page(Filter(), BEFORE_ALL, 10, 5)
+    (letter,) = await _store(store).page(Filter(), BEFORE_ALL, 10, 5)
     assert (letter.reason, letter.last_reason, letter.provider_code, letter.attempts) == (
         "attempts_exhausted",
         "http_502",
@@ -217,7 +217,7 @@ async def test_a_letter_shows_the_last_attempt_of_the_last_revision(store: Store
     )
     await _requeue(store, new.id)
     await _apply(store, await _claimed(store, new, 6), REJECTED)
-    (letter,) = await _books(store).page(Filter(), BEFORE_ALL, 10, 5)
+    (letter,) = await _store(store).page(Filter(), BEFORE_ALL, 10, 5)
     assert (letter.reason, letter.last_reason, letter.provider_code, letter.attempts) == ("http_400", "http_400", 400, 1)
 
 
@@ -226,7 +226,7 @@ async def test_alike_letters_are_one_group_with_the_oldest_and_the_newest(store:
     other = await _dead(store, message(delivery=Delivery.AT_MOST_ONCE), UNKNOWN)
     store.rows(f"UPDATE jobs SET finished_at = finished_at - interval '1 h' WHERE id = '{ids[1]}'")
     ended = {str(id_): at for id_, at in store.rows("SELECT id, finished_at FROM jobs")}
-    most, one = await _books(store).groups(Filter(), 5)
+    most, one = await _store(store).groups(Filter(), 5)
     assert (most.count, most.oldest, most.newest) == (3, ended[str(ids[1])], ended[str(ids[2])])
     assert (one.count, one.status, one.reason, one.oldest) == (1, Status.UNKNOWN, "timeout", ended[str(other)])
 
@@ -234,7 +234,7 @@ async def test_alike_letters_are_one_group_with_the_oldest_and_the_newest(store:
 @pytest.mark.parametrize(("version", "stale"), [(2, True), (3, False)])
 async def test_a_copy_is_stale_once_its_job_moved_on_or_is_gone(store: Store, version: int, stale: bool) -> None:
     copy, gone = Pointer(await _dead(store), version), Pointer(message().id, 3)
-    assert await _books(store).stale([copy, gone], 5) == ({copy, gone} if stale else {gone})
+    assert await _store(store).stale([copy, gone], 5) == ({copy, gone} if stale else {gone})
 
 
 async def test_a_report_is_requeued_for_the_report_queue(store: Store) -> None:

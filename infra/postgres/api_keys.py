@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.keys import KeyRecord, NewKey, Scope
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 
 _USABLE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
 
@@ -94,11 +94,11 @@ class KeyRow:
     usable: bool
 
 
-class KeyBook:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+class ApiKeyStore:
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def find(self, prefixes: Sequence[str], timeout: float) -> list[KeyRecord | None]:
         """The keys with these prefixes, in their order; None where there is none."""
@@ -107,12 +107,12 @@ class KeyBook:
             rows = connection.execute(_FIND, {"prefixes": list(prefixes)})
             return {row.prefix: _record(row) for row in rows}
 
-        found = await self._lane.call(work, timeout)
+        found = await self._pool.call(work, timeout)
         return [found.get(prefix) for prefix in prefixes]
 
     async def any(self, timeout: float) -> bool:
         """Whether a key was ever made."""
-        return await self._lane.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
+        return await self._pool.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
 
     async def reserve_first(self, client_id: str, scopes: Sequence[Scope], timeout: float) -> bool:
         """Reserve a key for a client, who is added if need be. False: there is a key already.
@@ -120,19 +120,19 @@ class KeyBook:
         From now on every request needs a key. `take_first` turns the reserved one into a usable one.
         """
         parameters = {"client_id": client_id, "scopes": [str(scope) for scope in scopes], "reserved": RESERVED}
-        return await self._lane.call(lambda c: c.execute(_RESERVE, parameters).rowcount == 1, timeout)
+        return await self._pool.call(lambda c: c.execute(_RESERVE, parameters).rowcount == 1, timeout)
 
     async def take_first(self, new: NewKey, timeout: float) -> bool:
         """Put a key in the place of the reserved one. False: there is no reserved key any more."""
         parameters = {"prefix": new.prefix, "hash": new.hash, "reserved": RESERVED}
-        return await self._lane.call(lambda c: c.execute(_TAKE, parameters).rowcount == 1, timeout)
+        return await self._pool.call(lambda c: c.execute(_TAKE, parameters).rowcount == 1, timeout)
 
     async def create_client(self, id_: str, timeout: float) -> bool:
         """False: it is there already."""
-        return await self._lane.call(lambda c: c.execute(_CREATE_CLIENT, {"id": id_}).rowcount == 1, timeout)
+        return await self._pool.call(lambda c: c.execute(_CREATE_CLIENT, {"id": id_}).rowcount == 1, timeout)
 
     async def clients(self, timeout: float) -> list[ClientRow]:
-        return await self._lane.call(lambda c: [ClientRow(**row) for row in c.execute(_CLIENTS).mappings()], timeout)
+        return await self._pool.call(lambda c: [ClientRow(**row) for row in c.execute(_CLIENTS).mappings()], timeout)
 
     async def create_key(
         self, client_id: str, new: NewKey, scopes: Sequence[Scope], seconds: float | None, timeout: float
@@ -145,21 +145,21 @@ class KeyBook:
             "scopes": [str(scope) for scope in scopes],
             "seconds": seconds,
         }
-        return await self._lane.call(lambda c: c.execute(_CREATE_KEY, parameters).rowcount == 1, timeout)
+        return await self._pool.call(lambda c: c.execute(_CREATE_KEY, parameters).rowcount == 1, timeout)
 
     async def keys(self, client_id: str | None, timeout: float) -> list[KeyRow]:
         parameters = {"client_id": client_id}
-        return await self._lane.call(lambda c: [KeyRow(**row) for row in c.execute(_KEYS, parameters).mappings()], timeout)
+        return await self._pool.call(lambda c: [KeyRow(**row) for row in c.execute(_KEYS, parameters).mappings()], timeout)
 
     async def rotate(self, old: str, new: NewKey, overlap_seconds: float, timeout: float) -> bool:
         """A new key in the place of a usable one, which goes on for the overlap at most. False: there is no such key."""
         parameters = {"old": old, "prefix": new.prefix, "hash": new.hash, "overlap": overlap_seconds}
-        return await self._lane.call(lambda c: c.execute(_ROTATE, parameters).rowcount == 1, timeout)
+        return await self._pool.call(lambda c: c.execute(_ROTATE, parameters).rowcount == 1, timeout)
 
     async def revoke(self, name: str, timeout: float, *, of_client: bool = False) -> int:
         """Revoke the key with this prefix, or all of the client of this name; how many."""
         parameters = {"name": name, "of_client": of_client}
-        return await self._lane.call(lambda c: c.execute(_REVOKE, parameters).rowcount, timeout)
+        return await self._pool.call(lambda c: c.execute(_REVOKE, parameters).rowcount, timeout)
 
 
 def _record(row: Any) -> KeyRecord:

@@ -15,7 +15,7 @@ from api.problems import Problem, describe
 MAX_HEAD = 64 * 1024  # bytes of request line and headers
 
 
-class Impatient(HttpToolsProtocol):
+class TimeoutProtocol(HttpToolsProtocol):
     """uvicorn's protocol, with a timer over each request, whether its body is read or not, and a limit over its headers."""
 
     request_seconds = 10.0  # from a connection's opening, or a request's first byte, to the last byte of its body
@@ -93,6 +93,6 @@ class Impatient(HttpToolsProtocol):
             self._timer = None
 
 
-def with_timeout(request_seconds: float) -> type[Impatient]:
+def with_timeout(request_seconds: float) -> type[TimeoutProtocol]:
     """The protocol with another limit: uvicorn makes its protocols itself, from a class."""
-    return type("Impatient", (Impatient,), {"request_seconds": request_seconds})
+    return type("TimeoutProtocol", (TimeoutProtocol,), {"request_seconds": request_seconds})

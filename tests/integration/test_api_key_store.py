@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from infra.keys import Scope, matches, new_key
-from infra.postgres.key_book import RESERVED, KeyBook
+from infra.postgres.api_keys import RESERVED, ApiKeyStore
 from tests.integration.conftest import Hurt
 
 DAY = 86_400
@@ -12,7 +12,7 @@ DAY = 86_400
 
 async def _rotated(hurt: Hurt, lifetime: float | None, overlap: float) -> tuple[Any, Any]:
     """Seconds that the old key has left, and the new one, after a rotation; None: for good."""
-    book, old, new = KeyBook(hurt.lane), new_key(), new_key()
+    book, old, new = ApiKeyStore(hurt.pool), new_key(), new_key()
     await book.create_client("shop", 5)
     assert await book.create_key("shop", old, [Scope.REPORTS], lifetime, 5)
     assert await book.rotate(old.prefix, new, overlap, 5)
@@ -36,7 +36,7 @@ async def test_rotation_never_prolongs_a_key_that_expires_sooner(hurt: Hurt) -> 
 
 
 async def test_the_first_key_is_taken_by_one_of_many(hurt: Hurt) -> None:
-    book, keys = KeyBook(hurt.lane), [new_key() for _ in range(8)]
+    book, keys = ApiKeyStore(hurt.pool), [new_key() for _ in range(8)]
     assert await book.reserve_first("default", [Scope.ADMIN], 5)
     assert not await book.reserve_first("default", [Scope.ADMIN], 5)
     assert await book.any(5)
@@ -48,7 +48,7 @@ async def test_the_first_key_is_taken_by_one_of_many(hurt: Hurt) -> None:
 
 
 async def test_no_key_is_reserved_where_there_is_one(hurt: Hurt) -> None:
-    book, key = KeyBook(hurt.lane), new_key()
+    book, key = ApiKeyStore(hurt.pool), new_key()
     await book.create_client("shop", 5)
     await book.create_key("shop", key, [Scope.REPORTS], None, 5)
     assert not await book.reserve_first("default", [Scope.ADMIN], 5)

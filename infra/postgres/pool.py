@@ -1,4 +1,4 @@
-"""Lanes: small thread pools with a connection a thread, through which synchronous transactions are called with a deadline.
+"""Pools: small thread pools with a connection a thread, through which synchronous transactions are called with a deadline.
 
 A server-side timeout does not free a thread whose Postgres is frozen. So every call has a deadline on the client: when it
 passes, the socket is shut down under the blocked thread, and whether the transaction was committed is in doubt. The server
@@ -139,11 +139,11 @@ def _step_back() -> None:
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it: slower for others, no more
-        log.debug("lane.not_in_background", reason=str(error))
+        log.debug("pool.not_in_background", reason=str(error))
 
 
-class Lane:
-    """Calls transactions in `threads` threads of its own, so that slow work in one lane never holds up another.
+class DatabasePool:
+    """Calls transactions in `threads` threads of its own, so that slow work in one pool never holds up another.
 
     `scans`: its statements read whole tables; all others look rows up by their keys. `background`: its threads get a processor
     that nobody else wants. `statement_seconds`: the longest deadline of its calls; the server ends a statement then, too.
@@ -209,7 +209,7 @@ class Lane:
     def _submit(self, call: _Call[T]) -> Future[T]:
         try:
             return self._pool.submit(call.run)
-        except RuntimeError as error:  # the system has no thread to spare, or the lane is closed
+        except RuntimeError as error:  # the system has no thread to spare, or the pool is closed
             call.abandon()
             raise Unavailable(str(error)) from error
 
@@ -232,7 +232,7 @@ class Lane:
     def _log_unexpected(self, error: Unexpected) -> None:
         if time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
             self._unexpected_at = time.monotonic()
-            log.error("postgres.unexpected", lane=self._name, sqlstate=error.sqlstate, reason=str(error))
+            log.error("postgres.unexpected", pool=self._name, sqlstate=error.sqlstate, reason=str(error))
 
     def contact_seconds(self) -> float:
         """Seconds of unbroken contact; see `Contact`."""

@@ -17,7 +17,7 @@ from infra.rabbitmq.topology import Topology, declare
 log = structlog.get_logger()
 
 
-class Mender:
+class QueueRepairer:
     """Remembers which queues the broker cannot use, and since when; `after_seconds` of that, it makes them anew."""
 
     def __init__(self, url: str, topology: Topology, *, after_seconds: float):
@@ -27,7 +27,7 @@ class Mender:
         self._since: dict[str, float] = {}
 
     @asynccontextmanager
-    async def watching(self, queue: str) -> AsyncIterator[None]:
+    async def repairing(self, queue: str) -> AsyncIterator[None]:
         """Around a request to consume a queue: whether the broker fails in it. Raises what is raised within."""
         try:
             yield
@@ -35,14 +35,14 @@ class Mender:
             since = self._since.setdefault(queue, time.monotonic())
             # At once, and not when we are connected again: by then another worker may have done so, and the queue be well.
             if time.monotonic() - since >= self._after:
-                await self._remake(queue, time.monotonic() - since)
+                await self._recreate(queue, time.monotonic() - since)
             raise
         self._since.pop(queue, None)
 
-    async def _remake(self, queue: str, seconds: float) -> None:
+    async def _recreate(self, queue: str, seconds: float) -> None:
         """Delete and declare it anew. What was lost in it, the sweep publishes again."""
         log.error("queue.remade", queue=queue, reason="the broker has it and cannot use it", for_seconds=round(seconds))
-        async with await connect(self._url, "mender") as connection:
+        async with await connect(self._url, "repairer") as connection:
             channel = await connection.channel()
             await channel.queue_delete(self._topology.name(queue))
             await declare(channel, self._topology)

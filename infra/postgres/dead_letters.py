@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from infra.dead_letters import Requeueable
 from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 from jobs.model import Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -101,10 +101,10 @@ _CLAUSES = {
 }
 
 
-def _where(wanted: Filter) -> _Where:
+def _where(filter_: Filter) -> _Where:
     where = _Where()
     for name, clause in _CLAUSES.items():
-        value = getattr(wanted, name)
+        value = getattr(filter_, name)
         if value is not None and value != ():
             where.clauses.append(clause)
             where.parameters[name] = [str(id_) for id_ in value] if name == "ids" else value
@@ -173,9 +173,9 @@ SELECT id FROM discarded
 """)  # noqa: S608  the interpolated parts are constants
 
 
-def page_statement(wanted: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
+def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
     """The statement of a page, and its parameters."""
-    where = _where(wanted)
+    where = _where(filter_)
     if only is not None:
         where.clauses.append(f"NOT {_IN_TIME}" if only.negated else _IN_TIME)
         where.parameters.update(deadlines=orjson.dumps(dict(only.deadlines)).decode(), to_provider=only.provider)
@@ -191,38 +191,38 @@ LEFT JOIN jobs j ON j.id = r.id WHERE j.id IS NULL OR j.version > r.version
 BEFORE_ALL = UUID(int=0)
 
 
-class DeadBooks:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+class DeadLetterStore:
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def now(self, timeout: float) -> datetime:
         """Postgres' clock, by which `failed_before` is judged."""
-        return await self._lane.call(lambda c: c.execute(sa.text("SELECT clock_timestamp()")).scalar_one(), timeout)
+        return await self._pool.call(lambda c: c.execute(sa.text("SELECT clock_timestamp()")).scalar_one(), timeout)
 
     async def count(self, kind: Kind, timeout: float) -> int:
         """How many dead letters of a kind there are."""
         statement = sa.text("SELECT count(*) FROM jobs WHERE status IN ('failed', 'unknown') AND kind = :kind")
-        return await self._lane.call(lambda c: int(c.execute(statement, {"kind": kind}).scalar_one()), timeout)
+        return await self._pool.call(lambda c: int(c.execute(statement, {"kind": kind}).scalar_one()), timeout)
 
-    async def groups(self, wanted: Filter, timeout: float) -> list[Group]:
+    async def groups(self, filter_: Filter, timeout: float) -> list[Group]:
         """How many there are of each sort, the most first."""
-        where = _where(wanted)
+        where = _where(filter_)
         statement = sa.text(_GROUPS.format(where=" AND ".join(where.clauses)))
 
         def work(connection: sa.Connection) -> list[Group]:
             rows = connection.execute(statement, where.parameters).mappings()
             return [Group(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])}) for row in rows]
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def page(
-        self, wanted: Filter, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
+        self, filter_: Filter, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
     ) -> list[DeadLetter]:
         """At most `limit`, by id, from behind `after`."""
-        statement, parameters = page_statement(wanted, after, limit, only)
-        return await self._lane.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
+        statement, parameters = page_statement(filter_, after, limit, only)
+        return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
         """Queue each anew, in a new revision, for its work queue; those that have moved on since they were read are left."""
@@ -238,12 +238,12 @@ class DeadBooks:
 
     async def _each(self, statement: sa.TextClause, rows: list[dict[str, Any]], timeout: float) -> set[UUID]:
         text = orjson.dumps(rows).decode()
-        return await self._lane.call(lambda c: {row.id for row in c.execute(statement, {"rows": text})}, timeout)
+        return await self._pool.call(lambda c: {row.id for row in c.execute(statement, {"rows": text})}, timeout)
 
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
         """Of copies in the dead queue, those whose job has moved on, or is gone."""
         rows = orjson.dumps([{"id": str(copy.id), "version": copy.version} for copy in copies]).decode()
-        return await self._lane.call(
+        return await self._pool.call(
             lambda c: {Pointer(row.id, row.version) for row in c.execute(_STALE, {"rows": rows})}, timeout
         )
 

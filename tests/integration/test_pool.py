@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from infra.postgres.contact import Contact
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import texts
 from tests.integration.conftest import Hurt
 from tests.services import with_port
@@ -43,15 +43,15 @@ def locked(database: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def lane_of(hurt: Hurt, **options: float) -> AsyncIterator[Lane]:
-    """A lane through the proxy that hurts."""
-    lane = Lane(with_port(hurt.database, hurt.proxy.port), name="lane test", threads=2, **options)  # type: ignore[arg-type]
-    yield lane
-    lane.close()
+async def pool_of(hurt: Hurt, **options: float) -> AsyncIterator[DatabasePool]:
+    """A pool through the proxy that hurts."""
+    pool = DatabasePool(with_port(hurt.database, hurt.proxy.port), name="pool test", threads=2, **options)  # type: ignore[arg-type]
+    yield pool
+    pool.close()
 
 
 def backends(hurt: Hurt) -> Callable[[], Awaitable[int]]:
-    statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste lane test' AND state = 'active'"
+    statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste pool test' AND state = 'active'"
 
     async def count() -> int:
         return int(str(hurt.rows(statement)[0][0]))
@@ -60,20 +60,20 @@ def backends(hurt: Hurt) -> Callable[[], Awaitable[int]]:
 
 
 async def test_an_abandoned_call_ends_at_the_server_while_its_lock_is_still_held(hurt: Hurt) -> None:
-    async with lane_of(hurt) as lane:
+    async with pool_of(hurt) as pool:
         with locked(hurt.database):
             for _ in range(4):
                 with pytest.raises(DeadlinePassed):
-                    await lane.call(_count, 0.2)
+                    await pool.call(_count, 0.2)
             started = time.monotonic()
             await eventually(backends(hurt), lambda count: count == 0)
             assert time.monotonic() - started < 9, "the statement timeout ended them, and not the client's hanging up"
 
 
 async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(hurt: Hurt) -> None:
-    async with lane_of(hurt, statement_seconds=0.3) as lane:
+    async with pool_of(hurt, statement_seconds=0.3) as pool:
         with locked(hurt.database), pytest.raises(TryAgain):
-            await lane.call(_count, 10)
+            await pool.call(_count, 10)
 
 
 async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: Hurt) -> None:
@@ -90,10 +90,10 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: 
         reused.sendall(b"still here")
         reused.close()
 
-    async with lane_of(hurt) as lane:
+    async with pool_of(hurt) as pool:
         try:
             with pytest.raises(DeadlinePassed):
-                await lane.call(close_and_wait, 0.3)
+                await pool.call(close_and_wait, 0.3)
         finally:
             release.set()
         theirs.settimeout(5)
@@ -109,36 +109,36 @@ def _as(descriptor: int, number: int) -> int:
 
 
 async def test_a_call_that_waits_for_a_lock_does_not_break_contact(hurt: Hurt) -> None:
-    async with lane_of(hurt, silence_seconds=0.5) as lane:
-        await lane.call(_one, 5)
+    async with pool_of(hurt, silence_seconds=0.5) as pool:
+        await pool.call(_one, 5)
         started = time.monotonic()
         with locked(hurt.database):
-            waiting = asyncio.create_task(lane.call(_count, 1.0))
+            waiting = asyncio.create_task(pool.call(_count, 1.0))
             while not waiting.done():
-                await lane.call(_one, 5)
+                await pool.call(_one, 5)
                 await asyncio.sleep(0.05)
         assert isinstance(waiting.exception(), DeadlinePassed)
-        await lane.call(_one, 5)
-        assert lane.contact_seconds() >= time.monotonic() - started - 0.1
+        await pool.call(_one, 5)
+        assert pool.contact_seconds() >= time.monotonic() - started - 0.1
 
 
 async def test_contact_ends_when_postgres_is_silent_for_longer_than_the_limit(hurt: Hurt) -> None:
-    async with lane_of(hurt, silence_seconds=0.5) as lane:
-        await lane.call(_one, 5)
+    async with pool_of(hurt, silence_seconds=0.5) as pool:
+        await pool.call(_one, 5)
         await hurt.proxy.freeze()
         for _ in range(3):
             with pytest.raises(Unavailable):
-                await lane.call(_one, 0.3)
-        assert lane.contact_seconds() == 0
+                await pool.call(_one, 0.3)
+        assert pool.contact_seconds() == 0
         await hurt.proxy.thaw()
         thawed = time.monotonic()
-        await eventually(lambda: _answers(lane), bool)
-        assert lane.contact_seconds() <= time.monotonic() - thawed
+        await eventually(lambda: _answers(pool), bool)
+        assert pool.contact_seconds() <= time.monotonic() - thawed
 
 
-async def _answers(lane: Lane) -> bool:
+async def _answers(pool: DatabasePool) -> bool:
     try:
-        return await lane.call(_one, 1) == 1
+        return await pool.call(_one, 1) == 1
     except Unavailable:
         return False
 
@@ -172,14 +172,14 @@ async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hur
         return sum(1 for _ in reading)
 
     statement = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste lane test' AND xact_start IS NOT NULL"
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste pool test' AND xact_start IS NOT NULL"
     )
 
     async def transactions() -> int:
         return int(str(hurt.rows(statement)[0][0]))
 
-    async with lane_of(hurt, idle_transaction_seconds=1) as lane:
-        reading = asyncio.create_task(lane.call(stop_in_the_middle, 30))
+    async with pool_of(hurt, idle_transaction_seconds=1) as pool:
+        reading = asyncio.create_task(pool.call(stop_in_the_middle, 30))
         await eventually(transactions, lambda count: count == 1)
         await eventually(transactions, lambda count: count == 0)
         release.set()
@@ -189,33 +189,33 @@ async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hur
 
 async def test_every_lane_has_the_server_end_lost_clients(hurt: Hurt) -> None:
     names = ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_user_timeout")
-    async with lane_of(hurt) as lane:
+    async with pool_of(hurt) as pool:
         statement = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
-        shown = await lane.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
+        shown = await pool.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
     assert shown == ("1min", "10", "30000")
 
 
 @pytest.mark.parametrize("sqlstate", ["58030", "XX000", "XX001", "P0001", "0A000"])
 async def test_an_error_of_postgres_that_no_rule_names_is_transient(hurt: Hurt, sqlstate: str) -> None:
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{sqlstate}'; END $$"
-    async with lane_of(hurt) as lane:
+    async with pool_of(hurt) as pool:
         with pytest.raises(Unavailable) as raised:
-            await lane.call(lambda c: c.exec_driver_sql(raising).close(), 5)
+            await pool.call(lambda c: c.exec_driver_sql(raising).close(), 5)
         assert raised.value.sqlstate == sqlstate
-        assert await lane.call(_one, 5) == 1
+        assert await pool.call(_one, 5) == 1
 
 
 async def test_a_value_that_postgres_refuses_is_bad_data(hurt: Hurt) -> None:
-    async with lane_of(hurt) as lane:
+    async with pool_of(hurt) as pool:
         with pytest.raises(BadData):
-            await lane.call(lambda c: c.exec_driver_sql("SELECT CAST('x' AS int)").close(), 5)
+            await pool.call(lambda c: c.exec_driver_sql("SELECT CAST('x' AS int)").close(), 5)
 
 
 async def test_without_a_thread_a_call_is_unavailable(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(work: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    async with lane_of(hurt) as lane:
-        monkeypatch.setattr(lane._pool, "submit", no_thread)
+    async with pool_of(hurt) as pool:
+        monkeypatch.setattr(pool._pool, "submit", no_thread)
         with pytest.raises(Unavailable):
-            await lane.call(_one, 5)
+            await pool.call(_one, 5)

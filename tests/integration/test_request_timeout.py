@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from api.patience import Impatient
+from api.request_timeout import TimeoutProtocol
 from tests.waiting import eventually
 
 POST = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
@@ -26,7 +26,13 @@ class Server:
         self.release = asyncio.Event()
         routes = [Route(f"/{name}", getattr(self, name), methods=["GET", "POST"]) for name in ("answer", "read", "hang")]
         config = uvicorn.Config(
-            Starlette(routes=routes), port=0, http=Impatient, ws="none", log_config=None, lifespan="off", server_header=False
+            Starlette(routes=routes),
+            port=0,
+            http=TimeoutProtocol,
+            ws="none",
+            log_config=None,
+            lifespan="off",
+            server_header=False,
         )
         self.server = uvicorn.Server(config)
 
@@ -47,9 +53,9 @@ class Server:
         return int(self.server.servers[0].sockets[0].getsockname()[1])
 
     @property
-    def connection(self) -> Impatient:
+    def connection(self) -> TimeoutProtocol:
         (protocol,) = self.server.server_state.connections
-        return cast("Impatient", protocol)
+        return cast("TimeoutProtocol", protocol)
 
 
 @asynccontextmanager
@@ -108,7 +114,7 @@ async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
 async def test_a_request_that_drips_is_given_up(
     monkeypatch: pytest.MonkeyPatch, first: bytes, piece: bytes, status: bytes
 ) -> None:
-    monkeypatch.setattr(Impatient, "request_seconds", 0.3)
+    monkeypatch.setattr(TimeoutProtocol, "request_seconds", 0.3)
     async with _serving() as server:
         answer = await _until_closed(server, first, piece)
     assert answer.count(b"HTTP/1.1") == bool(status) and answer.startswith(b"HTTP/1.1 " + status if status else b"")

@@ -31,7 +31,7 @@ class Jobs(Protocol):
     def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]: ...
 
 
-class Housekeeper:
+class Maintenance:
     """Forgets idempotency keys whose day is over, and jobs whose `days` are (by kind; a kind that is not named stays)."""
 
     def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float], *, passing: tuple[type[Exception], ...]):
@@ -42,7 +42,7 @@ class Housekeeper:
 
     async def run(self) -> None:
         """Clean up every minute, until cancelled."""
-        outage = OutageLog("housekeeping", "nothing is deleted")
+        outage = OutageLog("maintenance", "nothing is deleted")
         while True:
             try:
                 await self.clean()

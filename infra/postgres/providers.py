@@ -6,7 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from infra.postgres.callback_rows import in_list
-from infra.postgres.lanes import Lane
+from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Cause, sources
 from jobs.model import Priority, message_queue
 
@@ -53,21 +53,21 @@ class ProviderState:
     paused_at: datetime | None
 
 
-class ProviderBook:
-    """Each method is one transaction; see `Lane.call` for what it raises."""
+class ProviderStore:
+    """Each method is one transaction; see `DatabasePool.call` for what it raises."""
 
-    def __init__(self, lane: Lane):
-        self._lane = lane
+    def __init__(self, pool: DatabasePool):
+        self._pool = pool
 
     async def paused(self, timeout: float) -> frozenset[str]:
         """The providers that are paused now."""
-        return await self._lane.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
+        return await self._pool.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
 
     async def pause(self, provider: str, timeout: float) -> None:
-        await self._lane.call(lambda c: c.execute(_PAUSE, {"provider": provider}).close(), timeout)
+        await self._pool.call(lambda c: c.execute(_PAUSE, {"provider": provider}).close(), timeout)
 
     async def resume(self, provider: str, timeout: float) -> None:
-        await self._lane.call(lambda c: c.execute(_RESUME, {"provider": provider}).close(), timeout)
+        await self._pool.call(lambda c: c.execute(_RESUME, {"provider": provider}).close(), timeout)
 
     async def states(self, timeout: float) -> dict[str, ProviderState]:
         """Every provider that messages wait for, or that is paused."""
@@ -76,10 +76,10 @@ class ProviderBook:
             rows = connection.execute(_LIST)
             return {row.provider: ProviderState(row.waiting, row.processing, row.paused_at) for row in rows}
 
-        return await self._lane.call(work, timeout)
+        return await self._pool.call(work, timeout)
 
     async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
         """Hand at most `BATCH` messages that wait for `old` to `new`; how many."""
         queue = message_queue(new, priority).name
         parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH, "queue": queue}
-        return await self._lane.call(lambda c: int(c.execute(_MOVE, parameters).scalar_one()), timeout)
+        return await self._pool.call(lambda c: int(c.execute(_MOVE, parameters).scalar_one()), timeout)

@@ -1,0 +1,109 @@
+"""Subscriptions of waiting clients to status changes, in one process.
+
+A subscription starts before the first read, and rereads the status periodically. A lost notification therefore delays a
+client by about `reread_seconds` at most.
+"""
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from infra.batching import DeadlineExceeded, Overloaded
+from jobs.model import KnownStatus
+
+Read = Callable[[UUID], Awaitable[KnownStatus | None]]
+
+
+class Subscription:
+    """One waiting client of one job."""
+
+    def __init__(self, subscriptions: "Subscriptions", id_: UUID, is_active: Callable[[], bool]):
+        self._subscriptions = subscriptions
+        self._is_active = is_active
+        self._id = id_
+        self._latest: KnownStatus | None = None
+        self._woken = asyncio.Event()
+
+    def notify(self, known: KnownStatus) -> None:
+        if self._latest is None or known.version > self._latest.version:
+            self._latest = known
+            self._woken.set()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    @property
+    def active(self) -> bool:
+        """Whether a client still waits."""
+        return not self._subscriptions.closed and self._is_active()
+
+    async def after(self, version: int, seconds: float = float("inf")) -> KnownStatus | None:
+        """The first status newer than `version`; None after `seconds`, or when the subscription ends."""
+        deadline = time.monotonic() + seconds
+        while self.active:
+            if self._latest is not None and self._latest.version > version:
+                return self._latest
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self._woken.clear()
+            pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  so that rereads spread
+            try:
+                async with asyncio.timeout(min(left, pause)):
+                    await self._woken.wait()
+            except TimeoutError:
+                await self._reread()
+        return None
+
+    async def _reread(self) -> None:
+        try:
+            known = await self._subscriptions.read(self._id)
+        except (DeadlineExceeded, Overloaded):
+            return  # the next reread may succeed
+        if known is not None:
+            self.notify(known)
+
+
+class Subscriptions:
+    """All subscriptions of one process. `read` reads the ledger."""
+
+    def __init__(self, read: Read, *, reread_seconds: float):
+        self.read = read
+        self.reread_seconds = reread_seconds
+        self.closed = False
+        self._by_job: defaultdict[UUID, set[Subscription]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_job.values()))
+
+    @contextmanager
+    def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> Iterator[Subscription]:
+        """Receive a job's status changes from now on, while `is_active()` holds; `wake` makes every subscription check it."""
+        subscription = Subscription(self, id_, is_active)
+        self._by_job[id_].add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._by_job[id_].discard(subscription)
+            if not self._by_job[id_]:
+                del self._by_job[id_]
+
+    def notify(self, known: KnownStatus) -> None:
+        """Pass a status on to the subscriptions of its job."""
+        for subscription in self._by_job.get(known.id, ()):
+            subscription.notify(known)
+
+    def close(self) -> None:
+        """End every subscription: the process shuts down, and each request answers with the status it knows."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Make every subscription check whether it is active."""
+        for subscriptions in self._by_job.values():
+            for subscription in subscriptions:
+                subscription.wake()
