@@ -14,8 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.callers import client_of
-from api.problems import FieldError, Problem, not_found, unavailable
-from infra.postgres.errors import TryAgain, Unavailable
+from api.problems import FieldError, Problem, not_found
 from jobs.model import Kind
 
 Key = TypeVar("Key")
@@ -61,10 +60,7 @@ async def rows_answer(look: Look, kind: Kind, request: Request) -> Response:
     Raises:
         Problem: 404 where there is no such job of this kind and client, 503 without the database.
     """
-    try:
-        rows = await look(job_id(request), client_of(request), kind, READ_SECONDS)
-    except (Unavailable, TryAgain) as error:
-        raise unavailable("The database does not answer.") from error
+    rows = await look(job_id(request), client_of(request), kind, READ_SECONDS)
     if rows is None:
         raise not_found()
     return as_json({"data": [presentable(asdict(each)) for each in rows]})

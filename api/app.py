@@ -24,18 +24,27 @@ from api.messages import MessageRoutes
 from api.middleware import Headers
 from api.openapi import document
 from api.origins import Origins
-from api.problems import Problem, on_bad_data, on_bug, on_disconnect, on_http_exception, on_problem
+from api.problems import (
+    Problem,
+    on_bad_data,
+    on_bug,
+    on_disconnect,
+    on_http_exception,
+    on_problem,
+    on_transient,
+)
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
 from api.waiting import Waiting
-from infra.batching import Batcher, DeadlineExceeded
+from infra.batching import Batcher
 from infra.dead_letters import DeadLetters
+from infra.errors import Transient
 from infra.keys import Scope
 from infra.postgres import schema
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_letters import DeadLetterStore
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.errors import BadData
 from infra.postgres.ledger import Ledger
 from infra.postgres.lists import MessageLists
 from infra.postgres.outbox import Outbox
@@ -43,11 +52,11 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.postgres.totals import Totals
 from infra.publishing import EagerPublisher
-from infra.rabbitmq.publisher import NotPublished, Publisher
+from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.rates import Rates
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.status_cache import StatusCache
 from infra.settings import Settings, is_loopback
 from infra.statuses import Statuses
 from infra.subscriptions import Subscriptions
@@ -55,7 +64,6 @@ from infra.supervision import Supervisor
 
 log = structlog.get_logger()
 
-REPEAT = (Unavailable, TryAgain)
 FORGET_SECONDS = 30.0
 CHECK_SECONDS = 0.8
 HOT_SECONDS = 2.0  # no call of these pools waits for longer
@@ -97,6 +105,7 @@ class Api:
             exception_handlers={
                 Problem: on_problem,
                 HTTPException: on_http_exception,
+                Transient: on_transient,
                 BadData: on_bad_data,
                 ClientDisconnect: on_disconnect,
                 Exception: on_bug,
@@ -115,16 +124,13 @@ class Api:
         eager = EagerPublisher(
             broker,
             lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
-            failures=(NotPublished, DeadlineExceeded),
         )
-        statuses = Statuses(self._cache, self._queries.statuses, cache_down=CacheDown, repeat=REPEAT)
+        statuses = Statuses(self._cache, self._queries.statuses)
         subscriptions = self._subscriptions = Subscriptions(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
         events = Events(settings.redis_url, namespace=settings.namespace, notify=subscriptions.notify)
         waiting = Waiting(statuses, subscriptions, settings.waiting_per_key)
         accepting = ledger_batcher(self._ledger.accept)
-        backlog = BacklogLimit(
-            Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low, passing=REPEAT
-        )
+        backlog = BacklogLimit(Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         intake = Intake(
             accepting,
             eager,
@@ -134,7 +140,7 @@ class Api:
             timeout_seconds=settings.accept_timeout_seconds,
         )
         # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
-        records = Batcher(self._queries.messages, key=lambda id_: id_, repeat=REPEAT, max_batch=100)
+        records = Batcher(self._queries.messages, key=lambda id_: id_, repeat_transient=True, max_batch=100)
         callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
         store, providers = DeadLetterStore(self._reads), frozenset(settings.providers)
         lists = MessageLists(self._reads)
@@ -179,10 +185,9 @@ class Api:
             subscriptions.wake,
             off=settings.auth == "off",
             may_be_open=self._may_be_open,
-            passing=REPEAT,
         )
         per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
-        return Access(keyring, RateLimits(rates, per_key, per_address, passing=(CacheDown,)))
+        return Access(keyring, RateLimits(rates, per_key, per_address))
 
     def _keys_required(self) -> bool:
         """Whether every request needs a key, as far as is known."""
@@ -229,10 +234,10 @@ class Api:
 
     def _health(self, broker: Publisher) -> HealthRoutes:
         async def postgres() -> str | None:
-            return self._seen or await _says(self._queries.answers(CHECK_SECONDS), REPEAT)
+            return self._seen or await _down(self._queries.answers(CHECK_SECONDS))
 
         async def redis() -> str | None:
-            return await _says(self._cache.answers(), (CacheDown,))
+            return await _down(self._cache.answers())
 
         async def rabbitmq() -> str | None:
             return None if broker.connected.is_set() else "not connected"
@@ -246,9 +251,10 @@ class Api:
         return HealthRoutes(checks, lambda: self._supervisor.down, version)
 
 
-async def _says(check: Awaitable[None], errors: tuple[type[Exception], ...]) -> str | None:
+async def _down(check: Awaitable[None]) -> str | None:
+    """The reason why a check fails; None when it succeeds."""
     try:
         await check
-    except errors as error:
+    except Transient as error:
         return str(error)
     return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from api.problems import Problem
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
@@ -53,13 +54,11 @@ class BacklogLimit:
         *,
         high: int,
         low: int,
-        passing: tuple[type[Exception], ...],
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._waiting = waiting
         self._high = high
         self._low = low
-        self._passing = passing
         self._monotonic = monotonic
         self._known: dict[str, _Backlog] = {}
         self._outage = OutageLog("backlog_count", "the last known backlogs hold")
@@ -83,7 +82,7 @@ class BacklogLimit:
         started, unsettled, admitted = self._monotonic(), backlog.unsettled, backlog.admitted
         try:
             counted = await self._waiting(client_id, self._high, COUNT_SECONDS)
-        except self._passing as error:
+        except Transient as error:
             self._outage.failed(error)
             self._forget_stale(client_id, backlog)
         else:

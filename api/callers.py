@@ -13,7 +13,8 @@ from starlette.routing import Route
 
 from api.limits import RateLimits
 from api.problems import Problem, unavailable
-from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.batching import Batcher
+from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
 from infra.outage_log import OutageLog
 
@@ -80,16 +81,14 @@ class Keyring:
         *,
         off: bool,
         may_be_open: bool,
-        passing: tuple[type[Exception], ...],
     ):
         self._keys = keys
         self._lookups: Batcher[str, KeyRecord | None] = Batcher(
-            keys.find, key=lambda prefix: prefix, repeat=passing, capacity=LOOKUPS
+            keys.find, key=lambda prefix: prefix, repeat_transient=True, capacity=LOOKUPS
         )
         self._revoked = revoked
         self._off = off
         self._may_be_open = may_be_open
-        self._passing = passing
         self._outage = OutageLog("keys", "the last known keys hold, so a revocation is not heeded")
         self._open = Caller(OPEN_CLIENT, frozenset(Scope))
         self._known: dict[str, _Known] = {}
@@ -114,7 +113,7 @@ class Keyring:
             # Past the look-ups: a flood of unknown keys delays no revocation.
             watched = list(self._known.values())
             records = await self._keys.find([known.record.prefix for known in watched], LOOK_SECONDS) if watched else []
-        except self._passing as error:
+        except Transient as error:
             self._outage.failed(error)
             return
         self._outage.succeeded()
@@ -159,7 +158,7 @@ class Keyring:
             return None
         try:
             record = await self._lookups.submit(prefix, LOOKUP_SECONDS)
-        except (DeadlineExceeded, Overloaded) as error:
+        except Transient as error:
             raise unavailable("The database does not answer; whether this key may call is unknown.") from error
         if record is None or not record.usable:
             self._remember_unknown(prefix, now + UNKNOWN_SECONDS)

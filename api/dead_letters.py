@@ -14,8 +14,8 @@ from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery, DeadL
 from api.problems import FieldError, Problem, unavailable
 from api.requests import read_model, read_query
 from infra.dead_letters import DeadLetters
+from infra.errors import Transient
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
-from infra.postgres.errors import TryAgain, Unavailable
 from jobs.lifecycle import Status
 from jobs.model import Kind
 
@@ -39,7 +39,7 @@ class DeadLetterRoutes:
         """One page of those that fit, by id."""
         query = read_query(request, DeadLetterQuery)
         after = BEFORE_ALL if query.cursor is None else from_cursor(query.cursor, UUID)
-        found = await self._page(_filter(request, query), after, query.limit + 1)
+        found = await self.store.page(_filter(request, query), after, query.limit + 1, READ_SECONDS)
         shown = found[: query.limit]
         cursor = cursor_for(str(shown[-1].id)) if len(found) > query.limit else None
         return as_json({"data": [_to_json(each) for each in shown], "next_cursor": cursor})
@@ -56,7 +56,7 @@ class DeadLetterRoutes:
                 found = await self.letters.requeueable(query, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
                 return as_json({"would_requeue": [str(each.id) for each in found]})
             done = await self.letters.requeue_first(query, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
-        except (Unavailable, TryAgain) as error:
+        except Transient as error:
             raise unavailable("The database does not answer; send the same request again, nothing is queued twice.") from error
         return as_json(
             {
@@ -70,22 +70,13 @@ class DeadLetterRoutes:
         """End them for good."""
         batch = await read_model(request, DeadLetterBatch)
         if batch.dry_run:
-            found = await self._page(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
+            found = await self.store.page(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit, READ_SECONDS)
             return as_json({"would_discard": [str(each.id) for each in found]})
         try:
             done = await self.letters.discard(_filter(request, batch.filter, batch.ids), BEFORE_ALL, batch.limit)
-        except (Unavailable, TryAgain) as error:
+        except Transient as error:
             raise unavailable("The database does not answer; send the same request again.") from error
         return as_json({"discarded": list(map(str, done.moved))})
-
-    async def _page(self, query: Filter, after: UUID, limit: int) -> "_Letters":
-        try:
-            return await self.store.page(query, after, limit, READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
-
-
-_Letters = list[DeadLetter]
 
 
 def _filter(request: Request, query: DeadLetterFilter, ids: "list[UUID] | None" = None) -> Filter:

@@ -7,6 +7,7 @@ import structlog
 from limits import RateLimitItem
 
 from api.problems import Problem
+from infra.errors import Transient
 
 log = structlog.get_logger()
 
@@ -29,13 +30,10 @@ class Rates(Protocol):
 class RateLimits:
     """`per_key`: every request; `per_address`: those that show no usable key. While Redis is away nobody is held up."""
 
-    def __init__(
-        self, rates: Rates, per_key: RateLimitItem, per_address: RateLimitItem, *, passing: tuple[type[Exception], ...]
-    ):
+    def __init__(self, rates: Rates, per_key: RateLimitItem, per_address: RateLimitItem):
         self._rates = rates
         self._per_key = per_key
         self._per_address = per_address
-        self._passing = passing
         self._said_at = float("-inf")
 
     async def key(self, prefix: str) -> None:
@@ -53,7 +51,7 @@ class RateLimits:
     async def _count(self, limit: RateLimitItem, name: str, what: str) -> None:
         try:
             exceeded = await self._rates.hit(limit, name)
-        except self._passing as error:
+        except Transient as error:
             if time.monotonic() - self._said_at > DOWN_EVERY_SECONDS:
                 self._said_at = time.monotonic()
                 log.warning("rates.down", reason=str(error), effect="requests are not counted")

@@ -19,7 +19,7 @@ from api.problems import FieldError, Problem, describe, not_found, unavailable
 from api.requests import read_model, read_query, validated
 from api.waiting import Waiting, versioned
 from infra.batching import Batcher, DeadlineExceeded, Overloaded
-from infra.postgres.errors import BadData, TryAgain, Unavailable
+from infra.postgres.errors import BadData
 from infra.postgres.ledger import Accepted
 from infra.postgres.lists import MessageFilter, MessageLists
 from infra.postgres.queries import MessageRecord, Queries
@@ -114,10 +114,7 @@ class MessageRoutes:
         before = None if query.cursor is None else from_cursor(query.cursor, UUID)
         status = None if query.status is None else Status(query.status)
         like = MessageFilter(status, query.destination, query.tag, query.reference)
-        try:
-            found = await self.lists.page(client_of(request), like, before, query.limit + 1, READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
+        found = await self.lists.page(client_of(request), like, before, query.limit + 1, READ_SECONDS)
         shown = found[: query.limit]
         cursor = cursor_for(str(shown[-1].id)) if len(found) > query.limit else None
         rows = [{**presentable(asdict(each)), "links": _links(each.id)} for each in shown]
@@ -137,10 +134,7 @@ class MessageRoutes:
 
     async def record(self, request: Request) -> Response:
         applied = await self.waiting.first(request, Kind.MESSAGE)
-        try:
-            record = await self.records.submit(job_id(request), READ_SECONDS)
-        except (DeadlineExceeded, Overloaded) as error:
-            raise unavailable("The database does not answer.") from error
+        record = await self.records.submit(job_id(request), READ_SECONDS)
         if record is None or record.client_id != client_of(request):
             raise not_found()
         shown = presentable(asdict(record))

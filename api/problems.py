@@ -96,6 +96,11 @@ def _methods_here(request: Request) -> set[str]:
     return {method for route in routes if route.path in here for method in route.methods or ()}
 
 
+async def on_transient(request: Request, error: Exception) -> Response:
+    """A dependency that a request cannot do without is down, slow or busy."""
+    return render(request, unavailable("The database does not answer."))
+
+
 async def on_disconnect(request: Request, error: Exception) -> Response:
     """The client hung up in mid-request: nobody will read this."""
     log.debug("request.disconnected", request_id=request.scope.get("posthaste.request_id"))

@@ -20,7 +20,7 @@ from api.problems import Problem, not_found, unavailable
 from api.requests import has_body, preferred, read_model, read_query
 from api.waiting import Waiting, versioned
 from infra.batching import DeadlineExceeded, Overloaded
-from infra.postgres.errors import TryAgain, Unavailable
+from infra.errors import Transient
 from infra.postgres.queries import Queries, ReportRecord
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
@@ -77,10 +77,7 @@ class ReportJobRoutes:
         """The client's reports, newest first."""
         page = read_query(request, PageQuery)
         before = None if page.cursor is None else from_cursor(page.cursor, UUID)
-        try:
-            found = await self.queries.reports(client_of(request), before, page.limit + 1, READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
+        found = await self.queries.reports(client_of(request), before, page.limit + 1, READ_SECONDS)
         shown, more = found[: page.limit], len(found) > page.limit
         cursor = cursor_for(str(shown[-1].id)) if more else None
         return as_json({"data": [_to_json(record) for record in shown], "next_cursor": cursor})
@@ -100,7 +97,7 @@ class ReportJobRoutes:
         """How far a report is; None where it does not say, or nobody can."""
         try:
             record = await self.queries.report(id_, client_id, READ_SECONDS)
-        except (Unavailable, TryAgain):
+        except Transient:
             return None  # the next look may know
         return None if record is None else _progress(record)
 
@@ -119,7 +116,7 @@ class ReportJobRoutes:
         if record.status is not Status.COMPLETED:
             raise _no_result(record)
         limit = query.limit or MAX_RESULT_PAGE
-        rows = await self._page(record.id, after, limit + 1)
+        rows = await self.totals.page(record.id, after, limit + 1, READ_SECONDS)
         if query.limit is None:
             body = self._whole(record.id, rows, limit)
             return StreamingResponse(_written(form, body), 200, _headers(form, record.id), _media_type(form))
@@ -130,19 +127,10 @@ class ReportJobRoutes:
         """All pages; the first has been read, so that what can go wrong is answered with a problem."""
         while rows:
             yield rows[:limit]
-            rows = await self._page(id_, rows[limit - 1][0], limit + 1) if len(rows) > limit else []
-
-    async def _page(self, id_: UUID, after: int, limit: int) -> "_Rows":
-        try:
-            return await self.totals.page(id_, after, limit, READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
+            rows = await self.totals.page(id_, rows[limit - 1][0], limit + 1, READ_SECONDS) if len(rows) > limit else []
 
     async def _record(self, request: Request) -> ReportRecord:
-        try:
-            record = await self.queries.report(job_id(request), client_of(request), READ_SECONDS)
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
+        record = await self.queries.report(job_id(request), client_of(request), READ_SECONDS)
         if record is None:
             raise not_found()
         return record

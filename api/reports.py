@@ -6,8 +6,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.answers import as_json
-from api.problems import Problem, unavailable
-from infra.postgres.errors import DeadlinePassed, TryAgain, Unavailable
+from api.problems import Problem
+from infra.postgres.errors import DeadlinePassed
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import texts
 from jobs.words import total_words
@@ -37,8 +37,6 @@ class ReportRoutes:
         except DeadlinePassed as error:
             detail = f"The report was not done within {self._seconds:g} s: too many posts for one request, or a slow database."
             raise _not_within_a_request("too_slow", detail, "60") from error
-        except (Unavailable, TryAgain) as error:
-            raise unavailable("The database does not answer.") from error
         finally:
             self._asked -= 1
         return as_json({"data": [{"user_id": user, "total_words": words} for user, words in totals.items()]})

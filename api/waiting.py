@@ -20,7 +20,7 @@ from starlette.responses import Response
 from api.answers import as_json, job_id
 from api.callers import Caller, caller_of, client_of
 from api.problems import Problem, not_found, unavailable
-from infra.batching import DeadlineExceeded, Overloaded
+from infra.errors import Transient
 from infra.statuses import Statuses
 from infra.subscriptions import Subscriptions
 from jobs.lifecycle import ENDS
@@ -116,7 +116,7 @@ class Waiting:
             known = await self.statuses.read(id_)
             if known is not None and known.version < seen:
                 known = await self.statuses.read_ledger(id_)
-        except (DeadlineExceeded, Overloaded) as error:
+        except Transient as error:
             raise unavailable("Neither the cache nor the database answers; the status is unknown.") from error
         if known is None or known.client_id != client_id or known.kind is not kind:
             raise not_found()

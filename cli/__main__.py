@@ -15,6 +15,7 @@ import typer
 from cli.client import ApiError, Client
 from cli.terminal import console, problems
 from cli.terminal import fail as _fail
+from infra.errors import Transient
 from infra.settings import PREFIX, Settings, SettingsError, load
 from jobs.model import Kind
 
@@ -142,14 +143,12 @@ def rebuild() -> None:
     """Publish again what waits in the ledger and has no message on its way. Safe at any time."""
     from cli import rebuild as command
     from infra import logs
-    from infra.postgres.errors import TryAgain, Unavailable
-    from infra.rabbitmq.inspection import BrokerDown
 
     settings = _settings()
     logs.configure("error", json=False)
     try:
         total = asyncio.run(command.rebuild(settings, lambda line: console.print(f"rebuild: {line}", highlight=False)))
-    except (Unavailable, TryAgain, BrokerDown) as error:
+    except Transient as error:
         _fail(f"{error}; run it again, or ask `posthaste doctor`")
     console.print(f"rebuild: {total} in all; a running relay publishes them", highlight=False)
 
@@ -183,14 +182,13 @@ def purge(
     """Delete jobs that ended long ago, at once; failed and unknown ones stay. The relay does the same by itself."""
     from cli import retention as command
     from infra import logs
-    from infra.postgres.errors import TryAgain, Unavailable
 
     settings = _settings()
     logs.configure("error", json=False)
     kinds = kind or list(Kind)
     try:
         total = asyncio.run(command.purge(settings, kinds, older_than, lambda line: problems.print(f"purge: {line}")))
-    except (Unavailable, TryAgain) as error:
+    except Transient as error:
         _fail(f"{error}; run it again")
     console.print(f"purge: {total} jobs deleted", highlight=False)
 
@@ -204,7 +202,6 @@ def erase(
     """Delete all messages to a destination that have ended, dead letters too. Exit 3: some are under way; run it again."""
     from cli import retention as command
     from infra import logs
-    from infra.postgres.errors import TryAgain, Unavailable
 
     if not yes:
         typer.confirm(f"Delete all that was sent to {destination!r}, for good?", abort=True)
@@ -212,7 +209,7 @@ def erase(
     logs.configure("error", json=False)
     try:
         total, left = asyncio.run(command.erase(settings, destination, client))
-    except (Unavailable, TryAgain) as error:
+    except Transient as error:
         _fail(f"{error}; run it again")
     console.print(f"erase: {total} jobs deleted", highlight=False)
     if left:

@@ -20,13 +20,12 @@ from rich.table import Table
 from cli.terminal import console, fail, problems
 from infra import logs
 from infra.dead_letters import DeadLetters, Done, Tidier
+from infra.errors import Transient
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
-from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.leadership import Leadership
 from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.rabbitmq.dead_queue import DeadQueues, Looked
-from infra.rabbitmq.inspection import BrokerDown
 from infra.rabbitmq.topology import describe
 from infra.settings import Settings, SettingsError, load
 from jobs.lifecycle import ENDS, Status
@@ -381,7 +380,7 @@ def _run(work: Callable[[Desk], Any]) -> Any:
 
     try:
         return asyncio.run(run())
-    except (Unavailable, TryAgain, BrokerDown) as error:
+    except Transient as error:
         fail(f"{error}; what was done is done once, so simply run it again")
 
 

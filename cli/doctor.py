@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from cli.client import ApiError, Client
 from infra.postgres import checks, schema
-from infra.postgres.errors import NOT_PERMITTED, TryAgain, Unavailable
+from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
@@ -66,7 +66,7 @@ async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
     try:
         current = await schema.check(pool, settings.namespace, CALL_SECONDS)
         seen = await checks.look(pool, CALL_SECONDS)
-    except (Unavailable, TryAgain) as error:
+    except PostgresError as error:
         mend = f"`make services` starts one; or set {PREFIX}DATABASE_URL to one that runs"
         if error.sqlstate == NOT_PERMITTED:
             mend = f"`posthaste migrate`, with the owner's {PREFIX}MIGRATION_DATABASE_URL: it grants what running needs"

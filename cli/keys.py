@@ -10,9 +10,9 @@ from rich.table import Table
 
 from cli.terminal import console, fail
 from infra import logs
+from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
-from infra.postgres.errors import TryAgain, Unavailable
 from infra.postgres.pool import DatabasePool
 from infra.settings import Settings, SettingsError, load
 
@@ -147,7 +147,7 @@ def _run(work: Callable[[ApiKeyStore], Awaitable[Any]]) -> Any:
     logs.configure("error", json=False)
     try:
         return _with_book(settings, work)
-    except (Unavailable, TryAgain) as error:
+    except Transient as error:
         fail(f"{error}; `posthaste doctor` says more")
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from cli.terminal import console, fail
 from infra import logs
-from infra.postgres.errors import TryAgain, Unavailable
+from infra.errors import Transient
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import BATCH, ProviderState, ProviderStore
 from infra.settings import Settings, SettingsError, load
@@ -92,5 +92,5 @@ def _run(settings: Settings, work: Callable[[ProviderStore], Awaitable[Any]]) ->
 
     try:
         return asyncio.run(run())
-    except (Unavailable, TryAgain) as error:
+    except Transient as error:
         fail(str(error))

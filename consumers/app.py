@@ -20,13 +20,12 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
-from infra.batching import DeadlineExceeded
 from infra.dead_letters import Tidier
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres import schema
 from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_letters import DeadLetterStore
-from infra.postgres.errors import TRANSIENT
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
@@ -40,10 +39,9 @@ from infra.providers.http import HttpProvider
 from infra.publishing import EagerPublisher
 from infra.rabbitmq.consumer import Consumer
 from infra.rabbitmq.dead_queue import DeadQueues
-from infra.rabbitmq.inspection import BrokerDown
-from infra.rabbitmq.publisher import NotPublished, Publisher
+from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.status_cache import StatusCache
 from infra.settings import Settings
 from infra.statuses import Statuses
 from infra.webhooks.sender import CallbackSender
@@ -96,13 +94,12 @@ class _Worker:
         self.eager = EagerPublisher(
             self.broker,
             lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
-            failures=(NotPublished, DeadlineExceeded),
         )
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
             self.eager,
-            Statuses(self._cache, Queries(self._reads).statuses, cache_down=CacheDown, repeat=TRANSIENT),
+            Statuses(self._cache, Queries(self._reads).statuses),
             grace_seconds=settings.outbox_grace_seconds,
             lost_leases=settings.lost_leases,
         )
@@ -122,7 +119,7 @@ class _Worker:
             works,
             ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
-            Renewer(ledger, passing=TRANSIENT),
+            Renewer(ledger),
             self.consumer,
             Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases),
         )
@@ -131,14 +128,12 @@ class _Worker:
             {queue: partial(getattr, work.slots, "idle") for queue, work in works.items()},
             self.broker.ready_messages,
             seconds=settings.watchdog_seconds,
-            passing=(NotPublished,),
         )
-        self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds, passing=TRANSIENT)
+        self.reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds)
         self.heartbeat = Heartbeat(
             settings.heartbeat_file,
             lambda: self.consumer.is_connected and self.broker.connected.is_set(),
             partial(schema.check, self._reads, settings.namespace),
-            passing=(*TRANSIENT, schema.SchemaTooOld, schema.ForeignNamespace),
         )
 
     def _works(self, settings: Settings, kinds: frozenset[Kind]) -> dict[str, Work]:
@@ -182,7 +177,7 @@ class _Worker:
         while self.gates:
             try:
                 paused = await self._store.paused(HEED_SECONDS * 4)
-            except TRANSIENT as error:
+            except Transient as error:
                 outage.failed(error)
             else:
                 outage.succeeded()
@@ -251,7 +246,6 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         queues=frozenset(spec.logical for spec in topology.queues),
         ready_depth=settings.ready_depth,
         poll_seconds=settings.relay_poll_seconds,
-        passing=(NotPublished, *TRANSIENT),
     )
     sweeping = DatabasePool(settings.database_url, name="sweep", threads=2)
     purging = DatabasePool(settings.database_url, name="purge", threads=1)
@@ -262,19 +256,17 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
         broker.ready_messages,
         lambda kind: store.count(kind, CALL_SECONDS),
         every_seconds=settings.sweep_after_seconds,
-        passing=(NotPublished, BrokerDown, *TRANSIENT),
     )
     try:
         if await _seen(pool, settings, stop):
             ledger = Ledger(pool, grace_seconds=settings.outbox_grace_seconds)
-            keeper = Maintenance(ledger, Retention(purging), settings.retention_days, passing=TRANSIENT)
+            keeper = Maintenance(ledger, Retention(purging), settings.retention_days)
             heartbeat = Heartbeat(
                 settings.heartbeat_file,
                 broker.connected.is_set,
                 partial(schema.check, pool, settings.namespace),
-                passing=(*TRANSIENT, schema.SchemaTooOld, schema.ForeignNamespace),
             )
-            sweep = sweeper.run(lambda: relay.is_leading, (NotPublished, *TRANSIENT))
+            sweep = sweeper.run(lambda: relay.is_leading)
             async with asyncio.TaskGroup() as group:
                 runs = (broker.run(), relay.run(), sweep, dead.run(), keeper.run(), heartbeat.run())
                 services = [group.create_task(run) for run in runs]

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from infra.dead_letters import Tidier
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import DEAD_QUEUES, Kind
 
@@ -22,13 +23,11 @@ class DeadWatch:
         dead: Callable[[Kind], Awaitable[int]],
         *,
         every_seconds: float,
-        passing: tuple[type[Exception], ...],
     ):
         self._tidier = tidier
         self._ready = ready
         self._dead = dead
         self._every = every_seconds
-        self._passing = passing
         self._undecodable: dict[Kind, int] = {}  # these stay, and are no reason for another look
 
     async def run(self) -> None:
@@ -39,7 +38,7 @@ class DeadWatch:
             try:
                 for kind in Kind:
                     await self.check(kind)
-            except self._passing as error:
+            except Transient as error:
                 outage.failed(error)
             else:
                 outage.succeeded()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import structlog
 
+from infra.errors import Transient
+
 log = structlog.get_logger()
 
 BEAT_SECONDS = 1.0
@@ -20,13 +22,10 @@ class Heartbeat:
         file: Path | None,
         is_connected: Callable[[], bool],
         postgres: Callable[[float], Awaitable[object]],
-        *,
-        passing: tuple[type[Exception], ...],
     ):
         self._file = file
         self._is_connected = is_connected
         self._postgres = postgres
-        self._passing: tuple[type[Exception], ...] = (*passing, OSError)
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -41,5 +40,5 @@ class Heartbeat:
         try:
             await self._postgres(CALL_SECONDS)
             await asyncio.to_thread(file.touch)
-        except self._passing as error:
+        except (Transient, OSError) as error:
             log.debug("heartbeat.missed", reason=str(error))

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import Kind
 
@@ -34,11 +35,10 @@ class Jobs(Protocol):
 class Maintenance:
     """Forgets idempotency keys whose day is over, and jobs whose `days` are (by kind; a kind that is not named stays)."""
 
-    def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float], *, passing: tuple[type[Exception], ...]):
+    def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float]):
         self._keys = keys
         self._jobs = jobs
         self._days = days
-        self._passing = passing
 
     async def run(self) -> None:
         """Clean up every minute, until cancelled."""
@@ -46,7 +46,7 @@ class Maintenance:
         while True:
             try:
                 await self.clean()
-            except self._passing as error:
+            except Transient as error:
                 outage.failed(error)
             else:
                 outage.succeeded()

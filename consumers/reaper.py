@@ -7,6 +7,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import LostLease
 from jobs.retry import RetryPolicy
@@ -45,14 +46,12 @@ class Reaper:
         policies: Mapping[str, RetryPolicy],
         *,
         lease_seconds: float,
-        passing: tuple[type[Exception], ...],
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._leases = leases
         self._recorder = recorder
         self._policies = policies
         self._lease_seconds = lease_seconds
-        self._passing = passing
         self._monotonic = monotonic
         self._offset: float | None = None  # of Postgres' clock from ours
         self._stepped_at = float("-inf")
@@ -69,7 +68,7 @@ class Reaper:
         try:
             expired = await self._leases.expired_leases(BATCH, CALL_SECONDS)
             self._compare_clocks(await self._leases.clock(CALL_SECONDS))
-        except self._passing as error:
+        except Transient as error:
             self._outage.failed(error)
             return 0
         self._outage.succeeded()

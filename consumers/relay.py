@@ -6,6 +6,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
@@ -54,7 +55,6 @@ class Relay:
         queues: frozenset[str],
         ready_depth: int,
         poll_seconds: float,
-        passing: tuple[type[Exception], ...],
     ):
         self._outbox = outbox
         self._broker = broker
@@ -62,7 +62,6 @@ class Relay:
         self._queues = queues
         self._ready_depth = ready_depth
         self._poll_seconds = poll_seconds
-        self._passing = passing
         self._parked: set[str] = set()
         self._topping_up: dict[str, asyncio.Task[int]] = {}
         self._outage = OutageLog("relay", "due messages wait in the outbox")
@@ -79,7 +78,7 @@ class Relay:
                     if await self._lead():
                         await self._start()
                     published = await self._settle()
-                except self._passing as error:
+                except Transient as error:
                     self._outage.failed(error)
                     published = 0
                 else:

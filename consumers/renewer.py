@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from infra.errors import Transient
 from jobs.model import Claimed, Progress
 
 log = structlog.get_logger()
@@ -21,15 +22,14 @@ class Leases(Protocol):
 class Renewer:
     """Renews every second, or four times in a lease where that is more often."""
 
-    def __init__(self, leases: Leases, *, passing: tuple[type[Exception], ...]):
+    def __init__(self, leases: Leases):
         self._leases = leases
-        self._passing = passing
 
     async def begin(self, job: Claimed, lease_seconds: float) -> bool:
         """Say that the work on a job begins that has lost a lease before, under a whole lease; False: do not begin."""
         try:
             ours = await self._leases.renew(job, lease_seconds, Progress(), lease_seconds / 4)
-        except self._passing as error:
+        except Transient as error:
             log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error), effect="left to the reaper")
             return False
         if not ours:
@@ -45,7 +45,7 @@ class Renewer:
                 return
             try:
                 ours = await self._leases.renew(job, lease_seconds, progress, lease_seconds / 4)
-            except self._passing as error:
+            except Transient as error:
                 # The lease may run out; then its fence refuses what the work comes to. Nothing is lost by going on.
                 log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error))
                 continue

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
+from infra.postgres.errors import BadData, DeadlinePassed, PostgresError
 from infra.postgres.posts import about_how_many, texts
 from jobs.model import Claimed, Progress
 from jobs.outcome import Outcome, Verdict
@@ -51,7 +51,7 @@ class CountWords:
             stored = await self._totals.store(job, counted, STORE_SECONDS)
         except DeadlinePassed:
             return Outcome(Verdict.RETRYABLE, "report_timeout")
-        except (Unavailable, TryAgain) as error:
+        except PostgresError as error:
             return Outcome(Verdict.RETRYABLE, _REASONS.get(error.sqlstate or "", "database_unavailable"))
         except BadData:
             return Outcome(Verdict.REJECTED, "bad_data")

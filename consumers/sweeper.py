@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres.sweep import Observation, Page
 from jobs.model import WorkQueue
@@ -62,8 +63,8 @@ class Sweeper:
         self._claimed_until: dict[WorkQueue, datetime] = {}
         self._passes: dict[WorkQueue, _Pass] = {}
 
-    async def run(self, is_leading: Callable[[], bool], passing: tuple[type[Exception], ...]) -> None:
-        """Sweep while this process leads, until cancelled; `passing` errors end one sweep."""
+    async def run(self, is_leading: Callable[[], bool]) -> None:
+        """Sweep while this process leads, until cancelled. A `Transient` error ends one sweep."""
         outage = OutageLog("sweep", "lost messages are not published again")
         while True:
             await asyncio.sleep(self._after / 6)
@@ -72,7 +73,7 @@ class Sweeper:
                 continue
             try:
                 await self.sweep_once()
-            except passing as error:
+            except Transient as error:
                 outage.failed(error)
             else:
                 outage.succeeded()

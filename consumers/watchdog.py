@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
@@ -39,14 +40,12 @@ class Watchdog:
         ready: Callable[[str], Awaitable[int]],
         *,
         seconds: float,
-        passing: tuple[type[Exception], ...],
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._consumer = consumer
         self._idle = idle
         self._ready = ready
         self._seconds = seconds
-        self._passing = passing
         self._monotonic = monotonic
         self._rebuilt_at: float | None = None
         self._hungry_since: dict[str, float] = {}
@@ -62,7 +61,7 @@ class Watchdog:
             await asyncio.sleep(self._seconds / 3)
             try:
                 await self.check()
-            except self._passing as error:
+            except Transient as error:
                 outage.failed(error)
             else:
                 outage.succeeded()

@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from infra.errors import Transient
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # seconds between repeats of one batch, jittered
 
 
-class Overloaded(Exception):
+class Overloaded(Transient):
     """More callers are waiting for a batch than it may hold; nothing was done."""
 
 
@@ -24,7 +26,7 @@ class WrongResults(Exception):
     """A flush has not returned one result for each item: a defect of ours."""
 
 
-class DeadlineExceeded(Exception):
+class DeadlineExceeded(Transient):
     """The item's deadline passed before its batch was known to be done; it may have been done all the same."""
 
 
@@ -61,7 +63,7 @@ class Batcher(Generic[Item, Result]):
         flush: does a whole batch, in one transaction or not at all; it must be repeatable with the same items.
         key: items with equal keys are flushed once; the others are twins.
         twin: what a twin is told once the first succeeded; None: the same result as the first.
-        repeat: errors after which the same batch is done again until its items' deadlines pass.
+        repeat_transient: a batch that fails with a `Transient` error is done again until its items' deadlines pass.
         isolate: other errors, that one bad item causes for all: the batch is done again item by item, so that it fails alone.
         max_batch: items in one flush; capacity: items that may wait before `Overloaded`.
         call_seconds: the longest that one flush may take.
@@ -74,7 +76,7 @@ class Batcher(Generic[Item, Result]):
         key: Callable[[Item], Hashable] | None = None,
         twin: Callable[[Item], Result] | None = None,
         isolate: tuple[type[Exception], ...] = (),
-        repeat: tuple[type[Exception], ...] = (),
+        repeat_transient: bool = False,
         max_batch: int = 500,
         capacity: int = 20_000,
         call_seconds: float = 2.0,
@@ -83,7 +85,7 @@ class Batcher(Generic[Item, Result]):
         self._key = key
         self._twin = twin
         self._isolate = isolate
-        self._repeat = repeat
+        self._repeat = (Transient,) if repeat_transient else ()
         self._max_batch = max_batch
         self._capacity = capacity
         self._call_seconds = call_seconds

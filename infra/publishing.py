@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from infra.errors import Transient
 from jobs.model import Route
 from jobs.wire import Pointer
 
@@ -46,10 +47,9 @@ class EagerPublisher:
     or cannot be published before it is due, is left to the relay.
     """
 
-    def __init__(self, broker: Broker, forget: Callable[[Pointer], Awaitable[None]], *, failures: tuple[type[Exception], ...]):
+    def __init__(self, broker: Broker, forget: Callable[[Pointer], Awaitable[None]]):
         self._broker = broker
         self._forget = forget
-        self._failures = failures
         self._waiting: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
         self._in_flight: Counter[str] = Counter()
         self._arrived = asyncio.Event()
@@ -86,7 +86,7 @@ class EagerPublisher:
         try:
             await self._broker.publish(outgoing.pointer, outgoing.route, outgoing.queue, outgoing.headers)
             await self._forget(outgoing.pointer)
-        except self._failures as error:
+        except Transient as error:
             # Still in the outbox: the relay publishes it when it is due. A second copy is harmless.
             log.debug("publish.left_to_relay", id=str(outgoing.pointer.id), reason=str(error))
         finally:

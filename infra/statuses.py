@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from infra.batching import Batcher, DeadlineExceeded, Overloaded
+from infra.batching import Batcher, Overloaded
+from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import KnownStatus
 
@@ -15,7 +16,7 @@ DOWN_AFTER_SECONDS = 1.0
 
 
 class Cache(Protocol):
-    """What is needed of the status cache; both raise the `cache_down` error that `Statuses` is told."""
+    """What is needed of the status cache; both raise `Transient`."""
 
     async def read(self, ids: Sequence[UUID], timeout: float) -> Sequence[KnownStatus | None]: ...
     async def write(self, entries: Sequence[KnownStatus], timeout: float) -> Sequence[None]: ...
@@ -27,11 +28,10 @@ Ledger = Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None
 class Statuses:
     """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. Never fails because of the cache."""
 
-    def __init__(self, cache: Cache, ledger: Ledger, *, cache_down: type[Exception], repeat: tuple[type[Exception], ...]):
-        self._cache_down = cache_down
+    def __init__(self, cache: Cache, ledger: Ledger):
         self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
         self._cached = Batcher(cache.read, key=_itself, max_batch=1000)
-        self._stored = Batcher(ledger, key=_itself, repeat=repeat)
+        self._stored = Batcher(ledger, key=_itself, repeat_transient=True)
         self._writes = Batcher(cache.write, max_batch=1000)
 
     async def read(self, id_: UUID) -> KnownStatus | None:
@@ -45,7 +45,7 @@ class Statuses:
             self._outage.succeeded()
             if known is not None:
                 return known
-        except (self._cache_down, DeadlineExceeded, Overloaded) as error:
+        except Transient as error:
             self._outage.failed(error)
         known = await self._stored.submit(id_, LEDGER_SECONDS)
         if known is not None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from infra.batching import DeadlineExceeded, Overloaded
+from infra.errors import Transient
 from jobs.model import KnownStatus
 
 Read = Callable[[UUID], Awaitable[KnownStatus | None]]
@@ -62,7 +62,7 @@ class Subscription:
     async def _reread(self) -> None:
         try:
             known = await self._subscriptions.read(self._id)
-        except (DeadlineExceeded, Overloaded):
+        except Transient:
             return  # the next reread may succeed
         if known is not None:
             self.notify(known)

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TypeVar
 
 from infra.batching import Batcher
-from infra.postgres.errors import TRANSIENT
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,4 +16,4 @@ def ledger_batcher(
     twin: Callable[[Item], Result] | None = None,
 ) -> Batcher[Item, Result]:
     """A batcher that drops nothing: transient errors are retried until the deadline, any other error is one item's own."""
-    return Batcher(flush, key=key, twin=twin, repeat=TRANSIENT, isolate=(Exception,))
+    return Batcher(flush, key=key, twin=twin, repeat_transient=True, isolate=(Exception,))

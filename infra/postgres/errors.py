@@ -3,8 +3,10 @@
 import psycopg2
 from sqlalchemy.exc import DBAPIError
 
+from infra.errors import Transient
 
-class _Passing(Exception):
+
+class PostgresError(Transient):
     """An error that may be gone at the next try; `sqlstate` where Postgres gave one."""
 
     def __init__(self, summary: str, sqlstate: str | None = None):
@@ -12,7 +14,7 @@ class _Passing(Exception):
         self.sqlstate = sqlstate
 
 
-class Unavailable(_Passing):
+class Unavailable(PostgresError):
     """Postgres cannot be reached or did not answer in time. What was asked may have been committed all the same."""
 
 
@@ -20,7 +22,7 @@ class DeadlinePassed(Unavailable):
     """The caller's deadline passed first: Postgres is frozen, or there was too much to do."""
 
 
-class TryAgain(_Passing):
+class TryAgain(PostgresError):
     """Postgres undid the transaction for a passing reason (deadlock, serialization, cancelled statement)."""
 
 
@@ -31,8 +33,6 @@ class Unexpected(Unavailable):
 class BadData(Exception):
     """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
 
-
-TRANSIENT = (Unavailable, TryAgain)
 
 NOT_PERMITTED = "42501"
 _TRY_AGAIN = ("40001", "40P01", "57014", "55P03")

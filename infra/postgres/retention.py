@@ -22,7 +22,7 @@ _OVER = in_list(ENDS - _KEPT)
 
 _DELETE = """
 WITH old AS (
-    SELECT id FROM jobs WHERE {which} LIMIT :limit FOR UPDATE {passing}
+    SELECT id FROM jobs WHERE {which} LIMIT :limit FOR UPDATE {lock}
 ), tags AS (
     DELETE FROM message_tags t USING old WHERE t.job_id = old.id
 ), copies AS (
@@ -35,7 +35,6 @@ DELETE FROM jobs j USING old WHERE j.id = old.id
 _PURGE = sa.text(
     "SET LOCAL statement_timeout = :milliseconds;"
     + _DELETE.format(
-        passing="SKIP LOCKED",
         which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
     )
 )
@@ -45,8 +44,8 @@ _PURGE = sa.text(
 _MESSAGES = "kind = 'message' AND destination = :destination AND client_id = coalesce(:client_id, client_id)"
 _ENDED = f"{_MESSAGES} AND status IN ({in_list(ENDS)})"
 _OF_ENDED = "kind = 'callback' AND parent_id IN (SELECT id FROM jobs WHERE {ended})"
-_ERASE_CALLBACKS = sa.text(_DELETE.format(passing="", which=_OF_ENDED.format(ended=_ENDED)))
-_ERASE_MESSAGES = sa.text(_DELETE.format(passing="", which=_ENDED))
+_ERASE_CALLBACKS = sa.text(_DELETE.format(lock="", which=_OF_ENDED.format(ended=_ENDED)))
+_ERASE_MESSAGES = sa.text(_DELETE.format(lock="", which=_ENDED))
 _UNDER_WAY = sa.text(f"SELECT count(*) FROM jobs WHERE {_MESSAGES} AND status NOT IN ({in_list(ENDS)})")  # noqa: S608  constants
 
 

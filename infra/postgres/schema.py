@@ -9,7 +9,8 @@ from pathlib import Path
 import sqlalchemy as sa
 import structlog
 
-from infra.postgres.errors import TryAgain, Unavailable, classify
+from infra.errors import Transient
+from infra.postgres.errors import TryAgain, classify
 from infra.postgres.pool import DatabasePool
 from infra.postgres.privileges import check_role, grant
 
@@ -199,7 +200,7 @@ async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[
     while True:
         try:
             current = await check(pool, namespace, _CHECK_SECONDS)
-        except (Unavailable, TryAgain) as error:
+        except Transient as error:
             if str(error) != told:
                 log.warning("postgres.waiting", reason=str(error))
             told = str(error)

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
+from infra.errors import Transient
 from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect
 from infra.rabbitmq.topology import QueueSpec, Topology
 
 _CALL_SECONDS = 5.0
 
 
-class BrokerDown(Exception):
+class BrokerDown(Transient):
     """RabbitMQ cannot be reached, or refuses us; the message says why."""
 
 

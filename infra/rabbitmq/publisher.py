@@ -8,6 +8,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, FieldValue
 from aio_pika.exceptions import PublishError
 
+from infra.errors import Transient
 from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
@@ -18,7 +19,7 @@ CONFIRM_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-class NotPublished(Exception):
+class NotPublished(Transient):
     """The broker did not confirm the message. It may be in its queue all the same; the outbox still has it."""
 
 

@@ -9,6 +9,7 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
+from infra.errors import Transient
 from infra.redis.tls import share_context
 from jobs.lifecycle import Status, has_exit
 from jobs.model import Kind, KnownStatus
@@ -36,7 +37,7 @@ end
 """
 
 
-class CacheDown(Exception):
+class CacheDown(Transient):
     """Redis does not answer within its 50 ms; the ledger has the answer."""
 
 

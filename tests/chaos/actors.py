@@ -9,13 +9,11 @@ from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
-from infra.batching import Batcher, DeadlineExceeded
+from infra.batching import Batcher
 from infra.postgres.batches import ledger_batcher
-from infra.postgres.errors import TryAgain, Unavailable
+from infra.postgres.errors import Unavailable
 from infra.postgres.ledger import Accepted
 from infra.publishing import EagerPublisher, Outgoing
-from infra.rabbitmq.publisher import NotPublished
-from infra.redis.status_cache import CacheDown
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
@@ -30,7 +28,6 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 60.0
 POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline_seconds=FOREVER)
-REPEAT = (Unavailable, TryAgain)
 
 
 class Api:
@@ -40,9 +37,9 @@ class Api:
         self.world, self.process = world, process
         ledger, outbox, broker, cache = world.seen_by(process)
         deletes = ledger_batcher(outbox.delete)
-        self._eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
+        self._eager = EagerPublisher(broker, deletes.submit)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
-        self._statuses = Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT)
+        self._statuses = Statuses(cache, _nothing)
         world.spawn(process, self._eager.run())
 
     async def accept(self, job: NewJob) -> None:
@@ -64,12 +61,12 @@ class Worker:
         self.world, self.process = world, process
         ledger, outbox, broker, cache = world.seen_by(process)
         deletes = ledger_batcher(outbox.delete)
-        eager = EagerPublisher(broker, deletes.submit, failures=(NotPublished, DeadlineExceeded))
+        eager = EagerPublisher(broker, deletes.submit)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
             eager,
-            Statuses(cache, _nothing, cache_down=CacheDown, repeat=REPEAT),
+            Statuses(cache, _nothing),
             grace_seconds=FOREVER,
             lost_leases=3,
         )
@@ -77,12 +74,12 @@ class Worker:
             {QUEUE: Work(self, POLICY, Slots(4))},
             ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
-            Renewer(ledger, passing=REPEAT),
+            Renewer(ledger),
             self,
             Lease(LEASE_SECONDS, 5.0, 3),
             monotonic=lambda: world.clock,
         )
-        self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS, passing=REPEAT)
+        self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS)
         world.spawn(process, eager.run())
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
@@ -111,7 +108,6 @@ class Relays:
             queues=frozenset({QUEUE, DEAD, CALLBACKS.name}),
             ready_depth=1000,
             poll_seconds=1,
-            passing=(NotPublished, *REPEAT),
         )
 
 

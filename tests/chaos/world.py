@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from infra.errors import Transient
 from infra.postgres.errors import Unavailable
 from infra.postgres.ledger import Accepted
-from infra.rabbitmq.publisher import NotPublished
 from infra.redis.status_cache import CacheDown
 from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Status
 from jobs.model import CALLBACKS, Claimed, Delivery, NewJob
 from jobs.wire import Pointer, decode
-from tests.chaos.actors import LEASE_SECONDS, REPEAT, Api, Relays, Worker
+from tests.chaos.actors import LEASE_SECONDS, Api, Relays, Worker
 from tests.chaos.parts import Parts
 from tests.chaos.stage import DEAD, QUEUE, Broker, Gate, Gated, Held, Process, Send
 from tests.making import message
@@ -75,11 +75,11 @@ class World:
         return ledger, outbox, Broker(self, process), Gated(self, process, self.parts.cache, CacheDown("lost"))
 
     def spawn(self, process: Process, work: Any) -> None:
-        task = asyncio.ensure_future(self._passing(work))
+        task = asyncio.ensure_future(self._ignore_transient(work))
         self._keep.add(task)
 
-    async def _passing(self, work: Any) -> None:
-        with suppress(*REPEAT, NotPublished):
+    async def _ignore_transient(self, work: Any) -> None:
+        with suppress(Transient):
             await work
 
     # Steps

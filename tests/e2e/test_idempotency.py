@@ -105,7 +105,7 @@ async def test_keys_are_forgotten_after_a_day(stack: Stack, database: str) -> No
     await _post(stack, "young")
     stack.rows("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'old'")
     pool = DatabasePool(database, name="test", threads=1)
-    assert await Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {}, passing=()).clean() == 1
+    assert await Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {}).clean() == 1
     pool.close()
     assert (await _post(stack, "old"))[1]["id"] != first
     assert (await _post(stack, "young"))[2]

@@ -44,7 +44,7 @@ async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(stack: Stack
     await stack.becomes(fresh, "sent")
     sql(stack.database, f"UPDATE jobs SET finished_at = finished_at - interval '31 days' WHERE id <> '{fresh}'")
     pool = DatabasePool(stack.database, name="test", threads=1)
-    keeper = Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {Kind.MESSAGE: 30.0}, passing=())
+    keeper = Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {Kind.MESSAGE: 30.0})
     assert await keeper.clean() == 1
     assert await keeper.clean() == 0
     pool.close()

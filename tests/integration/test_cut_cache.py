@@ -84,7 +84,7 @@ async def test_without_a_cache_every_status_comes_from_the_ledger(namespace: str
     async def ledger(ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
         return [_sent() for _ in ids]
 
-    statuses = Statuses(cache, ledger, cache_down=CacheDown, repeat=())
+    statuses = Statuses(cache, ledger)
     for _ in range(3):
         seen = await statuses.read(new_id())
         assert seen is not None and seen.status is Status.SENT

@@ -49,7 +49,7 @@ async def _yes() -> bool:
 
 
 def _relay(outbox: Outbox, broker: Broker, queues: Sequence[str] = (QUEUE,), depth: int = 50) -> Relay:
-    return Relay(outbox, broker, _yes, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01, passing=())
+    return Relay(outbox, broker, _yes, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01)
 
 
 async def _due(hurt: Hurt, count: int, provider: str = "sandbox") -> None:

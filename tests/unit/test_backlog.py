@@ -34,7 +34,7 @@ class Ledger:
         return min(answer, most)
 
     def limit(self, high: int, low: int = 0) -> BacklogLimit:
-        return BacklogLimit(self.waiting, high=high, low=low, passing=(Unavailable,), monotonic=lambda: self.now)
+        return BacklogLimit(self.waiting, high=high, low=low, monotonic=lambda: self.now)
 
 
 def _submit(limit: BacklogLimit, count: int = 1, client_id: str = "shop") -> None:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from infra.batching import Batcher, DeadlineExceeded, Overloaded, WrongResults
+from infra.errors import Transient
 
 
 class Bad(Exception):
     pass
 
 
-class Passing(Exception):
+class Passing(Transient):
     pass
 
 
@@ -112,7 +113,7 @@ async def test_a_passing_error_repeats_the_same_batch() -> None:
     flushes = Flushes()
     errors = [Passing(), Passing()]
     flushes.fail = lambda _: errors.pop() if errors else None
-    batcher = Batcher(flushes, repeat=(Passing,))
+    batcher = Batcher(flushes, repeat_transient=True)
     assert await asyncio.gather(*(batcher.submit(n) for n in (1, 2))) == [10, 20]
     assert flushes.batches == [[1, 2]] * 3
 
@@ -120,7 +121,7 @@ async def test_a_passing_error_repeats_the_same_batch() -> None:
 async def test_repeating_ends_at_the_deadline_and_names_the_last_error() -> None:
     flushes = Flushes()
     flushes.fail = lambda _: Passing("no route")
-    batcher = Batcher(flushes, repeat=(Passing,))
+    batcher = Batcher(flushes, repeat_transient=True)
     with pytest.raises(DeadlineExceeded) as caught:
         await batcher.submit(1, 0.05)
     assert isinstance(caught.value.__cause__, Passing)
@@ -145,7 +146,7 @@ async def test_items_past_their_deadline_are_not_flushed() -> None:
 async def test_any_other_error_reaches_every_caller() -> None:
     flushes = Flushes()
     flushes.fail = lambda _: ZeroDivisionError()
-    batcher = Batcher(flushes, isolate=(Bad,), repeat=(Passing,))
+    batcher = Batcher(flushes, isolate=(Bad,), repeat_transient=True)
     answers = await asyncio.gather(batcher.submit(1), batcher.submit(2), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ZeroDivisionError, ZeroDivisionError]
     assert len(flushes.batches) == 1
@@ -155,7 +156,7 @@ async def test_an_error_that_both_repeats_and_isolates_is_repeated() -> None:
     flushes = Flushes()
     errors = iter([Passing()])
     flushes.fail = lambda _: next(errors, None)
-    batcher = Batcher(flushes, repeat=(Passing,), isolate=(Exception,))
+    batcher = Batcher(flushes, repeat_transient=True, isolate=(Exception,))
     assert await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 3))) == [10, 20, 30]
     assert flushes.batches == [[1, 2, 3], [1, 2, 3]]
 
@@ -163,7 +164,7 @@ async def test_an_error_that_both_repeats_and_isolates_is_repeated() -> None:
 async def test_an_unforeseen_error_costs_the_item_that_causes_it_alone() -> None:
     flushes = Flushes()
     flushes.fail = lambda items: ZeroDivisionError() if 2 in items else None
-    batcher = Batcher(flushes, repeat=(Passing,), isolate=(Exception,))
+    batcher = Batcher(flushes, repeat_transient=True, isolate=(Exception,))
     answers = await asyncio.gather(*(batcher.submit(n) for n in (1, 2, 3)), return_exceptions=True)
     assert [answer if isinstance(answer, int) else type(answer) for answer in answers] == [10, ZeroDivisionError, 30]
 

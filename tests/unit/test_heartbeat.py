@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from consumers.heartbeat import Heartbeat
+from infra.errors import Transient
 
 
-class NoAnswer(Exception):
+class NoAnswer(Transient):
     pass
 
 
@@ -24,7 +25,7 @@ class Process:
             raise NoAnswer
 
     def heartbeat(self, file: Path | None) -> Heartbeat:
-        return Heartbeat(file, lambda: self.connected, self.ask, passing=(NoAnswer,))
+        return Heartbeat(file, lambda: self.connected, self.ask)
 
 
 @pytest.mark.parametrize(("connected", "postgres"), [(True, True), (False, True), (True, False), (False, False)])

@@ -57,7 +57,7 @@ def _request(key: str) -> Request:
 
 
 def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = True) -> Keyring:
-    return Keyring(book, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open, passing=(Unavailable,))
+    return Keyring(book, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open)
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _access(keyring: Keyring, rates: Exhausted) -> Route:
         return Response(client_of(request))
 
     limit = limits.parse("60/minute")
-    return Access(keyring, Rates(rates, limit, limit, passing=())).to([Route("/reports", handler)], Scope.REPORTS)[0]
+    return Access(keyring, Rates(rates, limit, limit)).to([Route("/reports", handler)], Scope.REPORTS)[0]
 
 
 async def _code(route: Route, key: str) -> int:

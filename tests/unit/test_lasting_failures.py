@@ -19,6 +19,7 @@ from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
+from infra.errors import Transient
 from infra.postgres.outbox import Due
 from infra.postgres.sweep import Observation
 from infra.rabbitmq.publisher import NotPublished
@@ -28,7 +29,7 @@ from tests.making import SANDBOX, new_id
 from tests.waiting import eventually
 
 
-class Away(Exception):
+class Away(Transient):
     pass
 
 
@@ -59,34 +60,33 @@ class Everything:
 
 
 Run = Callable[[Everything], Coroutine[Any, Any, None]]
-AWAY = (Away,)
 
 
 def _relay(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Relay(world, world, world.lead, queues=frozenset(), ready_depth=1, poll_seconds=0.05, passing=AWAY).run()
+    return Relay(world, world, world.lead, queues=frozenset(), ready_depth=1, poll_seconds=0.05).run()
 
 
 def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Reaper(world, world, {}, lease_seconds=0.2, passing=AWAY).run()
+    return Reaper(world, world, {}, lease_seconds=0.2).run()
 
 
 def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
-    return Watchdog(world, {"q": lambda: True}, world.ready, seconds=0.15, passing=AWAY).run()
+    return Watchdog(world, {"q": lambda: True}, world.ready, seconds=0.15).run()
 
 
 def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
-    return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True, AWAY)
+    return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True)
 
 
 def _keys(world: Everything) -> Coroutine[Any, Any, None]:
-    return Keyring(world, lambda: None, off=False, may_be_open=True, passing=AWAY).run()
+    return Keyring(world, lambda: None, off=False, may_be_open=True).run()
 
 
 async def _backlog(world: Everything) -> None:
-    limit = BacklogLimit(world.waiting, high=1_000_000, low=5, passing=AWAY)
+    limit = BacklogLimit(world.waiting, high=1_000_000, low=5)
     while True:  # a client submits all the time
         with limit.admission("shop"):
             await limit.refresh()
@@ -100,8 +100,8 @@ LOOPS: dict[str, Run] = {
     "reaper": _reaper,
     "watchdog": _watchdog,
     "sweep": _sweep,
-    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05, passing=AWAY).run(),  # type: ignore[arg-type]
-    "maintenance": lambda world: Maintenance(world, world, {}, passing=AWAY).run(),
+    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05).run(),  # type: ignore[arg-type]
+    "maintenance": lambda world: Maintenance(world, world, {}).run(),
 }
 
 
@@ -158,7 +158,7 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
         return True
 
     broker = Refusing()
-    relay = Relay(Outbox(), broker, leads, queues=frozenset({"q"}), ready_depth=1, poll_seconds=0.05, passing=())
+    relay = Relay(Outbox(), broker, leads, queues=frozenset({"q"}), ready_depth=1, poll_seconds=0.05)
     with structlog.testing.capture_logs() as logged:
 
         async def said() -> list[str]:

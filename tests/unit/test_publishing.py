@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from infra import publishing
+from infra.errors import Transient
 from infra.publishing import EagerPublisher, Outgoing
 from jobs.model import Route
 from jobs.wire import Pointer
@@ -16,7 +17,7 @@ from tests.making import new_id
 from tests.waiting import eventually
 
 
-class Refused(Exception):
+class Refused(Transient):
     pass
 
 
@@ -46,7 +47,7 @@ async def running(broker: Broker) -> AsyncIterator[tuple[EagerPublisher, list[in
     async def forget(pointer: Pointer) -> None:
         forgotten.append(pointer.version)
 
-    publisher = EagerPublisher(broker, forget, failures=(Refused,))
+    publisher = EagerPublisher(broker, forget)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, forgotten

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 
 from consumers.reaper import Reaper
+from infra.errors import Transient
 from jobs.model import Delivery, LostLease
 from jobs.retry import RetryPolicy
 from tests.making import SANDBOX, new_id
 
 
-class Away(Exception):
+class Away(Transient):
     pass
 
 
@@ -49,13 +50,13 @@ class Recorder:
 async def test_a_lost_lease_is_retried_by_the_policy_of_its_own_queue() -> None:
     recorder, mine = Recorder(), RetryPolicy(base_seconds=77)
     policies = {"messages.other.normal": RetryPolicy(base_seconds=5), SANDBOX.name: mine}
-    assert await Reaper(Leases(contact=60.0), recorder, policies, lease_seconds=60, passing=()).reap() == 1
+    assert await Reaper(Leases(contact=60.0), recorder, policies, lease_seconds=60).reap() == 1
     assert recorder.policies == [mine]
 
 
 async def _reaped(leases: Leases) -> int:
     recorder = Recorder()
-    reaper = Reaper(leases, recorder, {}, lease_seconds=60, passing=(Away,))
+    reaper = Reaper(leases, recorder, {}, lease_seconds=60)
     assert await reaper.reap() == len(recorder.recorded)
     return len(recorder.recorded)
 
@@ -66,7 +67,7 @@ async def test_after_a_whole_lease_of_contact_it_reaps() -> None:
 
 async def test_a_job_whose_lost_lease_cannot_be_recorded_ends_neither_the_reaper_nor_the_others() -> None:
     recorder = Recorder(failing=1)
-    reaper = Reaper(Leases(contact=60.0), recorder, {}, lease_seconds=60, passing=(Away,))
+    reaper = Reaper(Leases(contact=60.0), recorder, {}, lease_seconds=60)
     assert [await reaper.reap(), await reaper.reap()] == [0, 1]
 
 
@@ -81,7 +82,7 @@ async def test_while_postgres_is_away_it_waits() -> None:
 
 async def test_after_a_step_of_postgres_clock_it_waits_for_a_whole_lease() -> None:
     leases, now = Leases(contact=600.0), 0.0
-    reaper = Reaper(leases, Recorder(), {}, lease_seconds=60, passing=(Away,), monotonic=lambda: now)
+    reaper = Reaper(leases, Recorder(), {}, lease_seconds=60, monotonic=lambda: now)
     assert await reaper.reap() == 1
     now, leases.now = 5.0, 1000.0 + 5 + 3600
     assert await reaper.reap() == 0

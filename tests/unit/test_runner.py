@@ -124,8 +124,8 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        EagerPublisher(Broker(), forget, failures=()),
-        Statuses(cache, _unasked, cache_down=RuntimeError, repeat=()),
+        EagerPublisher(Broker(), forget),
+        Statuses(cache, _unasked),
         grace_seconds=5,
         lost_leases=3,
     )
@@ -136,7 +136,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), on_shutdown=CUT_SHORT, exclusive=True)
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
     taking = Taking()
-    runner = Runner(works, claims, recorder, Renewer(ledger, passing=()), taking, Lease(lease, 5.0))
+    runner = Runner(works, claims, recorder, Renewer(ledger), taking, Lease(lease, 5.0))
     return Bench(ledger, cache, handler, runner, taking)
 
 

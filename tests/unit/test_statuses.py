@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from infra.batching import DeadlineExceeded
+from infra.errors import Transient
 from infra.statuses import Statuses
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
@@ -15,7 +16,7 @@ from tests.contract.fakes import FakeCache
 from tests.making import new_id
 
 
-class Away(Exception):
+class Away(Transient):
     pass
 
 
@@ -37,7 +38,7 @@ class Ledger:
 def _bench() -> tuple[Statuses, FakeCache, Ledger, UUID]:
     cache, ledger, id_ = FakeCache(), Ledger(), new_id()
     ledger.known[id_] = KnownStatus(id_, 3, Status.SENT, Kind.MESSAGE, "default", time.monotonic())
-    return Statuses(cache, ledger.statuses, cache_down=RuntimeError, repeat=()), cache, ledger, id_
+    return Statuses(cache, ledger.statuses), cache, ledger, id_
 
 
 async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:

@@ -27,7 +27,7 @@ class Scene:
         return self.ready
 
     def watchdog(self) -> Watchdog:
-        return Watchdog(self, {"q": lambda: self.idle}, self.ready_messages, seconds=30, passing=(), monotonic=lambda: self.now)
+        return Watchdog(self, {"q": lambda: self.idle}, self.ready_messages, seconds=30, monotonic=lambda: self.now)
 
 
 async def _looks(scene: Scene, watchdog: Watchdog, *seconds: float) -> None:
