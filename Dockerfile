@@ -11,6 +11,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r r
 COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
 COPY infra infra
+COPY service service
 COPY api api
 COPY consumers consumers
 COPY cli cli

@@ -9,7 +9,7 @@ from api.app import Api
 from api.request_timeout import with_timeout
 from infra import logs
 from infra.descriptors import raise_limit
-from infra.settings import SettingsError, load
+from service.settings import SettingsError, load
 
 
 class _Server(uvicorn.Server):

@@ -12,13 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from api.backlog import BacklogLimit
 from api.callbacks import CallbackUrls
 from api.callers import Access, Keyring, NoKeys
 from api.dead_letters import DeadLetterRoutes
 from api.documents import DocumentRoutes
 from api.health import HealthRoutes
-from api.intake import Intake
 from api.limits import RateLimits
 from api.messages import MessageRoutes
 from api.middleware import Headers
@@ -26,6 +24,7 @@ from api.openapi import document
 from api.origins import Origins
 from api.problems import (
     Problem,
+    on_backlog_full,
     on_bad_data,
     on_bug,
     on_disconnect,
@@ -36,13 +35,10 @@ from api.problems import (
 from api.report_jobs import ReportJobRoutes
 from api.reports import AT_ONCE, ReportRoutes
 from api.waiting import Waiting
-from infra.batching import Batcher
-from infra.dead_letters import DeadLetters
 from infra.errors import Transient
 from infra.keys import Scope
 from infra.postgres import schema
 from infra.postgres.api_keys import ApiKeyStore
-from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.errors import BadData
 from infra.postgres.ledger import Ledger
@@ -51,16 +47,21 @@ from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.postgres.totals import Totals
-from infra.publishing import EagerPublisher
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
-from infra.settings import Settings, is_loopback
-from infra.statuses import Statuses
-from infra.subscriptions import Subscriptions
 from infra.supervision import Supervisor
+from service.acceptance import Acceptance
+from service.announcing import Announcer
+from service.backlog import BacklogFull, BacklogLimit
+from service.batching import Batcher, ledger_batcher
+from service.dead_letters import DeadLetters
+from service.publishing import EagerPublisher
+from service.settings import Settings, is_loopback
+from service.statuses import Statuses
+from service.subscriptions import Subscriptions
 
 log = structlog.get_logger()
 
@@ -105,6 +106,7 @@ class Api:
             exception_handlers={
                 Problem: on_problem,
                 HTTPException: on_http_exception,
+                BacklogFull: on_backlog_full,
                 Transient: on_transient,
                 BadData: on_bad_data,
                 ClientDisconnect: on_disconnect,
@@ -131,21 +133,17 @@ class Api:
         waiting = Waiting(statuses, subscriptions, settings.waiting_per_key)
         accepting = ledger_batcher(self._ledger.accept)
         backlog = BacklogLimit(Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
-        intake = Intake(
-            accepting,
-            eager,
-            statuses,
-            backlog,
-            grace_seconds=settings.outbox_grace_seconds,
-            timeout_seconds=settings.accept_timeout_seconds,
-        )
+        announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
+        acceptance = Acceptance(accepting, announcer, backlog, timeout_seconds=settings.accept_timeout_seconds)
         # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
         records = Batcher(self._queries.messages, key=lambda id_: id_, repeat_transient=True, max_batch=100)
         callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
         store, providers = DeadLetterStore(self._reads), frozenset(settings.providers)
         lists = MessageLists(self._reads)
-        messages = MessageRoutes(intake, waiting, records, self._queries, lists, callbacks, providers, self._default_provider)
-        reports = ReportJobRoutes(intake, waiting, self._queries, Totals(self._reads), callbacks)
+        messages = MessageRoutes(
+            acceptance, waiting, records, self._queries, lists, callbacks, providers, self._default_provider
+        )
+        reports = ReportJobRoutes(acceptance, waiting, self._queries, Totals(self._reads), callbacks)
         rates = Rates(settings.redis_url, namespace=settings.namespace)
         access = self._access(subscriptions, rates)
         dead_letters = DeadLetterRoutes(store, DeadLetters(store, settings.deadlines()), providers)

@@ -13,10 +13,10 @@ from starlette.routing import Route
 
 from api.limits import RateLimits
 from api.problems import Problem, unavailable
-from infra.batching import Batcher
 from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
 from infra.outage_log import OutageLog
+from service.batching import Batcher
 
 log = structlog.get_logger()
 

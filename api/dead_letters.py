@@ -13,11 +13,11 @@ from api.callers import caller_of, client_of
 from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery, DeadLetterRequeue
 from api.problems import FieldError, Problem, unavailable
 from api.requests import read_model, read_query
-from infra.dead_letters import DeadLetters
 from infra.errors import Transient
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
 from jobs.lifecycle import Status
 from jobs.model import Kind
+from service.dead_letters import DeadLetters
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,25 +13,26 @@ from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, instant,
 from api.callbacks import CallbackUrls
 from api.callers import client_of
 from api.idempotency import idempotency_key, key_reused, read_key, replay_header
-from api.intake import Intake, KeyTaken
 from api.models import BatchIn, MessageIn, MessageQuery
-from api.problems import FieldError, Problem, describe, not_found, unavailable
+from api.problems import FieldError, Problem, backlog_full, describe, not_found, unavailable
 from api.requests import read_model, read_query, validated
 from api.waiting import Waiting, versioned
-from infra.batching import Batcher, DeadlineExceeded, Overloaded
 from infra.postgres.errors import BadData
 from infra.postgres.ledger import Accepted
 from infra.postgres.lists import MessageFilter, MessageLists
 from infra.postgres.queries import MessageRecord, Queries
 from jobs.lifecycle import Status
-from jobs.model import IdempotencyKey, Kind
+from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
+from service.acceptance import Acceptance, KeyTaken, new_job_id
+from service.backlog import BacklogFull
+from service.batching import Batcher, DeadlineExceeded, Overloaded
 
 
 @dataclass(frozen=True, slots=True)
 class MessageRoutes:
     """The handlers and what they need."""
 
-    intake: Intake
+    acceptance: Acceptance
     waiting: Waiting
     records: Batcher[UUID, MessageRecord | None]
     queries: Queries
@@ -98,14 +99,16 @@ class MessageRoutes:
             raise Problem(422, "validation", "Not valid: /provider.", errors=[error])
         callback_url = self.callbacks.resolve(message)
         try:
-            return await self.intake.accept_message(client_id, provider, message, callback_url, key)
+            return await self.acceptance.accept(_job(client_id, provider, message, callback_url, key))
+        except BacklogFull as error:  # here, as it may be one item of a batch
+            raise backlog_full(error) from error
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:
             raise unavailable("The database did not confirm in time; whether the message was accepted is unknown.") from error
         except Overloaded as error:
             raise unavailable("Too many requests are waiting for the database; the message was not accepted.") from error
-        except BadData as error:  # here, as it may be one item of a batch
+        except BadData as error:
             raise Problem(422, "validation", "The database refuses a value of this message.") from error
 
     async def list(self, request: Request) -> Response:
@@ -140,6 +143,22 @@ class MessageRoutes:
         shown = presentable(asdict(record))
         del shown["client_id"]
         return versioned(request, record.version, {**shown, "links": _links(record.id)}, applied)
+
+
+def _job(client_id: str, provider: str, message: MessageIn, callback_url: str | None, key: IdempotencyKey | None) -> NewJob:
+    return NewJob(
+        new_job_id(),
+        client_id,
+        message_queue(provider, Priority(message.priority)),
+        message.destination,
+        message.body,
+        Delivery(message.delivery),
+        message.reference,
+        tuple(message.tags),
+        message.metadata,
+        key,
+        callback_url,
+    )
 
 
 def _links(id_: UUID) -> dict[str, str]:

@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from service.backlog import BacklogFull
+
 log = structlog.get_logger()
 
 
@@ -94,6 +96,15 @@ def _methods_here(request: Request) -> set[str]:
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     here = {route.path for route in routes if route.endpoint is request.scope.get("endpoint")}
     return {method for route in routes if route.path in here for method in route.methods or ()}
+
+
+def backlog_full(error: BacklogFull) -> Problem:
+    return Problem(503, "backlog_full", f"{error} This request accepted nothing.", headers={"Retry-After": "5"})
+
+
+async def on_backlog_full(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BacklogFull)
+    return render(request, backlog_full(error))
 
 
 async def on_transient(request: Request, error: Exception) -> Response:

@@ -14,17 +14,17 @@ from api.answers import READ_SECONDS, as_json, cursor_for, from_cursor, instant,
 from api.callbacks import CallbackUrls
 from api.callers import client_of
 from api.idempotency import idempotency_key, key_reused, replay_header
-from api.intake import Intake, KeyTaken
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
 from api.problems import Problem, not_found, unavailable
 from api.requests import has_body, preferred, read_model, read_query
 from api.waiting import Waiting, versioned
-from infra.batching import DeadlineExceeded, Overloaded
 from infra.errors import Transient
 from infra.postgres.queries import Queries, ReportRecord
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
-from jobs.model import Kind
+from jobs.model import REPORTS, Kind, NewJob
+from service.acceptance import Acceptance, KeyTaken, new_job_id
+from service.batching import DeadlineExceeded, Overloaded
 
 JOBS = "/api/2.0/report/jobs"
 _FORMATS = {"application/json": "json", "text/csv": "csv"}
@@ -35,7 +35,7 @@ _BEFORE_ALL = -(2**31) - 1  # user ids are Postgres' integers
 class ReportJobRoutes:
     """The handlers and what they need."""
 
-    intake: Intake
+    acceptance: Acceptance
     waiting: Waiting
     queries: Queries
     totals: Totals
@@ -56,8 +56,10 @@ class ReportJobRoutes:
     async def post(self, request: Request) -> Response:
         submission = await read_model(request, ReportIn) if has_body(request) else ReportIn()
         callback_url = self.callbacks.resolve(submission)
+        key = idempotency_key(request, submission)
+        job = NewJob(new_job_id(), client_of(request), REPORTS, key=key, callback_url=callback_url)
         try:
-            accepted = await self.intake.accept_report(client_of(request), callback_url, idempotency_key(request, submission))
+            accepted = await self.acceptance.accept(job)
         except KeyTaken as error:
             raise key_reused() from error
         except DeadlineExceeded as error:

@@ -21,10 +21,10 @@ from api.answers import as_json, job_id
 from api.callers import Caller, caller_of, client_of
 from api.problems import Problem, not_found, unavailable
 from infra.errors import Transient
-from infra.statuses import Statuses
-from infra.subscriptions import Subscriptions
 from jobs.lifecycle import ENDS
 from jobs.model import Kind, KnownStatus
+from service.statuses import Statuses
+from service.subscriptions import Subscriptions
 
 MAX_WAIT_SECONDS = 60
 PING_SECONDS = 15

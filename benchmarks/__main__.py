@@ -13,7 +13,7 @@ from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
 from benchmarks.waiting import thousands_wait
 from infra import logs
-from infra.settings import Settings, load
+from service.settings import Settings, load
 
 Benchmark = Callable[[Settings], Coroutine[Any, Any, None]]
 

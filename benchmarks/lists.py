@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from infra.postgres import schema
 from infra.postgres.lists import MessageFilter, page_statement
 from infra.postgres.pool import DatabasePool
-from infra.settings import Settings
 from jobs.lifecycle import Status
+from service.settings import Settings
 
 MESSAGES = int(os.environ.get("MESSAGES", "10000000"))
 STEP = 500_000

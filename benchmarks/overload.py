@@ -11,7 +11,7 @@ from benchmarks.processes import costs, process_of, said
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
 from infra.postgres.pool import DatabasePool
-from infra.settings import Settings
+from service.settings import Settings
 
 TIMES = 4
 SECONDS = 30.0

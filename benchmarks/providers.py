@@ -11,7 +11,7 @@ import aiohttp
 from benchmarks.load import after
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
-from infra.settings import Settings
+from service.settings import Settings
 
 MESSAGES = 200  # for the one that hangs
 SECONDS = 60.0

@@ -19,7 +19,7 @@ from benchmarks.load import clients
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
 from examples.redis_queue import Queue
-from infra.settings import Settings
+from service.settings import Settings
 
 JOBS = 5_000
 SECONDS = 5.0

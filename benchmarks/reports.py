@@ -14,7 +14,7 @@ from cli.sandbox import Faults, Sandbox
 from cli.temporary import MESSAGES, free_port, service
 from cli.up import Program
 from infra.postgres.posts import Posts
-from infra.settings import Settings
+from service.settings import Settings
 
 CLIENTS = 50
 SECONDS = 15.0

@@ -18,7 +18,7 @@ from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
-from infra.settings import Settings
+from service.settings import Settings
 
 POLLS, STREAMS = 5000, 1000
 BATCH = 500

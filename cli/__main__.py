@@ -16,8 +16,8 @@ from cli.client import ApiError, Client
 from cli.terminal import console, problems
 from cli.terminal import fail as _fail
 from infra.errors import Transient
-from infra.settings import PREFIX, Settings, SettingsError, load
 from jobs.model import Kind
+from service.settings import PREFIX, Settings, SettingsError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Posthaste: accepts work, never loses it, does it later.")
 
@@ -268,6 +268,22 @@ def posts_stats() -> None:
     console.print(f"posts: {stats.posts} of {stats.users} users", highlight=False)
     if stats.oldest and stats.newest:
         console.print(f"posts: from {stats.oldest:%Y-%m-%d} to {stats.newest:%Y-%m-%d}", highlight=False)
+
+
+@app.command("rabbitmq-user")
+def rabbitmq_user() -> None:
+    """Create or update the RabbitMQ user of POSTHASTE_AMQP_URL, limited to the namespace."""
+    from infra.rabbitmq.topology import permission
+    from infra.rabbitmq.user import CannotMake, make
+
+    settings = _settings()
+    if settings.management_url is None:
+        _fail(f"{PREFIX}MANAGEMENT_URL is not set: name an administrator's", 2)
+    try:
+        name = make(settings.management_url, settings.amqp_url, settings.namespace)
+    except CannotMake as error:
+        _fail(str(error))
+    console.print(f"rabbitmq: the user {name} may use {permission(settings.namespace)}", highlight=False, markup=False)
 
 
 @app.command()

@@ -13,11 +13,11 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.terminal import console
 from cli.terminal import fail as _fail
-from infra.settings import PREFIX, Settings, SettingsError, load
 from infra.webhooks.guard import Refused
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
 from jobs.outcome import Outcome, Verdict
+from service.settings import PREFIX, Settings, SettingsError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Signed callbacks (Standard Webhooks).")
 

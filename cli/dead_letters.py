@@ -19,7 +19,6 @@ from rich.table import Table
 
 from cli.terminal import console, fail, problems
 from infra import logs
-from infra.dead_letters import DeadLetters, Done, Tidier
 from infra.errors import Transient
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.leadership import Leadership
@@ -27,9 +26,10 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
 from infra.rabbitmq.dead_queue import DeadQueues, Looked
 from infra.rabbitmq.topology import describe
-from infra.settings import Settings, SettingsError, load
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
+from service.dead_letters import DeadLetters, Done, Tidier
+from service.settings import Settings, SettingsError, load
 
 PAGE = 500
 CALL_SECONDS = 30.0

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
-from infra.settings import Settings
+from service.settings import Settings
 
 FAULTS = Faults(fail=0.10, hang=0.02)
 PROVIDER = {"timeout_seconds": 1.0, "concurrency": 32, "retry": {"attempts": 8, "base_seconds": 0.2, "cap_seconds": 2}}

@@ -16,8 +16,8 @@ from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.status_cache import CacheDown, StatusCache
-from infra.settings import PREFIX, Settings
 from jobs.model import CALLBACKS
+from service.settings import PREFIX, Settings
 
 CALL_SECONDS = 5.0
 CLOCK_SECONDS = 2.0  # of skew that is worth a word; nothing we do depends on equal clocks

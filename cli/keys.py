@@ -14,7 +14,7 @@ from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
 from infra.postgres.pool import DatabasePool
-from infra.settings import Settings, SettingsError, load
+from service.settings import Settings, SettingsError, load
 
 CALL_SECONDS = 10.0
 DAY = 86_400.0

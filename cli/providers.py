@@ -12,8 +12,8 @@ from infra import logs
 from infra.errors import Transient
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import BATCH, ProviderState, ProviderStore
-from infra.settings import Settings, SettingsError, load
 from jobs.model import Priority
+from service.settings import Settings, SettingsError, load
 
 CALL_SECONDS = 30.0
 

@@ -7,8 +7,8 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.sweep import BATCH, Sweep
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
-from infra.settings import Settings
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue, work_queues
+from service.settings import Settings
 
 CALL_SECONDS = 30.0
 

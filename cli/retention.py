@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
-from infra.settings import Settings
 from jobs.model import Kind
+from service.settings import Settings
 
 CALL_SECONDS = 30.0
 DAY = 86_400.0

@@ -21,7 +21,7 @@ from cli.sandbox import Sandbox
 from cli.up import CannotStart, Program, configuration
 from infra.postgres import schema
 from infra.rabbitmq.topology import delete, describe
-from infra.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings
 
 START_SECONDS = 90.0
 POLL_SECONDS = 0.1

@@ -21,8 +21,8 @@ from uuid import UUID
 from rich.console import Console
 
 from cli.client import ApiError, Client
-from infra.settings import PREFIX, SANDBOX_FILE, Settings
 from infra.webhooks.signing import new_secret
+from service.settings import PREFIX, SANDBOX_FILE, Settings
 
 START_SECONDS = 90.0  # seven processes import their modules; a busy machine takes its time
 LOOPBACK = ["127.0.0.0/8", "::1/128"]

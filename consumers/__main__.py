@@ -11,8 +11,8 @@ from consumers.watchdog import Stuck
 from infra import logs
 from infra.descriptors import raise_limit
 from infra.postgres.schema import ForeignNamespace, SchemaTooOld
-from infra.settings import Settings, SettingsError, load
 from jobs.model import Kind
+from service.settings import Settings, SettingsError, load
 
 KINDS = {f"{kind}s": kind for kind in Kind}
 USAGE = f"usage: python -m consumers relay | {' '.join(f'[{name}]' for name in KINDS)}"

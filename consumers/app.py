@@ -12,7 +12,6 @@ from consumers.heartbeat import Heartbeat
 from consumers.maintenance import Maintenance
 from consumers.messages import SendMessage
 from consumers.reaper import Reaper
-from consumers.recorder import Recorder
 from consumers.relay import Relay
 from consumers.renewer import Renewer
 from consumers.reports import CountWords
@@ -20,11 +19,9 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
-from infra.dead_letters import Tidier
 from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres import schema
-from infra.postgres.batches import ledger_batcher
 from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
@@ -36,19 +33,23 @@ from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
-from infra.publishing import EagerPublisher
 from infra.rabbitmq.consumer import Consumer
 from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import StatusCache
-from infra.settings import Settings
-from infra.statuses import Statuses
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import BreakerPolicy
 from jobs.model import Kind, Priority, message_queue, work_queues
 from jobs.outcome import CUT_SHORT
+from service.announcing import Announcer
+from service.batching import ledger_batcher
+from service.dead_letters import Tidier
+from service.publishing import EagerPublisher
+from service.recording import Recorder
+from service.settings import Settings
+from service.statuses import Statuses
 
 log = structlog.get_logger()
 
@@ -95,12 +96,11 @@ class _Worker:
             self.broker,
             lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
         )
+        statuses = Statuses(self._cache, Queries(self._reads).statuses)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
-            self.eager,
-            Statuses(self._cache, Queries(self._reads).statuses),
-            grace_seconds=settings.outbox_grace_seconds,
+            Announcer(self.eager, statuses, grace_seconds=settings.outbox_grace_seconds),
             lost_leases=settings.lost_leases,
         )
         self.gates: dict[str, Gate] = {}

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from consumers.shares import NoShare, Shares
-from infra.settings import CALLBACK_PATIENCE
 from infra.webhooks.guard import Refused, split
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.model import Claimed, Progress
 from jobs.outcome import Outcome, Verdict
+from service.settings import CALLBACK_PATIENCE
 
 KNOWN_HOSTS = 10_000
 

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from infra.dead_letters import Tidier
 from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import DEAD_QUEUES, Kind
+from service.dead_letters import Tidier
 
 log = structlog.get_logger()
 

@@ -14,15 +14,15 @@ import structlog
 
 from consumers.gate import Gate, Taking
 from consumers.quarantine import Quarantine
-from consumers.recorder import Recorder
 from consumers.renewer import Renewer
 from consumers.slots import Slots
-from infra.batching import Batcher
 from infra.postgres.ledger import ClaimRequest
 from jobs.model import Claimed, Priority, Progress
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
+from service.batching import Batcher
+from service.recording import Recorder
 
 log = structlog.get_logger()
 

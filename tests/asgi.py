@@ -9,7 +9,7 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from api.app import Api
-from infra.settings import ProviderSettings, Settings
+from service.settings import ProviderSettings, Settings
 from tests.services import Services
 
 

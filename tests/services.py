@@ -9,7 +9,7 @@ import aiohttp
 import psycopg2
 
 from infra.rabbitmq.topology import delete, describe
-from infra.settings import Settings
+from service.settings import Settings
 from tests.proxy import Proxy
 
 

@@ -1,6 +1,6 @@
 """The ledger's dead letters: failed and unknown jobs, found by what they have in common, requeued or discarded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -9,7 +9,6 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
-from infra.dead_letters import Requeueable
 from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of
 from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
@@ -32,6 +31,18 @@ class Filter:
     failed_before: datetime | None = None
     ids: tuple[UUID, ...] = ()
     client_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requeueable:
+    """Only what can be requeued: within the deadline of a configured queue. `negated`: only what cannot.
+
+    `deadlines`: in seconds, by the logical name of each queue. Messages go to `provider`, if there is one, else to their own.
+    """
+
+    deadlines: Mapping[str, float]
+    provider: str | None = None
+    negated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

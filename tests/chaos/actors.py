@@ -3,23 +3,23 @@
 from typing import TYPE_CHECKING, Any
 
 from consumers.reaper import Reaper
-from consumers.recorder import Recorder
 from consumers.relay import Relay
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
-from infra.batching import Batcher
-from infra.postgres.batches import ledger_batcher
 from infra.postgres.errors import Unavailable
 from infra.postgres.ledger import Accepted
-from infra.publishing import EagerPublisher, Outgoing
-from infra.statuses import Statuses
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
+from service.announcing import Announcer
+from service.batching import Batcher, ledger_batcher
+from service.publishing import EagerPublisher, Outgoing
+from service.recording import Recorder
+from service.statuses import Statuses
 from tests.chaos.stage import DEAD, FOREVER, QUEUE, Gated, Leases, Process
 from tests.making import SANDBOX
 
@@ -31,7 +31,7 @@ POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline
 
 
 class Api:
-    """What `api.intake` does, without HTTP."""
+    """What `service.acceptance` does, without HTTP."""
 
     def __init__(self, world: "World", process: Process):
         self.world, self.process = world, process
@@ -65,9 +65,7 @@ class Worker:
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
-            eager,
-            Statuses(cache, _nothing),
-            grace_seconds=FOREVER,
+            Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
             lost_leases=3,
         )
         self.runner = Runner(

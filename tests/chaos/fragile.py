@@ -10,14 +10,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from consumers.recorder import Recorder
 from consumers.runner import Runner
 from infra.postgres import leadership
 from infra.postgres.outbox import Outbox
-from infra.publishing import EagerPublisher, Outgoing
 from infra.rabbitmq import connection
 from jobs.model import Claimed
 from jobs.outcome import Outcome, Verdict
+from service.publishing import EagerPublisher, Outgoing
+from service.recording import Recorder
 from tests.chaos.planted import BUGS
 from tests.e2e import forked
 

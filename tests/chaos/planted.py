@@ -9,16 +9,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers import recorder
 from consumers.runner import Runner
 from consumers.sweeper import Sweeper
-from infra import batching
 from infra.postgres import dead_letters, ledger, statements
-from infra.publishing import EagerPublisher, Outgoing
 from infra.redis import status_cache
 from jobs import decision
 from jobs.model import Delivery
 from jobs.wire import Pointer
+from service import batching, recording
+from service.publishing import EagerPublisher, Outgoing
 from tests.chaos import world
 from tests.contract.fakes import FakeCache, FakeLedger
 
@@ -148,7 +147,7 @@ def _accept_at_most_once_again(put: Put) -> None:
     def careless(job: Any, *arguments: Any, **named: Any) -> Any:
         return decide(replace(job, delivery=Delivery.AT_LEAST_ONCE), *arguments, **named)
 
-    put(recorder, "decide", careless)
+    put(recording, "decide", careless)
 
 
 def _end_any_claim(put: Put) -> None:

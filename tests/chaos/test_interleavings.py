@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from infra import batching
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
+from service import batching
 from tests.chaos.actors import LEASE_SECONDS
 from tests.chaos.parts import InMemory, Parts, Real, RealServers
 from tests.chaos.stage import DEAD, QUEUE

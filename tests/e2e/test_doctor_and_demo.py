@@ -10,7 +10,7 @@ import aio_pika
 import pytest
 
 from cli import doctor
-from infra.settings import load
+from service.settings import load
 from tests.e2e.stack import Stack, free_port, run_command
 from tests.services import Services
 from tests.waiting import eventually

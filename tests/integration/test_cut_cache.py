@@ -9,9 +9,9 @@ from uuid import UUID
 import pytest
 
 from infra.redis.status_cache import CacheDown, StatusCache
-from infra.statuses import Statuses
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
+from service.statuses import Statuses
 from tests.making import new_id
 from tests.proxy import Proxy
 from tests.services import Services, proxied

@@ -5,10 +5,10 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from infra.dead_letters import DeadLetters, Requeueable
-from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, page_statement
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, Requeueable, page_statement
 from infra.postgres.pool import create_engine
 from jobs.model import Kind, Priority, work_queues
+from service.dead_letters import DeadLetters
 from tests.integration.conftest import Hurt
 
 DAY = 86_400.0

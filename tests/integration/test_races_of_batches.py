@@ -10,8 +10,6 @@ from dataclasses import replace
 
 import pytest
 
-from infra.batching import Batcher, DeadlineExceeded
-from infra.postgres.batches import ledger_batcher
 from infra.postgres.errors import BadData, Unavailable
 from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, Ledger
 from infra.postgres.pool import DatabasePool
@@ -20,6 +18,7 @@ from jobs.lifecycle import Status
 from jobs.model import Claimed, IdempotencyKey, NewJob, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
+from service.batching import Batcher, DeadlineExceeded, ledger_batcher
 from tests.integration.conftest import Hurt
 from tests.making import ACCEPTED, claim_request, message
 from tests.services import with_port

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from api.backlog import STALE_SECONDS, BacklogLimit, corrected
-from api.problems import Problem
 from infra.postgres.errors import Unavailable
+from service.backlog import STALE_SECONDS, BacklogFull, BacklogLimit, corrected
 
 
 @dataclass
@@ -46,8 +45,7 @@ def _submit(limit: BacklogLimit, count: int = 1, client_id: str = "shop") -> Non
 def _is_open(limit: BacklogLimit, client_id: str = "shop") -> bool:
     try:
         _submit(limit, 1, client_id)
-    except Problem as problem:
-        assert (problem.status, problem.code) == (503, "backlog_full")
+    except BacklogFull:
         return False
     return True
 

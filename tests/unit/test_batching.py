@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from infra.batching import Batcher, DeadlineExceeded, Overloaded, WrongResults
 from infra.errors import Transient
+from service.batching import Batcher, DeadlineExceeded, Overloaded, WrongResults
 
 
 class Bad(Exception):

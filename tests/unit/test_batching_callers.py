@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from infra.batching import Batcher
+from service.batching import Batcher
 
 
 async def test_a_flush_gets_the_time_that_its_latest_caller_has_left_and_no_more_than_a_call_may_take() -> None:

@@ -13,7 +13,7 @@ from consumers.heartbeat import BEAT_SECONDS, CALL_SECONDS
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.topology import describe
 from infra.redis.acl import rules
-from infra.settings import Settings
+from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 

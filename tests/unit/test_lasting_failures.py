@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import structlog
 
-from api.backlog import BacklogLimit
 from api.callers import Keyring
 from consumers import maintenance
 from consumers.dead_watch import DeadWatch
@@ -25,6 +24,7 @@ from infra.postgres.sweep import Observation
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import Route
 from jobs.wire import Pointer
+from service.backlog import BacklogLimit
 from tests.making import SANDBOX, new_id
 from tests.waiting import eventually
 

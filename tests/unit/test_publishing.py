@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from infra import publishing
 from infra.errors import Transient
-from infra.publishing import EagerPublisher, Outgoing
 from jobs.model import Route
 from jobs.wire import Pointer
+from service import publishing
+from service.publishing import EagerPublisher, Outgoing
 from tests.making import new_id
 from tests.waiting import eventually
 

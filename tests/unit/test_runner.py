@@ -10,20 +10,21 @@ import pytest
 
 from consumers import runner as runner_module
 from consumers.quarantine import Quarantine
-from consumers.recorder import Recorder
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
-from infra.batching import Batcher
 from infra.postgres.ledger import ClaimRequest
-from infra.publishing import EagerPublisher
-from infra.statuses import Statuses
 from jobs.decision import decide_lost
 from jobs.lifecycle import Status
 from jobs.model import REPORTS, Claimed, NewJob, Priority, Progress, Route
 from jobs.outcome import CUT_SHORT, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
+from service.announcing import Announcer
+from service.batching import Batcher
+from service.publishing import EagerPublisher
+from service.recording import Recorder
+from service.statuses import Statuses
 from tests.contract.fakes import FakeCache, FakeLedger
 from tests.making import ACCEPTED, as_lost, claim_request, message, report
 from tests.waiting import eventually
@@ -124,9 +125,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        EagerPublisher(Broker(), forget),
-        Statuses(cache, _unasked),
-        grace_seconds=5,
+        Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _unasked), grace_seconds=5),
         lost_leases=3,
     )
     works = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from infra import settings
-from infra.settings import PREFIX, Settings, SettingsError, load
 from infra.webhooks.guard import Refused
 from jobs.model import work_queues
 from jobs.retry import backoff_seconds
+from service import settings
+from service.settings import PREFIX, Settings, SettingsError, load
 from tests.receiver import SECRET
 
 URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}

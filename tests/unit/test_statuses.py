@@ -7,11 +7,11 @@ from uuid import UUID
 
 import pytest
 
-from infra.batching import DeadlineExceeded
 from infra.errors import Transient
-from infra.statuses import Statuses
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
+from service.batching import DeadlineExceeded
+from service.statuses import Statuses
 from tests.contract.fakes import FakeCache
 from tests.making import new_id
 

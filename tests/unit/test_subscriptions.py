@@ -6,10 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from infra.batching import DeadlineExceeded
-from infra.subscriptions import Subscriptions
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
+from service.batching import DeadlineExceeded
+from service.subscriptions import Subscriptions
 from tests.making import new_id
 
 ID = new_id()

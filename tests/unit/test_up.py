@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli.up import CannotStart, _masked, _what_to_try, configuration, programs, require_free_port
-from infra.settings import Settings
+from service.settings import Settings
 from tests.e2e.stack import free_port
 
 

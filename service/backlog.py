@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from api.problems import Problem
 from infra.errors import Transient
 from infra.outage_log import OutageLog
 
@@ -18,6 +17,10 @@ COUNT_SECONDS = 1.0
 COUNT_SHARE = 20  # a count that took a second is repeated after twenty
 RECENT_SECONDS = 10.0  # clients that have submitted nothing for so long are not counted
 STALE_SECONDS = 60.0  # a count that could not be repeated for so long says nothing any more
+
+
+class BacklogFull(Exception):
+    """Too many jobs of the client are waiting; nothing was accepted."""
 
 
 @dataclass(slots=True)
@@ -106,7 +109,7 @@ class BacklogLimit:
         """Let a client submit one more job; at the end its commit is known.
 
         Raises:
-            Problem: 503, too many of its jobs are waiting.
+            BacklogFull: too many of its jobs are waiting.
         """
         backlog = self._admit(client_id)
         backlog.unsettled += 1
@@ -119,10 +122,7 @@ class BacklogLimit:
         backlog = self._known.setdefault(client_id, _Backlog(counted_at=self._monotonic()))
         backlog.submitted_at = self._monotonic()
         if backlog.full:
-            detail = (
-                f"{backlog.count} of your jobs are waiting; at {self._low} there is room again. This request accepted nothing."
-            )
-            raise Problem(503, "backlog_full", detail, headers={"Retry-After": "5"})
+            raise BacklogFull(f"{backlog.count} of your jobs are waiting. New jobs are accepted again at {self._low}.")
         backlog.count += 1
         backlog.admitted += 1
         self._toggle(client_id, backlog)

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from infra.batching import Batcher, Overloaded
 from infra.errors import Transient
 from infra.outage_log import OutageLog
 from jobs.model import KnownStatus
+from service.batching import Batcher, Overloaded
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8

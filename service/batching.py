@@ -186,3 +186,13 @@ class Batcher(Generic[Item, Result]):
             return
         for entry in batch:
             await self._do([entry])
+
+
+def ledger_batcher(
+    flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]],
+    *,
+    key: Callable[[Item], Hashable] | None = None,
+    twin: Callable[[Item], Result] | None = None,
+) -> Batcher[Item, Result]:
+    """A batcher that drops nothing: transient errors are retried until the deadline, any other error is one item's own."""
+    return Batcher(flush, key=key, twin=twin, repeat_transient=True, isolate=(Exception,))

@@ -1,63 +1,21 @@
-"""Dead letters come back: the one implementation behind the command and the HTTP routes.
+"""Dead letters: requeue and discard, for the command and the HTTP routes.
 
-The ledger says what is dead and is what is changed; the dead queues, which only show it in the management UI, are tidied
-afterwards. Every change is fenced by the version that was read, so that no job is queued twice however often it is repeated.
+The ledger decides which jobs are dead. The dead queues only show them in the management UI and are tidied afterwards. Every
+change is fenced by the version that was read, so a repeated request queues no job twice.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, Protocol
 from uuid import UUID
 
+from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Requeueable
+from infra.postgres.leadership import Leadership
+from infra.rabbitmq.dead_queue import DeadQueues, Looked
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 from jobs.wire import Pointer
 
 CALL_SECONDS = 10.0
 NEVER = 1e18  # seconds: a deadline that no job has passed
-
-
-@dataclass(frozen=True, slots=True)
-class Requeueable:
-    """Only what can be requeued: within the deadline of a configured queue. `negated`: only what cannot.
-
-    `deadlines`: in seconds, by the logical name of each queue. Messages go to `provider`, if there is one, else to their own.
-    """
-
-    deadlines: Mapping[str, float]
-    provider: str | None = None
-    negated: bool = False
-
-
-class Letter(Protocol):
-    """What is needed of a dead letter."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def queue(self) -> WorkQueue: ...
-    @property
-    def age_seconds(self) -> float: ...
-
-
-class Books(Protocol):
-    """What is needed of the ledger."""
-
-    async def now(self, timeout: float) -> datetime: ...
-    async def page(
-        self, filter_: Any, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
-    ) -> Sequence[Any]: ...
-    async def requeue(self, letters: Sequence[tuple[Any, WorkQueue]], timeout: float) -> set[UUID]: ...
-    async def discard(self, letters: Sequence[Any], timeout: float) -> set[UUID]: ...
-    async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]: ...
-
-
-class Queues(Protocol):
-    """What is needed of the broker."""
-
-    async def tidy(
-        self, queue: str, stale: Callable[[Sequence[Pointer]], Awaitable[set[Pointer]]], *, drop_undecodable: bool = False
-    ) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +31,12 @@ class Done:
 class DeadLetters:
     """Requeues and discards what the ledger has. `deadlines`: in seconds, by the logical name of each work queue there is."""
 
-    def __init__(self, store: Books, deadlines: Mapping[str, float]):
+    def __init__(self, store: DeadLetterStore, deadlines: Mapping[str, float]):
         self._store = store
         self._deadlines = deadlines
 
     async def requeue(
-        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> Done:
         """Queue the next `limit` that fit anew: messages for `provider` if it is given, else for their own.
 
@@ -99,7 +57,7 @@ class DeadLetters:
         )
 
     async def requeue_first(
-        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> Done:
         """Queue the first `limit` anew that can be requeued, wherever they are among those that fit.
 
@@ -119,8 +77,8 @@ class DeadLetters:
         )
 
     async def requeueable(
-        self, filter_: Any, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
-    ) -> Sequence[Any]:
+        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+    ) -> list[DeadLetter]:
         """The first `limit` that fit and can be requeued."""
         only = self._requeueable(provider, extend=extend, negated=False)
         return await self._store.page(filter_, after, limit, CALL_SECONDS, only)
@@ -129,7 +87,7 @@ class DeadLetters:
         deadlines = dict.fromkeys(self._deadlines, NEVER) if extend else self._deadlines
         return Requeueable(deadlines, provider, negated)
 
-    async def discard(self, filter_: Any, after: UUID, limit: int) -> Done:
+    async def discard(self, filter_: Filter, after: UUID, limit: int) -> Done:
         """End the next `limit` that fit for good."""
         letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
         moved = await self._store.discard(letters, CALL_SECONDS) if letters else set()
@@ -142,22 +100,15 @@ class DeadLetters:
         return WorkQueue(queue.kind, provider, queue.priority)
 
 
-class Lock(Protocol):
-    """Held by one process at a time; asking is the heartbeat that keeps it."""
-
-    async def held(self) -> bool: ...
-    async def release(self) -> None: ...
-
-
 class Tidier:
     """Takes copies out of the dead queues whose jobs have moved on; `lock` lets one do it at a time."""
 
-    def __init__(self, store: Books, queues: Queues, lock: Lock):
+    def __init__(self, store: DeadLetterStore, queues: DeadQueues, lock: Leadership):
         self._store = store
         self._queues = queues
         self._lock = lock
 
-    async def tidy(self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False) -> dict[str, Any] | None:
+    async def tidy(self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False) -> dict[str, Looked] | None:
         """Take stale copies out of the dead queues: what was found, by queue. None: somebody else is at it."""
         if not await self._lock.held():
             return None
