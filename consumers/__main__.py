@@ -6,8 +6,9 @@ import sys
 
 import uvloop
 
-from consumers.app import run_relay, run_worker
+from consumers.relay_process import run_relay
 from consumers.watchdog import Stuck
+from consumers.worker import run_worker
 from infra import logs
 from infra.descriptors import raise_limit
 from infra.postgres.schema import ForeignNamespace, SchemaTooOld

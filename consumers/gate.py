@@ -14,8 +14,8 @@ from jobs.outcome import Outcome
 log = structlog.get_logger()
 
 
-class Taking(Protocol):
-    """Whether this process asks the broker for work of a queue."""
+class QueueSwitch(Protocol):
+    """Turns the consumption of a queue by this process off and on."""
 
     async def pause(self, queue: str) -> None: ...
     async def resume(self, queue: str) -> None: ...
@@ -32,7 +32,7 @@ class Gate:
         provider: str,
         queues: Sequence[str],
         slots: Slots,
-        taking: Taking,
+        switch: QueueSwitch,
         policy: BreakerPolicy,
         *,
         monotonic: Callable[[], float] = time.monotonic,
@@ -40,7 +40,7 @@ class Gate:
         self._provider = provider
         self._queues = queues
         self._slots = slots
-        self._taking = taking
+        self._switch = switch
         self._breaker = Breaker(policy)
         self._monotonic = monotonic
         self._paused = False
@@ -85,10 +85,10 @@ class Gate:
         self._slots.limit(1 if state is State.HALF_OPEN else self._slots.count)
         if state is State.OPEN:
             for queue in self._queues:
-                await self._taking.pause(queue)
+                await self._switch.pause(queue)
         elif before is State.OPEN:
             for queue in self._queues:
-                await self._taking.resume(queue)
+                await self._switch.resume(queue)
 
     async def _until_change(self, state: State) -> None:
         """Until somebody tells us something, or the open time is over; half-open, the next outcome decides."""

@@ -1,4 +1,4 @@
-"""The renewer: keeps the lease of a job that runs for long, and tells the ledger how far the job is."""
+"""The renewer: renews the lease of a long job, and writes its progress to the ledger."""
 
 import asyncio
 from typing import Any, Protocol
@@ -22,13 +22,14 @@ class Leases(Protocol):
 class Renewer:
     """Renews every second, or four times in a lease where that is more often."""
 
-    def __init__(self, leases: Leases):
+    def __init__(self, leases: Leases, lease_seconds: float):
         self._leases = leases
+        self._seconds = lease_seconds
 
-    async def begin(self, job: Claimed, lease_seconds: float) -> bool:
-        """Say that the work on a job begins that has lost a lease before, under a whole lease; False: do not begin."""
+    async def begin(self, job: Claimed) -> bool:
+        """Renew the lease of a job that has lost one before. False: the job is not ours, or Postgres does not answer."""
         try:
-            ours = await self._leases.renew(job, lease_seconds, Progress(), lease_seconds / 4)
+            ours = await self._leases.renew(job, self._seconds, Progress(), self._seconds / 4)
         except Transient as error:
             log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error), effect="left to the reaper")
             return False
@@ -36,21 +37,21 @@ class Renewer:
             log.warning("lease.lost", id=str(job.id), version=job.version, effect="not begun")
         return ours
 
-    async def keep(self, job: Claimed, progress: Progress, work: "asyncio.Task[Any]", lease_seconds: float) -> None:
-        """Renew until `work` is done; cancel it if the job has been taken from us, as whatever it came to would be refused."""
-        pause = min(PROGRESS_SECONDS, lease_seconds / 4)
+    async def keep(self, job: Claimed, progress: Progress, call: "asyncio.Task[Any]") -> None:
+        """Renew until `call` is done. Cancel it when the job is not ours any more: its outcome would be refused."""
+        pause = min(PROGRESS_SECONDS, self._seconds / 4)
         while True:
-            await asyncio.wait({work}, timeout=pause)
-            if work.done():
+            await asyncio.wait({call}, timeout=pause)
+            if call.done():
                 return
             try:
-                ours = await self._leases.renew(job, lease_seconds, progress, lease_seconds / 4)
+                ours = await self._leases.renew(job, self._seconds, progress, self._seconds / 4)
             except Transient as error:
-                # The lease may run out; then its fence refuses what the work comes to. Nothing is lost by going on.
+                # The lease may expire. Its fence then refuses the outcome, so going on loses nothing.
                 log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error))
                 continue
-            if not ours and not work.done():
+            if not ours and not call.done():
                 log.warning("lease.lost", id=str(job.id), version=job.version, effect="the work is cancelled")
-                work.cancel()
-                await asyncio.wait({work})
+                call.cancel()
+                await asyncio.wait({call})
                 return

@@ -1,6 +1,7 @@
-"""The runner: delivery → free slot → claim → ack → handle → decide → apply. RabbitMQ's part ends when the ledger has the job.
+"""The runner: decode → slot → claim → acknowledge → handle → record.
 
-From then on the lease is what brings a job back, never redelivery. Slots bound the work; the broker's prefetch only fills them.
+RabbitMQ's part ends with the claim: from then on an expired lease brings a job back, never a redelivery. Slots bound the work;
+the prefetch only fills them.
 """
 
 import asyncio
@@ -12,9 +13,8 @@ from uuid import uuid4
 
 import structlog
 
-from consumers.gate import Gate, Taking
-from consumers.quarantine import Quarantine
-from consumers.renewer import Renewer
+from consumers.gate import Gate
+from consumers.modes import Mode
 from consumers.slots import Slots
 from infra.postgres.ledger import ClaimRequest
 from jobs.model import Claimed, Priority, Progress
@@ -42,7 +42,7 @@ class Delivery(Protocol):
 
 
 class Handler(Protocol):
-    """Does one claimed job. Returns what became of it; never acknowledges, commits, or raises to mean "retry"."""
+    """Does one claimed job and returns its outcome. It never acknowledges, commits, or raises to mean "retry"."""
 
     @property
     def timeout_seconds(self) -> float:
@@ -54,45 +54,54 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How the jobs of one queue are done: by whom, how many at once in this process, and when again.
+    """How this process works on one queue.
 
-    `on_shutdown`: the outcome of a job that a shutdown interrupts. `exclusive`: one job may run for minutes. Its lease is
-    renewed, and the process takes no other job of the queue, not even in advance. `gate`: whether the provider is sent to now.
+    `mode`: how its jobs share the worker. `on_shutdown`: the outcome of an interrupted job. `gate`: the provider's gate.
     """
 
     handler: Handler
     policy: RetryPolicy
     slots: Slots
+    mode: Mode
     priority: Priority = Priority.NORMAL
     on_shutdown: Outcome = CUT_OFF
-    exclusive: bool = False
     gate: Gate | None = None
 
     @property
     def is_open(self) -> bool:
+        """Whether the breaker is open, or the provider paused: no attempt may begin."""
         return self.gate is not None and self.gate.is_open
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How long a claim lasts, the margin that must be left after a handler's timeout to record its outcome, and how often
-    it may be lost by one job."""
+    """`seconds`: how long a claim lasts. `margin_seconds`: kept free after a handler's timeout, to record the outcome.
+
+    `limit`: how many leases one job may lose.
+    """
 
     seconds: float
     margin_seconds: float
     limit: int = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One decoded delivery that has a slot."""
+
+    delivery: Delivery
+    pointer: Pointer
+    work: Work
+
+
 class Runner:
-    """Runs the deliveries of all queues of one process; `works` by logical queue."""
+    """Executes the deliveries of all queues of one process; `works` by logical queue."""
 
     def __init__(
         self,
         works: Mapping[str, Work],
         claims: Batcher[ClaimRequest, Claimed | None],
         recorder: Recorder,
-        renewer: Renewer,
-        taking: Taking,
         lease: Lease,
         *,
         monotonic: Callable[[], float] = time.monotonic,
@@ -100,28 +109,25 @@ class Runner:
         self._works = works
         self._claims = claims
         self._recorder = recorder
-        self._renewer = renewer
-        self._taking = taking
         self._lease = lease
         self._monotonic = monotonic
-        self._quarantine = Quarantine()
         self._stopping = False
         self._running: set[asyncio.Task[None]] = set()
-        self._sends: set[asyncio.Task[Outcome]] = set()
+        self._calls: set[asyncio.Task[Outcome]] = set()
 
     def dispatch(self, delivery: Delivery) -> None:
-        """Take a delivery on; returns at once."""
+        """Start the execution of a delivery; returns at once."""
         task = asyncio.create_task(self._run(delivery))
         self._running.add(task)
         task.add_done_callback(self._finished)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Give back what has not started, finish what has within the grace, then cut it: its outcome is unknown."""
+        """Requeue what has not started. Finish the rest within the grace, then interrupt it: its outcome is unknown."""
         self._stopping = True
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
-        for send in self._sends:
-            send.cancel()
+        for call in self._calls:
+            call.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=self._lease.margin_seconds)
         if self._running:
@@ -135,6 +141,7 @@ class Runner:
             log.error("job.crashed", id=task.get_name(), exc_info=error)
 
     async def _run(self, delivery: Delivery) -> None:
+        """decode → slot → execute"""
         try:
             pointer = decode(delivery.body)
         except Undecodable as error:
@@ -148,71 +155,62 @@ class Runner:
             if self._stopping or work.is_open:
                 await delivery.nack()
                 return
-            if not work.exclusive:
-                await self._quarantine.door_open()
-                await self._claim_and_do(pointer, delivery, work)
-                return
-            await self._taking.pause(delivery.queue)
-            try:
-                await self._claim_and_do(pointer, delivery, work)
-            finally:
-                await self._taking.resume(delivery.queue)
+            async with work.mode.reserve(delivery.queue):
+                await self._execute(Execution(delivery, pointer, work))
 
-    async def _claim_and_do(self, pointer: Pointer, delivery: Delivery, work: Work) -> None:
-        claimed_at = self._monotonic()
+    async def _execute(self, execution: Execution) -> None:
+        """claim → acknowledge → handle → record"""
+        work, claimed_at = execution.work, self._monotonic()
+        job = await self._take(execution)
+        if job is None:
+            return
+        self._recorder.claimed(job, claimed_at)
+        async with work.mode.isolate(job, claimed_at) as leased_at:
+            if leased_at is None:
+                return
+            outcome = await self._handle(job, work) if self._may_begin(job, work, leased_at) else NOT_STARTED
+            if work.gate is not None:
+                work.gate.record_outcome(outcome)
+            await self._recorder.record(job, outcome, work.policy, ran_seconds=self._monotonic() - leased_at)
+
+    async def _take(self, execution: Execution) -> Claimed | None:
+        """Claim, then acknowledge; None: the delivery is stale, or requeued. Waits as long as Postgres is away."""
+        pointer, delivery = execution.pointer, execution.delivery
         try:
             job = await self._claim(pointer)
         except Exception:
             log.exception("claim.failed", id=str(pointer.id), version=pointer.version, effect="requeued")
             await asyncio.sleep(CLAIM_RETRY_SECONDS)
             await delivery.nack()
-            return
+            return None
         await delivery.ack()
         if job is None:
             log.debug("delivery.stale", id=str(pointer.id), version=pointer.version)
-            return
-        self._recorder.claimed(job, claimed_at)
-        await self._do(job, work, claimed_at)
+        return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        """Waits as long as Postgres is away: nothing is started that cannot be recorded."""
         return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease.seconds))
 
-    async def _do(self, job: Claimed, work: Work, claimed_at: float) -> None:
-        if work.exclusive:  # minutes: nobody waits for its end
-            await self._try(job, work, claimed_at)
-            return
-        async with self._quarantine.enter(suspect=job.lost_leases + 1 >= self._lease.limit > 1):
-            begun_at = self._monotonic()
-            if not job.lost_leases:
-                await self._try(job, work, claimed_at)
-            elif await self._renewer.begin(job, self._lease.seconds):
-                await self._try(job, work, begun_at)
-
-    async def _try(self, job: Claimed, work: Work, claimed_at: float) -> None:
-        time_left = claimed_at + self._lease.seconds - self._monotonic()
-        # The job's own provider counts, not the queue that somebody may have moved its message to.
-        misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
-        too_late = work.handler.timeout_seconds + self._lease.margin_seconds > time_left
-        outcome = NOT_STARTED if self._stopping or work.is_open or too_late or misplaced else await self._handle(job, work)
-        if work.gate is not None:
-            work.gate.record_outcome(outcome)
-        ran = self._monotonic() - claimed_at
-        await self._recorder.record(job, outcome, work.policy, ran_seconds=ran)
+    def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
+        """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""
+        seconds_left = leased_at + self._lease.seconds - self._monotonic()
+        is_late = work.handler.timeout_seconds + self._lease.margin_seconds > seconds_left
+        is_misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
+        return not (self._stopping or work.is_open or is_late or is_misplaced)
 
     async def _handle(self, job: Claimed, work: Work) -> Outcome:
         progress = Progress()
-        send = asyncio.ensure_future(work.handler(job, progress))
-        assert isinstance(send, asyncio.Task)
-        self._sends.add(send)
+        call = asyncio.ensure_future(work.handler(job, progress))
+        assert isinstance(call, asyncio.Task)
+        self._calls.add(call)
         try:
-            await (self._renewer.keep(job, progress, send, self._lease.seconds) if work.exclusive else asyncio.wait({send}))
+            await work.mode.wait(job, progress, call)
         finally:
-            self._sends.discard(send)
-            send.cancel()  # unless it is done, which it is unless we were cut
-        if send.cancelled():
+            self._calls.discard(call)
+            call.cancel()  # no effect on a finished call
+        if call.cancelled():
             return work.on_shutdown
-        if (error := send.exception()) is not None:
+        if (error := call.exception()) is not None:
             log.error("handler.crashed", id=str(job.id), version=job.version, exc_info=error)
             return Outcome(Verdict.UNKNOWN, "internal_error")
-        return send.result()
+        return call.result()

@@ -1,4 +1,4 @@
-"""Consuming: deliveries of some queues are handed on, one by one, to whoever has a free slot."""
+"""Consumption of queues: each delivery is dispatched as it arrives."""
 
 import asyncio
 import time
@@ -47,18 +47,19 @@ class Delivery:
 
 
 class Consumer:
-    """Consumes queues on one connection, a channel each, with a prefetch each; deliveries go to `dispatch`.
+    """Consumes queues on one connection, with a channel and a prefetch each.
 
-    A queue that the broker cannot use for `mend_after_seconds` is made anew.
-    `pause()` ends taking from one queue until `resume()`; `stop()` ends taking for good. What is held stays to be settled.
+    A queue that the broker cannot use for `mend_after_seconds` is created anew. `pause()` cancels consumption of one queue
+    until `resume()`; `stop()` cancels all for good. Deliveries that are held stay valid.
     """
+
+    _dispatch: Callable[[Delivery], None]  # set by `run`, before anything is consumed
 
     def __init__(
         self,
         url: str,
         topology: Topology,
         prefetch: Mapping[str, int],
-        dispatch: Callable[[Delivery], None],
         *,
         name: str,
         mend_after_seconds: float = 30.0,
@@ -66,7 +67,6 @@ class Consumer:
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
-        self._hand_on = dispatch
         self._name = name
         self._repairer = QueueRepairer(url, topology, after_seconds=mend_after_seconds)
         self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
@@ -77,8 +77,9 @@ class Consumer:
         self._heard: dict[str, float] = {}  # monotonic instants of the last delivery, or of the beginning of consuming
         self._stopped = False
 
-    async def run(self) -> None:
-        """Keep consuming until cancelled."""
+    async def run(self, dispatch: Callable[[Delivery], None]) -> None:
+        """Consume until cancelled; each delivery goes to `dispatch`, which must return at once."""
+        self._dispatch = dispatch
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} consumer")
 
     async def _session(self, connection: AbstractConnection) -> None:
@@ -160,6 +161,6 @@ class Consumer:
         # Returns at once: the client cancels its callbacks when a channel closes, and no job's work may be cut like that.
         async def received(message: AbstractIncomingMessage) -> None:
             self._heard[logical] = time.monotonic()
-            self._hand_on(Delivery(message.body, logical, message))
+            self._dispatch(Delivery(message.body, logical, message))
 
         return received

@@ -1,7 +1,8 @@
-"""The actors: what an API, a worker and a relay are made of, composed as `api.app` and `consumers.app` do it."""
+"""The actors: what an API, a worker and a relay are made of, composed as `api.app` and `consumers.worker` do it."""
 
 from typing import TYPE_CHECKING, Any
 
+from consumers.modes import Concurrent
 from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.renewer import Renewer
@@ -53,7 +54,7 @@ class Api:
 
 
 class Worker:
-    """What `consumers.app` makes a worker of."""
+    """What `consumers.worker` makes a worker of."""
 
     timeout_seconds = 10.0
 
@@ -68,12 +69,11 @@ class Worker:
             Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
             lost_leases=3,
         )
+        mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: world.clock)
         self.runner = Runner(
-            {QUEUE: Work(self, POLICY, Slots(4))},
+            {QUEUE: Work(self, POLICY, Slots(4), mode)},
             ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
-            Renewer(ledger),
-            self,
             Lease(LEASE_SECONDS, 5.0, 3),
             monotonic=lambda: world.clock,
         )
@@ -87,12 +87,9 @@ class Worker:
         send.refused = outcome.surely_not_sent
         return outcome
 
-    async def pause(self, queue: str) -> None: ...
-    async def resume(self, queue: str) -> None: ...
-
 
 class Relays:
-    """What `consumers.app` makes a relay of."""
+    """What `consumers.worker` makes a relay of."""
 
     def __init__(self, world: "World", process: Process):
         self.process = process

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.runner import Runner
+from consumers.runner import Execution, Runner
 from consumers.sweeper import Sweeper
 from infra.postgres import dead_letters, ledger, statements
 from infra.redis import status_cache
@@ -65,13 +65,13 @@ def _fake_claim_any_version(put: Put) -> None:
 
 
 def _ack_first(put: Put) -> None:
-    claim_and_do = Runner._claim_and_do
+    take = Runner._take
 
-    async def acking(self: Runner, pointer: Any, delivery: Any, work: Any) -> None:
-        await delivery.ack()
-        await claim_and_do(self, pointer, delivery, work)
+    async def acking(self: Runner, execution: Execution) -> Any:
+        await execution.delivery.ack()
+        return await take(self, execution)
 
-    put(Runner, "_claim_and_do", acking)
+    put(Runner, "_take", acking)
 
 
 def _reap_the_living(put: Put) -> None:

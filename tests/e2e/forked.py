@@ -12,7 +12,15 @@ import sys
 FORKS = multiprocessing.get_context("forkserver")
 # No `__main__`: runpy warns about a module that is imported before it runs. No `cli`: its console reads the environment at
 # import, and each fork has its own.
-_OURS = ["api.app", "api.request_timeout", "consumers.app", "infra.logs", "infra.postgres.checks", "infra.rabbitmq.dead_queue"]
+_OURS = [
+    "api.app",
+    "api.request_timeout",
+    "consumers.relay_process",
+    "consumers.worker",
+    "infra.logs",
+    "infra.postgres.checks",
+    "infra.rabbitmq.dead_queue",
+]
 _LIBRARIES = ["faker", "psycopg2.extras", "pytest", "sqlalchemy.dialects.postgresql.psycopg2", "stringprep", "urllib.request"]
 _SERVERS = ["uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"]
 _TERMINAL = ["rich._emoji_codes", "rich.console", "rich.progress", "rich.table", "typer", "typer._adapters"]

@@ -71,8 +71,8 @@ async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_po
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
-    async with background(publisher.run(), consumer.run()):
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, name="test")
+    async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 3)
         await publisher.publish(pointer, Route.WORK, QUEUE)
@@ -99,8 +99,11 @@ async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(servi
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, name="test")
-    async with background(publisher.run(), consumer.run()), await aio_pika.connect(services.amqp) as connection:
+    consumer = Consumer(url, topology, {QUEUE: 5}, name="test")
+    async with (
+        background(publisher.run(), consumer.run(received.put_nowait)),
+        await aio_pika.connect(services.amqp) as connection,
+    ):
         await publisher.connected.wait()
         channel = await connection.channel()
         for lose in ("queue", "connection"):
@@ -123,8 +126,8 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
-    async with background(publisher.run(), consumer.run()):
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, name="test")
+    async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
         await (await asyncio.wait_for(received.get(), 10)).ack()
@@ -142,8 +145,8 @@ async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: S
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(url, topology, {QUEUE: 5}, received.put_nowait, name="test")
-    async with background(publisher.run(), consumer.run()):
+    consumer = Consumer(url, topology, {QUEUE: 5}, name="test")
+    async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 1)
         await publisher.publish(pointer, Route.WORK, QUEUE)
@@ -164,8 +167,8 @@ async def test_a_publish_cut_before_its_confirm_is_not_called_published_though_i
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(url, topology, name="test")
     received: asyncio.Queue[Delivery] = asyncio.Queue()
-    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, received.put_nowait, name="test")
-    async with background(publisher.run(), consumer.run()):
+    consumer = Consumer(services.amqp, topology, {QUEUE: 5}, name="test")
+    async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 1)
         proxy.cut_on_answer(str(pointer.id).encode())

@@ -185,8 +185,8 @@ async def test_the_limited_user_declares_publishes_consumes_and_dead_letters(lim
     received: asyncio.Queue[Delivery] = asyncio.Queue()
     publisher = Publisher(limited, topology, name="test")
     queue, dead = "messages.sandbox.high", DEAD_QUEUES[Kind.MESSAGE]
-    consumer = Consumer(limited, topology, {queue: 5}, received.put_nowait, name="test")
-    running = [asyncio.create_task(each.run()) for each in (publisher, consumer)]
+    consumer = Consumer(limited, topology, {queue: 5}, name="test")
+    running = [asyncio.create_task(run) for run in (publisher.run(), consumer.run(received.put_nowait))]
     try:
         await asyncio.wait_for(publisher.connected.wait(), 20)
         pointers = {Pointer(new_id(), 1), Pointer(new_id(), 1)}

@@ -78,7 +78,7 @@ def test_an_answer_always_closes_it_and_it_never_stays_open_for_long(outcomes: l
 
 
 @dataclass
-class Taking:
+class Switch:
     told: list[str] = field(default_factory=list)
 
     async def pause(self, queue: str) -> None:
@@ -89,12 +89,12 @@ class Taking:
 
 
 async def test_the_gate_stops_consuming_tries_one_and_goes_on() -> None:
-    now, taking, slots = [0.0], Taking(), Slots(8)
-    gate = Gate("a", ["high", "normal"], slots, taking, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
+    now, switch, slots = [0.0], Switch(), Slots(8)
+    gate = Gate("a", ["high", "normal"], slots, switch, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
     running = asyncio.create_task(gate.run())
 
     async def told() -> list[str]:
-        return list(taking.told)
+        return list(switch.told)
 
     gate.record_outcome(TIMEOUT)
     assert gate.is_open

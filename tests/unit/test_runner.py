@@ -9,6 +9,7 @@ from typing import TypeVar
 import pytest
 
 from consumers import runner as runner_module
+from consumers.modes import Concurrent, Exclusive
 from consumers.quarantine import Quarantine
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
@@ -16,7 +17,7 @@ from consumers.slots import Slots
 from infra.postgres.ledger import ClaimRequest
 from jobs.decision import decide_lost
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Claimed, NewJob, Priority, Progress, Route
+from jobs.model import REPORTS, Claimed, NewJob, Progress, Route
 from jobs.outcome import CUT_SHORT, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
@@ -78,7 +79,7 @@ async def _accepted() -> Outcome:
 
 
 @dataclass
-class Taking:
+class Switch:
     """Remembers what it was told."""
 
     told: list[str] = field(default_factory=list)
@@ -98,7 +99,8 @@ class Bench:
     cache: FakeCache
     handler: Handler
     runner: Runner
-    taking: Taking
+    switch: Switch
+    concurrent: Concurrent
 
     async def deliver(self, delivery: Delivery) -> Delivery:
         self.runner.dispatch(delivery)
@@ -128,15 +130,16 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
         Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _unasked), grace_seconds=5),
         lost_leases=3,
     )
+    switch, renewer = Switch(), Renewer(ledger, lease)
+    concurrent = Concurrent(renewer, 3)
     works = {
-        queue: Work(worker, RetryPolicy(), Slots(2), Priority.NORMAL)
+        queue: Work(worker, RetryPolicy(), Slots(2), concurrent)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
-    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), on_shutdown=CUT_SHORT, exclusive=True)
+    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=CUT_SHORT)
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
-    taking = Taking()
-    runner = Runner(works, claims, recorder, Renewer(ledger), taking, Lease(lease, 5.0))
-    return Bench(ledger, cache, handler, runner, taking)
+    runner = Runner(works, claims, recorder, Lease(lease, 5.0))
+    return Bench(ledger, cache, handler, runner, switch, concurrent)
 
 
 async def _unasked(ids: object, timeout: float) -> list[None]:
@@ -265,7 +268,7 @@ async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
 async def test_while_a_report_runs_nothing_more_is_taken_from_its_queue() -> None:
     bench = _bench()
     pointer = await bench.accept(report())
-    delivery = await bench.deliver(Delivery(encode(pointer), REPORTS.name, bench.taking.told))
+    delivery = await bench.deliver(Delivery(encode(pointer), REPORTS.name, bench.switch.told))
     assert delivery.settled == ["pause reports", "ack", "resume reports"]
     assert bench.status(pointer) is Status.COMPLETED
 
@@ -274,7 +277,7 @@ async def test_a_report_that_is_not_ours_lets_the_next_one_come() -> None:
     bench = _bench()
     pointer = await bench.accept(report())
     await bench.deliver(Delivery(encode(Pointer(pointer.id, 7)), REPORTS.name))
-    assert bench.taking.told == ["pause reports", "resume reports"]
+    assert bench.switch.told == ["pause reports", "resume reports"]
 
 
 async def test_a_report_cut_by_the_grace_is_given_to_somebody_else_uncharged() -> None:
@@ -351,7 +354,7 @@ async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
 
     bench = _bench(answer)
     bench.runner._works = {**bench.runner._works, QUEUE: replace(bench.runner._works[QUEUE], slots=Slots(3))}
-    bench.runner._quarantine = Quarantine(60)
+    bench.concurrent._quarantine = Quarantine(60)
     pointers = {name: await bench.accept(message(body=name)) for name in let_go}
     suspect = pointers["suspect"].id
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)

@@ -1,0 +1,100 @@
+"""The relay process: publishes due outbox rows, sweeps lost messages, tidies dead queues, purges old jobs."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+from consumers.dead_watch import DeadWatch
+from consumers.heartbeat import Heartbeat
+from consumers.maintenance import Maintenance
+from consumers.relay import Relay
+from consumers.startup import schema_fits
+from consumers.sweeper import Sweeper
+from infra.postgres import schema
+from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.leadership import Leadership
+from infra.postgres.ledger import Ledger
+from infra.postgres.outbox import Outbox
+from infra.postgres.pool import DatabasePool
+from infra.postgres.retention import Retention
+from infra.postgres.sweep import Sweep
+from infra.rabbitmq.dead_queue import DeadQueues
+from infra.rabbitmq.publisher import Publisher
+from infra.rabbitmq.topology import Topology, describe
+from jobs.model import work_queues
+from service.dead_letters import Tidier
+from service.settings import Settings
+
+CALL_SECONDS = 10.0
+
+
+class _Pools:
+    """The connections to Postgres. Sweeps and purges have their own: they must not delay publishing."""
+
+    def __init__(self, url: str):
+        self.relay = DatabasePool(url, name="relay", threads=2)
+        self.sweep = DatabasePool(url, name="sweep", threads=2)
+        self.purge = DatabasePool(url, name="purge", threads=1)
+        self.relay_leadership = Leadership(url, "relay")
+        self.tidy_leadership = Leadership(url, "dead letters")
+
+    def close(self) -> None:
+        for each in (self.relay, self.sweep, self.purge, self.relay_leadership, self.tidy_leadership):
+            each.close()
+
+
+async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
+    """Publish due messages until `stop`.
+
+    Raises:
+        SchemaTooOld, ForeignNamespace: the database does not fit.
+    """
+    pools = _Pools(settings.database_url)
+    try:
+        if await schema_fits(pools.relay, settings.namespace, stop):
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(loop) for loop in _loops(settings, pools)]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+    finally:
+        pools.close()
+
+
+def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]:
+    topology = describe(settings.namespace, settings.providers)
+    publisher = Publisher(settings.amqp_url, topology, name="relay")
+    relay = Relay(
+        Outbox(pools.relay),
+        publisher,
+        pools.relay_leadership.held,
+        queues=frozenset(spec.logical for spec in topology.queues),
+        ready_depth=settings.ready_depth,
+        poll_seconds=settings.relay_poll_seconds,
+    )
+    sweeper = Sweeper(
+        Sweep(pools.sweep), publisher, work_queues(settings.providers), after_seconds=settings.sweep_after_seconds
+    )
+    ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
+    heartbeat = Heartbeat(
+        settings.heartbeat_file, publisher.connected.is_set, partial(schema.check, pools.relay, settings.namespace)
+    )
+    return [
+        publisher.run(),
+        relay.run(),
+        sweeper.run(lambda: relay.is_leading),
+        _dead_watch(settings, pools, topology, publisher).run(),
+        Maintenance(ledger, Retention(pools.purge), settings.retention_days).run(),
+        heartbeat.run(),
+    ]
+
+
+def _dead_watch(settings: Settings, pools: _Pools, topology: Topology, publisher: Publisher) -> DeadWatch:
+    store = DeadLetterStore(pools.relay)
+    return DeadWatch(
+        Tidier(store, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership),
+        publisher.ready_messages,
+        lambda kind: store.count(kind, CALL_SECONDS),
+        every_seconds=settings.sweep_after_seconds,
+    )
