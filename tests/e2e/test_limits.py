@@ -112,6 +112,20 @@ async def test_a_full_backlog_is_closed_until_it_has_shrunk(
         assert said.count("backlog.full") == 1 and said.count("backlog.open") == 1
 
 
+async def test_backlogs_are_counted_on_a_connection_of_their_own(stack: Stack) -> None:
+    """A count that waits for a lock or a slow disk must not delay the look at revoked keys."""
+    await stack.submit()
+
+    async def counting() -> set[object]:
+        rows = stack.rows(
+            "SELECT application_name FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%count(*)%provider_pauses%'"
+        )
+        return {name for (name,) in rows}
+
+    assert await eventually(counting, bool) == {"posthaste api counts"}
+
+
 async def test_what_a_paused_provider_keeps_waiting_does_not_count(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:

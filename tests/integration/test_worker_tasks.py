@@ -1,0 +1,32 @@
+"""One worker process is made of tasks: each runs once."""
+
+import asyncio
+from collections import Counter
+
+from consumers.app import run_worker
+from infra.settings import ProviderSettings, Settings
+from jobs.model import Kind
+from tests.services import Services
+from tests.waiting import eventually
+
+
+async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database: str, broker_namespace: str) -> None:
+    settings = Settings(
+        database_url=database,
+        amqp_url=services.amqp,
+        redis_url=services.redis,
+        namespace=broker_namespace,
+        providers={"sandbox": ProviderSettings(url="http://127.0.0.1:9/")},
+    )
+    stop = asyncio.Event()
+    before = asyncio.all_tasks()
+    worker = asyncio.create_task(run_worker(settings, stop, frozenset(Kind)))
+
+    async def running() -> Counter[str]:
+        return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks() - before)  # type: ignore[union-attr]
+
+    names = {"Consumer.run", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "_Worker.heed"}
+    seen = await eventually(running, lambda counted: names <= set(counted))
+    stop.set()
+    await worker
+    assert {seen[name] for name in names} == {1}
