@@ -3,9 +3,9 @@
 import asyncio
 from collections import Counter
 
-from consumers.app import run_worker
-from infra.settings import ProviderSettings, Settings
+from consumers.worker import run_worker
 from jobs.model import Kind
+from service.settings import ProviderSettings, Settings
 from tests.services import Services
 from tests.waiting import eventually
 
@@ -25,7 +25,7 @@ async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database
     async def running() -> Counter[str]:
         return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks() - before)  # type: ignore[union-attr]
 
-    names = {"Consumer.run", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "_Worker.heed"}
+    names = {"Consumer.run", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "ProviderPauses.run"}
     seen = await eventually(running, lambda counted: names <= set(counted))
     stop.set()
     await worker
