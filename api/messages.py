@@ -18,9 +18,9 @@ from api.problems import FieldError, Problem, backlog_full, describe, not_found,
 from api.requests import read_model, read_query, validated
 from api.waiting import Waiting, versioned
 from infra.postgres.errors import BadData
-from infra.postgres.ledger import Accepted
 from infra.postgres.lists import MessageFilter, MessageLists
 from infra.postgres.queries import MessageRecord, Queries
+from infra.postgres.transitions.accept import Accepted
 from jobs.lifecycle import Status
 from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
 from service.acceptance import Acceptance, KeyTaken, new_job_id

@@ -16,7 +16,7 @@ import structlog
 from consumers.gate import Gate
 from consumers.modes import Mode
 from consumers.slots import Slots
-from infra.postgres.ledger import ClaimRequest
+from infra.postgres.transitions.claim import ClaimRequest
 from jobs.model import Claimed, Priority, Progress
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy

@@ -6,7 +6,7 @@ from uuid import UUID
 import structlog
 import uuid_utils
 
-from infra.postgres.ledger import Accepted, KeyReused
+from infra.postgres.transitions.accept import Accepted, KeyReused
 from jobs.lifecycle import Status
 from jobs.model import KnownStatus, NewJob, Route
 from jobs.wire import Pointer

@@ -5,7 +5,8 @@ import time
 
 import structlog
 
-from infra.postgres.ledger import Applied, LateAcceptance
+from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.late import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, Route, Transition

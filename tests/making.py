@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import uuid_utils
 
-from infra.postgres.ledger import ClaimRequest
+from infra.postgres.transitions.claim import ClaimRequest
 from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.wire import Pointer

@@ -9,11 +9,15 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 
-from infra.postgres.callback_rows import TOLD_COLUMNS, callbacks_of
 from infra.postgres.pool import DatabasePool
-from jobs.lifecycle import Status
+from infra.postgres.transitions.callbacks import in_list
+from infra.postgres.transitions.discard import discard
+from infra.postgres.transitions.requeue import requeue
+from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Kind, Priority, WorkQueue
 from jobs.wire import Pointer
+
+DEAD = in_list(sources(Cause.REQUEUE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,10 @@ class DeadLetter:
     age_seconds: float
 
     @property
+    def pointer(self) -> Pointer:
+        return Pointer(self.id, self.version)
+
+    @property
     def queue(self) -> WorkQueue:
         return WorkQueue(self.kind, self.provider, self.priority)
 
@@ -92,7 +100,7 @@ class Group:
 class _Where:
     """The clauses of a filter, and their parameters."""
 
-    clauses: list[str] = field(default_factory=lambda: ["j.status IN ('failed', 'unknown')"])
+    clauses: list[str] = field(default_factory=lambda: [f"j.status IN ({DEAD})"])
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,6 +137,8 @@ _DEADLINE = """CAST(CAST(:deadlines AS json) ->> CASE
 _IN_TIME = f"coalesce(extract(epoch FROM now() - j.queued_at) <= {_DEADLINE}, false)"
 
 
+_COUNT = sa.text(f"SELECT count(*) FROM jobs WHERE status IN ({DEAD}) AND kind = :kind")  # noqa: S608  a constant
+
 _GROUPS = """
 SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished_at) AS oldest, max(j.finished_at) AS newest
 FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
@@ -143,45 +153,6 @@ FROM jobs j LEFT JOIN LATERAL (
 ) last ON true
 WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit
 """
-
-# A copy of the dead letter that has not been published yet is not needed any more.
-_REQUEUE = sa.text("""
-WITH held AS (
-    SELECT j.id, r.version, r.provider, r.queue, j.status = 'failed' AS new_key
-    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, provider text, queue text)
-    JOIN jobs j ON j.id = r.id AND j.version = r.version
-    WHERE j.status IN ('failed', 'unknown') ORDER BY j.id FOR UPDATE OF j
-), requeued AS (
-    UPDATE jobs j SET
-        status = 'queued', version = j.version + 1, revision = j.revision + 1, provider = held.provider,
-        key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
-        attempts = 0, tries = 0, lost_leases = 0, reason = NULL, finished_at = NULL,
-        queued_at = clock_timestamp(), due_at = clock_timestamp(), updated_at = clock_timestamp()
-    FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING j.id, j.version, held.queue
-), unneeded AS (
-    DELETE FROM outbox o USING requeued WHERE o.job_id = requeued.id AND o.version < requeued.version
-), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', queue, now() FROM requeued
-)
-SELECT id FROM requeued
-""")
-
-_DISCARD = sa.text(f"""
-WITH held AS (
-    SELECT j.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
-    JOIN jobs j ON j.id = r.id AND j.version = r.version
-    WHERE j.status IN ('failed', 'unknown') ORDER BY j.id FOR UPDATE OF j
-), discarded AS (
-    UPDATE jobs j SET status = 'discarded', version = j.version + 1, updated_at = clock_timestamp(),
-        finished_at = clock_timestamp()
-    FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING {TOLD_COLUMNS}, 0 AS grace
-), unneeded AS (
-    DELETE FROM outbox o USING discarded WHERE o.job_id = discarded.id AND o.version < discarded.version
-), {callbacks_of("discarded")}
-SELECT id FROM discarded
-""")  # noqa: S608  the interpolated parts are constants
 
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
@@ -214,8 +185,7 @@ class DeadLetterStore:
 
     async def count(self, kind: Kind, timeout: float) -> int:
         """How many dead letters of a kind there are."""
-        statement = sa.text("SELECT count(*) FROM jobs WHERE status IN ('failed', 'unknown') AND kind = :kind")
-        return await self._pool.call(lambda c: int(c.execute(statement, {"kind": kind}).scalar_one()), timeout)
+        return await self._pool.call(lambda c: int(c.execute(_COUNT, {"kind": kind}).scalar_one()), timeout)
 
     async def groups(self, filter_: Filter, timeout: float) -> list[Group]:
         """How many there are of each sort, the most first."""
@@ -237,19 +207,13 @@ class DeadLetterStore:
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
         """Queue each anew, in a new revision, for its work queue; those that have moved on since they were read are left."""
-        rows = [
-            {"id": str(letter.id), "version": letter.version, "provider": queue.provider, "queue": queue.name}
-            for letter, queue in letters
-        ]
-        return await self._each(_REQUEUE, rows, timeout)
+        bound = [(letter.pointer, queue) for letter, queue in letters]
+        return await self._pool.call(lambda connection: requeue(connection, bound), timeout)
 
     async def discard(self, letters: Sequence[DeadLetter], timeout: float) -> set[UUID]:
         """End each for good; those that have moved on since they were read are left."""
-        return await self._each(_DISCARD, [{"id": str(each.id), "version": each.version} for each in letters], timeout)
-
-    async def _each(self, statement: sa.TextClause, rows: list[dict[str, Any]], timeout: float) -> set[UUID]:
-        text = orjson.dumps(rows).decode()
-        return await self._pool.call(lambda c: {row.id for row in c.execute(statement, {"rows": text})}, timeout)
+        pointers = [each.pointer for each in letters]
+        return await self._pool.call(lambda connection: discard(connection, pointers), timeout)
 
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
         """Of copies in the dead queue, those whose job has moved on, or is gone."""

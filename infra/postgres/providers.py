@@ -1,14 +1,13 @@
-"""What operators say about providers, and what waits for each."""
+"""Providers: pauses, and the number of messages that wait for each."""
 
 from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from infra.postgres.callback_rows import in_list
 from infra.postgres.pool import DatabasePool
-from jobs.lifecycle import Cause, sources
-from jobs.model import Priority, message_queue
+from infra.postgres.transitions.move import move
+from jobs.model import Priority
 
 BATCH = 1000
 
@@ -25,23 +24,6 @@ FROM (
     FROM jobs WHERE status IN ('queued', 'retrying', 'processing') AND provider IS NOT NULL GROUP BY provider
 ) w FULL JOIN provider_pauses p ON p.provider = w.provider
 """)
-
-# A copy that is on its way to the old provider's worker names a version that is gone.
-_MOVE = sa.text(f"""
-WITH held AS (
-    SELECT id, version FROM jobs
-    WHERE provider = :old AND priority = :priority AND status IN ({in_list(sources(Cause.MOVE))})
-    ORDER BY id LIMIT :limit FOR UPDATE
-), moved AS (
-    UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
-    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
-), unneeded AS (
-    DELETE FROM outbox o USING moved WHERE o.job_id = moved.id AND o.version < moved.version
-), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
-)
-SELECT count(*) FROM moved
-""")  # noqa: S608  the interpolated part is a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +61,5 @@ class ProviderStore:
         return await self._pool.call(work, timeout)
 
     async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
-        """Hand at most `BATCH` messages that wait for `old` to `new`; how many."""
-        queue = message_queue(new, priority).name
-        parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH, "queue": queue}
-        return await self._pool.call(lambda c: int(c.execute(_MOVE, parameters).scalar_one()), timeout)
+        """Move at most `BATCH` waiting messages from provider `old` to `new`; returns how many."""
+        return await self._pool.call(lambda connection: move(connection, old, new, priority, BATCH), timeout)

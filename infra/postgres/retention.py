@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import sqlalchemy as sa
 
-from infra.postgres.callback_rows import in_list
 from infra.postgres.errors import TryAgain
 from infra.postgres.pool import DatabasePool
+from infra.postgres.transitions.callbacks import in_list
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.statements import DEAD_HEADERS
+from infra.postgres.transitions.apply import DEAD_HEADERS
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 
 BATCH = 1000

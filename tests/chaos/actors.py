@@ -10,7 +10,7 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from infra.postgres.errors import Unavailable
-from infra.postgres.ledger import Accepted
+from infra.postgres.transitions.accept import Accepted
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
 from jobs.outcome import Outcome, Verdict

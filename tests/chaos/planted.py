@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from consumers.runner import Execution, Runner
 from consumers.sweeper import Sweeper
-from infra.postgres import dead_letters, ledger, statements
+from infra.postgres import ledger
+from infra.postgres.transitions import apply, claim, late, requeue
 from infra.redis import status_cache
 from jobs import decision
 from jobs.model import Delivery
@@ -49,7 +50,7 @@ def _without_version(text: str) -> str:
 
 
 def _claim_any_version(put: Put) -> None:
-    put(ledger, "CLAIM", sa.text(_without_version(statements.CLAIM.text)))
+    put(claim, "CLAIM", sa.text(_without_version(claim.CLAIM.text)))
 
 
 def _fake_claim_any_version(put: Put) -> None:
@@ -75,8 +76,8 @@ def _ack_first(put: Put) -> None:
 
 
 def _reap_the_living(put: Put) -> None:
-    put(ledger, "APPLY", sa.text(statements.APPLY.text.replace(" AND (NOT r.lost OR j.lease_until < now())", "")))
-    put(ledger, "EXPIRED_LEASES", sa.text(statements.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
+    put(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (NOT r.lost OR j.lease_until < now())", "")))
+    put(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
 
 
 def _fake_reap_the_living(put: Put) -> None:
@@ -113,7 +114,7 @@ def _fake_cache_the_last_to_come(put: Put) -> None:
 
 
 def _requeue_any_version(put: Put) -> None:
-    put(dead_letters, "_REQUEUE", sa.text(_without_version(dead_letters._REQUEUE.text)))
+    put(requeue, "REQUEUE", sa.text(_without_version(requeue.REQUEUE.text)))
 
 
 def _fake_requeue_any_version(put: Put) -> None:
@@ -151,8 +152,8 @@ def _accept_at_most_once_again(put: Put) -> None:
 
 
 def _end_any_claim(put: Put) -> None:
-    text = statements.APPLY.text.replace(" AND j.version = r.version AND j.claim_token = r.token", "")
-    put(ledger, "APPLY", sa.text(text.replace(" AND j.version = held.version", "")))
+    text = apply.APPLY.text.replace(" AND j.version = r.version AND j.claim_token = r.token", "")
+    put(apply, "APPLY", sa.text(text.replace(" AND j.version = held.version", "")))
 
 
 def _fake_end_any_claim(put: Put) -> None:
@@ -166,7 +167,7 @@ def _fake_end_any_claim(put: Put) -> None:
 
 
 def _tell_no_late_acceptance(put: Put) -> None:
-    put(ledger, "ACCEPT_LATE", sa.text(statements.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
+    put(late, "ACCEPT_LATE", sa.text(late.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
 
 
 def _fake_tell_no_late_acceptance(put: Put) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, LateAcceptance
+from infra.postgres.transitions.accept import Accepted, KeyReused
+from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.claim import ClaimRequest
+from infra.postgres.transitions.late import LateAcceptance
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer

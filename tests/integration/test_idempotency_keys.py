@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from infra.postgres.ledger import Accepted, KeyReused
+from infra.postgres.transitions.accept import Accepted, KeyReused
 from jobs.model import IdempotencyKey, NewJob
 from tests.integration.conftest import Store
 from tests.making import message

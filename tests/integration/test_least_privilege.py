@@ -18,11 +18,12 @@ from redis.exceptions import NoPermissionError, ResponseError
 from infra.postgres import checks, schema
 from infra.postgres.errors import NOT_PERMITTED, Unavailable
 from infra.postgres.leadership import Leadership
-from infra.postgres.ledger import Accepted, Ledger
+from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Post, Posts, texts
 from infra.postgres.privileges import RoleMissing, role_of
 from infra.postgres.queries import Queries
+from infra.postgres.transitions.accept import Accepted
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.inspection import inspect

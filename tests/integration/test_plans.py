@@ -8,8 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import outbox, queries, statements, sweep, totals
+from infra.postgres import ledger, outbox, queries, sweep, totals
 from infra.postgres.pool import create_engine
+from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
 from tests.making import new_id
 
@@ -41,9 +42,9 @@ SWEEP = {"queue": "q", "before": "2026-01-01T00:00Z", "after": "2025-01-01T00:00
 CLAIM = {"id": str(new_id()), "version": 2, "token": str(new_id())}
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
-    "claim": (statements.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
-    "apply": (statements.APPLY, {"rows": _batch(50)}, "jobs_pkey"),
-    "reap": (statements.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
+    "claim": (claim.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
+    "apply": (apply.APPLY, {"rows": _batch(50)}, "jobs_pkey"),
+    "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
     "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
@@ -51,7 +52,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "sweep reports": (sweep._of(sweep._SWEEP, REPORTS), {**sweep._parameters(REPORTS), **SWEEP}, "jobs_waiting"),
     "observe": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "jobs_claimed"),
     "observe rows": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "outbox_due"),
-    "renew": (statements.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
+    "renew": (ledger.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
     "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
     "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),
     "page of totals": (totals._PAGE, {"id": str(new_id()), "after": 5, "limit": 100}, "report_totals_pkey"),

@@ -11,8 +11,11 @@ from dataclasses import replace
 import pytest
 
 from infra.postgres.errors import BadData, Unavailable
-from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, Ledger
+from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
+from infra.postgres.transitions.accept import Accepted, KeyReused
+from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide
 from jobs.lifecycle import Status
 from jobs.model import Claimed, IdempotencyKey, NewJob, Transition

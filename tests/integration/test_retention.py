@@ -3,8 +3,9 @@
 from dataclasses import replace
 from typing import Any
 
-from infra.postgres.ledger import LateAcceptance, Ledger
+from infra.postgres.ledger import Ledger
 from infra.postgres.retention import Retention
+from infra.postgres.transitions.late import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Claimed, Delivery, Kind, NewJob, Transition

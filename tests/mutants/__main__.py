@@ -18,7 +18,8 @@ from tests.mutants.forks import Coverage, cover, dropped, made, survives
 from tests.mutants.source import Planted, planted
 
 ROOM = Path("infra/postgres")
-MODULES = ["statements", "dead_letters", "retention", "sweep", "outbox", "providers", "callback_rows"]
+MODULES = ["ledger", "dead_letters", "retention", "sweep", "outbox", "providers"]
+FILES = [ROOM / f"{name}.py" for name in MODULES] + sorted((ROOM / "transitions").glob("[a-z]*.py"))
 
 
 def _covering(mutant: Planted, coverage: Coverage) -> list[str]:
@@ -57,7 +58,7 @@ def _all(found: list[Planted], workers: int, folder: str) -> Counter[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, default=[ROOM / f"{name}.py" for name in MODULES])
+    parser.add_argument("files", nargs="*", type=Path, default=FILES)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time")
     options = parser.parse_args()
     started = time.monotonic()

@@ -14,7 +14,7 @@ from consumers.quarantine import Quarantine
 from consumers.renewer import Renewer
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
-from infra.postgres.ledger import ClaimRequest
+from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide_lost
 from jobs.lifecycle import Status
 from jobs.model import REPORTS, Claimed, NewJob, Progress, Route

@@ -27,14 +27,14 @@ _EVENT = f"""CAST(json_build_object(
             'created_at', {_rfc3339("created_at")}, 'finished_at', {_rfc3339("finished_at")})) AS text)"""
 
 # The columns of a job that has just moved, as `callbacks_of` needs them.
-TOLD_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
+CALLBACK_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
         j.created_at, j.updated_at, j.finished_at, j.callback_url"""
 
 
 def callbacks_of(moved: str) -> str:
     """The CTEs that make a callback of each row of the CTE `moved` that has ended and wants one; they commit with it.
 
-    `moved` has `TOLD_COLUMNS` and `grace`, the seconds of head start before the relay. A callback never wants one itself.
+    `moved` has `CALLBACK_COLUMNS` and `grace`, the seconds of head start before the relay. A callback never wants one itself.
     """
     return f"""callbacks AS (
     INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version)

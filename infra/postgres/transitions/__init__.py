@@ -1,0 +1,7 @@
+"""The transitions of jobs: one module each, with its statement beside its row mapping.
+
+Each statement takes a batch as one JSON array, so the batch commits whole or not at all. Rows are locked in the order of their
+ids, because unsorted overlapping batches deadlock; every WHERE repeats the version. `now()` (the statement's start) stands in
+comparisons, because an index serves only what is stable within the statement. `clock_timestamp()` stands in assignments,
+because the statement may have waited for locks. Source statuses come from `jobs.lifecycle`.
+"""
