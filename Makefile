@@ -62,7 +62,8 @@ chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n f
 soak: dev ## The same for long: MINUTES=10 SEED=7
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --schedule
 
-fuzz: services dev ## Call every route as the OpenAPI document says, and as it does not (EXAMPLES=100 SEED=7)
+fuzz: services dev ## Try new examples of every property, and every route as the OpenAPI document says and does not (EXAMPLES=100 SEED=7)
+	@$(BIN)/pytest -q -m hypothesis --hypothesis-profile=new --hypothesis-seed=$(SEED) tests/unit
 	@$(BIN)/python -m tests.fuzz --examples $(EXAMPLES) --seed $(SEED)
 
 mutants: services dev ## Plant bugs into the core and the SQL, one at a time; list those that no test notices (about half an hour)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings as properties
 
 from infra.redis import rates, status_cache
 from tests import services as found
@@ -10,6 +11,11 @@ from tests.databases import Databases, of_template
 from tests.services import Services, drop_namespace, sql, unique, with_path
 
 PROVIDERS = ["sandbox", "other"]
+
+# The suite tries the same examples each time; `make fuzz` tries new ones.
+properties.register_profile("same", derandomize=True)
+properties.register_profile("new", max_examples=2000, deadline=None)
+properties.load_profile("same")
 
 _TABLES = """
 SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
