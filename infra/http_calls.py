@@ -87,15 +87,15 @@ def outcome_of(error: aiohttp.ClientError | TimeoutError) -> Outcome:
     """Judge a call without an answer. Without a connection it was surely not sent; after that it may have been."""
     match error:
         case aiohttp.ClientSSLError():
-            return Outcome(Verdict.RETRYABLE, "tls_failed", surely_not_sent=True)
+            return Outcome(Verdict.RETRYABLE, "tls_failed", surely_not_sent=True, answered=False)
         case aiohttp.ClientConnectorError(os_error=ResolverBusy()):  # our own shortage: not charged
             return Outcome(Verdict.DEFERRED, "resolver_busy", surely_not_sent=True)
         case aiohttp.ClientConnectorError(os_error=LookUpTimeout()):
-            return Outcome(Verdict.RETRYABLE, "dns_timeout", surely_not_sent=True)
+            return Outcome(Verdict.RETRYABLE, "dns_timeout", surely_not_sent=True, answered=False)
         case aiohttp.ClientConnectorError():
-            return Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
+            return Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True, answered=False)
         case aiohttp.ConnectionTimeoutError():
-            return Outcome(Verdict.RETRYABLE, "connect_timeout", surely_not_sent=True)
+            return Outcome(Verdict.RETRYABLE, "connect_timeout", surely_not_sent=True, answered=False)
         case TimeoutError():
-            return Outcome(Verdict.UNKNOWN, "timeout")
-    return Outcome(Verdict.UNKNOWN, "connection_lost")
+            return Outcome(Verdict.UNKNOWN, "timeout", answered=False)
+    return Outcome(Verdict.UNKNOWN, "connection_lost", answered=False)

@@ -50,7 +50,7 @@ class Breaker:
             requested = outcome.retry_after_seconds
             seconds = self.policy.open_seconds if requested is None else max(DEFERRAL_FLOOR, requested)
             return replace(self, until=max(now + seconds, self.until or now))
-        if not outcome.no_answer:
+        if outcome.answered:
             return Breaker(self.policy)
         state, failures = self.state(now), self.failures + 1
         if state is State.OPEN:  # begun before it was opened

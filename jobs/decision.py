@@ -1,4 +1,6 @@
-"""The decision: what an outcome means for a job. Pure, so that every row of it is a line in a test."""
+"""Decisions: which transition follows from an outcome. Pure, so every rule is a line in a test."""
+
+from dataclasses import replace
 
 from jobs.lifecycle import Cause, Status
 from jobs.model import Attempt, Claimed, Delivery, Kind, LostLease, Route, Transition
@@ -16,7 +18,7 @@ _CAUSES = {
 
 
 def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float, jitter: float) -> Transition:
-    """The transition that `outcome`, reached `ran_seconds` after the claim, calls for; `jitter` from [0, 1)."""
+    """The transition after `outcome`, `ran_seconds` after the claim; `jitter` from [0, 1)."""
     cause = _CAUSES[outcome.verdict]
     if outcome.verdict is Verdict.RELEASED:
         return _again(job, Status.QUEUED, cause, None, outcome.reason, 0.0)
@@ -41,13 +43,17 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
 
 
 def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: float) -> Transition:
-    """The transition of a job whose worker let its lease run out for the `lost_leases + 1`-th time.
+    """The transition of a job that has lost its `lost_leases + 1`-th lease.
 
-    Not charged as an attempt: the worker may never have begun. `limit` bounds how many workers one job may take down; a job
-    that surely had not begun is not to blame.
+    A lost lease is not charged: the worker may never have started. `limit` bounds the leases that one job may lose; a job that
+    had not started does not count.
     """
     if not job.started:
         return _again(job, Status.RETRYING, Cause.LEASE_LOST, Attempt("lease_lost", False, "not_started"), "not_started", 0.0)
+    return replace(_lost(job, policy, limit, jitter), counts_as_lost=True)
+
+
+def _lost(job: LostLease, policy: RetryPolicy, limit: int, jitter: float) -> Transition:
     attempt = Attempt("lease_lost", charged=False, reason="lease_lost")
     if job.delivery is Delivery.AT_MOST_ONCE:
         return _dead(job, Status.UNKNOWN, Cause.LEASE_LOST, attempt, "lease_lost")
@@ -58,7 +64,7 @@ def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: floa
 
 
 def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, charged: bool, jitter: float) -> float:
-    """Seconds until the next try: the policy's backoff for a charged one, and never less than a deferral takes."""
+    """Seconds until the next try. A charged try waits for the policy's backoff, a deferral at least for its own."""
     backoff = backoff_seconds(policy, job.attempts + 1, jitter) if charged else 0.0
     if outcome.verdict is not Verdict.DEFERRED:
         return backoff

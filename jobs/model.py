@@ -190,10 +190,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One step of one job, applied only if the job is still at `version` and held under `token`.
+    """A change of one job, applied only if the job is still at `version` and claimed under `token`.
 
-    `delay_seconds` is counted from the commit by Postgres' clock. `queue` (with `route`) is where a copy must be
-    published because of this step, None for nowhere.
+    `delay_seconds` counts from the commit, by Postgres' clock. A message is published to `queue` by `route`; None publishes
+    nothing. `counts_as_lost`: whether this lost lease counts against the job's limit.
     """
 
     id: UUID
@@ -207,12 +207,8 @@ class Transition:
     delay_seconds: float = 0.0
     route: Route | None = None
     queue: str | None = None
+    counts_as_lost: bool = False
 
     @property
     def lost_lease(self) -> bool:
         return self.cause is Cause.LEASE_LOST
-
-    @property
-    def counts_as_lost(self) -> bool:
-        """Whether it is one of the leases that a job may lose; what had not begun is not to blame."""
-        return self.lost_lease and self.reason != "not_started"

@@ -1,26 +1,26 @@
-"""What a handler says became of its work: a verdict, a reason code that is safe to show, and the provider's words."""
+"""Outcomes: how an attempt ended, with a reason code that is safe to show."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """The six things that can have become of a claim."""
+    """How an attempt ended."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    RETRYABLE = "retryable"  # it failed, or may have: charged
+    RETRYABLE = "retryable"  # it failed, or may have failed: charged
     UNKNOWN = "unknown"  # the request was written and no answer came
-    DEFERRED = "deferred"  # the provider asks for patience: not sent, and not charged
-    RELEASED = "released"  # not begun
+    DEFERRED = "deferred"  # the provider asks to wait: not sent, not charged
+    RELEASED = "released"  # not started
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one attempt. `reason` is a stable code without provider text; `provider_code` an HTTP status.
 
-    `surely_not_sent`: nobody can have got it, so even `at_most_once` may try again. `retry_after_seconds`: when the provider
-    wants to be asked again, by anybody.
+    `surely_not_sent`: the provider cannot have received it, so even `at_most_once` is retried. `retry_after_seconds`: the
+    provider's Retry-After. `answered`: False if there was no connection, or no answer in time; the breaker counts these.
     """
 
     verdict: Verdict
@@ -29,18 +29,12 @@ class Outcome:
     provider_message_id: str | None = None
     surely_not_sent: bool = False
     retry_after_seconds: float | None = None
+    answered: bool = True
 
-    @property
-    def no_answer(self) -> bool:
-        """Whether the provider was not there: no connection, no answer in time, or none at all."""
-        return self.reason in _NO_ANSWER
-
-
-_NO_ANSWER = frozenset({"no_connection", "dns_timeout", "tls_failed", "connect_timeout", "timeout", "connection_lost"})
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")
-CUT_SHORT = Outcome(Verdict.RELEASED, "shutdown")  # of work without effects outside the ledger: as if never begun
+CUT_SHORT = Outcome(Verdict.RELEASED, "shutdown")  # of work without effects outside the ledger: as if never started
 
 _RETRYABLE_4XX = frozenset({408, 425})
 
@@ -48,8 +42,8 @@ _RETRYABLE_4XX = frozenset({408, 425})
 def from_http(code: int, provider_message_id: str | None = None, retry_after_seconds: float | None = None) -> Outcome:
     """Judge a provider's HTTP status (RFC 9110).
 
-    2xx is accepted. 429, and 503 that says when (`retry_after_seconds`), ask for patience. 408, 425 and other 5xx come
-    again: the provider may have passed the message on before it failed. The rest, redirects included, is final.
+    2xx accepts. 429, and 503 with Retry-After, defer. 408, 425 and other 5xx are retryable: the provider may have passed the
+    message on before it failed. All other codes, redirects included, reject.
     """
     if 200 <= code < 300:
         return Outcome(Verdict.ACCEPTED, None, code, provider_message_id)
@@ -63,8 +57,8 @@ def from_http(code: int, provider_message_id: str | None = None, retry_after_sec
 def from_callback(code: int, retry_after_seconds: float | None = None) -> Outcome:
     """Judge the HTTP status of a callback's receiver (Standard Webhooks 1.0.0, "Delivery success and failure").
 
-    2xx is success, 410 wants no more. 429, and 503 that says when, ask for patience. All else, redirects and other 4xx
-    included, is a failure and comes again: a receiver that is broken today may be mended tomorrow.
+    2xx accepts, 410 rejects. 429, and 503 with Retry-After, defer. All other codes, redirects and other 4xx included, are
+    retryable: a broken receiver may be repaired.
     """
     if 200 <= code < 300:
         return Outcome(Verdict.ACCEPTED, None, code)

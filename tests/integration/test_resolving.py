@@ -96,7 +96,7 @@ async def test_a_name_that_hangs_is_surely_not_sent(names: Names) -> None:
         outcomes = [await callbacks.send("http://hangs.example/", "id", "{}"), await _send("http://hangs.example/", 0.6)]
     for outcome in outcomes:
         assert (outcome.verdict, outcome.reason, outcome.surely_not_sent) == (Verdict.RETRYABLE, "dns_timeout", True)
-        assert outcome.no_answer
+        assert not outcome.answered
 
 
 async def test_a_name_that_hangs_holds_one_thread_however_often_it_is_looked_up(names: Names) -> None:

@@ -15,8 +15,8 @@ from tests.making import ACCEPTED
 from tests.waiting import eventually
 
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
-TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")
-REFUSED = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
+TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
+REFUSED = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True, answered=False)
 FAILED = Outcome(Verdict.RETRYABLE, "http_500", 500)
 WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, retry_after_seconds=20)
 

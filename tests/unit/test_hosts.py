@@ -17,7 +17,7 @@ from jobs.retry import RetryPolicy
 from tests.making import ACCEPTED, claimed
 from tests.waiting import eventually
 
-TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")
+TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=60)
 
 

@@ -96,7 +96,7 @@ def _lost(job: Claimed) -> tuple[LostLease, Attempt]:
 def test_a_lost_lease_is_retried_after_a_backoff_by_lost_leases() -> None:
     job = claimed(lost=1)
     lost, attempt = _lost(job)
-    again = {"reason": "lease_lost", "delay_seconds": 8.0, "route": Route.WORK, "queue": SANDBOX.name}
+    again = {"reason": "lease_lost", "delay_seconds": 8.0, "route": Route.WORK, "queue": SANDBOX.name, "counts_as_lost": True}
     step = decide_lost(lost, POLICY, limit=3, jitter=0.5)
     assert step == _step(job, Status.RETRYING, Cause.LEASE_LOST, attempt, **again)
     assert step.counts_as_lost
@@ -109,7 +109,7 @@ def test_a_lost_lease_is_retried_after_a_backoff_by_lost_leases() -> None:
 def test_a_lost_lease_too_many_is_a_dead_letter(delivery: Delivery, to: Status, reason: str) -> None:
     job = claimed(lost=2, delivery=delivery)
     lost, attempt = _lost(job)
-    dead = {"reason": reason, "route": Route.DEAD, "queue": "messages.dead"}
+    dead = {"reason": reason, "route": Route.DEAD, "queue": "messages.dead", "counts_as_lost": True}
     assert decide_lost(lost, POLICY, limit=3, jitter=0.5) == _step(job, to, Cause.LEASE_LOST, attempt, **dead)
 
 
