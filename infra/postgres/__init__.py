@@ -1,1 +1,1 @@
-"""Postgres: the ledger (jobs and attempts), the outbox, and the schema. Synchronous code, called through thread pools."""
+"""Postgres: the ledger (jobs and attempts), the outbox, and the schema. The code is synchronous and runs in thread pools."""

@@ -1,4 +1,4 @@
-"""Clients and their keys, as the ledger's database has them."""
+"""Clients and their API keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SELECT prefix, client_id, hash, scopes, {_USABLE} AS usable FROM api_keys WHERE 
 
 _ANY = sa.text("SELECT EXISTS (SELECT FROM api_keys)")
 
-# No key has such a prefix, and no key has an empty hash: nobody can call with a reserved key.
+# No key has this prefix or an empty hash, so no request can use a reserved key.
 RESERVED = "ph_first"
 
 _RESERVE = sa.text("""
@@ -52,7 +52,7 @@ SELECT prefix, client_id, scopes, created_at, expires_at, revoked_at, {_USABLE} 
 WHERE client_id = coalesce(:client_id, client_id) ORDER BY client_id, created_at
 """)  # noqa: S608
 
-# The new key of the same client, with the same scopes, and as long a life as the old one was given.
+# The new key has the client, the scopes and the lifetime of the old one.
 _ROTATE = sa.text(f"""
 WITH old AS (
     UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + :overlap * interval '1 second')
@@ -73,7 +73,7 @@ WHERE revoked_at IS NULL AND (prefix = :name OR (:of_client AND client_id = :nam
 
 @dataclass(frozen=True, slots=True)
 class ClientRow:
-    """A client, how many keys it was given, and how many of them are usable now."""
+    """A client, with the numbers of its keys and of its usable keys."""
 
     id: str
     created_at: datetime
@@ -83,7 +83,7 @@ class ClientRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as an operator may see it."""
+    """A key as operators see it: without its secret."""
 
     prefix: str
     client_id: str
@@ -111,24 +111,24 @@ class ApiKeyStore:
         return [found.get(prefix) for prefix in prefixes]
 
     async def any(self, timeout: float) -> bool:
-        """Whether a key was ever made."""
+        """Whether any key exists, revoked ones included."""
         return await self._pool.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
 
     async def reserve_first(self, client_id: str, scopes: Sequence[Scope], timeout: float) -> bool:
-        """Reserve a key for a client, who is added if need be. False: there is a key already.
+        """Reserve a key for a client, which is created if it is missing. False: a key exists.
 
-        From now on every request needs a key. `take_first` turns the reserved one into a usable one.
+        From then on every request needs a key. `take_first` makes the reserved key usable.
         """
         parameters = {"client_id": client_id, "scopes": [str(scope) for scope in scopes], "reserved": RESERVED}
         return await self._pool.call(lambda c: c.execute(_RESERVE, parameters).rowcount == 1, timeout)
 
     async def take_first(self, new: NewKey, timeout: float) -> bool:
-        """Put a key in the place of the reserved one. False: there is no reserved key any more."""
+        """Replace the reserved key. False: no key is reserved."""
         parameters = {"prefix": new.prefix, "hash": new.hash, "reserved": RESERVED}
         return await self._pool.call(lambda c: c.execute(_TAKE, parameters).rowcount == 1, timeout)
 
     async def create_client(self, id_: str, timeout: float) -> bool:
-        """False: it is there already."""
+        """False: the client exists."""
         return await self._pool.call(lambda c: c.execute(_CREATE_CLIENT, {"id": id_}).rowcount == 1, timeout)
 
     async def clients(self, timeout: float) -> list[ClientRow]:
@@ -137,7 +137,7 @@ class ApiKeyStore:
     async def create_key(
         self, client_id: str, new: NewKey, scopes: Sequence[Scope], seconds: float | None, timeout: float
     ) -> bool:
-        """A key that lasts so long (None: for good). False: there is no such client."""
+        """Create a key that expires after `seconds` (None: never). False: the client does not exist."""
         parameters = {
             "client_id": client_id,
             "prefix": new.prefix,
@@ -152,12 +152,12 @@ class ApiKeyStore:
         return await self._pool.call(lambda c: [KeyRow(**row) for row in c.execute(_KEYS, parameters).mappings()], timeout)
 
     async def rotate(self, old: str, new: NewKey, overlap_seconds: float, timeout: float) -> bool:
-        """A new key in the place of a usable one, which goes on for the overlap at most. False: there is no such key."""
+        """Create a successor of a usable key, which expires after the overlap at the latest. False: no such key."""
         parameters = {"old": old, "prefix": new.prefix, "hash": new.hash, "overlap": overlap_seconds}
         return await self._pool.call(lambda c: c.execute(_ROTATE, parameters).rowcount == 1, timeout)
 
     async def revoke(self, name: str, timeout: float, *, of_client: bool = False) -> int:
-        """Revoke the key with this prefix, or all of the client of this name; how many."""
+        """Revoke the key with this prefix, or every key of this client; returns how many."""
         parameters = {"name": name, "of_client": of_client}
         return await self._pool.call(lambda c: c.execute(_REVOKE, parameters).rowcount, timeout)
 

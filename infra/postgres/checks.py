@@ -1,4 +1,4 @@
-"""What `posthaste doctor` asks Postgres: its clock, who leads, and what waits for somebody who is not there."""
+"""The checks of `posthaste doctor` in Postgres: clock, relays, overdue rows, providers with work, invalid indexes."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,7 +37,7 @@ class Look:
 
 
 async def look(pool: DatabasePool, timeout: float) -> Look:
-    """One look; see `DatabasePool.call` for what it raises."""
+    """Run the checks; see `DatabasePool.call` for what it raises."""
 
     def work(connection: sa.Connection) -> Look:
         row = connection.execute(_LOOK).one()

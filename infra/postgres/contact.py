@@ -1,13 +1,13 @@
-"""Contact with Postgres: for how long it has answered without a break. Slow answers are contact; silence is not."""
+"""Contact with Postgres: how long it has answered without interruption. Slow answers keep contact; silence loses it."""
 
 import time
 from collections.abc import Callable
 
 
 class Contact:
-    """The contact of one pool. It is lost with a connection that fails, or after `silence_seconds` without any answer.
+    """The contact of one pool. A failed connection or `silence_seconds` without any answer loses it.
 
-    One call that waits for a lock or a slow disk does not end it, as long as other calls are answered.
+    A call that waits for a lock or a slow disk does not lose it while other calls are answered.
     """
 
     def __init__(self, silence_seconds: float, *, monotonic: Callable[[], float] = time.monotonic):
@@ -26,7 +26,7 @@ class Contact:
             self._since = self._monotonic()
 
     def abandoned(self) -> None:
-        """A call was given up at its deadline."""
+        """A call was abandoned at its deadline."""
         self.requested()
         assert self._silent_since is not None
         if self._monotonic() - self._silent_since >= self._silence_seconds:

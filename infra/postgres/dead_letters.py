@@ -1,4 +1,4 @@
-"""The ledger's dead letters: failed and unknown jobs, found by what they have in common, requeued or discarded."""
+"""Dead letters: `failed` and `unknown` jobs, listed by filter, requeued or discarded."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ DEAD = in_list(sources(Cause.REQUEUE))
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which dead letters: all that fit every field given. `failed_after` and `failed_before` by Postgres' clock."""
+    """Selects the dead letters that match every field which is set. Instants are by Postgres' clock."""
 
     kind: Kind | None = None
     status: Status | None = None
@@ -39,9 +39,9 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Requeueable:
-    """Only what can be requeued: within the deadline of a configured queue. `negated`: only what cannot.
+    """Selects letters within the deadline of a configured queue. `negated`: selects all others.
 
-    `deadlines`: in seconds, by the logical name of each queue. Messages go to `provider`, if there is one, else to their own.
+    `deadlines`: in seconds, by the logical name of each queue. `provider`: the target of messages; None keeps each one's own.
     """
 
     deadlines: Mapping[str, float]
@@ -51,9 +51,9 @@ class Requeueable:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One dead letter. `last_reason`, `provider_code`: of its last attempt; `age_seconds`: since it was accepted or requeued.
+    """A dead letter, without its body. `last_reason`, `provider_code`: of the last attempt.
 
-    Its body is not shown here.
+    `age_seconds`: since the job was accepted or requeued.
     """
 
     id: UUID
@@ -85,7 +85,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dead letters that ended alike: how many, the oldest and the newest."""
+    """The number of dead letters with equal kind, provider, status and reason; the oldest and the newest."""
 
     kind: Kind
     provider: str | None
@@ -104,7 +104,7 @@ class _Where:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-# A field of the filter, and what it asks of a job. Constants, so that no value ever is part of a statement's text.
+# The clause of each field. Constants: no value is ever part of a statement's text.
 _CLAUSES = {
     "kind": "j.kind = :kind",
     "status": "j.status = :status",
@@ -130,7 +130,7 @@ def _where(filter_: Filter) -> _Where:
     return where
 
 
-# The deadline of the queue that a job would be requeued for, found by its logical name (`WorkQueue.name`); null: no such queue.
+# The deadline of the target queue, by its logical name (`WorkQueue.name`); null if it is not configured.
 _DEADLINE = """CAST(CAST(:deadlines AS json) ->> CASE
     WHEN j.kind = 'message' THEN 'messages.' || coalesce(CAST(:to_provider AS text), j.provider) || '.' || j.priority
     ELSE j.kind || 's' END AS float8)"""
@@ -180,15 +180,15 @@ class DeadLetterStore:
         self._pool = pool
 
     async def now(self, timeout: float) -> datetime:
-        """Postgres' clock, by which `failed_before` is judged."""
+        """Postgres' clock, to which `failed_before` refers."""
         return await self._pool.call(lambda c: c.execute(sa.text("SELECT clock_timestamp()")).scalar_one(), timeout)
 
     async def count(self, kind: Kind, timeout: float) -> int:
-        """How many dead letters of a kind there are."""
+        """The number of dead letters of a kind."""
         return await self._pool.call(lambda c: int(c.execute(_COUNT, {"kind": kind}).scalar_one()), timeout)
 
     async def groups(self, filter_: Filter, timeout: float) -> list[Group]:
-        """How many there are of each sort, the most first."""
+        """Group the matching letters, the largest group first."""
         where = _where(filter_)
         statement = sa.text(_GROUPS.format(where=" AND ".join(where.clauses)))
 
@@ -201,22 +201,22 @@ class DeadLetterStore:
     async def page(
         self, filter_: Filter, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
     ) -> list[DeadLetter]:
-        """At most `limit`, by id, from behind `after`."""
+        """At most `limit` matching letters, by id after `after`."""
         statement, parameters = page_statement(filter_, after, limit, only)
         return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
-        """Queue each anew, in a new revision, for its work queue; those that have moved on since they were read are left."""
+        """See `transitions.requeue`."""
         bound = [(letter.pointer, queue) for letter, queue in letters]
         return await self._pool.call(lambda connection: requeue(connection, bound), timeout)
 
     async def discard(self, letters: Sequence[DeadLetter], timeout: float) -> set[UUID]:
-        """End each for good; those that have moved on since they were read are left."""
+        """See `transitions.discard`."""
         pointers = [each.pointer for each in letters]
         return await self._pool.call(lambda connection: discard(connection, pointers), timeout)
 
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
-        """Of copies in the dead queue, those whose job has moved on, or is gone."""
+        """The messages of a dead queue whose job has moved on or is deleted."""
         rows = orjson.dumps([{"id": str(copy.id), "version": copy.version} for copy in copies]).decode()
         return await self._pool.call(
             lambda c: {Pointer(row.id, row.version) for row in c.execute(_STALE, {"rows": rows})}, timeout

@@ -1,4 +1,4 @@
-"""Errors of Postgres, in the classes that callers treat differently."""
+"""Errors of Postgres, by how callers treat them."""
 
 import psycopg2
 from sqlalchemy.exc import DBAPIError
@@ -7,7 +7,7 @@ from infra.errors import Transient
 
 
 class PostgresError(Transient):
-    """An error that may be gone at the next try; `sqlstate` where Postgres gave one."""
+    """A transient error; `sqlstate` if Postgres sent one."""
 
     def __init__(self, summary: str, sqlstate: str | None = None):
         super().__init__(summary)
@@ -15,36 +15,36 @@ class PostgresError(Transient):
 
 
 class Unavailable(PostgresError):
-    """Postgres cannot be reached or did not answer in time. What was asked may have been committed all the same."""
+    """Postgres is unreachable or did not answer in time. The transaction may have been committed."""
 
 
 class DeadlinePassed(Unavailable):
-    """The caller's deadline passed first: Postgres is frozen, or there was too much to do."""
+    """The caller's deadline passed first: Postgres is frozen, or the statement takes too long."""
 
 
 class TryAgain(PostgresError):
-    """Postgres undid the transaction for a passing reason (deadlock, serialization, cancelled statement)."""
+    """Postgres rolled the transaction back (deadlock, serialization failure, cancelled statement)."""
 
 
 class Unexpected(Unavailable):
-    """Postgres failed with an SQLSTATE that no rule here names. It is retried like an outage, and logged as an error."""
+    """Postgres failed with an SQLSTATE without a rule here. It is retried like an outage, and logged as an error."""
 
 
 class BadData(Exception):
-    """Postgres refuses a value (SQLSTATE class 22 or 23); nothing was done."""
+    """Postgres rejected a value (SQLSTATE class 22 or 23); nothing was committed."""
 
 
 NOT_PERMITTED = "42501"
 _TRY_AGAIN = ("40001", "40P01", "57014", "55P03")
-# Class 08 connection, 53 resources, 57P shutdown or start-up, 25006 a standby, 42P01 and 42703 not migrated yet, not
-# permitted (yet): all say "not now, not here".
+# Class 08: connection, 53: resources, 57P: shutdown or start-up, 25006: a standby, 42P01 and 42703: not migrated yet,
+# 42501: not granted yet.
 _UNAVAILABLE = ("08", "53", "57P", "25006", "42P01", "42703", NOT_PERMITTED)
 
 
 def classify(error: Exception) -> Exception:
-    """The class of an error of the driver (as it is, or wrapped by SQLAlchemy) or of the system; else the error itself.
+    """Classify an error of the driver, of SQLAlchemy or of the system; any other error is returned unchanged.
 
-    Only the value of a statement can be bad data. Every other error of Postgres may pass, so nothing is dropped because of it.
+    Only a statement's value can be bad data. Every other error of Postgres is transient, so it drops nothing.
     """
     original = error.orig if isinstance(error, DBAPIError) else error
     if isinstance(original, OSError):  # no descriptor for a connection

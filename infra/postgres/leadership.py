@@ -1,4 +1,4 @@
-"""Leadership: a session advisory lock on a connection of its own, so that it ends with the process that holds it."""
+"""Leadership: a session advisory lock on its own connection, so it ends with its process."""
 
 import zlib
 
@@ -7,10 +7,10 @@ import sqlalchemy as sa
 from infra.postgres.pool import DatabasePool
 
 _CALL_SECONDS = 2.0
-# A holder that is frozen or cut off is thrown out by Postgres after so long without a heartbeat.
+# Postgres ends the session of a frozen or unreachable leader after this time without a heartbeat.
 IDLE_SECONDS = 10
 
-# The lock counts how often a session takes it: take it only where this session does not hold it yet.
+# An advisory lock counts acquisitions: acquire it only if this session does not hold it.
 _HOLD = sa.text("""
 SELECT CASE WHEN EXISTS (
     SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
@@ -21,14 +21,14 @@ SELECT CASE WHEN EXISTS (
 
 
 class Leadership:
-    """At most one process of a database holds `role` at a time; asking is also the heartbeat."""
+    """At most one process of a database holds `role`; each call of `held` is a heartbeat."""
 
     def __init__(self, url: str, role: str):
         self._pool = DatabasePool(url, name=role, threads=1, idle_session_seconds=IDLE_SECONDS)
         self._role = zlib.crc32(role.encode()) & 0x7FFF_FFFF
 
     async def held(self) -> bool:
-        """Whether this process holds the role now, taking it if it is free.
+        """Whether this process holds the role. A free role is acquired.
 
         Raises:
             Unavailable: Postgres does not answer; the role is lost with the connection.
@@ -38,7 +38,7 @@ class Leadership:
         )
 
     async def release(self) -> None:
-        """Let somebody else have it, now.
+        """Release the role at once.
 
         Raises:
             Unavailable: Postgres does not answer; the role is lost with the connection.

@@ -1,4 +1,4 @@
-"""A client's messages, newest first, by what they have in common. Each filter has an index of its own that ends in the id."""
+"""Lists of a client's messages, newest first. Each filter has its own index, which ends in the id."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ from jobs.lifecycle import Status
 
 @dataclass(frozen=True, slots=True)
 class MessageFilter:
-    """Which of a client's messages: all that fit every field given."""
+    """Selects the messages that match every field which is not None."""
 
     status: Status | None = None
     destination: str | None = None
@@ -23,7 +23,7 @@ class MessageFilter:
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A message in a list; its body is not shown here."""
+    """A message in a list, without its body."""
 
     id: UUID
     status: Status
@@ -43,9 +43,9 @@ class MessageRow:
 _COLUMNS = """j.id, j.status, j.version, j.destination, j.provider, j.priority, j.reference, j.tags, j.attempts, j.reason,
     j.created_at, j.updated_at, j.finished_at"""
 
-# Constants, so that no value ever is part of a statement's text. A tag is looked for first: its rows have the order.
+# Constants: no value is ever part of a statement's text. A tag is searched first, because its rows are in order.
 _CLAUSES = {
-    # As a subquery: for a constant the planner may take the index of dead letters, which holds other kinds and statuses, too.
+    # A subquery, because the planner takes the index of dead letters for a constant.
     "status": "AND j.status = (SELECT CAST(:status AS text))",
     "destination": "AND j.destination = :destination",
     "reference": "AND j.reference = :reference",
@@ -65,7 +65,7 @@ _BEHIND_ALL = UUID(int=2**128 - 1)
 
 
 def page_statement(filter_: MessageFilter) -> str:
-    """The statement that finds a page of these."""
+    """The statement of a page."""
     clauses = " ".join(clause for name, clause in _CLAUSES.items() if getattr(filter_, name) is not None)
     return (_PAGE if filter_.tag is None else _TAGGED).format(columns=_COLUMNS, clauses=clauses)
 
@@ -79,9 +79,9 @@ class MessageLists:
     async def page(
         self, client_id: str, filter_: MessageFilter, before: UUID | None, limit: int, timeout: float
     ) -> list[MessageRow]:
-        """At most `limit` of the client's own that fit, newest first, from before the one with this id."""
-        given = {name: getattr(filter_, name) for name in (*_CLAUSES, "tag") if getattr(filter_, name) is not None}
-        parameters = {**given, "client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
+        """At most `limit` matching messages of the client, newest first, with ids below `before`."""
+        values = {name: getattr(filter_, name) for name in (*_CLAUSES, "tag") if getattr(filter_, name) is not None}
+        parameters = {**values, "client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
         statement = sa.text(page_statement(filter_))
         return await self._pool.call(lambda c: [_row(row) for row in c.execute(statement, parameters).mappings()], timeout)
 

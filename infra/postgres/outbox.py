@@ -1,4 +1,4 @@
-"""The outbox: what must still be published. A row is deleted once the broker has confirmed its message."""
+"""The outbox: messages to publish. A row is deleted once the broker has confirmed its message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from infra.postgres.pool import DatabasePool
 from jobs.model import Route
 from jobs.wire import Pointer
 
-# How far a taken row's due_at is pushed on: two relays at once publish it twice at worst, a killed one delays it so long.
+# The due_at of a taken row moves by this: a killed relay delays its rows by as much, and two relays rarely take the same row.
 TAKEN_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A row that is due: what to publish, to which logical queue, by which exchange."""
+    """A due row: the message, its logical queue and its route."""
 
     pointer: Pointer
     route: Route
@@ -35,7 +35,7 @@ WITH r AS (
 DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version
 """)
 
-# now() and not clock_timestamp(): an index serves a comparison only with what is stable within the statement.
+# now(), not clock_timestamp(): an index serves only what is stable within the statement.
 _TAKE = sa.text("""
 WITH due AS (
     SELECT job_id, version FROM outbox WHERE queue = :queue AND due_at <= now()
@@ -46,7 +46,7 @@ FROM due WHERE o.job_id = due.job_id AND o.version = due.version
 RETURNING o.job_id, o.version, o.route, o.queue, o.headers
 """)
 
-_GIVE_BACK = sa.text("""
+_RELEASE = sa.text("""
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
 ), held AS (
@@ -75,24 +75,24 @@ class Outbox:
         self._pool = pool
 
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]:
-        """Forget rows whose messages the broker confirmed."""
-        await self._each(_DELETE, published, timeout)
+        """Delete rows whose messages the broker has confirmed."""
+        await self._execute(_DELETE, published, timeout)
         return [None] * len(published)
 
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None:
-        """Make rows that were taken, and could not be published, due again."""
-        await self._each(_GIVE_BACK, unpublished, timeout)
+        """Make taken rows due again whose messages could not be published."""
+        await self._execute(_RELEASE, unpublished, timeout)
 
-    async def _each(self, statement: sa.TextClause, pointers: Sequence[Pointer], timeout: float) -> None:
+    async def _execute(self, statement: sa.TextClause, pointers: Sequence[Pointer], timeout: float) -> None:
         rows = orjson.dumps([{"id": str(pointer.id), "version": pointer.version} for pointer in pointers]).decode()
         await self._pool.call(lambda connection: connection.execute(statement, {"rows": rows}).close(), timeout)
 
     async def queues_due(self, timeout: float) -> list[str]:
-        """The logical queues for which something is due, in order of name."""
+        """The logical queues with due rows, by name."""
         return await self._pool.call(lambda connection: [row.queue for row in connection.execute(_QUEUES)], timeout)
 
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
-        """At most `limit` due rows of one queue, the longest due first; each is left alone for `TAKEN_SECONDS` then."""
+        """Take at most `limit` due rows of a queue, oldest first. They are not due again for `TAKEN_SECONDS`."""
         parameters = {"queue": queue, "limit": limit, "taken": TAKEN_SECONDS}
         return await self._pool.call(lambda connection: [_due(row) for row in connection.execute(_TAKE, parameters)], timeout)
 

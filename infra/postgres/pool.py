@@ -1,8 +1,8 @@
-"""Pools: small thread pools with a connection a thread, through which synchronous transactions are called with a deadline.
+"""Database pools: threads with a connection each, which run synchronous transactions with a deadline.
 
-A server-side timeout does not free a thread whose Postgres is frozen. So every call has a deadline on the client: when it
-passes, the socket is shut down under the blocked thread, and whether the transaction was committed is in doubt. The server
-notices the shutdown within `_CHECK_CLIENT_MS` and ends the statement, so abandoned calls do not pile up there.
+A server-side timeout does not free a thread whose Postgres is frozen. Every call therefore has a deadline in the client. When
+it passes, the socket is shut down under the blocked thread; the transaction may have been committed. The server notices the
+shutdown within `_CHECK_CLIENT_MS` and ends the statement, so abandoned calls do not pile up.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ _CHECK_CLIENT_MS = 500
 _CHECK_CLIENT_VERSION = 140_000  # client_connection_check_interval came with Postgres 14
 _LOCK_SECONDS = 10.0
 _UNEXPECTED_EVERY_SECONDS = 10.0
-# A client whose host is gone, or that stopped inside a transaction, must not hold its locks and its snapshot for ever.
+# A client that is unreachable or frozen inside a transaction must not keep its locks and its snapshot.
 _LOST_CLIENTS = (
     "-c idle_in_transaction_session_timeout={idle}s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 "
     "-c tcp_keepalives_count=3 -c tcp_user_timeout=30s"
 )
 
-# Every statement of ours looks rows up by their keys. Told so, Postgres never plans a scan of a table that was small when
-# it last counted (the outbox grows from nothing to a million rows while a broker is down): docs/decisions/0003.
+# Statements look rows up by keys. With these settings Postgres never plans a scan of a table that was small at the last
+# ANALYZE: the outbox grows from nothing to a million rows while a broker is down (docs/decisions/0003).
 _KEY_LOOKUPS = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
 
 
@@ -50,23 +50,23 @@ def create_engine(
     statement_seconds: float = 10.0,
     idle_transaction_seconds: int = 60,
 ) -> sa.Engine:
-    """An engine in autocommit: each of our transactions is one statement, so it costs one round trip and not three.
+    """Create an engine in autocommit: a transaction is one statement, so it costs one round trip instead of three.
 
-    Nothing connects before the first call.
+    It connects at the first call.
     """
     lock_seconds = min(_LOCK_SECONDS, statement_seconds)
     limits = f"-c statement_timeout={statement_seconds * 1000:.0f} -c lock_timeout={lock_seconds * 1000:.0f}"
     return sa.create_engine(
         sa.make_url(url).set(drivername="postgresql+psycopg2"),
         isolation_level="AUTOCOMMIT",
-        hide_parameters=True,  # bodies and destinations must not reach a log with an error's text
+        hide_parameters=True,  # an error's text must not carry bodies and destinations into a log
         pool_size=connections,
         max_overflow=0,
         pool_reset_on_return=None,
         connect_args={
             "connect_timeout": _CONNECT_SECONDS,
             "application_name": application,
-            "client_encoding": "utf8",  # whatever the server's locale suggests
+            "client_encoding": "utf8",  # independent of the server's locale
             "options": f"{limits} -c timezone=UTC {_LOST_CLIENTS.format(idle=idle_transaction_seconds)} {options}",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
@@ -76,13 +76,13 @@ def create_engine(
 
 
 class _Call(Generic[T]):
-    """One transaction in a thread, which can be abandoned from outside."""
+    """One transaction in a thread. Another thread may abandon it."""
 
     def __init__(self, engine: sa.Engine, work: Callable[[sa.Connection], T]):
         self._engine = engine
         self._work = work
         self._lock = threading.Lock()
-        self._fd: int | None = None  # a descriptor of our own: libpq may close its own at any moment
+        self._fd: int | None = None  # a duplicate: libpq may close its own at any moment
         self._abandoned = False
 
     def run(self) -> T:
@@ -104,7 +104,7 @@ class _Call(Generic[T]):
                     self._fd = None
 
     def abandon(self) -> None:
-        """Free the thread by shutting its socket down; the pool then drops the connection as broken."""
+        """Free the thread by shutting its socket down. SQLAlchemy then discards the connection."""
         with self._lock:
             self._abandoned = True
             if self._fd is not None:
@@ -118,7 +118,7 @@ class _Call(Generic[T]):
 
 
 def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection) -> None:
-    """Have the server look for a client that hung up while its statement runs, or waits for a lock."""
+    """Make the server detect a client that disconnects during its statement."""
     if connection.info.setdefault("checks_client", False):
         return
     connection.info["checks_client"] = True
@@ -126,29 +126,27 @@ def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection
         return
     try:
         connection.exec_driver_sql(f"SET client_connection_check_interval = {_CHECK_CLIENT_MS}")
-    except sa.exc.DataError as error:  # the server's platform cannot: then the statement timeout ends the statement
+    except sa.exc.DataError as error:  # unsupported by the server's platform: the statement timeout ends the statement
         log.debug("postgres.client_not_checked", reason=str(error.orig))
 
 
-def _step_back() -> None:
-    """Let every other thread of the machine that wants the processor have it at once; sched(7), SCHED_IDLE.
+def _run_when_idle() -> None:
+    """Run this thread only on idle processors; sched(7), SCHED_IDLE.
 
-    A nice value does not do: the kernel lets a nice thread finish its slice of some milliseconds, and a request is handed on
-    several times.
+    A nice value does not suffice: a nice thread still finishes its time slice of some milliseconds.
     """
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it: slower for others, no more
+    except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it
         log.debug("pool.not_in_background", reason=str(error))
 
 
 class DatabasePool:
-    """Calls transactions in `threads` threads of its own, so that slow work in one pool never holds up another.
+    """Runs transactions in `threads` threads. Slow work in one pool never delays another pool.
 
-    `scans`: its statements read whole tables; all others look rows up by their keys. `background`: its threads get a processor
-    that nobody else wants. `statement_seconds`: the longest deadline of its calls; the server ends a statement then, too.
-    `idle_transaction_seconds`: the server ends a transaction whose client has asked for nothing for so long.
-    `contact_seconds()` says for how long Postgres has answered without a break; `silence_seconds` without an answer is one.
+    `scans`: statements may read whole tables. `background`: the threads run on idle processors only. `statement_seconds`: the
+    longest deadline of a call; the server ends a statement after it, too. `idle_transaction_seconds`: the server ends a
+    transaction that is idle for so long. `silence_seconds`: see `Contact`.
     """
 
     def __init__(
@@ -177,7 +175,7 @@ class DatabasePool:
             idle_transaction_seconds=idle_transaction_seconds,
         )
         self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix=f"postgres-{name}", initializer=_step_back if background else None
+            threads, thread_name_prefix=f"postgres-{name}", initializer=_run_when_idle if background else None
         )
         self._contact = Contact(silence_seconds)
         self._unexpected_at = float("-inf")
@@ -186,7 +184,7 @@ class DatabasePool:
         """Run `work` on a connection, for at most `timeout` seconds.
 
         Raises:
-            Unavailable: no answer in time, or no connection; the commit is in doubt.
+            Unavailable: no answer in time, or no connection; the transaction may have been committed.
             TryAgain, BadData: see `infra.postgres.errors`.
         """
         call = _Call(self._engine, work)
@@ -216,7 +214,7 @@ class DatabasePool:
     def _abandon(self, call: _Call[T], waiting: "asyncio.Future[T]") -> None:
         self._contact.abandoned()
         call.abandon()
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller has its error already
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller already has its error
 
     def _classified(self, error: Exception) -> Exception:
         classified = classify(error)

@@ -18,12 +18,12 @@ _LOCK_SECONDS = 3
 
 
 class Busy(Exception):
-    """Somebody reads or writes the posts; try again when they are done."""
+    """A report or a seed uses the posts; try again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What the table holds; `oldest` and `newest` are None where it is empty."""
+    """Numbers of posts and users; `oldest` and `newest` are None when the table is empty."""
 
     posts: int
     users: int
@@ -33,7 +33,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A post to be written."""
+    """A new post."""
 
     user_id: int
     context: str
@@ -46,7 +46,7 @@ class Post:
 
 
 class Posts:
-    """Each call has a connection of its own: these are few, long, and apart from the hot path. Errors are classified."""
+    """Fills, empties and counts the posts. Each call has its own connection: calls are rare and long."""
 
     def __init__(self, url: str):
         self._url = url
@@ -64,7 +64,7 @@ class Posts:
             raise classify(error) from error
 
     def fill(self, posts: Iterable[Post]) -> None:
-        """Append posts, all or none, as fast as they are made.
+        """Append posts in one transaction.
 
         Raises:
             BadData: a text that Postgres refuses. Unavailable: the connection was lost; nothing was written.
@@ -77,15 +77,14 @@ class Posts:
         """Empty the table.
 
         Raises:
-            Busy: a report reads the posts (it is named), or they are being filled. The lock decides: a report that begins
-                after the look waits for us, one that holds it makes us give up.
+            Busy: a report (named in the message) or a seed uses the posts. The lock decides: a later report waits for it.
         """
         with closing(self._connect(f"-c lock_timeout={_LOCK_SECONDS}s")) as connection, _classified():
             if running := _running_reports(connection):
                 raise Busy(f"report {running} is being computed; `posthaste wait ID` returns when it is done")
             try:
                 with connection, connection.cursor() as cursor:
-                    cursor.execute("TRUNCATE posts")  # the ids go on: to restart them takes the schema's owner
+                    cursor.execute("TRUNCATE posts")  # without RESTART IDENTITY, which needs the schema's owner
             except psycopg2.errors.LockNotAvailable as error:
                 connection.rollback()
                 by = f"report {running}" if (running := _running_reports(connection)) else "a report in a request, or seeding"
@@ -100,32 +99,31 @@ class Posts:
 
 
 def _running_reports(connection: psycopg2.extensions.connection) -> str:
-    """The ids of the reports that are being computed, with commas; "" for none."""
+    """The ids of running reports, separated by commas."""
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT id FROM jobs WHERE kind = 'report' AND status = 'processing' ORDER BY id LIMIT 5")
         return ", ".join(str(row[0]) for row in cursor.fetchall())
 
 
 def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
-    """Every post's (user id, text) in one snapshot, streamed: memory does not grow with the table.
+    """Stream (user id, text) of every post from one snapshot; memory does not grow with the table.
 
-    To be called inside a pool's call. The open transaction holds a lock against TRUNCATE, so the rows are those of one
-    moment, whole. The pool is in autocommit, so the transaction is begun and ended here. The driver's own cursor is used:
-    SQLAlchemy's rows cost as much again as fetching them.
+    Call it inside a call of the pool. The transaction begins and ends here, because the pool is in autocommit; its lock
+    excludes TRUNCATE. The driver's own cursor is used: SQLAlchemy's rows would double the cost.
     """
     raw = connection.connection.dbapi_connection
     assert isinstance(raw, psycopg2.extensions.connection)
     with raw.cursor() as cursor:
         try:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            # Before the snapshot is taken: one that is older than a TRUNCATE would show an empty table.
+            # Before the snapshot: a snapshot that is older than a TRUNCATE shows an empty table.
             cursor.execute("LOCK TABLE posts IN ACCESS SHARE MODE")
             cursor.execute("DECLARE texts NO SCROLL CURSOR FOR SELECT user_id, context FROM posts")
             while rows := _fetch(cursor):
                 yield from rows
         finally:
             if raw.closed:
-                connection.invalidate()  # the pool does not see what the driver's own cursor met
+                connection.invalidate()  # the pool does not see errors of the driver's own cursor
             else:
                 cursor.execute("ROLLBACK")
 
@@ -136,13 +134,13 @@ def _fetch(cursor: psycopg2.extensions.cursor) -> list[tuple[int, str]]:
 
 
 def about_how_many(connection: sa.Connection) -> int | None:
-    """Postgres' own estimate of how many posts there are; None where it has not looked yet."""
+    """Postgres' estimate of the number of posts; None before the first ANALYZE."""
     estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
     return estimate if estimate > 0 else None
 
 
 class _classified:  # noqa: N801  reads as the context manager that it is
-    """Turns the driver's errors into ours."""
+    """Raises errors of the driver as classified errors."""
 
     def __enter__(self) -> None:
         return
@@ -153,7 +151,7 @@ class _classified:  # noqa: N801  reads as the context manager that it is
 
 
 class _Lines(io.TextIOBase):
-    """COPY's input: reads posts as they are made, so that millions need no memory."""
+    """COPY's input. Posts are read as they are generated, so millions need no memory."""
 
     def __init__(self, posts: Iterable[Post]):
         self._lines = (post.copy_line() for post in posts)

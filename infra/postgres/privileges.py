@@ -1,14 +1,14 @@
-"""What the role of the running processes may do: read and write rows. The schema belongs to the role that migrates.
+"""Privileges of the run-time role: it reads and writes rows. The migrating role owns the schema.
 
-A process of ours that is taken over, or a statement that is slipped into one, can then change rows, and nothing else.
+A compromised process or an injected statement can then change rows, and nothing else.
 """
 
 import sqlalchemy as sa
 
-# Which database this is: written by migrations, read by everybody.
+# They identify the database: migrations write them, processes read them.
 _READ_ONLY = ("alembic_version", "installation")
 
-# With default privileges, so that what a later revision adds is usable from its commit on, and not only from the next grants.
+# With default privileges, so tables of a later revision are usable from its commit on.
 _GRANTS = """
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;
 REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM PUBLIC;
@@ -21,9 +21,11 @@ _ON_TABLE = "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
 _ON_SEQUENCE = "GRANT USAGE, SELECT ON SEQUENCE {table} TO {role}"
 _ONLY_READ = "REVOKE INSERT, UPDATE, DELETE ON {table} FROM {role}"
 _EMPTY_POSTS = "GRANT TRUNCATE ON posts TO {role}"  # `posthaste posts truncate`
-_ANALYZE_POSTS = "GRANT MAINTAIN ON posts TO {role}"  # `posthaste posts seed`, from Postgres 17 on; before, it goes without
+_ANALYZE_POSTS = (
+    "GRANT MAINTAIN ON posts TO {role}"  # `posthaste posts seed`, from Postgres 17 on; earlier versions have no such grant
+)
 
-# Whatever else lies in the schema (an extension's views) is not ours to grant.
+# Other relations in the schema (an extension's views) have other owners.
 _OURS = sa.text("""
 SELECT relname, relkind = 'S' AS is_sequence FROM pg_class
 WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
@@ -39,18 +41,18 @@ FROM pg_roles WHERE rolname = :role
 
 
 class RoleMissing(Exception):
-    """The role that POSTHASTE_DATABASE_URL names is not there; whoever administers Postgres makes it."""
+    """The role in POSTHASTE_DATABASE_URL does not exist; an administrator of Postgres must create it."""
 
 
 def role_of(url: str) -> str | None:
-    """The role that a URL names; None where it leaves that to libpq's defaults."""
+    """The role in a URL; None leaves it to libpq's defaults."""
     parts = sa.make_url(url)
     named = parts.username or parts.query.get("user")
     return named if isinstance(named, str) else None
 
 
 def check_role(connection: sa.Connection, role: str) -> bool:
-    """Whether `role` is another one than that of this connection, so that it needs grants.
+    """Whether `role` differs from the connection's role, so it needs grants.
 
     Raises:
         RoleMissing: there is no such role.
@@ -68,9 +70,9 @@ def check_role(connection: sa.Connection, role: str) -> bool:
 
 
 def grant(connection: sa.Connection, role: str) -> bool:
-    """Give `role` what running needs, in one transaction; idempotent. Returns whether that is all it has.
+    """Grant `role` the run-time privileges in one transaction; idempotent. False: the role has more.
 
-    What it has besides (it is a superuser, or a member of the role that migrates) cannot be taken from it here.
+    A superuser or a member of the migrating role keeps its other privileges: they cannot be revoked here.
     """
     quote = connection.dialect.identifier_preparer.quote_identifier
     database, schema = connection.execute(sa.text("SELECT current_database(), current_schema()")).one()

@@ -28,7 +28,7 @@ FROM (
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """How many messages wait for a provider or are being sent, and since when it is paused, if it is."""
+    """Numbers of waiting and running messages; `paused_at`: None while the provider is not paused."""
 
     waiting: int
     processing: int
@@ -42,7 +42,7 @@ class ProviderStore:
         self._pool = pool
 
     async def paused(self, timeout: float) -> frozenset[str]:
-        """The providers that are paused now."""
+        """The paused providers."""
         return await self._pool.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
 
     async def pause(self, provider: str, timeout: float) -> None:
@@ -52,7 +52,7 @@ class ProviderStore:
         await self._pool.call(lambda c: c.execute(_RESUME, {"provider": provider}).close(), timeout)
 
     async def states(self, timeout: float) -> dict[str, ProviderState]:
-        """Every provider that messages wait for, or that is paused."""
+        """Every provider that is paused or has waiting messages."""
 
         def work(connection: sa.Connection) -> dict[str, ProviderState]:
             rows = connection.execute(_LIST)

@@ -1,4 +1,4 @@
-"""Reads for clients: the status of many jobs at once, and one message's record. In a pool apart from the hot path."""
+"""Reads for clients: statuses, records, attempts, callbacks, backlogs. They have their own pool, apart from the hot path."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jobs.model import Kind, KnownStatus
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """A message as its owner may see it; instants by Postgres' clock."""
+    """A message as its client sees it; instants by Postgres' clock."""
 
     id: UUID
     client_id: str
@@ -52,7 +52,7 @@ FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND kind = 'message'
 
 @dataclass(frozen=True, slots=True)
 class ReportRecord:
-    """A report as its owner may see it. `last_reason`: of the last attempt, where `reason` says why there is no other."""
+    """A report as its client sees it. `last_reason`: of the last attempt; `reason`: of the job."""
 
     id: UUID
     status: Status
@@ -78,7 +78,7 @@ _REPORT = sa.text(f"""
 SELECT {_REPORT_COLUMNS} FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'report'
 """)  # noqa: S608  a constant
 
-# By id, newest first: ids are UUIDv7, so the order is that of the clocks of the processes that accepted them.
+# By id, newest first: a UUIDv7 begins with the clock of the process that accepted the job.
 _REPORTS = sa.text(f"""
 SELECT {_REPORT_COLUMNS} FROM jobs WHERE client_id = :client_id AND kind = 'report' AND id < CAST(:before AS uuid)
 ORDER BY id DESC LIMIT :limit
@@ -88,7 +88,7 @@ _BEHIND_ALL = UUID(int=2**128 - 1)
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One claim of a job that ended: `revision` counts requeues, `n` the claims in it; `charged` against the limit or not."""
+    """One ended attempt: `revision` counts requeues, `n` attempts within one; `charged`: it counts against the limit."""
 
     revision: int
     n: int
@@ -110,7 +110,7 @@ ORDER BY a.revision, a.n
 
 @dataclass(frozen=True, slots=True)
 class CallbackRecord:
-    """One callback of a job: its id is the `webhook-id`, `sequence` the job's version that it tells of, `url` where."""
+    """One callback of a job. `id`: its `webhook-id`; `sequence`: the version of the job that it reports."""
 
     id: UUID
     type: str
@@ -149,7 +149,7 @@ class Queries:
         self._pool = pool
 
     async def statuses(self, ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
-        """The jobs with these ids, in their order; None where there is none."""
+        """The statuses of these jobs, in order; None for an unknown id."""
         at = time.monotonic()
 
         def work(connection: sa.Connection) -> dict[UUID, KnownStatus]:
@@ -162,7 +162,7 @@ class Queries:
         return [known.get(id_) for id_ in ids]
 
     async def messages(self, ids: Sequence[UUID], timeout: float) -> list[MessageRecord | None]:
-        """The messages with these ids, in their order, whosever they are; None where there is none."""
+        """The messages with these ids, in order and of any client; None for an unknown id."""
 
         def work(connection: sa.Connection) -> dict[UUID, MessageRecord]:
             rows = connection.execute(_MESSAGES, {"ids": [str(id_) for id_ in ids]}).mappings()
@@ -172,7 +172,7 @@ class Queries:
         return [records.get(id_) for id_ in ids]
 
     async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
-        """Every attempt at a job, oldest first; None where there is no such job of this client and kind (None: of any)."""
+        """Attempts of a job, oldest first; None if the client has no such job. `client_id`, `kind`: None matches any."""
         parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
 
         def work(connection: sa.Connection) -> list[AttemptRecord] | None:
@@ -182,7 +182,7 @@ class Queries:
         return await self._pool.call(work, timeout)
 
     async def callbacks(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[CallbackRecord] | None:
-        """The callbacks of the client's own job, oldest first; None where there is no such job of this kind."""
+        """Callbacks of a job, oldest first; None if the client has no such job of this kind."""
         parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
 
         def work(connection: sa.Connection) -> list[CallbackRecord] | None:
@@ -192,18 +192,18 @@ class Queries:
         return await self._pool.call(work, timeout)
 
     async def report(self, id_: UUID, client_id: str, timeout: float) -> ReportRecord | None:
-        """The client's own report with this id."""
+        """The client's report with this id; None if there is none."""
         parameters = {"id": str(id_), "client_id": client_id}
         found = await self._pool.call(lambda connection: _reports(connection.execute(_REPORT, parameters)), timeout)
         return found[0] if found else None
 
     async def reports(self, client_id: str, before: UUID | None, limit: int, timeout: float) -> list[ReportRecord]:
-        """The client's own reports, newest first, from before the one with this id: at most `limit`."""
+        """At most `limit` reports of the client, newest first, with ids below `before`."""
         parameters = {"client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
         return await self._pool.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
 
     async def backlog(self, client_id: str, most: int, timeout: float) -> int:
-        """How many jobs of a client are due and wait, of no paused provider; counted up to `most`."""
+        """The number of a client's due jobs that wait, without those of paused providers; counts up to `most`."""
         parameters = {"client_id": client_id, "most": most}
         return await self._pool.call(lambda connection: int(connection.execute(_BACKLOG, parameters).scalar_one()), timeout)
 

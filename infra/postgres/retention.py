@@ -1,6 +1,6 @@
-"""What is over is deleted: jobs whose time is up, and on request all that concerns one destination. A batch at a time.
+"""Retention: jobs are deleted after their retention time, and on request by destination. One batch is one transaction.
 
-Attempts, results and tags go with their job. What is over is nobody's any more; a row that somebody holds is passed over.
+Attempts, results and tags are deleted with their job. Locked rows are skipped.
 """
 
 from collections.abc import AsyncIterator
@@ -16,8 +16,8 @@ from jobs.model import Kind
 BATCH = 1000
 BATCH_SECONDS = 10.0
 LONGEST_SECONDS = 300.0  # for one job
-ANSWER_SECONDS = 5.0  # for the server to say that a batch took too long
-_KEPT = frozenset({Status.FAILED, Status.UNKNOWN})  # until somebody has handled them
+ANSWER_SECONDS = 5.0  # for the server's error after a batch that took too long
+_KEPT = frozenset({Status.FAILED, Status.UNKNOWN})  # until an operator has handled them
 _OVER = in_list(ENDS - _KEPT)
 
 _DELETE = """
@@ -31,7 +31,7 @@ WITH old AS (
 DELETE FROM jobs j USING old WHERE j.id = old.id
 """
 
-# The server itself ends a batch that takes too long: rows that an abandoned one still held would be passed over.
+# The server ends a batch that takes too long: the next one would skip rows that an abandoned batch still locks.
 _PURGE = sa.text(
     "SET LOCAL statement_timeout = :milliseconds;"
     + _DELETE.format(
@@ -39,8 +39,7 @@ _PURGE = sa.text(
     )
 )
 
-# A callback names its job, and repeats what the client said of it. It goes before its message: once that is gone, nothing says
-# whose it was. One that is being made is refused when it comes to be recorded.
+# A callback repeats data of its message, and only the message links it to its destination: callbacks are deleted first.
 _MESSAGES = "kind = 'message' AND destination = :destination AND client_id = coalesce(:client_id, client_id)"
 _ENDED = f"{_MESSAGES} AND status IN ({in_list(ENDS)})"
 _OF_ENDED = "kind = 'callback' AND parent_id IN (SELECT id FROM jobs WHERE {ended})"
@@ -56,7 +55,7 @@ class Retention:
         self._pool = pool
 
     async def purge(self, kind: Kind, seconds: float, timeout: float, limit: int = BATCH) -> int:
-        """Delete at most `limit` jobs of a kind that ended so long ago; `failed` and `unknown` ones stay. Returns how many.
+        """Delete at most `limit` jobs of a kind that ended `seconds` ago; dead letters stay. Returns how many.
 
         Raises:
             TryAgain: it takes longer than `timeout`; nothing was deleted.
@@ -67,9 +66,9 @@ class Retention:
         )
 
     async def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]:
-        """Delete every job of a kind that ended so long ago; yields how many, batch by batch. Raises as `purge`.
+        """Delete every job of a kind that ended `seconds` ago; yields the number of each batch. Raises as `purge`.
 
-        A batch that takes too long is divided: one report may have millions of totals.
+        A batch that takes too long is divided, because one report may have millions of totals.
         """
         limit = BATCH
         while True:
@@ -85,8 +84,7 @@ class Retention:
                 return
 
     async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
-        """Delete at most `limit` jobs that concern a destination: messages that have ended, dead letters too, and their
-        callbacks. Returns how many."""
+        """Delete at most `limit` ended messages to a destination, or their callbacks; returns how many."""
         parameters = {"destination": destination, "client_id": client_id, "limit": limit}
 
         def work(connection: sa.Connection) -> int:
@@ -96,6 +94,6 @@ class Retention:
         return await self._pool.call(work, timeout)
 
     async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
-        """How many messages to a destination have not ended."""
+        """The number of messages to a destination that have not ended."""
         parameters = {"destination": destination, "client_id": client_id}
         return await self._pool.call(lambda c: int(c.execute(_UNDER_WAY, parameters).scalar_one()), timeout)

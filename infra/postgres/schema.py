@@ -1,4 +1,4 @@
-"""The schema's revision: which one this code needs, which one the database has, and how it gets there."""
+"""Revisions of the schema: migration, and the check that the database fits this code."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 
 log = structlog.get_logger()
 
-# Those of a REINDEX CONCURRENTLY under way, or given up, are an operator's.
+# Indexes of a running or abandoned REINDEX CONCURRENTLY belong to an operator.
 INVALID_INDEXES = sa.text("""
 SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
@@ -51,22 +51,22 @@ def code_revision() -> str:
 
 
 def create_database(url: str, name: str) -> str:
-    """Make the database `name` anew, beside the one that `url` names, and return its URL. What was in it is gone.
+    """Create the database `name` on the server of `url`, and return its URL. An existing one is dropped first.
 
     Raises:
         Unavailable: Postgres cannot be reached.
     """
     drop_database(url, name)
-    _beside(url, name, "CREATE DATABASE {}")
+    _on_server(url, name, "CREATE DATABASE {}")
     return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
 def drop_database(url: str, name: str) -> None:
-    """Delete the database `name`, where there is one, beside the one that `url` names."""
-    _beside(url, name, "DROP DATABASE IF EXISTS {} WITH (FORCE)")
+    """Drop the database `name` on the server of `url`, if it exists."""
+    _on_server(url, name, "DROP DATABASE IF EXISTS {} WITH (FORCE)")
 
 
-def _beside(url: str, name: str, statement: str) -> None:
+def _on_server(url: str, name: str, statement: str) -> None:
     parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
     engine = sa.create_engine(parts, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
     try:
@@ -77,14 +77,14 @@ def _beside(url: str, name: str, statement: str) -> None:
 
 
 def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | None = None) -> str:
-    """Bring the schema to revision `to` and give the database to `namespace`; returns the revision it has now.
+    """Migrate the schema to revision `to`, and assign the database to `namespace`; returns the revision.
 
-    `runtime_role`, where it is another role than the URL's, is then granted what running needs (`infra.postgres.privileges`).
-    DDL waits at most 3 s for a lock, so that it never queues the service's own work up behind itself for longer.
+    `runtime_role`, if it differs from the URL's role, is granted its privileges (`infra.postgres.privileges`). DDL waits at
+    most 3 s for a lock, so the service's statements wait no longer behind it.
 
     Raises:
-        RoleMissing: there is no such run-time role; nothing was changed.
-        MigrationBlocked: another migration runs, or somebody holds a lock for too long.
+        RoleMissing: the run-time role does not exist; nothing was changed.
+        MigrationBlocked: another migration runs, or a lock was not released in time.
         WrongEncoding: the database is not in UTF8.
         ForeignNamespace: the database belongs to another namespace.
         Unavailable: Postgres cannot be reached.
@@ -167,7 +167,7 @@ def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
 
 
 async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
-    """Whether the schema is exactly this code's (True) or newer (False: runs, but warn).
+    """Whether the schema has this code's revision; False: a newer one, on which this code runs, too.
 
     Raises:
         SchemaTooOld: run `posthaste migrate`.
@@ -191,22 +191,22 @@ async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
 
 
 async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[str], None]) -> None:
-    """Return once Postgres answers with a schema that this code can run on; `waiting` hears what is amiss until then.
+    """Return once Postgres answers with a schema that fits this code. Until then `waiting` receives each reason.
 
     Raises:
         SchemaTooOld, ForeignNamespace: waiting would not help.
     """
-    told = ""
+    reason = ""
     while True:
         try:
             current = await check(pool, namespace, _CHECK_SECONDS)
         except Transient as error:
-            if str(error) != told:
+            if str(error) != reason:
                 log.warning("postgres.waiting", reason=str(error))
-            told = str(error)
-            waiting(told)
+            reason = str(error)
+            waiting(reason)
             await asyncio.sleep(random.uniform(0.2, 0.4))  # noqa: S311  jitter, not a secret
         else:
             if not current:
-                log.warning("schema.newer", code=code_revision(), effect="running all the same")
+                log.warning("schema.newer", code=code_revision(), effect="running on a newer schema")
             return

@@ -1,7 +1,7 @@
-"""The sweep: jobs that wait, are due, and have no outbox row get one again at the same version.
+"""The sweep: a waiting job that is due and has no outbox row gets a new row at the same version.
 
-So a message that was lost inside the broker (a purge, a deleted queue, wiped data) is published again. Where it was not lost
-after all, the copy is harmless: it names a version, and one of the two finds it gone.
+A message that was lost inside the broker (a purge, a deleted queue, wiped data) is thereby published again. A duplicate is
+harmless: both messages name one version, and only one claim of a version succeeds.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 
 BATCH = 1000
 
-# Two forms: `provider IS NOT DISTINCT FROM :provider` would be one, but no index serves it. `kind || ''` keeps the planner from
-# the index of all reports there ever were.
+# Two forms, because no index serves `provider IS NOT DISTINCT FROM :provider`. `kind || ''` keeps the planner from the index of
+# all reports.
 _OF_PROVIDER = "provider = :provider"
 _OF_NONE = "provider IS NULL AND kind || '' = :kind"
 
-# Bounded: the rows of one page are scanned, whether they are lost or not.
+# One page of waiting jobs is scanned, whether their messages are lost or not.
 _SWEEP = """
 WITH waiting AS (
     SELECT j.id, j.version, j.due_at FROM jobs j
@@ -73,8 +73,7 @@ def _parameters(queue: WorkQueue) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A queue as the ledger sees it: Postgres' clock, whether the relay is behind, and when the youngest job that is being
-    worked on became due."""
+    """A queue in the ledger at `now`, Postgres' clock. `claimed_until`: the latest due instant of a running job."""
 
     now: datetime
     is_behind: bool
@@ -83,7 +82,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a sweep: how many jobs got a row again; `last`: the due instant to go on from, None at the end."""
+    """One page of a sweep. `requeued`: number of new rows; `last`: where the next page starts, None at the end."""
 
     requeued: int
     last: datetime | None
@@ -96,7 +95,7 @@ class Sweep:
         self._pool = pool
 
     async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation:
-        """One look at a queue; the relay is behind if a row has been due for over `behind_seconds`."""
+        """Observe a queue. The relay is behind if a row has been due for over `behind_seconds`."""
         parameters = {"queue": queue.name, "behind": behind_seconds, **_parameters(queue)}
 
         def work(connection: sa.Connection) -> Observation:
@@ -106,10 +105,7 @@ class Sweep:
         return await self._pool.call(work, timeout)
 
     async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page:
-        """Scan at most `BATCH` waiting jobs that became due before `before` and not before `after`, the longest due first.
-
-        Those without an outbox row get one.
-        """
+        """Scan at most `BATCH` jobs that became due between `after` and `before`, oldest first; add missing outbox rows."""
         parameters = {"queue": queue.name, "before": before, "after": after, "limit": BATCH, **_parameters(queue)}
 
         def work(connection: sa.Connection) -> Page:
@@ -119,7 +115,7 @@ class Sweep:
         return await self._pool.call(work, timeout)
 
     async def refill_dead(self, kind: Kind, after: str, timeout: float) -> tuple[str | None, int]:
-        """Publish copies of at most `BATCH` dead letters again, by id from `after` on: the last id, and how many."""
+        """Publish at most `BATCH` dead letters again, by id after `after`; returns the last id and the number."""
         parameters = {"kind": kind, "queue": DEAD_QUEUES[kind], "after": after, "limit": BATCH}
 
         def work(connection: sa.Connection) -> tuple[str | None, int]:

@@ -1,4 +1,4 @@
-"""The totals that a report came to: written under the claim that computed them, read under the claim that completed the job."""
+"""Totals of reports: written under a claim, and visible once that claim has completed the job."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -11,13 +11,13 @@ from jobs.model import Claimed
 
 BATCH = 10_000
 
-# What a worker that died left behind under an earlier claim.
+# Totals that a dead worker has left under an earlier claim.
 _FORGET = sa.text("""
 DELETE FROM report_totals t USING jobs j WHERE j.id = :id AND j.version = :version AND j.claim_token = :token
     AND j.status = 'processing' AND t.job_id = j.id AND t.claim_token <> j.claim_token
 """)
 
-# Fenced like every write of a worker, and repeatable.
+# Fenced by version and token, and repeatable.
 _STORE = sa.text("""
 WITH held AS (
     SELECT id, claim_token FROM jobs
@@ -38,26 +38,26 @@ WHERE j.id = :id AND j.status = 'completed' AND t.user_id > :after ORDER BY t.us
 
 
 class Totals:
-    """Each method is a few short transactions at most; see `DatabasePool.call` for what it raises."""
+    """Stores and reads totals in short transactions; see `DatabasePool.call` for what the methods raise."""
 
     def __init__(self, pool: DatabasePool):
         self._pool = pool
 
     async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
-        """Write words by user id for a job that is being worked on; False: it is not ours any more, nothing is visible."""
+        """Store words by user id under a claim. False: the lease is lost, and nothing becomes visible."""
         fence = {"id": str(job.id), "version": job.version, "token": str(job.token)}
         await self._pool.call(lambda connection: connection.execute(_FORGET, fence).close(), timeout)
         rows, stored = iter(totals.items()), True
         while stored and (batch := dict(islice(rows, BATCH))):
             parameters = {**fence, "users": list(batch), "words": list(batch.values())}
             stored = await self._pool.call(
-                lambda connection, given=parameters: bool(connection.execute(_STORE, given).scalar_one()),  # type: ignore[misc]
+                lambda connection, parameters=parameters: bool(connection.execute(_STORE, parameters).scalar_one()),  # type: ignore[misc]
                 timeout,
             )
         return stored
 
     async def page(self, id_: UUID, after: int, limit: int, timeout: float) -> list[tuple[int, int]]:
-        """(user id, words) of a completed report, ascending, from behind user `after`: at most `limit`."""
+        """At most `limit` pairs (user id, words) of a completed report, by user id after `after`."""
         parameters = {"id": str(id_), "after": after, "limit": limit}
 
         def work(connection: sa.Connection) -> list[tuple[int, int]]:

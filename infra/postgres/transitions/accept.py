@@ -15,9 +15,9 @@ from jobs.model import NewJob
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A job that is now in the ledger; `created_at` by Postgres' clock.
+    """A job in the ledger; `created_at` by Postgres' clock.
 
-    It is new, at version 1, unless it is `replayed`: an earlier request under the same key has made it.
+    The job is new, at version 1. `replayed`: an earlier request under the same key created it.
     """
 
     id: UUID
@@ -27,10 +27,10 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class KeyReused:
-    """The idempotency key was used before, for another request; nothing was accepted."""
+    """The idempotency key belongs to another request; nothing was accepted."""
 
 
-# A key that is there already makes no job. One that somebody else is inserting is waited for, until that is committed or not.
+# An existing key creates no job. A key in an open transaction is waited for.
 ACCEPT = sa.text("""
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(

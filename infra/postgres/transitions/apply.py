@@ -10,7 +10,7 @@ from infra.postgres.transitions.callbacks import CALLBACK_COLUMNS, callbacks_of,
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import Transition
 
-# What the management UI shows of a dead letter: why, how often tried, when. Milliseconds, as AMQP loses a float's precision.
+# The headers of a dead letter in the management UI. Milliseconds, because AMQP loses a float's precision.
 DEAD_HEADERS = """jsonb_build_object(
     'kind', kind, 'provider', provider, 'reason', reason, 'last_reason', attempt_reason, 'provider_code', provider_code,
     'attempts', attempts,
@@ -52,9 +52,8 @@ SELECT id, version, status, kind, client_id, queue IS NOT NULL AS publish,
 FROM applied
 """)  # noqa: S608
 
-# A step that was recorded left its token in `attempts`, unless it was a release: that left the job one version further,
-# queued, and still under the token. The reaper's row for the same token is somebody else's step. Its callback is left
-# to the relay.
+# A recorded transition left its token in `attempts`, except a release: that left the job queued, one version further, under the
+# token. A lost lease is the reaper's transition. The relay publishes the callback.
 APPLIED_BEFORE = sa.text("""
 SELECT j.id, r.version + 1 AS version, r.status, j.kind, j.client_id, o.job_id IS NOT NULL AS publish, o.headers,
     NULL AS callback

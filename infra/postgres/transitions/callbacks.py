@@ -1,11 +1,11 @@
-"""Callbacks are made where jobs end: by a part of each statement that ends one, so that they commit together."""
+"""Callbacks: each statement that ends a job also inserts its callback, so they commit together."""
 
 from jobs.lifecycle import ENDS, Status
 from jobs.model import CALLBACKS
 
 
 def in_list(statuses: frozenset[Status]) -> str:
-    """Statuses as the inside of an SQL IN."""
+    """Statuses as the list of an SQL IN."""
     return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
@@ -18,7 +18,7 @@ def _rfc3339(column: str) -> str:
     return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.MS"Z"')"""
 
 
-# What a callback tells: neither destination nor body, which its receiver need not know.
+# The event of a callback. It contains neither destination nor body.
 _EVENT = f"""CAST(json_build_object(
         'type', kind || '.' || status, 'timestamp', {_rfc3339("updated_at")},
         'data', json_build_object(
@@ -26,15 +26,15 @@ _EVENT = f"""CAST(json_build_object(
             'reference', reference, 'tags', tags, 'metadata', metadata,
             'created_at', {_rfc3339("created_at")}, 'finished_at', {_rfc3339("finished_at")})) AS text)"""
 
-# The columns of a job that has just moved, as `callbacks_of` needs them.
+# The columns of a changed job that `callbacks_of` needs.
 CALLBACK_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
         j.created_at, j.updated_at, j.finished_at, j.callback_url"""
 
 
 def callbacks_of(moved: str) -> str:
-    """The CTEs that make a callback of each row of the CTE `moved` that has ended and wants one; they commit with it.
+    """The CTEs that insert a callback for each ended row of the CTE `moved` with a callback URL.
 
-    `moved` has `CALLBACK_COLUMNS` and `grace`, the seconds of head start before the relay. A callback never wants one itself.
+    `moved` has `CALLBACK_COLUMNS` and `grace`, the head start over the relay in seconds. A callback has no callback itself.
     """
     return f"""callbacks AS (
     INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version)

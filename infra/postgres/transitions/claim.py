@@ -16,7 +16,7 @@ from jobs.wire import Pointer
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
-    """Take this job at this version, under this fresh token, for so long."""
+    """Claim this job at this version, under this new token, for the time of the lease."""
 
     pointer: Pointer
     token: UUID
@@ -27,7 +27,7 @@ _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.clie
     j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
     CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
 
-# A claim of a dead letter, moved back to its work queue by hand, begins a new revision.
+# An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.
 CLAIM = sa.text(f"""
 WITH held AS (
     SELECT j.id, r.version, r.token, r.lease, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,

@@ -13,7 +13,7 @@ from jobs.lifecycle import Cause, sources
 
 @dataclass(frozen=True, slots=True)
 class LateAcceptance:
-    """The provider accepted this job of a claim whose lease had been lost by then."""
+    """The provider accepted the job after the lease of this claim had expired."""
 
     id: UUID
     token: UUID
@@ -21,7 +21,7 @@ class LateAcceptance:
     provider_message_id: str | None
 
 
-# The lease was lost, the job taken back, and then the answer came: accepted. Whoever claimed it since has another token.
+# A later claim has another token, so its job does not match.
 ACCEPT_LATE = sa.text(f"""
 WITH held AS (
     SELECT j.id, r.token, r.provider_code, r.provider_message_id, r.grace, r.forget

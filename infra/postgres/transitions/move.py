@@ -6,7 +6,7 @@ from infra.postgres.transitions.callbacks import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Priority, message_queue
 
-# A copy that is on its way to the old provider's worker names a version that is gone.
+# A published message for the old provider names the old version, so its claim is stale.
 MOVE = sa.text(f"""
 WITH held AS (
     SELECT id, version FROM jobs

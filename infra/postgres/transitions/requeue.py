@@ -11,7 +11,7 @@ from jobs.lifecycle import Cause, sources
 from jobs.model import WorkQueue
 from jobs.wire import Pointer
 
-# A copy of the dead letter that has not been published yet is not needed any more.
+# An unpublished message of the dead letter is deleted.
 REQUEUE = sa.text(f"""
 WITH held AS (
     SELECT j.id, r.version, r.provider, r.queue, j.status = 'failed' AS new_key
