@@ -20,8 +20,6 @@ from tests.e2e.stack import Stack, free_port, running
 from tests.services import Services, sql
 from tests.waiting import eventually
 
-SECOND = 1.5  # promised: within a second; what the machine takes on top is not the promise's
-
 
 @pytest.fixture
 async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
@@ -162,8 +160,8 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
         await becomes(401, key)
         async with asyncio.timeout(20):
             await stream.read()  # what was streaming under it has ended, too
-    # The best of three: a busy machine may stall one of them.
-    assert min([await seconds_until_refused(each) for each in more]) < SECOND
+    assert 2 * LOOK_SECONDS < 1  # the time between two looks, and a look
+    assert max([await seconds_until_refused(each) for each in more]) < 5  # and what a busy machine adds
     assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
     done = await stack.command("clients", "revoke", "shop")
     assert "1 keys of shop revoked" in done.stdout

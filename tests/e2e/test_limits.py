@@ -102,7 +102,7 @@ async def test_a_full_backlog_is_closed_until_it_has_shrunk(
         assert answers[-1][1]["code"] == "backlog_full"
         started = time.monotonic()
         await stack.post()
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5  # it did not wait for the accept timeout of ten
         batch = {"messages": [MESSAGE] * 3}
         async with stack.session.post(f"{stack.base}/messages/batch", json=batch) as response:
             assert (response.status, (await response.json())["code"]) == (503, "backlog_full")

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import statistics
 import subprocess
 import sys
 import time
@@ -185,7 +184,7 @@ async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await batch.submit(message(), 0.3)
         took.append(time.monotonic() - started)
-    assert statistics.median(took) < 1.0  # the median: a busy machine may stall one of them
+    assert max(took) < 5  # by the deadline of 0.3 s, and not by the server's of ten
     await hurt.proxy.thaw()
     assert (await batch.submit(message(), 8)) is not None
 
@@ -209,6 +208,7 @@ async def test_contact_is_broken_by_an_outage_and_counts_anew(hurt: Hurt) -> Non
     with pytest.raises(Unavailable):
         await hurt.ledger.accept([message()], 1)
     assert hurt.pool.contact_seconds() == 0
+    back_at = time.monotonic()
     await hurt.proxy.accept()
     await hurt.ledger.accept([message()], 5)
-    assert 0 < hurt.pool.contact_seconds() < 1
+    assert 0 < hurt.pool.contact_seconds() <= time.monotonic() - back_at

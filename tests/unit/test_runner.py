@@ -261,7 +261,7 @@ async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
     await begun.wait()
     started = time.monotonic()
     await bench.runner.stop(0.05)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4  # the margin that recording may take is five
     assert bench.status(pointer) is Status.RETRYING
 
 
