@@ -36,6 +36,7 @@ _PURGE = sa.text(
     "SET LOCAL statement_timeout = :milliseconds;"
     + _DELETE.format(
         which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
+        lock="SKIP LOCKED",
     )
 )
 
