@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from infra.redis import rates, status_cache
-from tests import services as found
-from tests.databases import Databases, of_template
-from tests.services import Services, drop_namespace, sql, unique, with_path
+from tests.support import services as found
+from tests.support.databases import Databases, of_template
+from tests.support.services import Services, drop_namespace, sql, unique, with_path
 
 PROVIDERS = ["sandbox", "other"]
 

@@ -21,7 +21,7 @@ from service.publishing import EagerPublisher, Outgoing
 from service.recording import Recorder
 from service.statuses import Statuses
 from tests.chaos.stage import DEAD, FOREVER, QUEUE, Gated, Leases, Process
-from tests.making import SANDBOX
+from tests.support.factories import SANDBOX
 
 if TYPE_CHECKING:
     from tests.chaos.world import World

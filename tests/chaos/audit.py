@@ -2,7 +2,7 @@
 
 from infra.postgres.pool import create_engine
 from tests.chaos.evidence import Attempt, Evidence, Step
-from tests.services import sql
+from tests.support.services import sql
 
 # Written by a trigger, so that no step can be missed. `made_again`: an outbox row for a job and version that had one before.
 _INSTALL = """

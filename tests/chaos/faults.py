@@ -17,7 +17,7 @@ from tests.chaos.fragile import HEARTBEAT_SECONDS, IDLE_SECONDS, POINTS
 from tests.chaos.installation import LEASE, NAMESPACE, Installation
 from tests.chaos.load import Load
 from tests.chaos.servers import Server
-from tests.services import sql
+from tests.support.services import sql
 
 _SILENT_LEADERS = f"""
 SELECT pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)

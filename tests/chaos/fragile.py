@@ -19,7 +19,7 @@ from jobs.outcome import Outcome, Verdict
 from service.publishing import EagerPublisher, Outgoing
 from service.recording import Recorder
 from tests.chaos.planted import BUGS
-from tests.e2e import forked
+from tests.support import forked
 
 BEFORE_CLAIM = "before the claim"
 BEFORE_ACK = "after the claim, before the ack"

@@ -24,10 +24,10 @@ from tests.chaos import audit
 from tests.chaos.evidence import Callback, Request
 from tests.chaos.fragile import become
 from tests.chaos.servers import Servers
-from tests.e2e.forked import FORKS
-from tests.e2e.stack import free_port
-from tests.receiver import SECRET, Receiver, serving_on_loopback
-from tests.services import with_path
+from tests.support.forked import FORKS
+from tests.support.receiver import SECRET, Receiver, serving_on_loopback
+from tests.support.services import with_path
+from tests.support.stack import free_port
 
 NAMESPACE = "chaos"
 LEASE, MARGIN, TIMEOUT, STATUS_TTL, ATTEMPTS, SWEEP_AFTER = 5.0, 0.5, 2.0, 2.0, 8, 12.0

@@ -18,7 +18,7 @@ from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, Route, WorkQueue
 from jobs.wire import Pointer
-from tests.contract.fakes import FakeCache, FakeLedger
+from tests.support.fakes import FakeCache, FakeLedger
 
 SECONDS = 10.0
 

@@ -19,7 +19,7 @@ from jobs.wire import Pointer
 from service import batching, recording
 from service.publishing import EagerPublisher, Outgoing
 from tests.chaos import world
-from tests.contract.fakes import FakeCache, FakeLedger
+from tests.support.fakes import FakeCache, FakeLedger
 
 Put = Callable[[Any, str, Any], None]
 

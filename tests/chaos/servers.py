@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.services import Instance
-from tests.own_rabbitmq import controller
-from tests.proxy import Proxy
-from tests.services import proxied
+from tests.support.own_rabbitmq import controller
+from tests.support.proxy import Proxy
+from tests.support.services import proxied
 
 ROOT = Path(__file__).parents[2]
 

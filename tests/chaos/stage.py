@@ -10,7 +10,7 @@ from uuid import UUID
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import LostLease, Route
 from jobs.wire import Pointer, encode
-from tests.making import SANDBOX
+from tests.support.factories import SANDBOX
 
 if TYPE_CHECKING:
     from tests.chaos.world import World

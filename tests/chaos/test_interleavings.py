@@ -21,7 +21,7 @@ from tests.chaos.actors import LEASE_SECONDS
 from tests.chaos.parts import InMemory, Parts, Real, RealServers
 from tests.chaos.stage import DEAD, QUEUE
 from tests.chaos.world import World
-from tests.services import Services
+from tests.support.services import Services
 
 ANSWERS = [
     None,  # accepted

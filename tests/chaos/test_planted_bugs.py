@@ -15,7 +15,7 @@ from tests.chaos.planted import BUGS
 from tests.chaos.stage import QUEUE
 from tests.chaos.test_interleavings import Interleavings, explore, quietly
 from tests.chaos.world import Violation, World
-from tests.services import Services
+from tests.support.services import Services
 
 __all__ = ["quietly"]  # a fixture
 

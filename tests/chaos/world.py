@@ -22,7 +22,7 @@ from jobs.wire import Pointer, decode
 from tests.chaos.actors import LEASE_SECONDS, Api, Relays, Worker
 from tests.chaos.parts import Parts
 from tests.chaos.stage import DEAD, QUEUE, Broker, Gate, Gated, Held, Process, Send
-from tests.making import message
+from tests.support.factories import message
 
 # No fault run moves jobs between providers.
 EDGES = {(edge.source, edge.target) for edge in TRANSITIONS if edge.cause is not Cause.MOVE}

@@ -16,8 +16,8 @@ from jobs.model import CALLBACKS, REPORTS, Claimed, Delivery, IdempotencyKey, Ki
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.contract.fakes import FakeLedger
-from tests.making import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.fakes import FakeLedger
 
 SECONDS = 5.0
 URL = "https://receiver.example/hook"

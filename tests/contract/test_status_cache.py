@@ -9,9 +9,9 @@ import pytest
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.contract.fakes import FakeCache
-from tests.making import new_id
-from tests.services import Services
+from tests.support.factories import new_id
+from tests.support.fakes import FakeCache
+from tests.support.services import Services
 
 AnyCache = StatusCache | FakeCache
 SECONDS = 10.0

@@ -7,9 +7,9 @@ import pytest
 import pytest_asyncio
 
 from tests.conftest import PROVIDERS
-from tests.databases import Databases
-from tests.e2e.stack import Stack, running
-from tests.services import Services, drop_namespace, unique
+from tests.support.databases import Databases
+from tests.support.services import Services, drop_namespace, unique
+from tests.support.stack import Stack, running
 
 
 @pytest.fixture

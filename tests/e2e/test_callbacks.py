@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
-from tests.e2e.stack import Stack, free_port, running
-from tests.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
-from tests.services import Services, sql
+from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
+from tests.support.services import Services, sql
+from tests.support.stack import Stack, free_port, running
+from tests.support.waiting import eventually
 from tests.unit.test_guard import AS_TEXT
-from tests.waiting import eventually
 
 SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
 JOBS = "/api/2.0/report/jobs"

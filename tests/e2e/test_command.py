@@ -11,9 +11,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.e2e.stack import Stack, free_port
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, free_port
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "cli"]
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from tests.e2e.stack import Stack, running
-from tests.own_rabbitmq import own_rabbitmq
-from tests.services import Services, management
-from tests.waiting import eventually
+from tests.support.own_rabbitmq import own_rabbitmq
+from tests.support.services import Services, management
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 async def test_connections_closed_by_the_broker_are_made_anew(stack: Stack) -> None:

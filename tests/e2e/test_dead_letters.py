@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management, sql
-from tests.waiting import eventually
+from tests.support.services import Services, management, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 NOTHING: dict[str, Any] = {"requeued": [], "unconfigured_provider": [], "expired": []}
 QUICK_RETRIES = {"retry": {"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1}}

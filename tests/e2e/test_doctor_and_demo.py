@@ -11,9 +11,9 @@ import pytest
 
 from cli import doctor
 from service.settings import load
-from tests.e2e.stack import Stack, free_port, run_command
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, free_port, run_command
+from tests.support.waiting import eventually
 
 
 async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:

@@ -16,10 +16,10 @@ from examples.client import Posthaste, Refused, State
 from examples.receive_callbacks import Inbox
 from examples.receive_callbacks import application as receiving
 from examples.watch_in_browser import application
-from tests.e2e.stack import Stack, running
-from tests.receiver import SECRET
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.receiver import SECRET
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 

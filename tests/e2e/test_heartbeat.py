@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from consumers.heartbeat import BEAT_SECONDS
-from tests.e2e.stack import Stack
-from tests.waiting import eventually
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 
 async def test_workers_and_the_relay_beat_while_they_are_connected_and_only_then(stack: Stack) -> None:

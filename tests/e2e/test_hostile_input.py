@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from api.request_timeout import MAX_HEAD
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

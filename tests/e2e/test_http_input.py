@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from infra.postgres.schema import code_revision
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

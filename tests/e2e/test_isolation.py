@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from api.operations import OPERATIONS
-from tests.e2e.stack import Stack, running
 from tests.e2e.test_keys import _call, _key, _needed
-from tests.receiver import CALLBACKS_ON, receiving
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.receiver import CALLBACKS_ON, receiving
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from api.callers import LOOK_SECONDS
 from infra.keys import Scope, matches, new_key, prefix_of
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.pool import DatabasePool
-from tests.e2e.stack import Stack, free_port, running
-from tests.services import Services, sql
-from tests.waiting import eventually
+from tests.support.services import Services, sql
+from tests.support.stack import Stack, free_port, running
+from tests.support.waiting import eventually
 
 SECOND = 1.5  # promised: within a second; what the machine takes on top is not the promise's
 

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import Stack, running
 from tests.e2e.test_keys import MESSAGE, _call, _key, _needed
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 async def test_a_key_that_calls_too_often_is_told_when_to_come_again(

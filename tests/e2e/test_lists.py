@@ -7,8 +7,8 @@ import pytest
 
 from infra.postgres.lists import MessageFilter, page_statement
 from jobs.lifecycle import Status
-from tests.e2e.stack import Stack
-from tests.services import sql
+from tests.support.services import sql
+from tests.support.stack import Stack
 
 
 async def _pages(stack: Stack, query: str, limit: int = 3) -> list[list[dict[str, Any]]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management
-from tests.waiting import eventually
+from tests.support.services import Services, management
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 

@@ -9,7 +9,7 @@ import pytest
 
 from api import models, shapes
 from api.operations import OPERATIONS
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")

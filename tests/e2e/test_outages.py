@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.stack import DEFAULT_PATIENCE, Process, Stack, free_port, running
-from tests.services import Services, drop_namespace, with_path
-from tests.waiting import eventually
+from tests.support.services import Services, drop_namespace, with_path
+from tests.support.stack import DEFAULT_PATIENCE, Process, Stack, free_port, running
+from tests.support.waiting import eventually
 
 
 async def test_without_rabbitmq_everything_is_accepted_and_sent_later(stack: Stack) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 # What the provider does, → the status that an at_most_once message ends in at once, and the last attempt's reason.
 MAYBE_SENT = [

@@ -4,9 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import DEFAULT_PATIENCE, Stack, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import DEFAULT_PATIENCE, Stack, running
+from tests.support.waiting import eventually
 
 
 async def _batch(stack: Stack, messages: Any) -> tuple[int, Any]:

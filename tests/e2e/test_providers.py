@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from cli.sandbox import Faults, Sandbox
-from tests.e2e.stack import Stack, free_port, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, free_port, running
+from tests.support.waiting import eventually
 
 BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
 

@@ -13,9 +13,9 @@ import pytest
 
 from infra.postgres.posts import Busy, Post, Posts
 from jobs.words import count_words
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management, sql
-from tests.waiting import eventually
+from tests.support.services import Services, management, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 SYNC, SUBMIT, JOBS = "/api/1.0/report/posts", "/api/2.0/report/posts", "/api/2.0/report/jobs"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ import asyncio
 from infra.postgres.pool import create_engine
 from infra.postgres.posts import Posts, texts
 from jobs.words import count_words
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 PATH = "/api/1.0/report/posts"
 

@@ -10,10 +10,10 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from jobs.model import Kind
-from tests.e2e.stack import Stack, running
-from tests.receiver import CALLBACKS_ON, receiving
-from tests.services import Services, sql
-from tests.waiting import eventually
+from tests.support.receiver import CALLBACKS_ON, receiving
+from tests.support.services import Services, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

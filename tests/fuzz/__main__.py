@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from infra.postgres import schema
-from tests import services as found
-from tests.e2e.stack import running
 from tests.fuzz.run import SETTINGS, fuzz
-from tests.services import drop_namespace, unique
+from tests.support import services as found
+from tests.support.services import drop_namespace, unique
+from tests.support.stack import running
 
 
 async def _run(examples: int, seed: int) -> int:

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.stack import Stack
 from tests.e2e.test_keys import _key, _needed
-from tests.receiver import SECRET
+from tests.support.receiver import SECRET
+from tests.support.stack import Stack
 
 # Nothing is to be refused because there was much of it; and callbacks are on, so that their field is there.
 SETTINGS = {

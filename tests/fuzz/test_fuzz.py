@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tests.e2e.stack import running
 from tests.fuzz.run import SETTINGS, fuzz
-from tests.services import Services
+from tests.support.services import Services
+from tests.support.stack import running
 
 
 async def test_every_operation_does_as_the_document_says(

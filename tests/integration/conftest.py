@@ -7,8 +7,8 @@ import pytest
 
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
-from tests.proxy import Proxy
-from tests.services import proxied, sql
+from tests.support.proxy import Proxy
+from tests.support.services import proxied, sql
 
 
 @dataclass

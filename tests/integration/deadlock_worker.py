@@ -17,7 +17,7 @@ from jobs.decision import decide
 from jobs.outcome import NOT_STARTED
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.making import claim_request
+from tests.support.factories import claim_request
 
 
 async def work(url: str, seed: int, rounds: int, ids: list[UUID]) -> int:

@@ -20,9 +20,9 @@ from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
 from tests.conftest import PROVIDERS
-from tests.making import new_id
-from tests.services import Services, management, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.services import Services, management, proxied
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 

@@ -12,10 +12,10 @@ from infra.redis.status_cache import CacheDown, StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.statuses import Statuses
-from tests.making import new_id
-from tests.proxy import Proxy
-from tests.services import Services, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied
+from tests.support.waiting import eventually
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import psycopg2
 import pytest
 
-from tests.databases import Databases
-from tests.services import sql
+from tests.support.databases import Databases
+from tests.support.services import sql
 
 
 def _name(url: str) -> str:

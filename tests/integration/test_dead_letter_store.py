@@ -14,7 +14,7 @@ from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from tests.integration.conftest import Store
-from tests.making import claim_request, message, report
+from tests.support.factories import claim_request, message, report
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)

@@ -15,9 +15,9 @@ from infra.rabbitmq.topology import Topology, describe
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
 from tests.conftest import PROVIDERS
-from tests.making import new_id
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.services import Services
+from tests.support.waiting import eventually
 
 DEAD = DEAD_QUEUES[Kind.MESSAGE]
 

@@ -10,10 +10,10 @@ from infra.redis.events import Events
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.making import new_id
-from tests.proxy import Proxy
-from tests.services import Services, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied
+from tests.support.waiting import eventually
 
 ID = new_id()
 SECONDS = 10.0

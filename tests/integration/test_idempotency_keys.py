@@ -5,7 +5,7 @@ from dataclasses import replace
 from infra.postgres.ledger import Accepted, KeyReused
 from jobs.model import IdempotencyKey, NewJob
 from tests.integration.conftest import Store
-from tests.making import message
+from tests.support.factories import message
 
 DAY = 86_400.0
 

@@ -39,11 +39,11 @@ from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, decode
 from tests.conftest import PROVIDERS
-from tests.making import ACCEPTED, claim_request, message, new_id
-from tests.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
-from tests.own_servers import own_server
-from tests.services import sql, with_path
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claim_request, message, new_id
+from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
+from tests.support.own_servers import own_server
+from tests.support.services import sql, with_path
+from tests.support.waiting import eventually
 
 SECONDS = 10.0
 NAMESPACE = "posthaste"

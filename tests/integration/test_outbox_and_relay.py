@@ -16,9 +16,9 @@ from infra.rabbitmq.publisher import NotPublished
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
 from tests.integration.conftest import Hurt
-from tests.making import message
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.factories import message
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from infra.postgres import outbox, queries, statements, sweep, totals
 from infra.postgres.pool import create_engine
 from jobs.model import REPORTS, message_queue
-from tests.making import new_id
+from tests.support.factories import new_id
 
 JOBS = 50_000
 

@@ -17,8 +17,8 @@ from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import texts
 from tests.integration.conftest import Hurt
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 COUNT = sa.text("SELECT count(*) FROM jobs")
 

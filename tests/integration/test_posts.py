@@ -13,8 +13,8 @@ from infra.postgres.errors import BadData, DeadlinePassed
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import FETCH_ROWS, Busy, Post, Posts, texts
 from jobs.words import total_words
-from tests.services import proxied, sql
-from tests.waiting import eventually
+from tests.support.services import proxied, sql
+from tests.support.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TEXTS = [

@@ -11,7 +11,7 @@ from jobs.model import NewJob, Priority, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from tests.integration.conftest import Store
-from tests.making import claim_request, message, report
+from tests.support.factories import claim_request, message, report
 
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
 

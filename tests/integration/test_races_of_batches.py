@@ -20,9 +20,9 @@ from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from service.batching import Batcher, DeadlineExceeded, ledger_batcher
 from tests.integration.conftest import Hurt
-from tests.making import ACCEPTED, claim_request, message
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claim_request, message
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 
 def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted | KeyReused]:

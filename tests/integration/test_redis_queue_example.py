@@ -11,7 +11,7 @@ from redis import Redis
 
 from examples import redis_queue
 from examples.redis_queue import Queue
-from tests.services import Services
+from tests.support.services import Services
 
 FILE = Path(redis_queue.__file__)
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.request_timeout import TimeoutProtocol
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 POST = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET /answer HTTP/1.1\r\nHost: localhost\r\n\r\n"

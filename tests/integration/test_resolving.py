@@ -17,8 +17,8 @@ from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict
 from tests.integration.test_callback_sender import LOOPBACK
-from tests.receiver import SECRET, receiving
-from tests.waiting import eventually
+from tests.support.receiver import SECRET, receiving
+from tests.support.waiting import eventually
 
 SLOTS = 64
 

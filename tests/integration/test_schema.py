@@ -8,7 +8,7 @@ import pytest
 
 from infra.postgres import checks, schema
 from infra.postgres.pool import DatabasePool
-from tests.services import Services, sql, unique, with_path
+from tests.support.services import Services, sql, unique, with_path
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from infra.postgres.sweep import Sweep
 from jobs.model import message_queue
 from jobs.wire import Pointer
 from tests.integration.conftest import Hurt
-from tests.making import claim_request, message
+from tests.support.factories import claim_request, message
 
 QUEUE = message_queue("sandbox")
 

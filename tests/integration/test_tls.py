@@ -22,10 +22,10 @@ from infra.redis.events import Events
 from infra.redis.status_cache import CacheDown, StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.making import new_id
-from tests.own_servers import Certificate, OwnServer, make_certificate, own_server
-from tests.services import Services, sql
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.own_servers import Certificate, OwnServer, make_certificate, own_server
+from tests.support.services import Services, sql
+from tests.support.waiting import eventually
 
 SECONDS = 5.0
 

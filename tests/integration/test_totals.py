@@ -10,7 +10,7 @@ from jobs.model import Claimed
 from jobs.outcome import CUT_SHORT
 from jobs.retry import RetryPolicy
 from tests.integration.conftest import Hurt
-from tests.making import ACCEPTED, claim_request, report
+from tests.support.factories import ACCEPTED, claim_request, report
 
 
 async def _claimed(hurt: Hurt, id_: UUID | None = None, version: int = 1) -> Claimed:

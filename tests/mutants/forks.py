@@ -66,7 +66,7 @@ def made(folder: str) -> str:
 
 def _make(name: str) -> int:
     from infra.postgres import schema
-    from tests import services
+    from tests.support import services
 
     found = services.find()
     found.sql(f"CREATE DATABASE {name}")
@@ -78,7 +78,7 @@ def dropped(name: str, folder: str) -> None:
     """Delete the database again."""
 
     def drop() -> int:
-        from tests import services
+        from tests.support import services
 
         services.find().sql(f"DROP DATABASE {name} WITH (FORCE)")
         return 0

@@ -11,8 +11,8 @@ from consumers.gate import Gate
 from consumers.slots import Slots
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
-from tests.making import ACCEPTED
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED
+from tests.support.waiting import eventually
 
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")

@@ -12,7 +12,7 @@ from jobs.lifecycle import Status, allowed
 from jobs.model import Delivery, LostLease, Route, Transition
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
-from tests.making import ACCEPTED, SANDBOX, claimed, new_id
+from tests.support.factories import ACCEPTED, SANDBOX, claimed, new_id
 
 POLICY = RetryPolicy(attempts=3, base_seconds=1, cap_seconds=60, deadline_seconds=100)
 RETRY = Outcome(Verdict.RETRYABLE, "http_500", 500)

@@ -14,8 +14,8 @@ from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Progress
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
-from tests.making import ACCEPTED, claimed
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claimed
+from tests.support.waiting import eventually
 
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout")
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=60)

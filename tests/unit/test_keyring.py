@@ -17,7 +17,7 @@ from api.limits import RateLimits
 from api.problems import Problem
 from infra.keys import KeyRecord, NewKey, Scope, new_key
 from infra.postgres.errors import Unavailable
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @dataclass

@@ -25,8 +25,8 @@ from infra.rabbitmq.publisher import NotPublished
 from jobs.model import Route
 from jobs.wire import Pointer
 from service.backlog import BacklogLimit
-from tests.making import SANDBOX, new_id
-from tests.waiting import eventually
+from tests.support.factories import SANDBOX, new_id
+from tests.support.waiting import eventually
 
 
 class Away(Transient):

@@ -6,7 +6,7 @@ import pytest
 from starlette.responses import JSONResponse
 
 from api.origins import Origins
-from tests.asgi import call
+from tests.support.asgi import call
 
 
 async def _code(

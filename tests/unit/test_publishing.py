@@ -13,8 +13,8 @@ from jobs.model import Route
 from jobs.wire import Pointer
 from service import publishing
 from service.publishing import EagerPublisher, Outgoing
-from tests.making import new_id
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.waiting import eventually
 
 
 class Refused(Transient):

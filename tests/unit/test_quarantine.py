@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from consumers.quarantine import Quarantine
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 LONG = 60.0  # no test waits for it
 

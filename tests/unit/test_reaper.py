@@ -6,7 +6,7 @@ from consumers.reaper import Reaper
 from infra.errors import Transient
 from jobs.model import Delivery, LostLease
 from jobs.retry import RetryPolicy
-from tests.making import SANDBOX, new_id
+from tests.support.factories import SANDBOX, new_id
 
 
 class Away(Transient):

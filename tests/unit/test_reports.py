@@ -9,7 +9,7 @@ from consumers.reports import CountWords
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from jobs.model import REPORTS, Claimed, Progress
 from jobs.outcome import Verdict
-from tests.making import claimed
+from tests.support.factories import claimed
 
 
 class DatabasePool:

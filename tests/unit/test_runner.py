@@ -25,9 +25,9 @@ from service.batching import Batcher
 from service.publishing import EagerPublisher
 from service.recording import Recorder
 from service.statuses import Statuses
-from tests.contract.fakes import FakeCache, FakeLedger
-from tests.making import ACCEPTED, as_lost, claim_request, message, report
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.fakes import FakeCache, FakeLedger
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from jobs.model import work_queues
 from jobs.retry import backoff_seconds
 from service import settings
 from service.settings import PREFIX, Settings, SettingsError, load
-from tests.receiver import SECRET
+from tests.support.receiver import SECRET
 
 URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
 SANDBOX = '{"sandbox": {"url": "http://127.0.0.1:9/message"}}'

@@ -12,8 +12,8 @@ from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
 from service.statuses import Statuses
-from tests.contract.fakes import FakeCache
-from tests.making import new_id
+from tests.support.factories import new_id
+from tests.support.fakes import FakeCache
 
 
 class Away(Transient):

@@ -10,7 +10,7 @@ from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
 from service.subscriptions import Subscriptions
-from tests.making import new_id
+from tests.support.factories import new_id
 
 ID = new_id()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from structlog.testing import capture_logs
 
 from infra.supervision import Supervisor
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @dataclass

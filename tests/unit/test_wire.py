@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.wire import Pointer, Undecodable, decode, encode
-from tests.making import new_id
+from tests.support.factories import new_id
 
 ID = "0192d1a0-0000-7000-8000-000000000001"
 

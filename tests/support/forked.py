@@ -16,7 +16,7 @@ _OURS = ["api.app", "api.request_timeout", "consumers.app", "infra.logs", "infra
 _LIBRARIES = ["faker", "psycopg2.extras", "pytest", "sqlalchemy.dialects.postgresql.psycopg2", "stringprep", "urllib.request"]
 _SERVERS = ["uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"]
 _TERMINAL = ["rich._emoji_codes", "rich.console", "rich.progress", "rich.table", "typer", "typer._adapters"]
-FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests.e2e.forked"])
+FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests.support.forked"])
 
 
 def become(command: list[str], environment: dict[str, str], log: str, errors: str | None = None) -> None:

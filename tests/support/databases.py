@@ -9,7 +9,7 @@ import psycopg2
 import psycopg2.extensions
 
 from infra.postgres import schema
-from tests.services import Services, unique, with_path
+from tests.support.services import Services, unique, with_path
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import psycopg2
 
 from infra.rabbitmq.topology import delete, describe
 from service.settings import Settings
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 @dataclass(frozen=True)

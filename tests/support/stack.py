@@ -22,10 +22,10 @@ import aiohttp
 from cli.sandbox import Faults, Sandbox
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
-from tests.e2e.forked import FORKS, become
-from tests.proxy import Proxy
-from tests.services import Services, proxied, sql
-from tests.waiting import eventually
+from tests.support.forked import FORKS, become
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied, sql
+from tests.support.waiting import eventually
 
 ENDS = {"sent", "failed"}
 

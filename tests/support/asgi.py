@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message
 
 from api.app import Api
 from service.settings import ProviderSettings, Settings
-from tests.services import Services
+from tests.support.services import Services
 
 
 def api(services: Services, database: str, namespace: str, **settings: Any) -> ASGIApp:

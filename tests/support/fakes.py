@@ -11,7 +11,7 @@ from infra.postgres.ledger import Accepted, Applied, ClaimRequest, KeyReused, La
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
-from tests.making import message
+from tests.support.factories import message
 
 
 @dataclass
