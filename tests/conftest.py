@@ -7,9 +7,7 @@ import pytest
 from infra.redis import rates, status_cache
 from tests.support import services as found
 from tests.support.databases import Databases, of_template
-from tests.support.services import Services, drop_namespace, sql, unique, with_path
-
-PROVIDERS = ["sandbox", "other"]
+from tests.support.services import PROVIDERS, Services, drop_namespace, sql, unique, with_path
 
 _TABLES = """
 SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace

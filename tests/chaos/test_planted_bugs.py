@@ -10,14 +10,12 @@ import pytest
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
 from tests.chaos.actors import LEASE_SECONDS
+from tests.chaos.interleavings import Interleavings, explore
 from tests.chaos.parts import InMemory, Parts, Real, RealServers
 from tests.chaos.planted import BUGS
 from tests.chaos.stage import QUEUE
-from tests.chaos.test_interleavings import Interleavings, explore, quietly
 from tests.chaos.world import Violation, World
 from tests.support.services import Services
-
-__all__ = ["quietly"]  # a fixture
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)

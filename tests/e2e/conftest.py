@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conftest import PROVIDERS
 from tests.support.databases import Databases
-from tests.support.services import Services, drop_namespace, unique
+from tests.support.services import PROVIDERS, Services, drop_namespace, unique
 from tests.support.stack import Stack, running
 
 

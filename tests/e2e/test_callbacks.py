@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
+from tests.support.hostile_urls import HOSTILE_URLS
 from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.support.services import Services, sql
 from tests.support.stack import Stack, free_port, running
 from tests.support.waiting import eventually
-from tests.unit.test_guard import AS_TEXT
 
 SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
 JOBS = "/api/2.0/report/jobs"
@@ -192,7 +192,7 @@ async def test_what_must_not_be_called_is_refused_and_no_job_made(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with _running(services, database, broker_namespace, tmp_path, callback_allow="[]") as stack:
-        for url, why in AS_TEXT.items():
+        for url, why in HOSTILE_URLS.items():
             code, problem = await stack.post(callback_url=url)
             assert (code, problem["code"]) == (422, "validation"), url
             (error,) = problem["errors"]

@@ -10,11 +10,8 @@ from consumers.maintenance import Maintenance
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
-from tests.support.stack import Stack, free_port
+from tests.support.stack import MESSAGE, REPORTS, Stack, free_port
 from tests.support.waiting import eventually
-
-MESSAGE = {"destination": "+1", "body": "hello"}
-REPORTS = "/api/2.0/report/posts"
 
 
 async def _post(

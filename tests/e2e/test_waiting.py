@@ -12,9 +12,8 @@ from typing import Any
 import aiohttp
 from redis import Redis
 
-from tests.e2e.test_idempotency import REPORTS
 from tests.support.services import Services
-from tests.support.stack import Stack, running
+from tests.support.stack import REPORTS, Stack, running
 from tests.support.waiting import eventually
 
 JOBS = "/api/2.0/report/jobs"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.test_keys import _key, _needed
+from tests.support.keys import create_key, until_keys_required
 from tests.support.receiver import SECRET
 from tests.support.stack import Stack
 
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 async def fuzz(stack: Stack, *options: str) -> "subprocess.CompletedProcess[str]":
     """Call every operation of the stack; exit code 0: every check held."""
     stack.start("others", "consumers", "reports", "callbacks")  # so that every stream comes to its end
-    key = await _key(stack, "fuzz")
-    await _needed(stack)
+    key = await create_key(stack, "fuzz")
+    await until_keys_required(stack)
     (stack.folder / "schemathesis.toml").write_text(f'[auth.openapi.key]\nbearer = "{key}"\n')
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{stack.base}/openapi.json", "--checks", "all"]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}

@@ -19,9 +19,8 @@ from infra.rabbitmq.queue_repair import QueueRepairer
 from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
-from tests.conftest import PROVIDERS
 from tests.support.factories import new_id
-from tests.support.services import Services, management, proxied
+from tests.support.services import PROVIDERS, Services, management, proxied
 from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"

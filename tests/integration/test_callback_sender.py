@@ -17,10 +17,9 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import REFUSED, CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
 from jobs.outcome import Outcome, Verdict
-from tests.support.receiver import OTHER_SECRET, SECRET, receiving
+from tests.support.receiver import LOOPBACK, OTHER_SECRET, SECRET, receiving
 
 EVENT = '{"type": "message.sent", "timestamp": "2026-11-22T00:00:00.000Z", "data": {"sequence": 3, "name": "é 😀"}}'
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 TIMEOUT = 1.0
 
 

@@ -13,8 +13,8 @@ from jobs.model import REPORTS, Claimed, Delivery, Kind, NewJob, Progress, WorkQ
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.integration.conftest import Store
 from tests.support.factories import claim_request, message, report
+from tests.support.ledger import Store
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)

@@ -14,9 +14,8 @@ from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import Topology, describe
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
-from tests.conftest import PROVIDERS
 from tests.support.factories import new_id
-from tests.support.services import Services
+from tests.support.services import PROVIDERS, Services
 from tests.support.waiting import eventually
 
 DEAD = DEAD_QUEUES[Kind.MESSAGE]

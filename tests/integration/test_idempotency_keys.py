@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from infra.postgres.ledger import Accepted, KeyReused
 from jobs.model import IdempotencyKey, NewJob
-from tests.integration.conftest import Store
 from tests.support.factories import message
+from tests.support.ledger import Store
 
 DAY = 86_400.0
 

@@ -38,11 +38,10 @@ from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, decode
-from tests.conftest import PROVIDERS
 from tests.support.factories import ACCEPTED, claim_request, message, new_id
 from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
 from tests.support.own_servers import own_server
-from tests.support.services import sql, with_path
+from tests.support.services import PROVIDERS, sql, with_path
 from tests.support.waiting import eventually
 
 SECONDS = 10.0

@@ -16,8 +16,7 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict
-from tests.integration.test_callback_sender import LOOPBACK
-from tests.support.receiver import SECRET, receiving
+from tests.support.receiver import LOOPBACK, SECRET, receiving
 from tests.support.waiting import eventually
 
 SLOTS = 64

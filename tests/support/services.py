@@ -12,6 +12,8 @@ from infra.rabbitmq.topology import delete, describe
 from service.settings import Settings
 from tests.support.proxy import Proxy
 
+PROVIDERS = ["sandbox", "other"]  # of the queues that each test's namespace may have
+
 
 @dataclass(frozen=True)
 class Services:

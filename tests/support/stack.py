@@ -28,6 +28,8 @@ from tests.support.services import Services, proxied, sql
 from tests.support.waiting import eventually
 
 ENDS = {"sent", "failed"}
+MESSAGE = {"destination": "+1", "body": "hello"}
+REPORTS = "/api/2.0/report/posts"
 
 
 def free_port() -> int:
