@@ -9,8 +9,8 @@ from service import batching
 
 
 @pytest.fixture(autouse=True)
-def quietly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without log lines, and without pauses between repeats of a batch: time is what the test says."""
+def controlled_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Disable log lines and the pauses before a batch is retried: the test controls time."""
     monkeypatch.setattr(batching, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(batching, "_LONGEST_PAUSE", 0.0)
     before = structlog.get_config()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.chaos.backends import RealBackend, RealConnections
 from tests.chaos.interleavings import Interleavings, explore
-from tests.chaos.parts import Real, RealServers
 from tests.support.services import Services
 
 
@@ -19,10 +19,10 @@ def test_in_memory() -> None:
 @pytest.fixture
 def real(database: str, services: Services, namespace: str) -> Iterator[type[Interleavings]]:
     """The same, on the real ledger and cache; their connections are kept from one interleaving to the next."""
-    servers = RealServers(database, services.redis, namespace)
+    servers = RealConnections(database, services.redis, namespace)
 
     class OnRealServers(Interleavings):
-        parts = staticmethod(lambda: Real(servers))
+        backend = staticmethod(lambda: RealBackend(servers))
 
     yield OnRealServers
     servers.close()
