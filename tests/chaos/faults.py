@@ -83,8 +83,8 @@ def signal_process(role: str, number: signal.Signals) -> Injector:
     async def inject(injection: Injection) -> None:
         process = injection.rng.choice(injection.installation.processes_of(role))
         async with injection.record(number.name, process.name):
-            process.send(number)
-            await process.wait()
+            process.signal(number)
+            await process.until_exit()
 
     return inject
 
@@ -95,7 +95,7 @@ def crash_process(role: str, point: str) -> Injector:
         async with injection.record(f"dies {point}", process.name) as fault:
             order = process.crash_at(point)
             if await _becomes_true(lambda: not order.exists(), 6):
-                await process.wait()
+                await process.until_exit()
             else:
                 order.unlink(missing_ok=True)
                 fault.note = "the process did not reach that point"
@@ -107,8 +107,8 @@ async def restart_one_by_one(injection: Injection) -> None:
     async with injection.record("rolling restart", "of all processes"):
         for process in injection.installation.processes.values():
             before = process.forked
-            process.send(signal.SIGTERM)
-            await process.wait()
+            process.signal(signal.SIGTERM)
+            await process.until_exit()
             await _becomes_true(partial(process.is_restarted, before), 20)
             await asyncio.sleep(0.3)
 
@@ -116,21 +116,21 @@ async def restart_one_by_one(injection: Injection) -> None:
 async def freeze_consumer(injection: Injection) -> None:
     process = injection.rng.choice(injection.installation.processes_of("consumer"))
     async with injection.record("SIGSTOP past its leases", process.name, loses_messages=True):
-        process.send(signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         await asyncio.sleep(LEASE + 2)
-        process.send(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
 
 
 async def freeze_relays(injection: Injection) -> None:
     """Freeze each relay in turn, so that the leader is among them. A frozen leader must lose its role."""
     for process in injection.installation.processes_of("relay"):
         async with injection.record("SIGSTOP past its leadership", process.name):
-            process.send(signal.SIGSTOP)
+            process.signal(signal.SIGSTOP)
             try:
                 await asyncio.sleep(IDLE_SECONDS + 2)
                 assert await _no_silent_leader(injection, within=20), f"{process.name} is frozen and still leads"
             finally:
-                process.send(signal.SIGCONT)
+                process.signal(signal.SIGCONT)
 
 
 async def _no_silent_leader(injection: Injection, within: float) -> bool:

@@ -2,11 +2,10 @@
 
 import asyncio
 import json
-import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,35 +23,34 @@ from tests.chaos import audit_triggers
 from tests.chaos.crash_points import become
 from tests.chaos.evidence import Callback, Request
 from tests.chaos.servers import Servers
-from tests.support.forked import FORKS
+from tests.support.processes import Process, as_variables, environment_without_settings, free_port
 from tests.support.receiver import SECRET, Receiver, serving_on_loopback
 from tests.support.services import with_path
-from tests.support.stack import free_port
 
 NAMESPACE = "chaos"
 LEASE, MARGIN, TIMEOUT, STATUS_TTL, ATTEMPTS, SWEEP_AFTER = 5.0, 0.5, 2.0, 2.0, 8, 12.0
 CALLBACK_ATTEMPTS = 200
 RESTART_SECONDS = 0.3
-SKEWED = {"consumer-1": 3600.0, "api-1": -3600.0, "relay-1": 3600.0}  # seconds of error of a process' clock
+SKEW_SECONDS = {"consumer-1": 3600.0, "api-1": -3600.0, "relay-1": 3600.0}  # seconds of error of a process' clock
 SETTINGS = {
-    "NAMESPACE": NAMESPACE,
-    "ACCEPT_TIMEOUT_SECONDS": "2",
-    "LEASE_SECONDS": f"{LEASE:g}",
-    "LEASE_MARGIN_SECONDS": f"{MARGIN:g}",
+    "namespace": NAMESPACE,
+    "accept_timeout_seconds": "2",
+    "lease_seconds": f"{LEASE:g}",
+    "lease_margin_seconds": f"{MARGIN:g}",
     # Faults cost jobs dozens of leases.
-    "LOST_LEASES": "1000",
-    "SHUTDOWN_GRACE_SECONDS": "1",
-    "OUTBOX_GRACE_SECONDS": "1",
-    "RELAY_POLL_SECONDS": "0.1",
-    "STATUS_TTL_SECONDS": f"{STATUS_TTL:g}",
-    "SWEEP_AFTER_SECONDS": f"{SWEEP_AFTER:g}",
-    "WATCHDOG_SECONDS": "10",
-    "LOG_FORMAT": "json",
-    "CALLBACK_SECRETS": json.dumps([SECRET]),
-    "CALLBACK_ALLOW": '["127.0.0.0/8"]',
-    "CALLBACK_TIMEOUT_SECONDS": "1.5",
+    "lost_leases": "1000",
+    "shutdown_grace_seconds": "1",
+    "outbox_grace_seconds": "1",
+    "relay_poll_seconds": "0.1",
+    "status_ttl_seconds": f"{STATUS_TTL:g}",
+    "sweep_after_seconds": f"{SWEEP_AFTER:g}",
+    "watchdog_seconds": "10",
+    "log_format": "json",
+    "callback_secrets": json.dumps([SECRET]),
+    "callback_allow": '["127.0.0.0/8"]',
+    "callback_timeout_seconds": "1.5",
     # Faults of the receiver last longer in sum than the default schedule of retries.
-    "CALLBACK_RETRY_SECONDS": json.dumps([0.2, 0.5] + [1.0] * (CALLBACK_ATTEMPTS - 3)),
+    "callback_retry_seconds": json.dumps([0.2, 0.5] + [1.0] * (CALLBACK_ATTEMPTS - 3)),
 }
 
 
@@ -117,16 +115,12 @@ _CURRENT: ContextVar[Request] = ContextVar("current_request")
 
 
 @dataclass
-class Process:
-    """One process of the service; the supervisor restarts it when it exits."""
+class SupervisedProcess(Process):
+    """A process with a name, a clock error, perhaps a planted bug, and crash points; the supervisor restarts it."""
 
-    name: str
-    command: list[str]
-    environment: dict[str, str]
-    log: Path
-    skew: float
-    bug: str | None
-    forked: ForkServerProcess | None = None
+    name: str = ""
+    skew_seconds: float = 0.0
+    bug: str | None = None
     exit_expected: bool = False
 
     @property
@@ -134,40 +128,35 @@ class Process:
         return self.name.partition("-")[0]
 
     @property
-    def _order(self) -> Path:
+    def _crash_file(self) -> Path:
         return self.log.with_suffix(".crash")
 
     def start(self) -> None:
-        self.exit_expected = self._order.exists()
-        arguments = (self.command, self.environment, str(self.log), self.skew, self.bug)
-        self.forked = FORKS.Process(target=become, args=arguments, daemon=True)
-        self.forked.start()
+        self.exit_expected = self._crash_file.exists()
+        super().start()
 
-    def is_alive(self) -> bool:
-        return self.forked is not None and self.forked.is_alive()
+    def entry_point(self) -> tuple[Callable[..., None], tuple[object, ...]]:
+        return become, (self.command, self.environment, str(self.log), self.skew_seconds, self.bug)
 
     def is_restarted(self, before: ForkServerProcess | None) -> bool:
         return self.forked is not before and self.is_alive()
 
-    def send(self, number: signal.Signals) -> None:
-        if self.forked is not None and self.forked.pid and self.is_alive():
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process is being restarted."""
+        if self.is_alive():
             self.exit_expected = self.exit_expected or number in (signal.SIGKILL, signal.SIGTERM)
-            os.kill(self.forked.pid, number)
+            super().signal(number)
 
     def crash_at(self, point: str) -> Path:
         """Let the process die the next time it reaches this point."""
         self.exit_expected = True
-        self._order.write_text(point)
-        return self._order
+        self._crash_file.write_text(point)
+        return self._crash_file
 
-    async def wait(self, seconds: float = 20) -> None:
+    async def until_exit(self, seconds: float = 20) -> None:
+        """Wait for the exit; a process that still runs is no error."""
         assert self.forked is not None
         await asyncio.to_thread(self.forked.join, seconds)
-
-    def end(self) -> None:
-        if self.is_alive():
-            self.send(signal.SIGCONT)
-            self.send(signal.SIGKILL)
 
 
 @dataclass
@@ -176,14 +165,14 @@ class Installation:
 
     servers: Servers
     database: str
-    processes: dict[str, Process]
+    processes: dict[str, SupervisedProcess]
     provider: Provider
     receiver: CallbackReceiver
     ports: list[int]
     session: aiohttp.ClientSession
     unexpected_exits: list[str] = field(default_factory=list)
 
-    def processes_of(self, role: str) -> list[Process]:
+    def processes_of(self, role: str) -> list[SupervisedProcess]:
         return [process for process in self.processes.values() if process.role == role]
 
     async def supervise(self) -> None:
@@ -193,7 +182,7 @@ class Installation:
                 if not process.is_alive():
                     code = process.forked.exitcode if process.forked else None
                     if not process.exit_expected:
-                        self.unexpected_exits.append(f"{process.name} ended with {code}: {_log_tail(process.log)}")
+                        self.unexpected_exits.append(f"{process.name} ended with {code}: {_log_tail(process)}")
                     await asyncio.sleep(RESTART_SECONDS)
                     process.start()
             await asyncio.sleep(0.1)
@@ -202,7 +191,7 @@ class Installation:
         deadline = time.monotonic() + seconds
         for port in self.ports:
             while not await self._answers(port):
-                assert time.monotonic() < deadline, "\n".join(_log_tail(p.log) for p in self.processes.values())
+                assert time.monotonic() < deadline, "\n".join(_log_tail(p) for p in self.processes.values())
                 await asyncio.sleep(0.1)
 
     async def _answers(self, port: int) -> bool:
@@ -229,7 +218,9 @@ async def start_installation(
     commands |= {f"consumer-{n}": ["consumers", "messages", "reports", "callbacks"] for n in (1, 2, 3)}
     commands |= {f"relay-{n}": ["consumers", "relay"] for n in (1, 2)}
     processes = {
-        name: Process(name, command, dict(environment), folder / f"{name}.log", SKEWED.get(name, 0.0), bug)
+        name: SupervisedProcess(
+            command, dict(environment), folder / f"{name}.log", None, name, SKEW_SECONDS.get(name, 0.0), bug
+        )
         for name, command in commands.items()
     }
     for name, port in zip(("api-1", "api-2"), ports, strict=True):
@@ -260,11 +251,10 @@ def _environment(servers: Servers, database: str, provider_port: int) -> dict[st
         "concurrency": 16,
     }
     sandbox["retry"] = {"attempts": ATTEMPTS, "base_seconds": 0.2, "cap_seconds": 1.0}
-    urls = {"DATABASE_URL": database, "AMQP_URL": servers.rabbitmq.proxy_url, "REDIS_URL": servers.redis.proxy_url}
-    settings = {**SETTINGS, **urls, "PROVIDERS": json.dumps({"sandbox": sandbox})}
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")}
-    return plain | {f"POSTHASTE_{name}": value for name, value in settings.items()}
+    urls = {"database_url": database, "amqp_url": servers.rabbitmq.proxy_url, "redis_url": servers.redis.proxy_url}
+    settings = {**SETTINGS, **urls, "providers": json.dumps({"sandbox": sandbox})}
+    return environment_without_settings() | as_variables(settings)
 
 
-def _log_tail(log: Path, lines: int = 3) -> str:
-    return " | ".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
+def _log_tail(process: Process, lines: int = 3) -> str:
+    return " | ".join(process.output().splitlines()[-lines:]) or "(no log)"

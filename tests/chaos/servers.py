@@ -1,7 +1,6 @@
 """Private RabbitMQ, Postgres and Redis for one run, from the distribution's packages, each behind a proxy."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from infra.services import Instance
 from tests.support.own_rabbitmq import controller
+from tests.support.processes import environment_without_settings
 from tests.support.proxy import Proxy
 from tests.support.services import proxied
 
@@ -60,7 +60,7 @@ async def own_servers() -> AsyncIterator[Servers]:
         try:
             up = [sys.executable, "-m", "infra.services", "up", "--root", str(root), "--using", "packages"]
             await asyncio.to_thread(
-                subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=_environment_without_urls()
+                subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=environment_without_settings()
             )
             yield await _with_proxies(instances)
         finally:
@@ -81,8 +81,3 @@ async def _with_proxies(instances: dict[str, Instance]) -> Servers:
         proxy_url, proxy = await proxied(url)
         servers[name] = Server(name, instances[name], url, proxy_url, proxy)
     return Servers(**servers)
-
-
-def _environment_without_urls() -> dict[str, str]:
-    """The environment without service URLs: faults must not reach servers of others."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")}

@@ -13,9 +13,10 @@ from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
 from tests.support.hostile_urls import HOSTILE_URLS
+from tests.support.processes import free_port
 from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.support.services import Services, sql
-from tests.support.stack import Stack, free_port, running
+from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
 
 SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
@@ -308,13 +309,13 @@ async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: P
     port = free_port()
     listening = stack.start("listener", "cli", "callbacks", "listen", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
-    await eventually(_said(listening.said), lambda said: "listening" in said, 20)
+    await eventually(_said(listening.output), lambda said: "listening" in said, 20)
     id_ = await stack.submit(callback_url=url + "/any/path")
-    said = await eventually(_said(listening.said), lambda said: "verified: webhook-id" in said, 20)
+    said = await eventually(_said(listening.output), lambda said: "verified: webhook-id" in said, 20)
     assert f'"id": "{id_}"' in said and '"type": "message.sent"' in said
     async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
         assert response.status == 400
-    assert "refused: Missing required headers" in listening.said()
+    assert "refused: Missing required headers" in listening.output()
 
 
 def _said(said: Callable[[], str]) -> Callable[[], Awaitable[str]]:

@@ -42,7 +42,7 @@ async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
     ids = [await stack.submit(f"+{n}") for n in range(40)]
     for id_ in ids:
         await stack.becomes(id_, "sent")
-    assert "consumer.stuck" not in stack.processes["worker"].said()
+    assert "consumer.stuck" not in stack.processes["worker"].output()
     assert (await stack.provider("/stats"))["raw"] == 40
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from cli import doctor
 from service.settings import load
+from tests.support.processes import free_port, run_command
 from tests.support.services import Services
-from tests.support.stack import Stack, free_port, run_command
+from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
 
@@ -34,7 +35,7 @@ def _wrong(report: dict[str, Any]) -> dict[str, str]:
 async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
     stack.start("reporter", "consumers", "reports")
     await stack.becomes(await stack.submit(), "sent")
-    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].said), lambda said: "consumer" in said, 20)
+    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].output), lambda said: "consumer" in said, 20)
     ran = await stack.command("doctor", "--json")
     code, report = ran.returncode, json.loads(ran.stdout)
     assert (code, report["healthy"], _wrong(report)) == (0, True, {})

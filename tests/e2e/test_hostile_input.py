@@ -294,7 +294,7 @@ async def test_everything_hostile_is_a_problem_that_names_it(stack: Stack) -> No
             wrong.append(f"{hostile.name}: {problem}")
     assert not wrong, "\n".join(wrong)
     assert stack.rows("SELECT count(*) FROM jobs") == [(0,)]
-    assert "request.failed" not in stack.processes["api"].said()
+    assert "request.failed" not in stack.processes["api"].output()
     assert await stack.submit()  # and it goes on
 
 

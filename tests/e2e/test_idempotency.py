@@ -10,7 +10,8 @@ from consumers.maintenance import Maintenance
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
-from tests.support.stack import MESSAGE, REPORTS, Stack, free_port
+from tests.support.processes import free_port
+from tests.support.stack import MESSAGE, REPORTS, Stack
 from tests.support.waiting import eventually
 
 

@@ -13,8 +13,9 @@ from redis import Redis
 from api.callers import LOOK_SECONDS
 from infra.keys import matches, new_key, prefix_of
 from tests.support.keys import call, create_key, key_store, until_keys_required
+from tests.support.processes import free_port
 from tests.support.services import Services, sql
-from tests.support.stack import MESSAGE, Stack, free_port, running
+from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
 SECOND = 1.5  # promised: within a second; what the machine takes on top is not the promise's
@@ -54,7 +55,7 @@ async def test_the_key_itself_is_kept_nowhere(stack: Stack) -> None:
     assert str(prefix) in listed and key not in listed
     await until_keys_required(stack)
     await call(stack, "POST", "/messages", key, json=MESSAGE)
-    assert all(key not in process.said() for process in stack.processes.values())
+    assert all(key not in process.output() for process in stack.processes.values())
 
 
 async def test_a_key_may_do_what_its_scopes_say(stack: Stack) -> None:
@@ -215,7 +216,7 @@ async def test_who_listens_to_others_needs_keys(
     async with running(services, database, broker_namespace, tmp_path) as stack:
         open_to_all = stack.start("open", "api", host="0.0.0.0", port=str(free_port()))
         assert await open_to_all.wait() == 1
-        assert "POSTHASTE_AUTH=off" in open_to_all.said() and "posthaste keys create" in open_to_all.said()
+        assert "POSTHASTE_AUTH=off" in open_to_all.output() and "posthaste keys create" in open_to_all.output()
         port = free_port()
         stack.start("told", "api", host="0.0.0.0", port=str(port), auth="off")
 

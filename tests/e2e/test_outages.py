@@ -8,8 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.support.processes import Process, free_port
 from tests.support.services import Services, drop_namespace, with_path
-from tests.support.stack import DEFAULT_PATIENCE, Process, Stack, free_port, running
+from tests.support.stack import DEFAULT_PATIENCE, Stack, running
 from tests.support.waiting import eventually
 
 
@@ -51,7 +52,7 @@ async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None
     await (proxy.accept() if how == "refuse" else proxy.thaw())
     after = await stack.submit()
     await stack.becomes(after, "sent")
-    said = stack.processes["api"].said()
+    said = stack.processes["api"].output()
     assert said.count("cache.down") == said.count("cache.up") <= 1
 
 
@@ -125,7 +126,7 @@ async def test_processes_may_start_in_any_order(
         id_ = await stack.submit()
         await stack.becomes(id_, "sent")
         for name in ("api2", "worker2", "relay2"):
-            assert stack.processes[name].said().count("postgres.waiting") <= 3
+            assert stack.processes[name].output().count("postgres.waiting") <= 3
 
 
 async def _answer(stack: Stack) -> int:
@@ -153,7 +154,7 @@ async def test_a_schema_that_is_too_old_ends_each_process_and_says_what_to_do(
             process = Process(command, environment, tmp_path / f"{command[-1]}.log")
             process.start()
             assert await process.wait(15) == 1
-            assert "posthaste migrate" in process.said()
+            assert "posthaste migrate" in process.output()
     finally:
         services.sql(f"DROP DATABASE {namespace} WITH (FORCE)")
         await drop_namespace(services.amqp, namespace, ["a"])

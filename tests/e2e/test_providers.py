@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from cli.sandbox import Faults, Sandbox
+from tests.support.processes import free_port
 from tests.support.services import Services
-from tests.support.stack import Stack, free_port, running
+from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
 
 BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
@@ -79,7 +80,7 @@ async def test_a_provider_that_hangs_keeps_its_own_messages_waiting_and_no_other
 
 
 async def _said(stack: Stack, what: str) -> int:
-    return await asyncio.to_thread(lambda: stack.processes["worker"].said().count(what))
+    return await asyncio.to_thread(lambda: stack.processes["worker"].output().count(what))
 
 
 async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Stack, Sandbox]) -> None:

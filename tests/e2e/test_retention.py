@@ -101,7 +101,7 @@ async def test_neither_bodies_nor_destinations_are_logged_or_travel(stack: Stack
     id_ = await stack.submit("+49 whoever", "a word that nobody else says", metadata={"note": "kept to oneself"})
     await stack.becomes(id_, "failed")
     assert await eventually(lambda: stack.ready("messages.dead"), lambda ready: ready == 1, 20)
-    logs = "".join(process.said() for process in stack.processes.values())
+    logs = "".join(process.output() for process in stack.processes.values())
     headers = stack.rows("SELECT string_agg(CAST(headers AS text), ' ') FROM outbox")
     for secret in ("+49 whoever", "nobody else says", "kept to oneself"):
         assert secret not in logs and secret not in str(headers)

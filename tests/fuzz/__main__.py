@@ -23,7 +23,7 @@ async def _run(examples: int, seed: int) -> int:
             async with running(services, database, namespace, Path(folder), **SETTINGS) as stack:  # type: ignore[arg-type]
                 done = await fuzz(stack, "--max-examples", str(examples), "--seed", str(seed))
                 print(done.stdout, done.stderr, sep="\n")
-                failed = stack.processes["api"].said().count("request.failed")
+                failed = stack.processes["api"].output().count("request.failed")
                 print(f"fuzz: seed {seed}, {examples} examples an operation; {failed} defects in the API's log")
                 return int(done.returncode != 0 or failed > 0)
     finally:

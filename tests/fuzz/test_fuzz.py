@@ -14,4 +14,4 @@ async def test_every_operation_does_as_the_document_says(
         done = await fuzz(stack, "--phases", "examples,coverage", "--seed", "1")
         assert done.returncode == 0, done.stdout[-6000:]
         assert "Tested: 25" in done.stdout
-        assert "request.failed" not in stack.processes["api"].said()
+        assert "request.failed" not in stack.processes["api"].output()

@@ -2,18 +2,13 @@
 
 import asyncio
 import json
-import os
 import random
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +17,7 @@ import aiohttp
 from cli.sandbox import Faults, Sandbox
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
-from tests.support.forked import FORKS, become
+from tests.support.processes import Process, as_variables, environment_without_settings, free_port, run_command
 from tests.support.proxy import Proxy
 from tests.support.services import Services, proxied, sql
 from tests.support.waiting import eventually
@@ -30,64 +25,6 @@ from tests.support.waiting import eventually
 ENDS = {"sent", "failed"}
 MESSAGE = {"destination": "+1", "body": "hello"}
 REPORTS = "/api/2.0/report/posts"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Process:
-    """One of our processes, with its output in a file."""
-
-    command: list[str]
-    environment: dict[str, str]
-    log: Path
-    forked: ForkServerProcess | None = None
-
-    def start(self) -> None:
-        self.forked = FORKS.Process(target=become, args=(self.command, self.environment, str(self.log)), daemon=True)
-        self.forked.start()
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.forked is not None and self.forked.pid
-        os.kill(self.forked.pid, number)
-
-    async def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        await self.wait()
-
-    async def wait(self, seconds: float = 60) -> int:
-        """The exit code; in a thread, as the proxies and the sandbox must go on."""
-        assert self.forked is not None
-        await asyncio.to_thread(self.forked.join, seconds)
-        assert self.forked.exitcode is not None, f"{self.command} still runs after {seconds:g} s"
-        return self.forked.exitcode
-
-    def end(self) -> None:
-        if self.forked is not None and self.forked.is_alive():
-            self.forked.kill()
-            self.forked.join()
-
-    def said(self) -> str:
-        return self.log.read_text("utf-8") if self.log.exists() else ""
-
-
-async def run_command(
-    arguments: list[str], environment: dict[str, str], folder: Path, seconds: float = 120
-) -> "subprocess.CompletedProcess[str]":
-    """Run the `posthaste` command to its end; its standard input is empty."""
-    with tempfile.TemporaryDirectory(dir=folder) as streams:
-        output, errors = Path(streams, "output"), Path(streams, "errors")
-        forked = FORKS.Process(target=become, args=(["cli", *arguments], environment, str(output), str(errors)), daemon=True)
-        forked.start()
-        await asyncio.to_thread(forked.join, seconds)
-        if forked.exitcode is None:
-            forked.kill()
-            raise AssertionError(f"posthaste {arguments} still runs after {seconds:g} s")
-        return subprocess.CompletedProcess(arguments, forked.exitcode, output.read_text("utf-8"), errors.read_text("utf-8"))
 
 
 @dataclass
@@ -114,8 +51,7 @@ class Stack:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, name: str, *command: str, **settings: str) -> Process:
-        changed = {f"POSTHASTE_{setting.upper()}": value for setting, value in settings.items()}
-        process = Process(list(command), {**self.environment, **changed}, self.folder / f"{name}.log")
+        process = Process(list(command), self.environment | as_variables(settings), self.folder / f"{name}.log")
         process.start()
         self.processes[name] = process
         return process
@@ -206,18 +142,17 @@ class Stack:
         return status, time.monotonic() - started
 
 
-# What is told within a second without Postgres is tested with the default. All else waits for a disk that stalls: on a busy
-# machine a commit was seen to take longer.
+# Tests of the 503 within a second use the default. All others tolerate a slow disk: commits on a busy machine took longer.
 DEFAULT_PATIENCE = "0.8"
 QUICK = {
-    "POSTHASTE_ACCEPT_TIMEOUT_SECONDS": "10",
-    "POSTHASTE_LEASE_SECONDS": "30",  # tests of lost leases have shorter ones; elsewhere a busy machine must not lose any
-    "POSTHASTE_LEASE_MARGIN_SECONDS": "0.5",
-    "POSTHASTE_SHUTDOWN_GRACE_SECONDS": "1",
-    "POSTHASTE_OUTBOX_GRACE_SECONDS": "1",
-    "POSTHASTE_RELAY_POLL_SECONDS": "0.1",
-    "POSTHASTE_STATUS_TTL_SECONDS": "1",
-    "POSTHASTE_RATE_PER_KEY": "1000000/second",  # a fast machine must not meet it
+    "accept_timeout_seconds": "10",
+    "lease_seconds": "30",  # a busy machine must lose no lease; tests of lost leases have shorter ones
+    "lease_margin_seconds": "0.5",
+    "shutdown_grace_seconds": "1",
+    "outbox_grace_seconds": "1",
+    "relay_poll_seconds": "0.1",
+    "status_ttl_seconds": "1",
+    "rate_per_key": "1000000/second",  # no test on a fast machine may reach it
 }
 
 
@@ -240,17 +175,18 @@ async def running(
     described = {"url": f"http://127.0.0.1:{sandbox_port}/message", "timeout_seconds": 1.5, "concurrency": 16}
     # So many attempts that on a slow machine, too, a message outlasts the faults of its test.
     described["retry"] = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+    providers = {"sandbox": {**described, **(provider or {})}, **(others or {})}
+    stack_settings = {
         **QUICK,
-        "POSTHASTE_DATABASE_URL": database_url,
-        "POSTHASTE_AMQP_URL": amqp_url,
-        "POSTHASTE_REDIS_URL": redis_url,
-        "POSTHASTE_NAMESPACE": namespace,
-        "POSTHASTE_PORT": str(port),
-        "POSTHASTE_PROVIDERS": json.dumps({"sandbox": {**described, **(provider or {})}, **(others or {})}),
-        **{f"POSTHASTE_{name.upper()}": value for name, value in settings.items()},
+        "database_url": database_url,
+        "amqp_url": amqp_url,
+        "redis_url": redis_url,
+        "namespace": namespace,
+        "port": str(port),
+        "providers": json.dumps(providers),
+        **settings,
     }
+    environment = environment_without_settings() | as_variables(stack_settings)
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
@@ -266,7 +202,7 @@ async def running(
             yield stack
         except BaseException:
             for name, process in stack.processes.items():
-                sys.stderr.write(f"--- {name}\n{process.said()[-3000:]}\n")
+                sys.stderr.write(f"--- {name}\n{process.output()[-3000:]}\n")
             raise
         finally:
             for process in stack.processes.values():
