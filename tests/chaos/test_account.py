@@ -216,7 +216,7 @@ BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
 
 
 @pytest.mark.parametrize(("change", "invariant"), BREAKING, ids=[change.__name__ for change, _ in BREAKING])
-def test_what_breaks_an_invariant_is_named(change: Callable[[Evidence], None], invariant: str) -> None:
+def test_each_violation_names_its_invariant(change: Callable[[Evidence], None], invariant: str) -> None:
     evidence = _good()
     change(evidence)
     assert invariant in violations(evidence)
@@ -255,13 +255,13 @@ def _too_slow(e: Evidence) -> None:
 
 
 @pytest.mark.parametrize("change", [_purged, _kept_waiting, _wiped, _expired, _stalled, _too_slow])
-def test_what_a_fault_excuses_is_green(change: Callable[[Evidence], None]) -> None:
+def test_an_excused_anomaly_violates_nothing(change: Callable[[Evidence], None]) -> None:
     evidence = _good()
     change(evidence)
     assert violations(evidence) == {}
 
 
-def test_staleness_is_counted_from_the_end_of_what_was_told() -> None:
+def test_staleness_is_counted_from_the_end_of_the_observed_status() -> None:
     steps = _steps(A, "queued", "processing", "sent")
     assert staleness(Observation(A, 104.0, 104.1, "queued"), steps) == pytest.approx(2.0)
     assert staleness(Observation(A, 104.0, 104.1, "sent"), steps) == 0.0

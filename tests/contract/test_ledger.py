@@ -281,7 +281,7 @@ async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again
     assert (again.revision, again.idempotency_key) == (1, job.idempotency_key)
 
 
-async def test_a_late_acceptance_counts_until_somebody_claims_again(ledger: AnyLedger) -> None:
+async def test_a_late_acceptance_counts_until_the_next_claim(ledger: AnyLedger) -> None:
     for delivery in Delivery:
         accepted = await _accepted(ledger, message(delivery=delivery))
         (job,) = await ledger.claim([claim_request(accepted.id, lease=0.0)], SECONDS)
@@ -354,7 +354,7 @@ async def test_each_end_of_a_job_makes_a_callback_in_the_same_step(ledger: AnyLe
         assert await _told(ledger, step.callback) == {"type": type_, "id": str(id_), "status": status, "sequence": 3}
 
 
-async def test_what_does_not_end_or_wants_none_makes_no_callback(ledger: AnyLedger) -> None:
+async def test_no_callback_without_a_final_status_or_a_callback_url(ledger: AnyLedger) -> None:
     for new, outcome in (
         (_telling(message()), Outcome(Verdict.RETRYABLE, "http_500", 500)),
         (_telling(message()), NOT_STARTED),

@@ -44,7 +44,7 @@ async def test_an_unknown_job_is_none(cache: AnyCache) -> None:
     assert await cache.read([new_id(), new_id()], SECONDS) == [None, None]
 
 
-async def test_what_is_written_is_read(cache: AnyCache) -> None:
+async def test_a_written_status_is_read(cache: AnyCache) -> None:
     await cache.write([_known(1, Status.QUEUED)], SECONDS)
     assert await _read(cache) == (1, Status.QUEUED, "default")
 

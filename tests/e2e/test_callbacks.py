@@ -66,7 +66,7 @@ def _all(status: str) -> Callable[[list[Any]], bool]:
     return lambda callbacks: bool(callbacks) and all(each["status"] == status for each in callbacks)
 
 
-async def test_the_end_of_a_message_is_told(stack: Stack, receiver: Receiver) -> None:
+async def test_a_callback_reports_the_final_status_of_a_message(stack: Stack, receiver: Receiver) -> None:
     labels: dict[str, Any] = {"reference": "order 7", "tags": ["a", "b"], "metadata": {"z": 1, "a": "é"}}
     id_ = await stack.submit(callback_url=receiver.url + "/hook?x=1", **labels)
     (got,) = await _got(receiver)
@@ -92,7 +92,7 @@ async def test_the_end_of_a_message_is_told(stack: Stack, receiver: Receiver) ->
         got.verified(OTHER_SECRET)
 
 
-async def test_a_failed_callback_comes_again_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
+async def test_a_failed_callback_is_retried_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
     receiver.answers = [500, 302]
     id_ = await stack.submit(callback_url=receiver.url)
     got = await _got(receiver, 3)
@@ -118,7 +118,7 @@ async def test_a_receiver_that_asks_to_be_called_again_at_once_is_called_after_a
     assert second - first > 0.9 and third - second > 1.9
 
 
-async def test_what_wants_no_more_gets_no_more(stack: Stack, receiver: Receiver) -> None:
+async def test_a_receiver_that_answers_gone_gets_no_more_callbacks(stack: Stack, receiver: Receiver) -> None:
     receiver.answer = 410
     id_ = await stack.submit(callback_url=receiver.url)
     (told,) = await _callbacks(stack, id_, _all("failed"))
@@ -140,7 +140,7 @@ async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: R
     assert len({each.id for each in receiver.received}) == 1  # requeued, too: a receiver that had it can tell
 
 
-async def test_each_end_is_told_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
+async def test_each_final_status_has_a_callback_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
     await stack.faults(fail=1, fail_status=400)
     failing = [await stack.submit(callback_url=receiver.url) for _ in range(2)]
     await _distinct(receiver, 2)
@@ -167,7 +167,7 @@ async def _distinct(receiver: Receiver, count: int) -> list[Received]:
     return await eventually(look, lambda received: len(received) >= count, 20)
 
 
-async def test_the_ends_of_reports_are_told(stack: Stack, receiver: Receiver) -> None:
+async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, receiver: Receiver) -> None:
     stack.start("reporter", "consumers", "reports")
     path = f"{stack.base}/api/2.0/report/posts"
     async with stack.session.post(path, json={"callback_url": receiver.url}) as response:
@@ -189,7 +189,7 @@ async def test_a_callback_is_no_message_to_anybody(stack: Stack, receiver: Recei
         assert (await stack.get(path))[0] == 404
 
 
-async def test_what_must_not_be_called_is_refused_and_no_job_made(
+async def test_forbidden_callback_urls_are_refused_and_make_no_job(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with _running(services, database, broker_namespace, tmp_path, callback_allow="[]") as stack:
@@ -208,7 +208,7 @@ async def test_what_must_not_be_called_is_refused_and_no_job_made(
         assert stack.rows("SELECT count(*) FROM jobs") == [(0,)]
 
 
-async def test_what_may_not_be_called_any_more_is_refused_when_it_is_called(
+async def test_urls_forbidden_since_acceptance_are_refused_when_called(
     services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:
@@ -233,7 +233,7 @@ async def test_the_installations_default_and_none_at_all(
         assert await _callbacks(stack, none, lambda told: True) == []
 
 
-async def test_without_secrets_there_are_no_callbacks_and_it_is_said(
+async def test_without_secrets_there_are_no_callbacks_and_the_log_says_so(
     services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     async with _running(services, database, broker_namespace, tmp_path, callback_secrets="[]") as stack:

@@ -133,7 +133,7 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     assert keys == {id_, f"{id_}-1"}
 
 
-async def test_what_may_have_been_sent_is_said_so_and_keeps_its_key(stack: Stack) -> None:
+async def test_letters_that_may_have_been_sent_are_marked_and_keep_their_key(stack: Stack) -> None:
     (id_,) = await _dead(stack, 502, 1, delivery="at_most_once")
     ran = await stack.command("dead-letters", "requeue", "--yes")
     assert "1 of them are unknown" in ran.stdout
@@ -141,7 +141,7 @@ async def test_what_may_have_been_sent_is_said_so_and_keeps_its_key(stack: Stack
     assert {each["idempotency_key"] for each in await stack.provider("/messages")} == {id_}
 
 
-async def test_letters_of_a_provider_that_is_gone_need_another_one(stack: Stack) -> None:
+async def test_letters_of_a_removed_provider_need_another_one(stack: Stack) -> None:
     (id_,) = await _dead(stack, 400, 1)
     described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
     stack.environment["POSTHASTE_PROVIDERS"] = json.dumps({"other": described["sandbox"]})
@@ -155,7 +155,7 @@ async def test_letters_of_a_provider_that_is_gone_need_another_one(stack: Stack)
     assert (await stack.record(id_))["provider"] == "other"
 
 
-async def test_what_is_past_its_deadline_is_left_unless_it_gets_a_new_one(stack: Stack) -> None:
+async def test_letters_past_their_deadline_stay_unless_they_get_a_new_one(stack: Stack) -> None:
     old, young = await _dead(stack, 400, 2)
     sql(stack.database, f"UPDATE jobs SET queued_at = queued_at - interval '2 d' WHERE id = '{old}'")
     refused = await stack.command("dead-letters", "requeue", "--yes")
@@ -179,7 +179,7 @@ async def test_a_discarded_letter_is_gone_for_good(stack: Stack) -> None:
     assert await stack.status(id_) == "discarded"
 
 
-async def test_what_cannot_be_decoded_is_listed_exported_and_discarded(stack: Stack) -> None:
+async def test_undecodable_letters_are_listed_exported_and_discarded(stack: Stack) -> None:
     await _dead(stack, 400, 2)
     path = f"/api/exchanges/%2F/{stack.namespace}.jobs/publish"
     body = {"properties": {}, "routing_key": "messages.sandbox.normal", "payload": "not a job", "payload_encoding": "string"}

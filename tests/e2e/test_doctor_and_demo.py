@@ -89,7 +89,7 @@ async def test_a_queue_with_other_arguments_is_explained(stack: Stack) -> None:
     assert "rebuild" in _wrong(report)["topology"]
 
 
-async def test_jobs_of_a_provider_that_is_gone_are_named(stack: Stack) -> None:
+async def test_jobs_of_a_removed_provider_are_named(stack: Stack) -> None:
     await stack.processes["worker"].kill()
     await stack.submit()
     _, report = await _doctor(

@@ -24,7 +24,7 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 
 
-async def test_the_client_sends_and_is_told(stack: Stack) -> None:
+async def test_the_client_example_sends_and_waits_for_the_final_status(stack: Stack) -> None:
     async with Posthaste(stack.base) as posthaste:
         id_ = await posthaste.send("+1", "hello", key="k1")
         assert await posthaste.send("+1", "hello", key="k1") == id_

@@ -271,7 +271,7 @@ async def _answer(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(lines[0].split(" ")[1]), headers, body
 
 
-async def test_everything_hostile_is_a_problem_that_names_it(stack: Stack) -> None:
+async def test_every_hostile_input_is_a_problem_that_names_it(stack: Stack) -> None:
     assert len(TABLE) >= 150 and len({hostile.raw for hostile in TABLE}) == len(TABLE)
     wrong: list[str] = []
     for hostile in TABLE:

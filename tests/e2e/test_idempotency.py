@@ -77,7 +77,7 @@ async def test_two_hundred_equal_requests_at_once_at_two_processes_are_one_job(s
     assert stack.rows("SELECT count(*) FROM jobs") == [(2,)]
 
 
-async def test_an_answer_lost_with_its_api_is_given_by_the_next(stack: Stack) -> None:
+async def test_an_answer_lost_with_its_api_is_repeated_by_the_next(stack: Stack) -> None:
     """Postgres commits, its answer is swallowed, the API dies: the client does not know, and asks again."""
     stack.proxies["postgres"].cut_on_answer(b"INSERT INTO jobs", times=1000)
     asking = asyncio.create_task(_post(stack, "k1"))

@@ -210,7 +210,7 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
     await eventually(status, lambda seen: seen == "sent", 10)
 
 
-async def test_who_listens_to_others_needs_keys(
+async def test_an_api_on_a_public_address_requires_keys(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
@@ -262,7 +262,7 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
     assert "keys first" not in (await stack.command("migrate", "--first-key")).stdout
 
 
-async def test_what_the_commands_refuse_is_said(stack: Stack) -> None:
+async def test_commands_name_the_reason_of_a_refusal(stack: Stack) -> None:
     for arguments, said in (
         (("clients", "create", "Not This"), "is not of the form"),
         (("keys", "create", "nobody"), "there is no client 'nobody'"),

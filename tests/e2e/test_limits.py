@@ -11,7 +11,7 @@ from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
 
-async def test_a_key_that_calls_too_often_is_told_when_to_come_again(
+async def test_a_key_that_calls_too_often_gets_a_retry_after(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, rate_per_key="5/10seconds") as stack:
@@ -112,7 +112,7 @@ async def test_a_full_backlog_is_closed_until_it_has_shrunk(
         assert said.count("backlog.full") == 1 and said.count("backlog.open") == 1
 
 
-async def test_what_a_paused_provider_keeps_waiting_does_not_count(
+async def test_messages_of_a_paused_provider_do_not_count(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"backlog_high": "10", "backlog_low": "5"}
@@ -122,7 +122,7 @@ async def test_what_a_paused_provider_keeps_waiting_does_not_count(
             await eventually(stack.post, lambda answer: answer[0] == 202, 10)
 
 
-async def test_a_request_that_does_not_arrive_in_time_is_given_up(
+async def test_a_request_that_does_not_arrive_in_time_is_timed_out(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, request_timeout_seconds="0.5") as stack:

@@ -56,7 +56,7 @@ async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None
     assert said.count("cache.down") == said.count("cache.up") <= 1
 
 
-async def test_without_postgres_answers_are_503_within_a_second_and_all_goes_on_after(
+async def test_without_postgres_answers_are_503_within_a_second_and_work_continues_after(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, accept_timeout_seconds=DEFAULT_PATIENCE) as stack:
@@ -81,7 +81,7 @@ async def test_without_postgres_answers_are_503_within_a_second_and_all_goes_on_
         await stack.becomes(after, "sent")
 
 
-async def test_outcomes_reached_while_postgres_is_away_are_recorded_when_it_is_back(stack: Stack) -> None:
+async def test_outcomes_reached_while_postgres_is_down_are_recorded_when_it_is_back(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=0.7)
     ids = [await stack.submit(f"+{n}") for n in range(10)]
     await eventually(lambda: stack.provider("/stats"), lambda stats: stats["raw"] == 10, 10)

@@ -53,7 +53,7 @@ async def _refused(port: int) -> bool:
     return False
 
 
-async def test_at_most_once_is_tried_again_where_nobody_can_have_got_it(stack: Stack) -> None:
+async def test_at_most_once_is_retried_if_the_message_was_provably_not_sent(stack: Stack) -> None:
     await stack.faults(refuse_seconds=2)
     await eventually(lambda: _refused(stack.sandbox_port), bool)
     id_ = await stack.submit(delivery="at_most_once")
@@ -85,7 +85,7 @@ async def test_a_worker_that_dies_in_mid_send_leaves_at_most_once_unknown(stack_
     assert (await stack.provider("/stats"))["raw"] == 1
 
 
-async def test_a_provider_that_asks_for_patience_gets_it_uncharged(
+async def test_a_provider_that_sends_retry_after_defers_uncharged(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     provider = {"retry": {"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1}}
@@ -155,7 +155,7 @@ async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbour
 
 
 @pytest.mark.parametrize("path", ["/messages/{}/attempts", "/api/2.0/report/jobs/{}/attempts"])
-async def test_there_are_no_attempts_at_what_is_not_there(stack: Stack, path: str) -> None:
+async def test_a_message_that_does_not_exist_has_no_attempts(stack: Stack, path: str) -> None:
     for id_ in ("01a1ff6c-bcef-7503-afba-6071d2a10df9", "x"):
         assert (await stack.get(path.format(id_)))[0] == 404
     id_ = (await stack.post())[1]["id"]

@@ -107,7 +107,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert unknown.returncode == 2 and "sandbox" in unknown.stderr
 
 
-async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: tuple[Stack, Sandbox]) -> None:
+async def test_messages_waiting_for_a_removed_provider_are_moved_to_another(two: tuple[Stack, Sandbox]) -> None:
     stack, other = two
     await stack.processes["worker"].kill()
     ids = [await stack.submit(f"+{n}", provider="other", priority=["normal", "high"][n % 2]) for n in range(6)]
@@ -123,7 +123,7 @@ async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: t
     assert (await stack.command("providers", "move", "other", "--provider", "nobody")).returncode == 2
 
 
-async def test_a_message_whose_worker_died_comes_back_by_its_providers_own_policy(
+async def test_a_message_whose_worker_died_is_retried_by_its_providers_own_policy(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     """The provider's delay is up to 22 hours; that of the default policy is less than a second."""

@@ -31,7 +31,7 @@ async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
     assert len(expected) == 50
 
 
-async def test_many_at_once_are_answered_or_told_to_come_back_and_messages_go_on(stack: Stack) -> None:
+async def test_many_reports_at_once_are_answered_or_refused_as_busy_and_messages_continue(stack: Stack) -> None:
     await stack.command("posts", "seed", "--count", "5000")
     sending = asyncio.create_task(stack.submit())
     answers = await asyncio.gather(*(stack.get(PATH) for _ in range(40)))

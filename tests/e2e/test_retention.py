@@ -38,7 +38,7 @@ def _count(stack: Stack, table: str) -> int:
     return int(str(stack.rows(f"SELECT count(*) FROM {table}")[0][0]))
 
 
-async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(stack: Stack) -> None:
+async def test_jobs_that_ended_long_ago_are_deleted_and_dead_letters_stay(stack: Stack) -> None:
     ids = await _some(stack, "+1")
     fresh = await stack.submit("+1")
     await stack.becomes(fresh, "sent")

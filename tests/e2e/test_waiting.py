@@ -115,7 +115,7 @@ async def test_a_preference_is_capped_or_ignored(stack: Stack) -> None:
             assert (response.status, response.headers.get("Preference-Applied")) == (200, applied), prefer
 
 
-async def test_waiting_for_what_is_not_there_is_404_at_once(stack: Stack) -> None:
+async def test_waiting_for_a_job_that_does_not_exist_is_404_at_once(stack: Stack) -> None:
     started = time.monotonic()
     missing = "01a1ff6c-bcef-7503-afba-6071d2a10df9"
     for path in (f"/message/{missing}/status", f"/messages/{missing}", f"{JOBS}/{missing}", f"/messages/{missing}/events"):
@@ -147,7 +147,7 @@ async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> 
     assert all(data["version"] == int(event_id) and data["id"] == id_ for _, event_id, data in events)
 
 
-async def test_a_reader_that_comes_back_goes_on_where_it_was(stack: Stack) -> None:
+async def test_a_reader_that_reconnects_continues_at_its_last_event(stack: Stack) -> None:
     await stack.becomes(id_ := await stack.submit(), "sent")
     events = await _all(stack, f"/messages/{id_}/events", last=1)
     assert [(name, event_id) for name, event_id, _ in events] == [("status", "3")]
@@ -155,7 +155,7 @@ async def test_a_reader_that_comes_back_goes_on_where_it_was(stack: Stack) -> No
         assert response.status == 204  # at which a browser stops asking
 
 
-async def test_without_redis_waiting_clients_are_told_by_the_ledger(stack: Stack) -> None:
+async def test_without_redis_waiting_clients_are_answered_from_the_ledger(stack: Stack) -> None:
     await stack.proxies["redis"].refuse()
     await stack.faults(slow=1, slow_seconds=0.5)
     id_ = await stack.submit()
@@ -164,7 +164,7 @@ async def test_without_redis_waiting_clients_are_told_by_the_ledger(stack: Stack
     assert events[-1][2]["status"] == "sent"
 
 
-async def test_a_report_tells_how_far_it_is(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
+async def test_a_report_shows_its_progress(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
         stack.start("reporter", "consumers", "reports")
         done = await stack.command("posts", "seed", "--count", "20000", "--users", "50", "--words", "20:40")

@@ -7,7 +7,7 @@ from tests.support.services import Services
 from tests.support.stack import running
 
 
-async def test_every_operation_does_as_the_document_says(
+async def test_every_operation_behaves_as_documented(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:  # type: ignore[arg-type]

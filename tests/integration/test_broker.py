@@ -64,7 +64,7 @@ async def test_a_connection_lost_while_looking_at_the_broker_is_named(services: 
     await proxy.close()
 
 
-async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_pointer(
+async def test_published_messages_are_confirmed_persistent_and_carry_only_the_pointer(
     services: Services, broker_namespace: str
 ) -> None:
     topology = describe(broker_namespace, PROVIDERS)
@@ -81,7 +81,7 @@ async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_po
         await delivery.ack()
 
 
-async def test_publishing_to_a_queue_that_is_gone_fails_and_brings_it_back(services: Services, broker_namespace: str) -> None:
+async def test_publishing_to_a_deleted_queue_fails_and_declares_it_again(services: Services, broker_namespace: str) -> None:
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     async with background(publisher.run()), await aio_pika.connect(services.amqp) as connection:
@@ -93,7 +93,9 @@ async def test_publishing_to_a_queue_that_is_gone_fails_and_brings_it_back(servi
         await _until_published(publisher, Pointer(new_id(), 1))
 
 
-async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(services: Services, broker_namespace: str) -> None:
+async def test_a_consumer_continues_after_its_queue_is_deleted_or_its_connection_cut(
+    services: Services, broker_namespace: str
+) -> None:
     url, proxy = await proxied(services.amqp)
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
@@ -136,7 +138,7 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
         assert received.empty()
 
 
-async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: Services, broker_namespace: str) -> None:
+async def test_settling_a_delivery_of_a_closed_channel_is_harmless(services: Services, broker_namespace: str) -> None:
     url, proxy = await proxied(services.amqp)
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
@@ -237,7 +239,7 @@ async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
     assert hung_up == 3
 
 
-async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the_broker() -> None:
+async def test_any_error_of_the_client_on_a_dying_connection_becomes_an_error_of_the_broker() -> None:
     for let_out in (asyncio.CancelledError(), Exception()):
         with pytest.raises(ConnectionResetError), client_calls():
             raise let_out

@@ -139,14 +139,14 @@ def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
         (503, Verdict.RETRYABLE, "http_503"),
     ],
 )
-async def test_what_an_answer_means(status: int, verdict: Verdict, reason: str | None) -> None:
+async def test_each_answer_has_its_outcome(status: int, verdict: Verdict, reason: str | None) -> None:
     async with receiving(answer=status) as receiver:
         outcome = await _send(receiver.url)
     assert (outcome.verdict, outcome.reason, outcome.provider_code) == (verdict, reason, status)
     assert len(receiver.received) == 1
 
 
-async def test_a_receiver_that_asks_for_patience_gets_it() -> None:
+async def test_a_receiver_that_sends_retry_after_defers_its_callback() -> None:
     async def later(request: web.Request) -> web.Response:
         return web.Response(status=503, headers={"Retry-After": "7"})
 
@@ -201,7 +201,7 @@ async def test_a_name_that_leads_to_an_odd_port_is_refused_at_connect() -> None:
     assert await _send("http://innocent.example:22/", guard=guard, resolver=Names(["8.8.8.8"])) == REFUSED
 
 
-async def test_a_name_that_changes_its_answer_is_judged_by_where_it_leads_now() -> None:
+async def test_a_name_that_changes_its_address_is_judged_by_the_current_one() -> None:
     """Public when it was given and looked at, inside when it is called: what is resolved for the connection counts."""
     names = Names(["192.0.2.1"], ["127.0.0.1"])
     async with receiving() as receiver:
@@ -289,7 +289,7 @@ async def test_headers_that_drip_or_never_end_are_given_up_in_time() -> None:
         assert (await _raw(b"nonsense, and more of it\r\n\r\n")).reason == "connection_lost"
 
 
-async def test_a_receiver_that_hangs_or_is_not_there_is_tried_again() -> None:
+async def test_callbacks_to_a_hanging_or_absent_receiver_are_retried() -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(60)
         return web.Response()
@@ -300,7 +300,7 @@ async def test_a_receiver_that_hangs_or_is_not_there_is_tried_again() -> None:
     assert (gone.verdict, gone.reason, gone.surely_not_sent) == (Verdict.RETRYABLE, "no_connection", True)
 
 
-async def test_a_receiver_without_tls_is_not_told_in_plain_text() -> None:
+async def test_a_receiver_without_tls_gets_no_callback_in_plain_text() -> None:
     async with receiving() as plain:
         outcome = await _send(plain.url.replace("http://", "https://"))  # it does not even speak TLS
     assert (outcome.verdict, outcome.reason, outcome.surely_not_sent) == (Verdict.RETRYABLE, "tls_failed", True)

@@ -90,7 +90,7 @@ async def test_of_two_copies_of_one_version_one_stays(services: Services, broker
     assert (looked.acknowledged, looked.kept) == (0, 3)
 
 
-async def test_what_cannot_be_decoded_stays_unless_it_is_to_be_dropped(services: Services, broker_namespace: str) -> None:
+async def test_undecodable_messages_stay_unless_they_are_to_be_dropped(services: Services, broker_namespace: str) -> None:
     topology = describe(broker_namespace, PROVIDERS)
     await _filled(services, topology, copies(1))
     async with await aio_pika.connect(services.amqp) as connection:

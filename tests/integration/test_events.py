@@ -58,14 +58,14 @@ async def cache(services: Services, namespace: str, patient_redis: None) -> Asyn
     await found.close()
 
 
-async def test_what_is_newer_is_told_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
+async def test_newer_versions_are_notified_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
     for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
         await cache.write([_known(version, status)], SECONDS)
     await cache.write([_known(4, Status.FAILED)], SECONDS)
     assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
 
 
-async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: StatusCache) -> None:
+async def test_listening_continues_after_redis_was_down(heard: Heard, cache: StatusCache) -> None:
     await heard.proxy.refuse()
 
     async def subscribed() -> bool:
@@ -79,7 +79,7 @@ async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: Statu
     assert await heard.until(1) == [(2, Status.PROCESSING)]
 
 
-async def test_listening_goes_on_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
+async def test_listening_continues_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
     for text in (f"{ID} 7 teleported message default", "nonsense", ""):
         await cache._redis.publish(cache._channel, text)
     await cache.write([_known(8, Status.SENT)], 1)

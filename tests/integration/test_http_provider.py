@@ -105,7 +105,7 @@ async def _callback(url: str) -> Outcome:
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
-async def test_a_date_to_come_back_is_read_by_the_clock_of_the_one_who_set_it(hours: int) -> None:
+async def test_a_retry_after_date_is_relative_to_the_date_of_the_answer(hours: int) -> None:
     """Both clocks differ by hours; the wait is the difference of the answer's own two dates."""
     theirs = datetime.now(UTC) + timedelta(hours=hours)
     dates = [format_datetime(at, usegmt=True) for at in (theirs, theirs + timedelta(seconds=90))]

@@ -124,7 +124,7 @@ def test_the_run_time_role_is_refused(runner: str, statement: str) -> None:
         sql(runner, statement)
 
 
-def test_what_the_owner_adds_later_is_usable_at_once(owner: str, runner: str) -> None:
+def test_tables_that_the_owner_adds_later_are_usable_at_once(owner: str, runner: str) -> None:
     sql(owner, "CREATE TABLE later (id bigint GENERATED ALWAYS AS IDENTITY, number serial, word text)")
     try:
         sql(runner, "INSERT INTO later (word) VALUES ('x')")
@@ -133,7 +133,7 @@ def test_what_the_owner_adds_later_is_usable_at_once(owner: str, runner: str) ->
         sql(owner, "DROP TABLE later")
 
 
-def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
+def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
     owner: str, runner: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RoleMissing, match="'nobody'"):

@@ -64,7 +64,7 @@ async def test_a_row_is_left_alone_until_it_is_due(proxied_store: ProxiedStore) 
     assert await _relay(outbox, broker).round() == 0
 
 
-async def test_what_is_due_is_published_oldest_first_and_forgotten(proxied_store: ProxiedStore) -> None:
+async def test_due_rows_are_published_oldest_first_and_deleted(proxied_store: ProxiedStore) -> None:
     for _ in range(5):
         await _due(proxied_store, 1)
     broker = Broker()
@@ -84,7 +84,7 @@ async def test_queues_are_only_topped_up(proxied_store: ProxiedStore) -> None:
     assert proxied_store.rows("SELECT count(*) FROM outbox") == [(40,)]
 
 
-async def test_what_the_broker_refuses_is_due_again_at_once(proxied_store: ProxiedStore) -> None:
+async def test_rows_that_the_broker_refuses_are_due_again_at_once(proxied_store: ProxiedStore) -> None:
     await _due(proxied_store, 3)
     broker = Broker(refusing=True)
     relay = _relay(Outbox(proxied_store.pool), broker)
@@ -102,7 +102,7 @@ async def test_a_taken_row_is_left_alone_by_a_second_relay(proxied_store: Proxie
     assert await outbox.take(QUEUE, 10, 5) == []
 
 
-async def test_jobs_of_a_provider_that_is_gone_wait_and_hold_nobody_up(proxied_store: ProxiedStore) -> None:
+async def test_jobs_of_a_removed_provider_wait_and_delay_no_other(proxied_store: ProxiedStore) -> None:
     await _due(proxied_store, 2, provider="gone")
     await _due(proxied_store, 1)
     outbox, broker = Outbox(proxied_store.pool), Broker()
@@ -176,7 +176,7 @@ async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(
         second.close()
 
 
-async def test_a_role_that_was_given_up_is_free_at_once_and_other_roles_are_apart(proxied_store: ProxiedStore) -> None:
+async def test_released_leadership_is_free_at_once_and_roles_are_independent(proxied_store: ProxiedStore) -> None:
     first, second, other = (Leadership(proxied_store.database, role) for role in ("relay", "relay", "tidier"))
     try:
         assert [await first.held(), await second.held(), await other.held()] == [True, False, True]

@@ -89,7 +89,7 @@ async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(pro
         (NOT_STARTED, Status.QUEUED, 0),
     ],
 )
-async def test_a_connection_lost_after_the_commit_of_an_outcome_keeps_it_once(
+async def test_a_connection_lost_after_the_commit_of_an_outcome_records_it_once(
     proxied_store: ProxiedStore, outcome: Outcome, status: Status, attempts: int
 ) -> None:
     job = await _claimed(proxied_store)

@@ -111,7 +111,7 @@ async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
     ],
     ids=["read", "unread", "answered", "GET with a body", "chunks", "empty lines after", "empty lines before", "headers"],
 )
-async def test_a_request_that_drips_is_given_up(
+async def test_a_dripping_request_is_timed_out(
     monkeypatch: pytest.MonkeyPatch, first: bytes, piece: bytes, status: bytes
 ) -> None:
     monkeypatch.setattr(TimeoutProtocol, "request_seconds", 0.3)
@@ -136,7 +136,7 @@ async def test_a_request_that_has_arrived_may_be_answered_as_late_as_it_takes() 
         writer.close()
 
 
-async def test_a_body_that_we_do_not_read_yet_is_not_given_up() -> None:
+async def test_a_body_that_the_handler_does_not_read_yet_is_not_timed_out() -> None:
     """The second of two pipelined requests waits for the answer to the first: its client is not slow."""
     async with _serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -150,7 +150,7 @@ async def test_an_empty_queue_is_not_swept_while_the_relay_is_behind(store: Stor
     assert [await sweeper.sweep_once(now) for now in (70.0, 99.0, 100.0)] == [0, 0, 2]
 
 
-async def test_a_sweep_scans_a_bounded_number_of_rows_and_goes_on_where_it_ended(
+async def test_a_sweep_scans_a_bounded_number_of_rows_and_continues_where_it_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)

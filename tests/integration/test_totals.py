@@ -56,7 +56,7 @@ async def test_a_worker_that_lost_the_job_stores_nothing(store: Store) -> None:
     assert store.rows("SELECT count(*) FROM report_totals") == [(0,)]
 
 
-async def test_what_an_earlier_claim_left_is_never_seen_and_goes(store: Store) -> None:
+async def test_totals_of_an_earlier_claim_are_never_read_and_are_deleted(store: Store) -> None:
     totals, first = Totals(store.pool), await _claimed(store)
     assert await totals.store(first, {1: 1, 2: 2}, 5)
     release = decide(first, CUT_SHORT, RetryPolicy(), ran_seconds=1, jitter=0)

@@ -41,7 +41,7 @@ async def test_each_caller_gets_the_own_result() -> None:
     assert await asyncio.gather(*(batcher.submit(n) for n in range(5))) == [0, 10, 20, 30, 40]
 
 
-async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
+async def test_arrivals_during_a_flush_are_the_next_batch() -> None:
     flushes = Flushes()
     flushes.gate.clear()
     batcher = Batcher(flushes)
@@ -77,7 +77,7 @@ async def test_waiting_is_bounded() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_twin_is_flushed_once_and_told_what_twins_are_told() -> None:
+async def test_twins_are_flushed_once_and_the_losers_get_the_twin_result() -> None:
     flushes = Flushes()
     batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, twin=lambda _: -1)
     assert await asyncio.gather(*(batcher.submit(n) for n in (7, 7, 8, 7))) == [70, -1, 80, -1]

@@ -35,7 +35,7 @@ def test_a_plain_url_to_a_public_place_is_taken(url: str) -> None:
     Guard().check(url)
 
 
-def test_what_the_allow_list_names_may_be_called_at_any_port() -> None:
+def test_allowed_networks_may_be_called_at_any_port() -> None:
     guard = Guard([ip_network("127.0.0.0/8"), ip_network("::1/128")])
     for url in ("http://127.0.0.1:9008/", "http://localhost:9008/", "http://[::1]:9008/"):
         guard.check(url)

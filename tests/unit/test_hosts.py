@@ -161,7 +161,7 @@ async def test_any_answer_of_a_host_counts_as_one_but_one_receivers_plea_is_its_
     assert await hosts.call(A, Sends().now) == ACCEPTED
 
 
-async def test_hosts_that_are_well_are_forgotten_and_of_the_others_only_so_many_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_healthy_hosts_are_forgotten_and_the_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "KNOWN_HOSTS", 10)
     hosts = Hosts(8, POLICY)
     for n in range(50):

@@ -96,7 +96,7 @@ async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_loo
     assert not caller.usable and told == ["before", "revoked"]
 
 
-async def test_what_was_known_last_holds_while_nobody_can_tell() -> None:
+async def test_the_last_known_keys_hold_while_postgres_is_down() -> None:
     book = Book()
     key, other, keyring = book.add(), book.add(), _keyring(book)
     await keyring.refresh()

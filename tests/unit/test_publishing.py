@@ -93,7 +93,7 @@ async def test_only_what_was_confirmed_is_forgotten() -> None:
     assert forgotten == [1, 2]
 
 
-async def test_what_cannot_be_published_before_it_is_due_is_left_to_the_relay() -> None:
+async def test_messages_that_cannot_be_published_before_they_are_due_are_left_to_the_relay() -> None:
     broker = Broker()
     async with running(broker) as (publisher, forgotten):
         publisher.offer(_outgoing(1, seconds=0))
@@ -103,7 +103,7 @@ async def test_what_cannot_be_published_before_it_is_due_is_left_to_the_relay() 
     assert broker.published == [2] == forgotten
 
 
-async def test_what_the_relay_has_taken_over_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_that_the_relay_took_over_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "CAPACITY", 2)
     broker = Broker()
     async with running(broker) as (publisher, _):
@@ -114,7 +114,7 @@ async def test_what_the_relay_has_taken_over_makes_room(monkeypatch: pytest.Monk
     assert broker.published == [3, 4]
 
 
-async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "CAPACITY", 2)
     broker = Broker()
     async with running(broker) as (publisher, _):

@@ -47,12 +47,12 @@ class Totals:
         (DeadlinePassed("too long"), "report_timeout"),
     ],
 )
-async def test_what_may_pass_is_tried_again_and_named(error: Exception, reason: str) -> None:
+async def test_transient_failures_are_retried_and_named(error: Exception, reason: str) -> None:
     outcome = await CountWords(DatabasePool(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, reason)
 
 
-async def test_what_cannot_be_stored_ends_it() -> None:
+async def test_unstorable_totals_end_the_report() -> None:
     outcome = await CountWords(DatabasePool(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.REJECTED, "bad_data")
 

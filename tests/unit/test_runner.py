@@ -159,12 +159,12 @@ async def test_a_stale_copy_is_acknowledged_and_forgotten() -> None:
     assert (copy.settled, len(bench.handler.given)) == (["ack"], 1)
 
 
-async def test_what_cannot_be_decoded_is_rejected() -> None:
+async def test_undecodable_messages_are_rejected() -> None:
     bench = _bench()
     assert (await bench.deliver(Delivery(b"nonsense"))).settled == ["reject"]
 
 
-async def test_it_is_acknowledged_before_it_is_sent() -> None:
+async def test_a_message_is_acknowledged_before_it_is_sent() -> None:
     order: list[str] = []
     delivery = Delivery(b"", settled=order)
 
@@ -236,7 +236,7 @@ async def test_a_handler_that_crashes_is_an_unknown_outcome() -> None:
     assert bench.ledger.jobs[pointer.id].attempts == 1
 
 
-async def test_after_stop_deliveries_are_given_back() -> None:
+async def test_after_stop_deliveries_are_nacked() -> None:
     bench = _bench()
     await bench.runner.stop(0)
     pointer = await bench.job()
@@ -277,7 +277,7 @@ async def test_a_report_that_is_not_ours_lets_the_next_one_come() -> None:
     assert bench.taking.told == ["pause reports", "resume reports"]
 
 
-async def test_a_report_cut_by_the_grace_is_given_to_somebody_else_uncharged() -> None:
+async def test_a_report_cut_by_the_grace_is_released_to_another_worker_uncharged() -> None:
     begun = asyncio.Event()
 
     async def answer() -> Outcome:
@@ -315,7 +315,7 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
     assert bench.ledger.jobs[pointer.id].attempts == 0
 
 
-async def test_a_late_acceptance_is_recorded_unless_somebody_tried_again() -> None:
+async def test_a_late_acceptance_is_recorded_unless_the_job_was_claimed_again() -> None:
     for claimed_again, status in ((False, Status.SENT), (True, Status.PROCESSING)):
         begun, go_on = asyncio.Event(), asyncio.Event()
 

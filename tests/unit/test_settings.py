@@ -83,7 +83,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CALLBACK_SECRETS": f'["{SECRET}"]', "LEASE_SECONDS": "21"}, "POSTHASTE_CALLBACK_TIMEOUT_SECONDS"),
     ],
 )
-def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
+def test_inconsistent_settings_are_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
     _set(monkeypatch, **values)
     with pytest.raises(SettingsError, match=re.escape(named)):
         load()

@@ -53,7 +53,7 @@ async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
     assert ledger.asked == 2
 
 
-async def test_a_job_that_is_not_there_is_none_and_not_cached() -> None:
+async def test_a_job_that_does_not_exist_is_none_and_not_cached() -> None:
     statuses, cache, _, _ = _bench()
     assert await statuses.read(new_id()) is None
     assert cache.values == {}

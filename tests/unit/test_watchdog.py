@@ -70,7 +70,7 @@ async def test_a_message_that_has_come_this_moment_is_no_sign() -> None:
 
 
 @pytest.mark.parametrize("healthy", [{"quiet": 0.5}, {"quiet": None}, {"ready": 0}, {"idle": False}])
-async def test_who_is_healthy_is_left_alone(healthy: dict[str, float]) -> None:
+async def test_a_healthy_consumer_is_left_alone(healthy: dict[str, float]) -> None:
     scene = Scene(**healthy)  # type: ignore[arg-type]
     await _looks(scene, scene.watchdog(), 0, 10, 10, 10, 10)
     assert scene.rebuilt == 0
