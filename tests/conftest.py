@@ -1,4 +1,4 @@
-"""What all tests share: real services, a database and a namespace of their own for each test."""
+"""Fixtures of all tests: real services, and a database and a namespace for each test."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -37,7 +37,7 @@ def namespace() -> str:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest, services: Services, namespace: str) -> Iterator[str]:
-    """The URL of a migrated, empty database that belongs to this test's namespace."""
+    """The URL of a migrated, empty database of the test's namespace."""
     shared = request.config.getoption("--shared-database")
     if shared:
         yield _emptied(with_path(services.database, shared))
@@ -48,7 +48,7 @@ def database(request: pytest.FixtureRequest, services: Services, namespace: str)
 
 
 def _emptied(url: str) -> str:
-    """The URL of a database, without its rows. DELETE of a few rows is faster than TRUNCATE."""
+    """Delete all rows. DELETE of a few rows is faster than TRUNCATE."""
     tables = [str(name) for (name,) in sql(url, _TABLES)]
     sql(url, "; ".join(f"DELETE FROM {name}" for name in tables))
     return url
@@ -56,13 +56,13 @@ def _emptied(url: str) -> str:
 
 @pytest.fixture
 async def broker_namespace(services: Services, namespace: str) -> AsyncIterator[str]:
-    """A namespace whose exchanges and queues are deleted afterwards."""
+    """A namespace; its exchanges and queues are deleted afterwards."""
     yield namespace
     await drop_namespace(services.amqp, namespace, PROVIDERS)
 
 
 @pytest.fixture
 def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls to Redis have more than their 50 ms: a test of something else must not fail on a busy machine."""
+    """Allow calls to Redis more than 50 ms: other tests must not fail on a busy machine."""
     for module in (rates, status_cache):
         monkeypatch.setattr(module, "CALL_SECONDS", 10.0)

@@ -1,4 +1,4 @@
-"""The account can fail: for each invariant, evidence of a good run, and the least change to it that must be noticed."""
+"""The account can fail: for each invariant, the smallest change of a good run's evidence that must violate it."""
 
 from collections.abc import Callable
 from dataclasses import replace

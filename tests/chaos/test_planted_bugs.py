@@ -1,4 +1,4 @@
-"""Each planted bug is found, and the message names the invariant that it breaks."""
+"""Each planted bug is found, and the violation names its invariant."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What every ledger promises; the fake and Postgres pass the same suite."""
+"""The promises of every ledger; the fake and Postgres pass the same suite."""
 
 import json
 from collections.abc import AsyncIterator

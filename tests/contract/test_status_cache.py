@@ -1,4 +1,4 @@
-"""What every status cache promises; the fake and Redis pass the same suite."""
+"""The promises of every status cache; the fake and Redis pass the same suite."""
 
 import time
 from collections.abc import AsyncIterator

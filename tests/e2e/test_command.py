@@ -1,4 +1,4 @@
-"""The `posthaste` command as a user has it: up, send, status, and what it says when something is wrong."""
+"""The `posthaste` command as users run it: up, send, status, and its error messages."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A worker that is cut off by the broker itself comes back by itself."""
+"""A worker whose channel the broker closes consumes again by itself."""
 
 import asyncio
 import json

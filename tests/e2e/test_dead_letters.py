@@ -1,4 +1,4 @@
-"""Dead letters come back: by the command, over HTTP and by hand; each once, however often it is interrupted."""
+"""Dead letters are requeued by the command, over HTTP and by hand, each once, even after interruptions."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""`posthaste doctor` names each thing that is broken and its mend; `posthaste demo` accounts for every message."""
+"""`posthaste doctor` names each defect and its remedy; `posthaste demo` accounts for every message."""
 
 import asyncio
 import json

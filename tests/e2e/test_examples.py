@@ -1,4 +1,4 @@
-"""The examples work, and go on where an API is restarted under them."""
+"""The examples work, and continue when an API restarts."""
 
 import asyncio
 import os

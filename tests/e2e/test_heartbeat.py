@@ -1,4 +1,4 @@
-"""Workers and the relay show by a file that they can work: what a container's health check looks at."""
+"""Workers and the relay touch a heartbeat file that container health checks read."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Hostile input on every route, byte for byte: each is answered with a 4xx problem that names it, and makes no job."""
+"""Hostile input on every route, byte for byte: every request gets a 4xx problem that names the fault, and makes no job."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What clients may send: every bad field is named, nothing is a 500, and no job is made."""
+"""Validation of requests: every bad field is named, no answer is a 500, and no job is made."""
 
 import json
 from dataclasses import dataclass, field

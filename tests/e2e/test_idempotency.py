@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: a request sent again makes no second job."""
+"""The Idempotency-Key header: a repeated request makes no second job."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Two clients: whatever one asks for with the other's ids, on every route there is, it finds nothing."""
+"""Two clients: no route returns anything for the other client's ids."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Who may call: keys, scopes, revocation, and that one client never finds another's jobs."""
+"""API keys: authentication, scopes, revocation, and the isolation of clients."""
 
 import asyncio
 import re

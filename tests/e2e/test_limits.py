@@ -1,4 +1,4 @@
-"""Too much is answered at once, and says when to come again: requests, waiting clients, a backlog, slow requests."""
+"""Limits answer at once with Retry-After: request rates, waiting clients, the backlog, slow requests."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Lists of messages: filters, pages that stay what they are while messages come in."""
+"""Lists of messages: filters, and pages that stay stable while messages arrive."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Messages that are lost inside the broker are published again by themselves; `rebuild` does it at once."""
+"""Messages lost in the broker are republished automatically; `rebuild` does it immediately."""
 
 import asyncio
 from collections.abc import AsyncIterator

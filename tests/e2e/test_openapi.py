@@ -1,4 +1,4 @@
-"""The OpenAPI document says what there is, and what there is does as it says."""
+"""The OpenAPI document and the API agree."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is down, and what goes on: the table of DESIGN section 1, a test for each cell that this service has."""
+"""Outages: the table of DESIGN section 1, one test per cell."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What a provider can do to a message, and how often it may reach it: the table of docs/lifecycle.md, for real."""
+"""Outcomes of a request at the provider, and how often it may be repeated: the table of docs/lifecycle.md on real processes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Priority high, batches, and what clients attach to a message."""
+"""Priority high, batches, and clients' labels of a message."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Providers in trouble: one that hangs costs others nothing, one that is paused gets nothing, one that is gone is replaced."""
+"""Providers fail alone: a hanging one delays no other, a paused one gets nothing, a removed one is replaced."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The report as a job: equal to the report within the request, survives what it meets, and is never plausibly wrong."""
+"""The report as a job equals the report within the request, survives faults, and never returns a wrong result."""
 
 import asyncio
 import csv

@@ -1,4 +1,4 @@
-"""What is over goes; what somebody still has to look at stays; what concerns a destination can be erased."""
+"""Ended jobs are deleted, dead letters stay, and all messages to one destination can be erased."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

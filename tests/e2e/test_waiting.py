@@ -1,4 +1,4 @@
-"""Clients that wait: long-polls and server-sent events, on real processes."""
+"""Waiting clients: long polls and server-sent events on real processes."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: the long run, on a service of its own; exit code 1 where a check does not hold."""
+"""`python -m tests.fuzz`: the long run on a private service; exit code 1 if a check fails."""
 
 import argparse
 import asyncio

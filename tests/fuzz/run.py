@@ -1,4 +1,4 @@
-"""One run of schemathesis, with all its checks, against a service of its own in which a key is needed."""
+"""One run of schemathesis with all its checks, against a private service that requires a key."""
 
 import asyncio
 import os

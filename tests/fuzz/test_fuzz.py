@@ -1,4 +1,4 @@
-"""The short run: every boundary that the document has, deterministically. `make fuzz` is the long one, with random values."""
+"""The short fuzz run: every boundary of the OpenAPI document, deterministically. `make fuzz` adds random values."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Keys as Postgres keeps them: rotation shortens a life and never prolongs it; the first key is taken once."""
+"""API keys in Postgres: rotation only shortens a key's life; only one caller creates the first key."""
 
 import asyncio
 from typing import Any

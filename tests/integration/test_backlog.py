@@ -1,4 +1,4 @@
-"""A client's backlog is its own messages and reports that are due and could be worked on."""
+"""A client's backlog counts its own due messages and reports that can be processed."""
 
 from datetime import UTC, datetime, timedelta
 

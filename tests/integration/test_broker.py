@@ -1,4 +1,4 @@
-"""RabbitMQ as we use it: confirmed and mandatory publishing, and consumers that come back whatever is lost."""
+"""RabbitMQ: confirmed and mandatory publishing, and consumers that recover from every loss."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine

@@ -1,4 +1,4 @@
-"""Callbacks over real sockets: who is called, what is signed, what an answer means, and what a hostile receiver can do."""
+"""Callbacks over real sockets: allowed addresses, signatures, the outcome of each answer, hostile receivers."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""Redis cut, frozen or wiped: reads fail within 50 ms and by name, and the next ones go on."""
+"""Redis cut, frozen or wiped: reads fail by name within 50 ms, and later reads succeed."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""A test's database is as the template is, whatever the test before did to it."""
+"""A test's database equals the template, whatever the previous test did."""
 
 import psycopg2
 import pytest

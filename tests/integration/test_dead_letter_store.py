@@ -1,4 +1,4 @@
-"""Dead letters: each filter finds its own, and a requeued one starts as if it were new."""
+"""Dead letters: each filter selects exactly its letters, and a requeued one starts anew."""
 
 from dataclasses import replace
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Dead letters that cannot be requeued hide none that can, and one client's are found by an index of their own."""
+"""Letters that cannot be requeued hide no others; an index finds one client's letters."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""Tidying a dead queue: whatever lies in front, stale copies go, and every other message stays as it was."""
+"""Tidying a dead queue deletes stale copies and leaves every other message unchanged."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

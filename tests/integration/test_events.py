@@ -1,4 +1,4 @@
-"""Transitions that are cached are heard by every process, across a Redis that goes away and comes back."""
+"""Cached transitions notify every process, and again after an outage of Redis."""
 
 import asyncio
 import time

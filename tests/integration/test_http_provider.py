@@ -1,4 +1,4 @@
-"""The HTTP provider over real sockets: the status line decides, and no answer makes `send` raise."""
+"""The HTTP provider over real sockets: the status line decides, and `send` never raises."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Idempotency keys: each is kept for its time, and its first answer outlives the job."""
+"""Idempotency keys expire after their time, and outlive their jobs until then."""
 
 from dataclasses import replace
 

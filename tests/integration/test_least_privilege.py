@@ -1,4 +1,4 @@
-"""Whoever runs the service needs no more than these privileges, and has no more. Each on a server of the test's own."""
+"""The runtime roles have exactly the privileges they need. Each test has a private server."""
 
 import asyncio
 import time

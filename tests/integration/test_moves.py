@@ -1,4 +1,4 @@
-"""`posthaste providers move`: waiting messages change their provider, and nothing else."""
+"""`posthaste providers move` changes the provider of waiting messages, and nothing else."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The API's own answers to a browser that calls for a foreign page."""
+"""The API's own answers to browser requests from foreign pages."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The outbox and the relay: what is due and still there is published, by one relay at a time, in portions."""
+"""The outbox and the relay: one relay at a time publishes due rows, in portions."""
 
 import asyncio
 from collections.abc import Sequence

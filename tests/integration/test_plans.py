@@ -1,4 +1,4 @@
-"""The plans of the statements that run all the time, on a ledger with history: each goes by an index.
+"""The plans of the hot statements, on a ledger with history: each uses an index.
 
 `make plans` prints them.
 """

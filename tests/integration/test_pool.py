@@ -1,4 +1,4 @@
-"""Calls of Postgres with a deadline: what an abandoned call leaves behind, and what counts as contact."""
+"""Postgres calls with a deadline: the effects of an abandoned call, and the meaning of contact."""
 
 import asyncio
 import os

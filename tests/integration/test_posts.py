@@ -1,4 +1,4 @@
-"""The posts table: what is written is read, in one snapshot, and TRUNCATE cannot come between."""
+"""The posts table: a reader has one snapshot, and TRUNCATE waits for it."""
 
 import asyncio
 import threading

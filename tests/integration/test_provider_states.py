@@ -1,4 +1,4 @@
-"""Providers: what waits for each, which are paused, and how waiting messages move from one to another."""
+"""Providers: waiting jobs by provider, paused providers, and moves between providers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Purging makes progress however much there is to delete."""
+"""Purging makes progress, whatever the number of rows."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The races that DESIGN's batching rules close: each test fails when its rule is taken out."""
+"""The races that DESIGN's batching rules close. Each test fails without its rule."""
 
 import asyncio
 import random

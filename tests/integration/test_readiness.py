@@ -1,4 +1,4 @@
-"""Readiness names what is down, and tells strangers no more than that."""
+"""Readiness names the services that are down, and shows strangers no details."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`examples/redis_queue.py` does what it says: each job once to a living worker, a dead worker's jobs to another."""
+"""`examples/redis_queue.py`: one worker handles each job, and another takes over a dead worker's jobs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A request has so many seconds to arrive, to the last byte of its body, whether a handler reads it or not."""
+"""The request timeout covers the whole request to the last byte of its body, read or unread."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Names that never resolve cost their own calls a deadline, and other calls nothing."""
+"""Host names that never resolve delay only their own calls."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The schema: migrated from nothing, twice, by two at once; refused where it does not fit."""
+"""Migrations: from nothing, twice, concurrently; an incompatible schema is refused."""
 
 import asyncio
 from collections.abc import Iterator

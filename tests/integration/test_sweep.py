@@ -1,4 +1,4 @@
-"""The sweep finds jobs that wait without a message, and only those."""
+"""The sweep finds exactly the waiting jobs without a message."""
 
 from datetime import timedelta
 

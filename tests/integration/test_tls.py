@@ -1,4 +1,4 @@
-"""The three services over TLS by their URLs, with a certificate made here; an authority that is not trusted is refused."""
+"""The three services over TLS: a test certificate is accepted by its authority and refused without it."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The totals of a report: only what the claim that completed it has written is ever seen."""
+"""Only the claim that completed a report determines its totals."""
 
 from dataclasses import replace
 from uuid import UUID, uuid4

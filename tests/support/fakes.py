@@ -1,4 +1,4 @@
-"""Fakes for unit tests of pure decisions. Each passes the contract suite that the real one passes."""
+"""Fakes of the ledger and the status cache. Each passes the same contract suite as the real adapter."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A ledger on a database of its own."""
+"""A ledger on the test's own database."""
 
 from dataclasses import dataclass
 

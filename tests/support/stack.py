@@ -1,4 +1,4 @@
-"""The whole service as real processes on free ports, with a proxy in front of each dependency."""
+"""The whole service: real processes on free ports, with a proxy in front of each dependency."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ REPORTS = "/api/2.0/report/posts"
 
 @dataclass
 class Stack:
-    """A running service. `api`, `worker` and `relay` are processes; `proxies` hurt what they depend on."""
+    """A running service with the processes `api`, `worker` and `relay`; `proxies` break its connections."""
 
     services: Services
     database: str
@@ -86,16 +86,16 @@ class Stack:
     async def all_become(self, status: str, count: int, seconds: float = 180) -> None:
         await self.all_or(seconds, **{status: count})
 
-    async def all_or(self, seconds: float = 180, /, **wanted: int) -> None:
-        """Wait until there are so many jobs of each status, and none of another."""
+    async def all_or(self, seconds: float = 180, /, **expected: int) -> None:
+        """Wait until the ledger holds exactly these counts of jobs by status."""
 
         async def counts() -> dict[str, int]:
             return {str(name): int(str(n)) for name, n in self.rows("SELECT status, count(*) FROM jobs GROUP BY status")}
 
-        await eventually(counts, lambda seen: seen == wanted, seconds)
+        await eventually(counts, lambda actual: actual == expected, seconds)
 
     def rows(self, statement: str) -> list[tuple[object, ...]]:
-        """Look into the database, past the proxy."""
+        """Run one statement, bypassing the proxy."""
         return sql(self.database, statement)
 
     async def provider(self, path: str) -> Any:
@@ -117,7 +117,7 @@ class Stack:
         await eventually(ready, lambda status: status == 200)
 
     async def until_all_up(self) -> None:
-        """Wait for the API and its connections: from then on the broker has every exchange and queue of the namespace."""
+        """Wait until the API reports every service as up; then all exchanges and queues exist."""
 
         async def checks() -> set[str]:
             try:
@@ -125,14 +125,14 @@ class Stack:
             except aiohttp.ClientConnectionError:
                 return set()
 
-        await eventually(checks, lambda seen: seen == {"up"})
+        await eventually(checks, lambda states: states == {"up"})
 
     async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""
         return await run_command(list(arguments), self.environment, self.folder, seconds)
 
     async def ready(self, queue: str) -> int:
-        """How many messages of a logical queue are ready."""
+        """The number of ready messages in a logical queue."""
         states = await inspect(self.services.amqp, describe(self.namespace, ["sandbox"]))
         return next(state.ready for state in states if state.logical == queue)
 
@@ -167,13 +167,13 @@ async def running(
     others: dict[str, Any] | None = None,
     **settings: str,
 ) -> AsyncIterator[Stack]:
-    """A stack that is ready; whatever of it still runs afterwards is killed. On failure the logs are printed."""
+    """Start a stack and wait until it is ready; kill it afterwards. On failure print the logs."""
     database_url, postgres = await proxied(database)
     amqp_url, rabbitmq = await proxied(services.amqp)
     redis_url, redis = await proxied(services.redis)
     port, sandbox_port = free_port(), free_port()
     described = {"url": f"http://127.0.0.1:{sandbox_port}/message", "timeout_seconds": 1.5, "concurrency": 16}
-    # So many attempts that on a slow machine, too, a message outlasts the faults of its test.
+    # Enough attempts to outlast the faults of a test, even on a slow machine.
     described["retry"] = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
     providers = {"sandbox": {**described, **(provider or {})}, **(others or {})}
     stack_settings = {

@@ -1,4 +1,4 @@
-"""Waiting for a condition with a deadline, instead of sleeping and hoping."""
+"""Wait for a condition with a deadline, instead of a sleep."""
 
 import asyncio
 import time
@@ -7,16 +7,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 POLL = 0.02
-PATIENCE = 60.0  # a condition that fails is worth a minute; one that comes late on a busy machine is no failure
+PATIENCE = 60.0  # a failure may take a minute; a late condition on a busy machine is no failure
 
 
-async def eventually(look: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], seconds: float = PATIENCE) -> T:
-    """Look again and again until what is seen is `wanted`; fails after a minute, or `seconds` if that is more."""
+async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], bool], seconds: float = PATIENCE) -> T:
+    """Read a value repeatedly until the condition holds; fail after a minute, or after `seconds` if that is longer."""
     deadline = time.monotonic() + max(seconds, PATIENCE)
     while True:
-        seen = await look()
-        if wanted(seen):
-            return seen
+        value = await read()
+        if condition(value):
+            return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {max(seconds, PATIENCE):g} s still: {seen!r}")
+            raise AssertionError(f"after {max(seconds, PATIENCE):g} s still: {value!r}")
         await asyncio.sleep(POLL)

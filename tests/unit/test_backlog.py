@@ -1,4 +1,4 @@
-"""A client's backlog is bounded by a number that admissions raise and counts correct."""
+"""A client's backlog is bounded by a counter: admissions raise it, and counts correct it."""
 
 import asyncio
 from contextlib import ExitStack

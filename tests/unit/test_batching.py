@@ -1,4 +1,4 @@
-"""The batching primitive's rules, each of which fails here when it is taken out."""
+"""The rules of batching. Each test fails without its rule."""
 
 import asyncio
 from collections.abc import Callable, Sequence

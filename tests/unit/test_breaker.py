@@ -1,4 +1,4 @@
-"""The breaker, and the gate that obeys it."""
+"""The breaker, and the gate that applies it."""
 
 import asyncio
 from dataclasses import dataclass, field

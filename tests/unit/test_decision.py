@@ -1,4 +1,4 @@
-"""What each outcome means for a job: every row of the decision."""
+"""The decision of each outcome: every row of the table."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

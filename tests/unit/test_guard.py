@@ -1,4 +1,4 @@
-"""Which URLs are called on a client's word: what is refused as text, and which addresses are, whatever a name says."""
+"""The SSRF guard: URLs refused by their text, and addresses refused after resolution."""
 
 from ipaddress import ip_network
 from urllib.parse import urlsplit

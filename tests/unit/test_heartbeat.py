@@ -1,4 +1,4 @@
-"""The heartbeat is a sign of work: without RabbitMQ or Postgres there is none."""
+"""The heartbeat stops without RabbitMQ or Postgres."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One bad receiver does not stand in the others' way: shares of the slots, and hosts that do not answer."""
+"""A failing receiver delays no other: shares of the slots, and breakers per host."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""What a process knows of keys: looked up once, watched while in use, and by whom it stands while nobody can tell."""
+"""The keyring: keys are loaded once, refreshed while in use, and valid while Postgres is down."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Every loop that goes on through failures logs once that they last, and once that they ended."""
+"""Each loop that continues through failures logs their begin once and their end once."""
 
 import asyncio
 import time

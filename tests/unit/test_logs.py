@@ -1,4 +1,4 @@
-"""Logs: an error shows no values, and a reader that stalls stops nothing."""
+"""Logs: errors show no values, and a stalled reader blocks no process."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""A browser's requests for foreign pages are refused; those of every other client pass."""
+"""Browser requests from foreign pages are refused; all other requests pass."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Eager publishing: commit order, slots for each queue, bounds, and leaving to the relay what it has."""
+"""Eager publishing: commit order, slots per queue, bounds, and the handover to the relay."""
 
 import asyncio
 import time

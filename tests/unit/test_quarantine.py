@@ -1,4 +1,4 @@
-"""The quarantine: a suspect is alone, and its solitude has a limit."""
+"""The quarantine runs a suspect alone, for a bounded time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""The reaper: only after a whole lease of its own unbroken contact with Postgres."""
+"""The reaper waits for a whole lease of unbroken contact with Postgres."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""Each step in full: status, cause, attempt, reason, delay and where a copy goes, for every sort of outcome."""
+"""Every field of each transition: status, cause, attempt, reason, delay and copy, for every kind of outcome."""
 
 from dataclasses import replace
 

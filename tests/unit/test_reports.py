@@ -1,4 +1,4 @@
-"""What a report comes to when Postgres does not play along: each reason by its name."""
+"""Outcomes of a report when Postgres fails: each has its reason."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever JSON comes, a request is either a model whose every value can be kept, or a problem that names what is wrong."""
+"""Any JSON becomes a valid model or a problem that names each bad field."""
 
 import json
 from typing import Any

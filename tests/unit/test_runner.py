@@ -1,4 +1,4 @@
-"""The runner's pipeline on the fake ledger: what is acknowledged, given back, rejected, released, retried."""
+"""The runner's pipeline on the fake ledger: acknowledge, nack, reject, release, retry."""
 
 import asyncio
 import time

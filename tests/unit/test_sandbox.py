@@ -1,4 +1,4 @@
-"""The sandbox's faults: refused where they make no sense."""
+"""The sandbox refuses senseless faults."""
 
 import pytest
 

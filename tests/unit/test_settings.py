@@ -1,4 +1,4 @@
-"""Settings are refused at start, naming the variable."""
+"""Invalid settings are refused at start, by the variable's name."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Slots: high goes first, and never takes the last tenth."""
+"""Slots: high priority goes first, and never takes the last tenth."""
 
 import asyncio
 

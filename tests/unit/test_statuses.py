@@ -1,4 +1,4 @@
-"""A status comes from the cache if it is there, else from the ledger, which refills the cache."""
+"""A status comes from the cache, else from the ledger, which refills the cache."""
 
 import time
 from collections.abc import Sequence

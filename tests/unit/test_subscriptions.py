@@ -1,4 +1,4 @@
-"""Watchers are told of what they hear, of what they read, and never of anything older."""
+"""Subscribers get notifications and rereads, and never an older version."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""A task that fails is logged and started again, and is down until it has run for a while."""
+"""A failed task is logged and restarted, and counts as down until it has run for a while."""
 
 import asyncio
 from dataclasses import dataclass, field

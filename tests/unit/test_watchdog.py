@@ -1,4 +1,4 @@
-"""The watchdog bites the stuck, and lets the busy, the paused and the idle be."""
+"""The watchdog restarts stuck consumers, and no busy, paused or idle ones."""
 
 from dataclasses import dataclass
 

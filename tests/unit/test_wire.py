@@ -1,4 +1,4 @@
-"""The wire format: frozen, tolerant of what is added, strict about what it needs."""
+"""The wire format: frozen, tolerant of unknown fields, strict about required ones."""
 
 import json
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Counting words, and making posts to count."""
+"""Counting words, and generating posts."""
 
 from datetime import UTC, datetime, timedelta
 
