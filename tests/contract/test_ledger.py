@@ -324,7 +324,7 @@ async def test_a_lease_lost_before_the_work_began_is_not_counted(ledger: AnyLedg
 
 
 async def _told(ledger: AnyLedger, callback: UUID | None) -> dict[str, Any]:
-    """What a callback says, by its claim."""
+    """The event of a callback, from its claim."""
     assert callback is not None
     (job,) = await ledger.claim([claim_request(callback)], SECONDS)
     assert job is not None and (job.queue, job.destination) == (CALLBACKS, URL)

@@ -43,7 +43,7 @@ async def _running(services: Services, database: str, namespace: str, folder: Pa
 
 
 async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
-    """The requests, once there are so many."""
+    """Wait for this number of requests."""
 
     async def look() -> list[Received]:
         return list(receiver.received)
@@ -52,7 +52,7 @@ async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
 
 
 async def _callbacks(stack: Stack, id_: str, wanted: Callable[[list[Any]], bool]) -> list[Any]:
-    """What the message's list of callbacks says, once it says what is wanted."""
+    """Wait until the message's list of callbacks satisfies the condition."""
 
     async def look() -> list[Any]:
         code, answer = await stack.get(f"/messages/{id_}/callbacks")
@@ -137,7 +137,7 @@ async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: R
     done = await stack.command("dead-letters", "requeue", "--kind", "callback", "--yes")
     assert done.returncode == 0, done.stderr
     await _callbacks(stack, id_, _all("sent"))
-    assert len({each.id for each in receiver.received}) == 1  # requeued, too: a receiver that had it can tell
+    assert len({each.id for each in receiver.received}) == 1  # unchanged by a requeue, so that a receiver can deduplicate
 
 
 async def test_each_final_status_has_a_callback_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
@@ -156,7 +156,7 @@ async def test_each_final_status_has_a_callback_in_order_of_its_sequence(stack: 
 
 
 async def _distinct(receiver: Receiver, count: int) -> list[Received]:
-    """The first request of each callback, once there are so many: one that met its time limit comes again under its id."""
+    """Wait for the first requests of this number of callbacks; one that timed out is repeated under its id."""
 
     async def look() -> list[Received]:
         first: dict[str, Received] = {}
@@ -182,7 +182,7 @@ async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, rece
 
 
 async def test_a_callback_is_no_message_to_anybody(stack: Stack, receiver: Receiver) -> None:
-    """Its id is known to its receiver: no route of messages or reports takes it for one."""
+    """A receiver knows the callback's id, and no route of messages or reports accepts it."""
     await stack.submit(callback_url=receiver.url)
     (got,) = await _got(receiver)
     for path in (f"/message/{got.id}/status", f"/messages/{got.id}", f"/messages/{got.id}/callbacks", f"{JOBS}/{got.id}"):
@@ -276,7 +276,7 @@ async def test_one_receiver_that_hangs_does_not_hold_up_the_others(
         well = [await stack.submit(callback_url=receiver.url) for _ in range(10)]
         got = await _got(receiver, len(well))
         assert {each.verified()["data"]["id"] for each in got} == set(well)
-        assert len(tarpit.received) < 40  # its host was left alone before each had been tried
+        assert len(tarpit.received) < 40  # its host's breaker opened before each was tried
 
 
 async def _post(stack: Stack, body: dict[str, Any], key: str) -> tuple[int, dict[str, Any]]:

@@ -31,7 +31,7 @@ async def test_connections_closed_by_the_broker_are_made_anew(stack: Stack) -> N
 
 
 async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
-    """All slots taken and messages waiting: healthy, however short the watchdog's patience."""
+    """A worker with full slots and waiting messages is healthy, even for a watchdog with a short timeout."""
     stack.environment["POSTHASTE_WATCHDOG_SECONDS"] = "0.3"
     described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
     described["sandbox"]["timeout_seconds"] = 15  # a slow machine adds to the provider's 1.2 s
@@ -49,7 +49,7 @@ async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
 async def test_publishers_blocked_by_a_memory_alarm_cost_time_and_nothing_else(
     services: Services, database: str, namespace: str, tmp_path: Path
 ) -> None:
-    """On a RabbitMQ of its own, as the alarm blocks everybody."""
+    """The alarm blocks all publishers, so this test has a private RabbitMQ."""
     with own_rabbitmq(tmp_path / "services") as broker:
         own = replace(services, amqp=broker.amqp, management=broker.management)
         async with running(own, database, namespace, tmp_path) as stack:

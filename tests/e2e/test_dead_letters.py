@@ -31,7 +31,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _dead(stack: Stack, status: int, count: int, **fields: Any) -> list[str]:
-    """So many messages that the provider refused with this status; it is well again afterwards."""
+    """Create messages that the provider rejects with this status; it recovers afterwards."""
     await stack.faults(fail=1, fail_status=status)
     ids = list(await asyncio.gather(*(stack.submit(f"+{status}{n}", **fields) for n in range(count))))
     for id_ in ids:
@@ -216,7 +216,7 @@ async def test_a_copy_moved_to_its_work_queue_by_hand_is_sent_once(stack: Stack)
 
 
 async def test_dead_letters_moved_with_the_shovel_plugin_are_sent_once(stack: Stack) -> None:
-    """What "Move messages" in the management UI does: a shovel that ends when the queue is empty."""
+    """Do as "Move messages" in the management UI: run a shovel until the queue is empty."""
     ids = await _dead(stack, 400, 20)
     await eventually(lambda: _in_dead_queue(stack), lambda count: count == 20)
     shovel = {

@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
-    """What the command does, in this process: starting one each time would take most of the test's time."""
+    """Run the command in this process: a new one each time would dominate the test."""
     environment = {**stack.environment, **{f"POSTHASTE_{name.upper()}": value for name, value in changed.items()}}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

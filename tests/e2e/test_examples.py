@@ -54,7 +54,7 @@ async def test_the_client_hears_the_end_though_the_api_is_restarted(stack: Stack
 
 
 async def test_the_page_is_handed_its_events_across_a_restart(stack: Stack) -> None:
-    """What its browser does, by hand: the page itself was looked at in a real one."""
+    """Send the requests of the page's script; a person has checked the page in a browser."""
     await stack.faults(slow=1, slow_seconds=1)
     async with TestClient(TestServer(await application(stack.base))) as client:
         assert "EventSource" in await (await client.get("/")).text()

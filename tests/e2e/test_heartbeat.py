@@ -26,7 +26,7 @@ async def test_workers_and_the_relay_beat_while_they_are_connected_and_only_then
 
 
 async def _beats(file: Path) -> None:
-    """Wait for a beat that is still to come."""
+    """Wait for the next beat."""
     now = time.time()
     await eventually(lambda: _touched(file), lambda touched: touched > now, 30)
 

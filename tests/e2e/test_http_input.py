@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Bad:
-    """A request to POST /messages, and what it must be answered with: status, code, and pointer → code of each field."""
+    """A request to POST /messages, and its expected answer: status, code, and pointer → code of each field."""
 
     body: bytes
     status: int

@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 async def _post(
     stack: Stack, key: str, body: Any = MESSAGE, path: str = "/messages", port: int | None = None
 ) -> tuple[int, dict[str, Any], bool]:
-    """The answer, and whether it says that it is a replay."""
+    """Post once; return status, answer, and whether it is marked as a replay."""
     url = f"http://127.0.0.1:{port or stack.port}{path}"
     async with stack.session.post(url, json=body, headers={"Idempotency-Key": key}) as response:
         return response.status, await response.json(), response.headers.get("Idempotent-Replayed") == "true"
@@ -78,7 +78,7 @@ async def test_two_hundred_equal_requests_at_once_at_two_processes_are_one_job(s
 
 
 async def test_an_answer_lost_with_its_api_is_repeated_by_the_next(stack: Stack) -> None:
-    """Postgres commits, its answer is swallowed, the API dies: the client does not know, and asks again."""
+    """Postgres commits, its answer is lost, the API dies: the client must retry."""
     stack.proxies["postgres"].cut_on_answer(b"INSERT INTO jobs", times=1000)
     asking = asyncio.create_task(_post(stack, "k1"))
     await eventually(lambda: asyncio.to_thread(stack.rows, "SELECT count(*) FROM jobs"), lambda rows: rows == [(1,)], 10)

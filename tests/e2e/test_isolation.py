@@ -22,7 +22,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _ids(stack: Stack, key: str, url: str) -> dict[str, str]:
-    """A message that was sent, one that failed, a report, and a callback of each client."""
+    """Create a sent message, a failed one, a report and a callback."""
     ids: dict[str, str] = {}
     message = {"destination": "+1", "body": "secret", "reference": "r", "tags": ["t"], "callback_url": url}
     for name, faults in (("sent", 0.0), ("failed", 1.0)):

@@ -18,7 +18,7 @@ from tests.support.services import Services, sql
 from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
-SECOND = 1.5  # promised: within a second; what the machine takes on top is not the promise's
+SECOND = 1.5  # the promise is a second; the rest is tolerance for a slow machine
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
     _, accepted, _ = await call(stack, "POST", "/messages", key, json=MESSAGE)
 
     async def becomes(code: int, key: str) -> None:
-        """Wait until each process answers so."""
+        """Wait until each process answers with this status."""
         for base in bases:
 
             async def status(base: str = base) -> int:
@@ -116,7 +116,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
         assert done.returncode == 0, done.stderr
         await becomes(401, key)
         async with asyncio.timeout(20):
-            await stream.read()  # what was streaming under it has ended, too
+            await stream.read()  # its streams have ended, too
     # The best of three: a busy machine may stall one of them.
     assert min([await seconds_until_refused(each) for each in more]) < SECOND
     assert (await call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
@@ -190,7 +190,7 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
         return str(answer["status"]) if code == 200 else None
 
     async def admitted() -> bool:
-        """The key is checked before the query, which needs neither service."""
+        """The API checks the key before the query."""
         return (await call(stack, "GET", "/messages?limit=0", key))[0] == 422
 
     await eventually(status, lambda seen: seen == "sent", 20)
@@ -199,11 +199,11 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
     with Redis.from_url(stack.services.redis) as redis:
         while time.monotonic() < until:
             assert await admitted()
-            # The cache holds the status whatever became of the writes of API and worker.
+            # Fill the cache: writes of API and worker may have been lost.
             redis.set(f"{stack.namespace}:job:{accepted['id']}", b"3 sent message shop", px=60_000)
             await eventually(status, lambda seen: seen == "sent", 5)
     code, problem, _ = await call(stack, "GET", path, new_key().key)
-    assert (code, problem["code"]) == (503, "unavailable")  # a key that nobody has seen yet
+    assert (code, problem["code"]) == (503, "unavailable")  # a key that no process has cached
     await stack.proxies["postgres"].thaw()
     await stack.proxies["redis"].freeze()
     assert await admitted()

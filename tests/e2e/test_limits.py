@@ -26,7 +26,7 @@ async def test_a_key_that_calls_too_often_gets_a_retry_after(
         assert response.headers["RateLimit"].startswith('"key";r=0;t=')
         assert (await call(stack, "GET", "/dead-letters", other))[0] == 200
         await stack.proxies["redis"].freeze()
-        assert (await call(stack, "GET", "/dead-letters", key))[0] == 200  # nobody is held up while Redis is away
+        assert (await call(stack, "GET", "/dead-letters", key))[0] == 200  # without Redis no request is limited
 
 
 async def test_guessing_at_keys_is_limited_and_locks_out_no_valid_key(
@@ -118,7 +118,7 @@ async def test_messages_of_a_paused_provider_do_not_count(
     settings: dict[str, Any] = {"backlog_high": "10", "backlog_low": "5"}
     async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
         await stack.command("providers", "pause", "sandbox")
-        for _ in range(25):  # full now and then, until what waits is counted anew: nothing
+        for _ in range(25):  # the backlog may seem full until the next count
             await eventually(stack.post, lambda answer: answer[0] == 202, 10)
 
 
@@ -134,7 +134,7 @@ async def test_a_request_that_does_not_arrive_in_time_is_timed_out(
 
 
 async def _answered(stack: Stack, sent: bytes) -> bytes:
-    """What the API answers to this before it closes the connection."""
+    """Send these bytes; return all answers before the API closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     writer.write(sent)
     async with asyncio.timeout(60):

@@ -82,7 +82,7 @@ async def test_a_bad_query_is_named(shared_stack: Stack, query: str) -> None:
 
 
 async def test_each_filter_is_served_by_its_index(stack: Stack) -> None:
-    """Among 60,000 messages of two clients: no plan reads more than a few pages, or sorts."""
+    """With 60,000 messages of two clients, no plan sorts or reads more than a few pages."""
     sql(
         stack.database,
         """

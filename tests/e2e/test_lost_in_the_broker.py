@@ -24,7 +24,7 @@ async def stack(
 
 
 async def _purge_with_jobs(stack: Stack, count: int) -> list[str]:
-    """Accept jobs while nobody works, and purge their queue once all their messages are in it."""
+    """Accept jobs without a worker, and purge their queue once it holds all their messages."""
     await stack.processes["worker"].kill()
     ids = list(await asyncio.gather(*(stack.submit(f"+{n}") for n in range(count))))
 

@@ -105,7 +105,7 @@ async def test_a_worker_killed_in_mid_work_loses_nothing(stack_with_short_leases
         await stack.becomes(id_, "sent", seconds=40)
     stats = await stack.provider("/stats")
     assert stats["unique"] == 40
-    assert stats["raw"] <= 40 + 16  # again only what the killed worker had in hand
+    assert stats["raw"] <= 40 + 16  # only jobs of the killed worker are sent again
 
 
 async def test_processes_may_start_in_any_order(

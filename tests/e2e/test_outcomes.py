@@ -12,7 +12,7 @@ from tests.support.services import Services
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
 
-# What the provider does, → the status that an at_most_once message ends in at once, and the last attempt's reason.
+# Fault of the provider → status of an at_most_once message after its attempt, and the attempt's reason.
 MAYBE_SENT = [
     ({"hang": 1}, "timeout"),
     ({"reset": 1}, "connection_lost"),
@@ -133,7 +133,7 @@ async def test_each_provider_has_a_policy_of_its_own(
 async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbours_are_sent(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
-    """The worker is killed whenever the provider sees that message; what it had in hand beside it is not to blame."""
+    """One message kills its worker each time; the worker's other messages must not be blamed."""
     provider = {"retry": {"attempts": 8, "base_seconds": 0.05, "cap_seconds": 0.1}}
     async with running(services, database, broker_namespace, tmp_path, provider=provider, lease_seconds="2.5") as stack:
         await stack.faults(slow=1, slow_seconds=0.3)

@@ -33,7 +33,7 @@ async def _other() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def two(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[tuple[Stack, Sandbox]]:
-    """A stack with the providers `sandbox` and `other`, whose breakers are quick."""
+    """A stack with the providers `sandbox` and `other` and fast breakers."""
     async with _other() as other:
         described = {
             "url": f"http://127.0.0.1:{other.port}/message",

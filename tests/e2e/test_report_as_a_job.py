@@ -28,7 +28,7 @@ RETRY = json.dumps({"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1})
 
 @pytest.fixture
 async def reporting(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> Any:
-    """A stack with a process for reports; those that fail are tried once more, quickly."""
+    """A stack with a process for reports; failed reports are retried once, quickly."""
     async with running(services, database, broker_namespace, tmp_path, report_retry=RETRY) as stack:
         stack.start("reporter", "consumers", "reports")
         yield stack
@@ -166,7 +166,7 @@ async def test_there_is_no_result_before_the_end(stack: Stack) -> None:
 
 
 class _Locked:
-    """Holds a lock that reports wait for."""
+    """Hold a lock that blocks reports."""
 
     def __init__(self, stack: Stack):
         import psycopg2

@@ -24,7 +24,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _some(stack: Stack, destination: str, url: str | None = None) -> dict[str, str]:
-    """A message that was sent, and one that failed."""
+    """Create a sent message and a failed one."""
     sent = await stack.submit(destination, tags=["t", "u"], callback_url=url)
     await stack.becomes(sent, "sent")
     await stack.faults(fail=1, fail_status=400)
@@ -80,7 +80,7 @@ async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
     await stack.becomes(waiting, "sent")
     done = await stack.command("erase", "--destination", "+1", "--yes")
     assert done.returncode == 0 and "erase: 1 jobs deleted" in done.stdout
-    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # it asks, and nobody answers
+    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # without an answer to its question
     assert await stack.status(other) == "sent"
 
 

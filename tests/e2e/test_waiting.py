@@ -55,7 +55,7 @@ async def _all(stack: Stack, path: str, last: int | None = None) -> list[tuple[s
 
 
 async def _end(stack: Stack, id_: str, etag: str | None = None) -> Any:
-    """What a client is told that waits for the end, by as many polls as it takes."""
+    """Long-poll until the final status; return the last answer."""
     while True:
         status, answer, _ = await _get(stack, f"/messages/{id_}/status", wait=10, etag=etag)
         if status == 200 and answer["status"] == "sent":
@@ -87,7 +87,7 @@ async def test_with_an_etag_anything_newer_is_news(stack: Stack) -> None:
     assert (status, response.headers["ETag"]) == (304, etag)
     assert (await _get(stack, path, wait=5, etag='"999"'))[0] == 200  # a version that it never had
     started = time.monotonic()
-    assert (await _get(stack, path, wait=30, etag=etag))[0] == 304  # nothing comes after the end: not waited for
+    assert (await _get(stack, path, wait=30, etag=etag))[0] == 304  # no event follows the final status: the answer is immediate
     assert time.monotonic() - started < 15
 
 
@@ -134,7 +134,7 @@ async def test_a_client_waiting_at_an_api_that_ends_is_answered(stack: Stack) ->
         stack.processes["api"].signal(signal.SIGTERM)
         assert (await waiting)[0] in (200, 304)
         assert [event async for event in events if event[2]["status"] == "sent"] == []  # the stream ends, the job has not
-    assert await stack.processes["api"].wait() == -signal.SIGTERM  # uvicorn ends by what it was told to end by
+    assert await stack.processes["api"].wait() == -signal.SIGTERM  # uvicorn exits by the signal that it received
 
 
 async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> None:
@@ -184,14 +184,14 @@ async def test_a_report_shows_its_progress(services: Services, database: str, br
 
 
 async def test_five_hundred_wait_at_once_and_each_hears_of_its_own(stack: Stack) -> None:
-    """On two connections to Redis for events and cache, however many wait: the proxy counts them."""
+    """All waiting clients share two connections to Redis; the proxy counts them."""
     await stack.command("providers", "pause", "sandbox")
     ids = [await stack.submit(f"+{n}") for n in range(300)]
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=180)) as session:
 
         async def poll(id_: str) -> str:
-            status = 503  # on a slow machine: nobody can tell within 0.8 s
+            status = 503  # a slow machine may need more than 0.8 s
             while status == 503:
                 async with session.get(f"{stack.base}/messages/{id_}", headers={"Prefer": "wait=60"}) as response:
                     status, answer = response.status, await response.json()
@@ -222,7 +222,7 @@ async def test_a_cache_that_is_behind_does_not_take_a_client_back(stack: Stack) 
     with Redis.from_url(stack.services.redis) as redis:
 
         async def behind() -> str:
-            """A write was lost: promised to be wrong for seconds at most."""
+            """After a lost write, the cached status is outdated for seconds at most."""
             redis.set(f"{stack.namespace}:job:{id_}", b"2 processing message default", px=30_000)
             return await stack.status(id_)
 

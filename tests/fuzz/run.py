@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 
 async def fuzz(stack: Stack, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Call every operation of the stack; exit code 0: every check held."""
-    stack.start("others", "consumers", "reports", "callbacks")  # so that every stream comes to its end
+    """Call every operation of the stack; exit code 0 means that every check passed."""
+    stack.start("others", "consumers", "reports", "callbacks")  # so that every stream ends
     key = await create_key(stack, "fuzz")
     await until_keys_required(stack)
     (stack.folder / "schemathesis.toml").write_text(f'[auth.openapi.key]\nbearer = "{key}"\n')

@@ -11,7 +11,7 @@ DAY = 86_400
 
 
 async def _rotated(store: Store, lifetime: float | None, overlap: float) -> tuple[Any, Any]:
-    """Seconds that the old key has left, and the new one, after a rotation; None: for good."""
+    """Rotate; return the remaining seconds of the old and the new key, None without expiry."""
     book, old, new = ApiKeyStore(store.pool), new_key(), new_key()
     await book.create_client("shop", 5)
     assert await book.create_key("shop", old, [Scope.REPORTS], lifetime, 5)

@@ -132,7 +132,7 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
         await consumer.pause(QUEUE)
         await consumer.stop()
         await consumer.resume(QUEUE)
-        assert consumer.quiet_seconds(QUEUE) is None  # the broker is not asked
+        assert consumer.quiet_seconds(QUEUE) is None  # without a request to the broker
         await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
         await eventually(lambda: publisher.ready_messages(QUEUE), lambda ready: ready == 1)
         assert received.empty()
@@ -216,9 +216,9 @@ async def test_without_a_broker_publishing_fails_at_once(namespace: str) -> None
 async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
     services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client lets a bare StopAsyncIteration out then, which once ended our processes (found by the fault suite, seed 1).
+    """The client raises a bare StopAsyncIteration, which once ended processes (found by the fault suite, seed 1).
 
-    It does so where the stream's end comes before it looks for the first frame; that cannot be had at will.
+    It does so if the stream ends before the client reads the first frame, which a test cannot time.
     """
     real, hung_up = aio_pika.connect, 0
 
@@ -243,7 +243,7 @@ async def test_any_error_of_the_client_on_a_dying_connection_becomes_an_error_of
     for let_out in (asyncio.CancelledError(), Exception()):
         with pytest.raises(ConnectionResetError), client_calls():
             raise let_out
-    with pytest.raises(NotPublished), client_calls():  # what has a name keeps it
+    with pytest.raises(NotPublished), client_calls():  # named errors pass unchanged
         raise NotPublished("of ours")
 
     async def ours() -> None:
@@ -258,7 +258,7 @@ async def test_any_error_of_the_client_on_a_dying_connection_becomes_an_error_of
 
 
 async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
-    """What RabbitMQ 3.10 makes of a queue when it is killed a tenth of a second after declaring it, told by its error."""
+    """The state of a queue after RabbitMQ 3.10 is killed a tenth of a second after its declaration, by its error."""
     topology = describe(broker_namespace, PROVIDERS)
     patient, now = (QueueRepairer(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
 

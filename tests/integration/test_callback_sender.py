@@ -24,7 +24,7 @@ TIMEOUT = 1.0
 
 
 class Names(AbstractResolver):
-    """Answers each question with the next of `answers`, the last one again and again."""
+    """A resolver that gives the next of `answers` for each lookup, and repeats the last."""
 
     def __init__(self, *answers: Sequence[str]):
         self.answers = list(answers)
@@ -99,7 +99,7 @@ async def test_the_reference_verifier_refuses_an_old_timestamp_however_well_sign
 
 
 async def test_a_secret_is_rotated_without_a_gap() -> None:
-    """The sender's secrets, step by step, and whether a receiver with the old or the new one verifies."""
+    """The sender's secrets at each step of a rotation, and the receivers that verify them."""
     old, new = SECRET, new_secret()
     steps = [([old], True, False), ([new, old], True, True), ([new], False, True)]
     for secrets, with_old, with_new in steps:
@@ -167,7 +167,7 @@ async def test_a_redirect_is_not_followed() -> None:
     assert not inside.received
 
 
-# What a name may resolve to, and nobody may be connected to for it.
+# Addresses that a name may resolve to, and that must not be called.
 INSIDE = [
     ["127.0.0.1"],
     ["::1"],
@@ -202,10 +202,10 @@ async def test_a_name_that_leads_to_an_odd_port_is_refused_at_connect() -> None:
 
 
 async def test_a_name_that_changes_its_address_is_judged_by_the_current_one() -> None:
-    """Public when it was given and looked at, inside when it is called: what is resolved for the connection counts."""
+    """The name is public when checked and internal when called: the address of the connection counts."""
     names = Names(["192.0.2.1"], ["127.0.0.1"])
     async with receiving() as receiver:
-        first = await names.resolve("rebinding.example", receiver.port)  # whoever asked before us
+        first = await names.resolve("rebinding.example", receiver.port)  # an earlier lookup
         assert first[0]["host"] == "192.0.2.1"
         guard = Guard(ports=[receiver.port])
         assert await _send(f"http://rebinding.example:{receiver.port}/", guard=guard, resolver=names) == REFUSED
@@ -213,7 +213,7 @@ async def test_a_name_that_changes_its_address_is_judged_by_the_current_one() ->
 
 
 async def test_an_address_that_no_resolver_saw_is_refused_at_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last line: were the text and the name both let through, the address is still looked at."""
+    """The last defence: the address is checked even if text and name passed."""
     async with receiving() as receiver:
         guard = Guard(ports=[receiver.port])
         monkeypatch.setattr(guard, "check", lambda url: None)
@@ -262,7 +262,7 @@ async def test_an_answer_is_not_read_beyond_its_status(answer: object) -> None:
 
 
 async def _raw(lines: bytes, url_path: str = "/") -> Outcome:
-    """The outcome where the receiver answers with these bytes, one each 50 ms after the first line, and hangs then."""
+    """The outcome if the receiver sends these bytes, one per 50 ms after the first line, and then hangs."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

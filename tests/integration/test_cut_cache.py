@@ -32,7 +32,7 @@ def _sent() -> KnownStatus:
 
 
 async def _read(cache: StatusCache, known: KnownStatus) -> KnownStatus | None:
-    """What is cached; None also where Redis took over 50 ms, as it may on a busy machine."""
+    """The cached status; None also if Redis took over 50 ms on a busy machine."""
     try:
         return (await cache.read([known.id]))[0]
     except CacheDown:

@@ -44,7 +44,7 @@ async def _dead(store: Store, new: NewJob | None = None, outcome: Outcome = REJE
 
 
 async def _worker_lost(store: Store) -> UUID:
-    """A letter that took down two workers after one failed attempt, and was given up."""
+    """A letter with one failed attempt and two lost leases."""
     new = message()
     version = await _apply(store, await _claimed(store, new), RETRYABLE)
     for _ in range(2):
@@ -150,7 +150,7 @@ async def test_a_discarded_letter_ends_with_one_callback_and_without_its_unpubli
 
 
 async def _various(store: Store) -> dict[str, UUID]:
-    """Letters of which every two differ in one field at least, and a job that is no dead letter."""
+    """Letters that differ in at least one field each, and a job that is no dead letter."""
     await store.ledger.accept([message()], 5)
     return {
         "plain": await _dead(store),

@@ -51,7 +51,7 @@ async def test_letters_that_cannot_be_requeued_hide_none_that_can(store: Store) 
     assert [each.id for each in await letters.requeueable(everything, BEFORE_ALL, 2)] == well[:2]
     done = await letters.requeue_first(everything, BEFORE_ALL, 2)
     assert done.moved == well[:2]
-    assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many are named as were asked for
+    assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many as requested
     done = await letters.requeue_first(everything, BEFORE_ALL, 100)
     assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, gone)
 

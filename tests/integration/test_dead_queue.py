@@ -43,7 +43,7 @@ async def publishing(services: Services, topology: Topology) -> AsyncIterator[Pu
 
 
 async def _filled(services: Services, topology: Topology, pointers: Sequence[Pointer]) -> None:
-    """The dead queue holds these, in this order."""
+    """Check that the dead queue holds these messages in this order."""
     async with publishing(services, topology) as publisher:
         for start in range(0, len(pointers), 200):
             page = pointers[start : start + 200]

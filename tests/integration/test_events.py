@@ -24,7 +24,7 @@ def _known(version: int, status: Status) -> KnownStatus:
 
 
 class Heard:
-    """A process that listens through a proxy, and what it has heard."""
+    """A process that listens through a proxy and records its notifications."""
 
     def __init__(self, url: str, proxy: Proxy, namespace: str):
         self.proxy = proxy
@@ -72,7 +72,7 @@ async def test_listening_continues_after_redis_was_down(heard: Heard, cache: Sta
         return heard.events.subscribed.is_set()
 
     await eventually(subscribed, lambda there: not there)
-    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # missed: whoever waits reads
+    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # a lost notification: waiting clients reread
     await heard.proxy.accept()
     await eventually(subscribed, bool)
     await cache.write([_known(2, Status.PROCESSING)], SECONDS)

@@ -106,7 +106,7 @@ async def _callback(url: str) -> Outcome:
 
 @pytest.mark.parametrize("hours", [-2, 2])
 async def test_a_retry_after_date_is_relative_to_the_date_of_the_answer(hours: int) -> None:
-    """Both clocks differ by hours; the wait is the difference of the answer's own two dates."""
+    """The clocks differ by hours; the delay is the difference of the answer's two dates."""
     theirs = datetime.now(UTC) + timedelta(hours=hours)
     dates = [format_datetime(at, usegmt=True) for at in (theirs, theirs + timedelta(seconds=90))]
     head = "HTTP/1.1 503 Later\r\nDate: {}\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n".format(*dates).encode()

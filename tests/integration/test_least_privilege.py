@@ -55,7 +55,7 @@ def _as(url: str, user: str) -> str:
 
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database on a server of its own: its URL as its owner, no superuser. The roles `runner` and `stranger` are there."""
+    """The URL of a database on a private server, as its owner without superuser. The roles `runner` and `stranger` exist."""
     with own_server("postgres", tmp_path_factory.mktemp("postgres")) as server:
         for role in ("owner", "runner", "stranger"):
             sql(server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
@@ -65,7 +65,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def runner(owner: str) -> str:
-    """The same, migrated, as the role that runs. Migrating twice changes nothing."""
+    """The same database for the runtime role, migrated twice: the second migration changes nothing."""
     for _ in range(2):
         schema.migrate(owner, NAMESPACE, runtime_role="runner")
     return _as(owner, "runner")
@@ -149,7 +149,7 @@ def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
 
 
 async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
-    """It waits for them, as for a migration: see `infra.postgres.errors`."""
+    """A process waits for missing grants as for a migration: see `infra.postgres.errors`."""
     pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:
         await schema.check(pool, NAMESPACE, SECONDS)
@@ -170,7 +170,7 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRabbitMQ]:
 
 @pytest.fixture
 async def limited(rabbitmq: OwnRabbitMQ) -> AsyncIterator[str]:
-    """The URL of a user that is limited to the namespace; made twice, which changes nothing."""
+    """The URL of a user limited to the namespace, created twice: the second time changes nothing."""
     url = _as(rabbitmq.amqp, "runner")
     for _ in range(2):
         assert await asyncio.to_thread(make, rabbitmq.management, url, NAMESPACE) == "runner"
@@ -243,7 +243,7 @@ async def test_an_administrator_is_not_limited_by_mistake(rabbitmq: OwnRabbitMQ)
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The administrator's URL of a Redis of our own."""
+    """The administrator's URL of a private Redis."""
     with own_server("redis", tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 

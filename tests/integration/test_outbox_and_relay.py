@@ -25,7 +25,7 @@ QUEUE = "messages.sandbox.normal"
 
 @dataclass
 class Broker:
-    """Counts what is published to it; can be told to refuse. Ready messages are those published and not yet consumed."""
+    """Counts publishes, and may refuse them. Ready messages are published and not yet consumed."""
 
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[Pointer] = field(default_factory=list)

@@ -65,7 +65,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "messages": (queries._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
 }
 
-# These come out of their index in the order they are wanted in: a backlog of a million rows is not sorted for 500 of them.
+# Their index has the required order: a backlog of a million rows is not sorted for 500 of them.
 ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
 
 

@@ -102,7 +102,7 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxie
 
 
 def _as(descriptor: int, number: int) -> int:
-    """The same file under another number, as the kernel would have given it out."""
+    """Move a file to a descriptor number that the kernel could have chosen."""
     os.dup2(descriptor, number)
     os.close(descriptor)
     return number

@@ -112,7 +112,7 @@ async def test_a_frozen_postgres_frees_the_reader_at_its_deadline(database: str)
 
 
 async def test_a_report_that_waited_for_a_truncate_sees_what_came_with_it(database: str, pool: DatabasePool) -> None:
-    """A snapshot from before the TRUNCATE would show an empty table: a report nobody's data ever had."""
+    """A snapshot from before the TRUNCATE would show an empty table: a report that was never true."""
     posts = Posts(database)
     posts.fill([Post(1, "old", NOW)])
     other = psycopg2.connect(database)

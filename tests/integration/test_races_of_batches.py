@@ -112,7 +112,7 @@ async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(proxied_store:
     assert applied.headers["attempts"] == 1
 
 
-# Postgres undoes a statement that fails, but not what it has drawn from a sequence: this counts the tries.
+# A rollback keeps the sequence's values, so the sequence counts the tries.
 _FAILING = """
 CREATE SEQUENCE tries;
 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -169,7 +169,7 @@ async def test_overlapping_batches_of_three_processes_do_not_deadlock(proxied_st
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert [output for output, _ in outputs] == [b"0", b"0", b"0"], "deadlocks met by each process"
     ((versions,),) = proxied_store.rows("SELECT sum(version) FROM jobs")
-    assert int(str(versions)) > 300 * 10  # they did get in each other's way
+    assert int(str(versions)) > 300 * 10  # the processes did compete
 
 
 async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline(proxied_store: ProxiedStore) -> None:
@@ -177,7 +177,7 @@ async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline
     await batch.submit(message(), 5)
     await proxied_store.proxy.freeze()
     took = []
-    for _ in range(6):  # more often than the pool has threads: none may stay blocked for good
+    for _ in range(6):  # more often than the pool has threads: no thread may stay blocked
         started = time.monotonic()
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await batch.submit(message(), 0.3)

@@ -20,7 +20,7 @@ GET = b"GET /answer HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Server:
-    """The protocol in front of three handlers, in this process."""
+    """The protocol with three handlers, in this process."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -81,7 +81,7 @@ async def _drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
 
 
 async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
-    """Send something, then drip; what is answered before the connection is closed."""
+    """Send some bytes, then drip; return all answers before the connection closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(first)
     dripping = asyncio.create_task(_drip(writer, piece))

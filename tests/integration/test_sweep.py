@@ -19,7 +19,7 @@ QUEUE = message_queue("sandbox")
 
 
 class Broker:
-    """Queues that show so many ready messages."""
+    """A broker whose queues have this number of ready messages."""
 
     def __init__(self, ready: int):
         self.ready = ready
@@ -29,7 +29,7 @@ class Broker:
 
 
 async def _accept(store: Store, due_seconds_ago: int, *, lost: bool = True) -> Pointer:
-    """A job that became due so long ago; with its message (and so its outbox row) lost, or still in the outbox."""
+    """Accept a job that became due some time ago; its message is lost, or still in the outbox."""
     new = message()
     await Ledger(store.pool, grace_seconds=0).accept([new], 5)
     for table, column in (("jobs", "id"), ("outbox", "job_id")):
@@ -44,7 +44,7 @@ def _outbox(store: Store) -> set[str]:
 
 
 async def _sweep(store: Store, older: float = 30.0) -> int:
-    """One whole pass over what has been due for so long."""
+    """Run one whole pass over jobs that are overdue by this time."""
     sweep, requeued, after = Sweep(store.pool), 0, None
     before = (await sweep.observe(QUEUE, behind_seconds=5, timeout=5)).now - timedelta(seconds=older)
     while True:
@@ -64,7 +64,7 @@ async def _claim(store: Store, pointer: Pointer) -> None:
 
 
 def _time_passes(store: Store, sweeper: Sweeper, seconds: float) -> None:
-    """Everything in the ledger is so much older, and so is what the sweeper remembers of it."""
+    """Advance the clock of the ledger and of the sweeper's state."""
     ago = f"interval '{seconds} s'"
     store.rows(f"UPDATE jobs SET due_at = due_at - {ago}")
     store.rows(f"UPDATE outbox SET due_at = due_at - {ago}")

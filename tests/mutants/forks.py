@@ -87,7 +87,7 @@ def dropped(name: str, folder: str) -> None:
 
 
 def cover(database: str, folder: str) -> Coverage:
-    """Run the tests without a mutant, and note what they execute. They must pass."""
+    """Run the tests without a mutant, and record the statements that they execute. They must pass."""
     log, kept = Path(folder) / "cover.log", Path(folder) / "coverage"
 
     def run() -> int:

@@ -18,7 +18,7 @@ class Passing(Transient):
 
 
 class Flushes:
-    """A flush that records its batches, answers with ten times the item, and can be told to fail or to wait."""
+    """A flush that records its batches and returns ten times the item; it may fail or wait."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

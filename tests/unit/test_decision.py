@@ -41,7 +41,7 @@ ROWS = [
     (0, 90.0, WAIT, Status.FAILED, "deadline_exceeded", False, Route.DEAD),
 ]
 
-# At most once: tried again only if nobody can have got it.
+# At most once: retried only if the message was provably not sent.
 CAREFUL_ROWS = [
     (0, ACCEPTED, Status.SENT, None),
     (0, FINAL, Status.FAILED, "http_400"),

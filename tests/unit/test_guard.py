@@ -43,7 +43,7 @@ def test_allowed_networks_may_be_called_at_any_port() -> None:
     for address in ("10.0.0.1", "::ffff:127.0.0.1", "169.254.169.254", "::"):
         with pytest.raises(Refused):
             guard.permit(address, 80)
-    # A name may turn out to be allowed; the port is looked at when its address is known.
+    # A name may resolve to an allowed address; the port is checked then.
     guard.check("http://receiver:9008/")
     with pytest.raises(Refused, match="port 9008"):
         guard.permit("8.8.8.8", 9008)

@@ -15,7 +15,7 @@ class NoAnswer(Transient):
 
 @dataclass
 class Process:
-    """A worker, as its heartbeat sees it."""
+    """The worker of a heartbeat."""
 
     connected: bool = True
     postgres: bool = True

@@ -31,7 +31,7 @@ class Clock:
 
 @dataclass
 class Sends:
-    """Counts, and answers what it is told."""
+    """A sender that counts its calls and returns a fixed outcome."""
 
     outcome: Outcome = ACCEPTED
     made: int = 0
@@ -60,7 +60,7 @@ async def _calls(hosts: Hosts, send: Callable[[], Awaitable[Outcome]], count: in
 
 
 async def _slow(hosts: Hosts, receivers: list[Receiver], slow: Sends) -> list[str | None]:
-    """Start a slow call of each receiver; the reasons of those that got no share."""
+    """Start a slow call of each receiver; return the reasons of the deferred ones."""
     calls = [asyncio.create_task(hosts.call(receiver, slow.held)) for receiver in receivers]
     done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
     for call in done:
@@ -115,7 +115,7 @@ async def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     clock.now = 5.0
     trying = asyncio.create_task(hosts.call(A, ill.held))
     await asyncio.sleep(0)
-    assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until it is known to be well
+    assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until one succeeds
     ill.outcome = ACCEPTED
     ill.hold.set()
     assert await trying == ACCEPTED

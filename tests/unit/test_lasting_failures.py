@@ -35,7 +35,7 @@ class Away(Transient):
 
 @dataclass
 class Everything:
-    """Every dependency of every loop: each call fails while it is away, and answers `answer` afterwards."""
+    """Every dependency of every loop: each call fails during the outage, and returns `answer` afterwards."""
 
     answer: Any = 0
     is_away: bool = True

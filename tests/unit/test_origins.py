@@ -12,7 +12,7 @@ from tests.support.asgi import call
 async def _code(
     method: str = "GET", *, names: tuple[str, ...] = (), listed: bool = False, keys: bool = False, **headers: str
 ) -> object:
-    """What the answer says: `passed`, or the code of a problem."""
+    """The answer: `passed`, or the code of a problem."""
     app = Origins(JSONResponse({"code": "passed"}), names, listed=listed, keys_required=lambda: keys)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     status, answer = await call(app, "/messages", method, named)

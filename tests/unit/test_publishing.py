@@ -23,7 +23,7 @@ class Refused(Transient):
 
 @dataclass
 class Broker:
-    """Records what it is given; refuses versions over 100, and never confirms what goes to the queue `stuck`."""
+    """Records messages; refuses versions over 100, and never confirms messages to the queue `stuck`."""
 
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[int] = field(default_factory=list)

@@ -15,7 +15,7 @@ class Away(Transient):
 
 @dataclass
 class Leases:
-    """One expired lease, and a contact of so many seconds."""
+    """A ledger with one expired lease and this duration of contact."""
 
     contact: float
     away: bool = False

@@ -13,7 +13,7 @@ from tests.support.factories import claimed
 
 
 class DatabasePool:
-    """Raises as told; else counts nothing."""
+    """Raises an error, or counts nothing."""
 
     def __init__(self, error: Exception | None = None):
         self.error = error
@@ -25,7 +25,7 @@ class DatabasePool:
 
 
 class Totals:
-    """Takes what it is given while the job is ours."""
+    """Stores totals while the worker holds the job."""
 
     def __init__(self, *, ours: bool = True):
         self.ours = ours

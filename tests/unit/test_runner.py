@@ -36,7 +36,7 @@ QUEUE, OTHER = "messages.sandbox.normal", "messages.other.normal"
 
 @dataclass
 class Delivery:
-    """A delivery that remembers how it was settled."""
+    """A delivery that records its settlement."""
 
     body: bytes
     queue: str = QUEUE
@@ -54,7 +54,7 @@ class Delivery:
 
 @dataclass
 class Handler:
-    """Answers as told, and remembers what it was given."""
+    """A handler with a fixed outcome that records its jobs."""
 
     answer: Callable[[], Awaitable[Outcome]]
     timeout_seconds: float = 10.0
@@ -79,7 +79,7 @@ async def _accepted() -> Outcome:
 
 @dataclass
 class Taking:
-    """Remembers what it was told."""
+    """Records calls."""
 
     told: list[str] = field(default_factory=list)
 

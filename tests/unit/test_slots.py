@@ -11,7 +11,7 @@ HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
 
 
 class Holder:
-    """Somebody who takes a slot, and holds it until told to let go."""
+    """A holder of a slot that keeps it until released."""
 
     def __init__(self, slots: Slots, priority: Priority):
         self.holding = False

@@ -22,7 +22,7 @@ class Away(Transient):
 
 @dataclass
 class Ledger:
-    """Knows some jobs, and how often it was asked."""
+    """A ledger with some jobs that counts its reads."""
 
     known: dict[UUID, KnownStatus] = field(default_factory=dict)
     asked: int = 0

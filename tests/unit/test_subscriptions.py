@@ -20,7 +20,7 @@ def _known(version: int, status: Status = Status.PROCESSING) -> KnownStatus:
 
 
 class Ledger:
-    """What a reread finds; None: nobody can tell."""
+    """The result of a reread; None if the ledger is unavailable."""
 
     def __init__(self, version: int | None = 1):
         self.version = version

@@ -11,7 +11,7 @@ from tests.support.waiting import eventually
 
 @dataclass
 class Loop:
-    """Fails so many times, then runs until it is cancelled."""
+    """A task that fails this number of times, then runs until cancelled."""
 
     failures: int
     starts: int = 0

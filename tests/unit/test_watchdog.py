@@ -9,7 +9,7 @@ from consumers.watchdog import Stuck, Watchdog
 
 @dataclass
 class Scene:
-    """A consumer of one queue, as the watchdog sees it."""
+    """A consumer of one queue, for the watchdog."""
 
     quiet: float | None = 100.0
     ready: int = 5
@@ -31,7 +31,7 @@ class Scene:
 
 
 async def _looks(scene: Scene, watchdog: Watchdog, *seconds: float) -> None:
-    """Look after each of these pauses."""
+    """Check after each of these pauses."""
     for pause in seconds:
         scene.now += pause
         await watchdog.check()
