@@ -1,4 +1,4 @@
-"""What all tests share: real services, a database and a namespace of their own for each test."""
+"""Fixtures of all tests: real services, and a database and a namespace for each test."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -6,11 +6,9 @@ import pytest
 from hypothesis import settings as properties
 
 from infra.redis import rates, status_cache
-from tests import services as found
-from tests.databases import Databases, of_template
-from tests.services import Services, drop_namespace, sql, unique, with_path
-
-PROVIDERS = ["sandbox", "other"]
+from tests.support import services as found
+from tests.support.databases import Databases, of_template
+from tests.support.services import PROVIDERS, Services, drop_namespace, sql, unique, with_path
 
 # The suite tries the same examples each time; `make fuzz` tries new ones.
 properties.register_profile("same", derandomize=True)
@@ -45,7 +43,7 @@ def namespace() -> str:
 
 @pytest.fixture
 def database(request: pytest.FixtureRequest, services: Services, namespace: str) -> Iterator[str]:
-    """The URL of a migrated, empty database that belongs to this test's namespace."""
+    """The URL of a migrated, empty database of the test's namespace."""
     shared = request.config.getoption("--shared-database")
     if shared:
         yield _emptied(with_path(services.database, shared))
@@ -56,7 +54,7 @@ def database(request: pytest.FixtureRequest, services: Services, namespace: str)
 
 
 def _emptied(url: str) -> str:
-    """The URL of a database, without its rows. DELETE of a few rows is faster than TRUNCATE."""
+    """Delete all rows. DELETE of a few rows is faster than TRUNCATE."""
     tables = [str(name) for (name,) in sql(url, _TABLES)]
     sql(url, "; ".join(f"DELETE FROM {name}" for name in tables))
     return url
@@ -64,13 +62,13 @@ def _emptied(url: str) -> str:
 
 @pytest.fixture
 async def broker_namespace(services: Services, namespace: str) -> AsyncIterator[str]:
-    """A namespace whose exchanges and queues are deleted afterwards."""
+    """A namespace; its exchanges and queues are deleted afterwards."""
     yield namespace
     await drop_namespace(services.amqp, namespace, PROVIDERS)
 
 
 @pytest.fixture
 def patient_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls to Redis have more than their 50 ms: a test of something else must not fail on a busy machine."""
+    """Allow calls to Redis more than 50 ms: other tests must not fail on a busy machine."""
     for module in (rates, status_cache):
         monkeypatch.setattr(module, "CALL_SECONDS", 10.0)

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --seed S --seconds N`: one run and its account; exit code 1 where an invariant does not hold."""
+"""`python -m tests.chaos --seed S --seconds N`: one run and its account; exit code 1 if an invariant is violated."""
 
 import argparse
 import asyncio
@@ -12,7 +12,7 @@ from tests.chaos.evidence import Evidence
 from tests.chaos.planted import BUGS
 from tests.chaos.run import Result, recoveries, run
 
-SHOWN = 5  # of what breaks one invariant
+SHOWN = 5  # violations of one invariant
 
 
 def _account(result: Result) -> str:
@@ -22,17 +22,17 @@ def _account(result: Result) -> str:
     answers = Counter(str(request.answer) for request in evidence.requests)
     per_key = Counter(request.key for request in evidence.requests)
     lines = [
-        f"  {sum(map(len, evidence.accepted.values()))} accepted → {ended}",
+        f"  {sum(map(len, evidence.ids_by_key.values()))} accepted → {ended}",
         f"  {len(evidence.requests)} raw requests: " + ", ".join(f"{n} {answer}" for answer, n in answers.most_common()),
-        f"  {sum(n > 1 for n in per_key.values())} keys were sent more than once, one {max(per_key.values(), default=0)} times",
+        f"  {sum(n > 1 for n in per_key.values())} keys were repeated, up to {max(per_key.values(), default=0)} times",
         f"  {len(evidence.parents)} callbacks, {len(evidence.callbacks)} raw requests for them: "
         + _counts(str(callback.answer) for callback in evidence.callbacks),
         f"  {len(evidence.steps)} steps, {len(evidence.attempts)} attempts: {_counts(a.outcome for a in evidence.attempts)}",
-        f"  {len(evidence.republished)} outbox rows were made again by the sweep",
-        f"  {len(evidence.observations)} statuses were told, one {_worst(evidence):.2f} s after it was over, the longest; "
-        f"promised: {evidence.promised:g} s",
-        f"  {len(evidence.cache)} cache writes; nothing was under way {result.drained:.1f} s after the last fault",
-        f"  {len(evidence.faults)} faults; seconds from the end of each until a job accepted after it had ended:",
+        f"  {len(evidence.republications)} messages were republished by the sweep",
+        f"  {len(evidence.observations)} statuses were read; the oldest was outdated by {_worst(evidence):.2f} s, "
+        f"the limit is {evidence.max_staleness:g} s",
+        f"  {len(evidence.cache_writes)} cache writes; no work remained {result.drain_seconds:.1f} s after the last fault",
+        f"  {len(evidence.faults)} faults; median seconds from the end of each to the final status of a later job (number):",
         *_recoveries(evidence),
     ]
     return "\n".join(lines)
@@ -55,24 +55,25 @@ def _counts(values: object) -> str:
 
 def _worst(evidence: Evidence) -> float:
     steps = by_job(evidence)
-    return max((staleness(seen, steps.get(seen.job, [])) or 0.0 for seen in evidence.observations), default=0.0)
+    return max((staleness(read, steps.get(read.job, [])) or 0.0 for read in evidence.observations), default=0.0)
 
 
 def _schedule(evidence: Evidence) -> str:
-    first = min((fault.begun for fault in evidence.faults), default=0.0)
+    faults = sorted(evidence.faults, key=lambda fault: fault.started_at)
     return "\n".join(
-        f"  {fault.begun - first:6.1f} to {fault.ended - first:6.1f} s  {fault}{f' ({fault.note})' if fault.note else ''}"
-        for fault in sorted(evidence.faults, key=lambda fault: fault.begun)
+        f"  {fault.started_at - faults[0].started_at:6.1f} to {fault.ended_at - faults[0].started_at:6.1f} s  {fault}"
+        + (f" ({fault.note})" if fault.note else "")
+        for fault in faults
     )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=None, help="draws the schedule; without one, a new one is drawn and named")
-    parser.add_argument("--seconds", type=float, default=75.0, help="how long faults go on")
-    parser.add_argument("--minutes", type=float, default=None, help="the same in minutes")
-    parser.add_argument("--bug", choices=sorted(BUGS), default=None, help="plant a bug in every process: the run must turn red")
-    parser.add_argument("--schedule", action="store_true", help="print every fault with its time, also where all is well")
+    parser.add_argument("--seed", type=int, default=None, help="decides the schedule; random by default")
+    parser.add_argument("--seconds", type=float, default=75.0, help="duration of the faults")
+    parser.add_argument("--minutes", type=float, default=None, help="duration of the faults")
+    parser.add_argument("--bug", choices=sorted(BUGS), default=None, help="plant a bug in every process; the run must fail")
+    parser.add_argument("--schedule", action="store_true", help="print every fault with its time, even if all invariants hold")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10_000) if options.seed is None else options.seed
     seconds = options.seconds if options.minutes is None else options.minutes * 60
@@ -81,18 +82,18 @@ def main() -> int:
     try:
         result = asyncio.run(run(seed, seconds, options.bug))
     except BaseException:
-        print(f"chaos: seed {seed} did not come to its end; again: {again}", file=sys.stderr)
+        print(f"chaos: the run of seed {seed} was aborted; again: {again}", file=sys.stderr)
         raise
     print(_account(result))
-    if options.schedule or result.broken:
+    if options.schedule or result.violations:
         print(f"The faults of seed {seed}:\n{_schedule(result.evidence)}")
     for name in INVARIANTS:
-        broken = result.broken.get(name, [])
-        print(f"  {'NOT: ' if broken else 'holds: '}{name}{f' ({len(broken)})' if broken else ''}")
-        for line in broken[:SHOWN]:
+        violations = result.violations.get(name, [])
+        print(f"  {'NOT: ' if violations else 'holds: '}{name}{f' ({len(violations)})' if violations else ''}")
+        for line in violations[:SHOWN]:
             print(f"       {line}")
-    if result.broken:
-        print(f"chaos: RED with seed {seed}: {'; '.join(result.broken)}. The processes' logs: .local/chaos. Again: {again}")
+    if result.violations:
+        print(f"chaos: RED with seed {seed}: {'; '.join(result.violations)}. The processes' logs: .local/chaos. Again: {again}")
         return 1
     print(f"chaos: green with seed {seed}")
     return 0

@@ -1,4 +1,4 @@
-"""The account: which invariants hold of a run's evidence. Pure, so that a test can show each to fail."""
+"""The account: the invariants, checked against the evidence of a run. Pure, so that a test can violate each."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -7,14 +7,14 @@ from itertools import pairwise
 from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Status
 from tests.chaos.evidence import Evidence, Fault, Observation, Request, Step
 
-SLACK = 1.0  # seconds between what a trigger, a client or the provider sees of one moment
+SLACK = 1.0  # seconds by which trigger, client and provider may disagree about an instant
 
 Check = Callable[[Evidence], Iterator[str]]
 
 
 def every_job_ends(evidence: Evidence) -> Iterator[str]:
     last = {step.job: step for step in evidence.steps}
-    for key, ids in evidence.accepted.items():
+    for key, ids in evidence.ids_by_key.items():
         for id_ in ids:
             if id_ not in last:
                 yield f"{id_} (key {key}) was accepted and is not in the ledger"
@@ -22,70 +22,75 @@ def every_job_ends(evidence: Evidence) -> Iterator[str]:
                 yield f"{id_} is {last[id_].status} at version {last[id_].version}"
 
 
-def nothing_unaccepted(evidence: Evidence) -> Iterator[str]:
-    told = {id_ for ids in evidence.accepted.values() for id_ in ids}
-    for id_ in {evidence.parents.get(step.job, step.job) for step in evidence.steps} - told:
-        yield f"{id_} is in the ledger, and no client was told of it"
+def every_job_was_accepted(evidence: Evidence) -> Iterator[str]:
+    accepted = {id_ for ids in evidence.ids_by_key.values() for id_ in ids}
+    for id_ in {evidence.parents.get(step.job, step.job) for step in evidence.steps} - accepted:
+        yield f"{id_} is in the ledger, and no 202 named it"
     for request in evidence.requests:
-        if request.key[:36] not in told:
-            yield f"the provider got {request.key}, of which no client was told"
+        if request.key[:36] not in accepted:
+            yield f"the provider received {request.key}, and no 202 named it"
 
 
 def one_key_one_job(evidence: Evidence) -> Iterator[str]:
-    for key, ids in evidence.accepted.items():
+    for key, ids in evidence.ids_by_key.items():
         if len(ids) > 1:
             yield f"key {key} made {len(ids)} jobs: {sorted(ids)}"
-    yield from evidence.refused
+    yield from evidence.unexpected_answers
 
 
-def by_the_table(evidence: Evidence) -> Iterator[str]:
+def versions_follow_the_table(evidence: Evidence) -> Iterator[str]:
     # No fault run moves jobs between providers.
     edges = {(edge.source.value, edge.target.value) for edge in TRANSITIONS if edge.cause is not Cause.MOVE}
     for id_, steps in by_job(evidence).items():
         if [step.version for step in steps] != list(range(1, len(steps) + 1)):
             yield f"{id_} went through the versions {[step.version for step in steps]}"
         for before, after in pairwise(steps):
-            if (before.status, after.status) not in edges or after.was != before.status:
-                yield f"{id_} went from {after.was} (seen: {before.status}) to {after.status} at version {after.version}"
+            if (before.status, after.status) not in edges or after.previous != before.status:
+                yield f"{id_} went from {after.previous} (seen: {before.status}) to {after.status} at version {after.version}"
 
 
-def all_empty(evidence: Evidence) -> Iterator[str]:
-    for what, count in evidence.left.items():
+def nothing_remains(evidence: Evidence) -> Iterator[str]:
+    for name, count in evidence.remaining.items():
         if count:
-            yield f"{what}: {count}"
+            yield f"{name}: {count}"
 
 
-def within_the_limit(evidence: Evidence) -> Iterator[str]:
+def attempts_within_the_limit(evidence: Evidence) -> Iterator[str]:
     charged: dict[tuple[str, int], int] = defaultdict(int)
     for attempt in evidence.attempts:
         charged[attempt.job, attempt.revision] += attempt.charged
     for (id_, revision), count in charged.items():
-        limit = evidence.callback_limit if id_ in evidence.parents else evidence.limit
+        limit = evidence.max_callback_attempts if id_ in evidence.parents else evidence.max_attempts
         if count > limit:
             yield f"{id_} was charged {count} attempts in revision {revision}, the limit is {limit}"
     for key, requests in _by_key(evidence).items():
-        lost = sum(a.job == key[:36] and not a.charged for a in evidence.attempts) if len(requests) > evidence.limit else 0
-        if len(requests) > evidence.limit + lost:
-            yield f"{key} reached the provider {len(requests)} times: {evidence.limit} attempts, and {lost} that were lost"
+        limit = evidence.max_attempts
+        if len(requests) > limit:
+            lost = sum(a.job == key[:36] and not a.charged for a in evidence.attempts)
+            if len(requests) > limit + lost:
+                yield f"{key} reached the provider {len(requests)} times: {limit} attempts and {lost} lost ones"
 
 
 def duplicates_have_causes(evidence: Evidence) -> Iterator[str]:
-    """A second request is due to the first one's bad answer, or to a fault: the ledger must know, and the log must say why."""
+    """A bad answer or a fault causes a second request. The ledger must hold the attempt, the log of faults the fault."""
     attempts = defaultdict(list)
     for attempt in evidence.attempts:
         attempts[attempt.job].append(attempt)
     for key, requests in _by_key(evidence).items():
         for first, second in pairwise(requests):
-            if first.answer not in (200, None) or first.answered - first.at > evidence.patience:
-                continue  # the provider refused, reset, hung or was too slow: it was asked again
+            if first.answer not in (200, None) or first.answered_at - first.at > evidence.slow_after:
+                continue  # a refusal, reset, hang or slow answer is retried
             between = [
-                a for a in attempts[key[:36]] if first.at - SLACK <= a.ended <= second.at + SLACK and a.outcome != "accepted"
+                a for a in attempts[key[:36]] if first.at - SLACK <= a.ended_at <= second.at + SLACK and a.outcome != "accepted"
             ]
             if not between:
-                yield f"{key} was sent at {first.at:.3f} and {second.at:.3f}, and the ledger knows no reason"
-            elif not any(fault.repeats and _about(fault, first, second, evidence.lease) for fault in evidence.faults):
-                why = ", ".join(f"{a.outcome} {a.reason}" for a in between)
-                yield f"{key} was sent at {first.at:.3f} and {second.at:.3f} ({why}), and no fault explains it"
+                yield f"{key} was sent at {first.at:.3f} and {second.at:.3f}, and the ledger has no attempt between them"
+            elif not any(
+                fault.duplicates_requests and _overlaps(fault, first, second, evidence.lease_seconds)
+                for fault in evidence.faults
+            ):
+                reasons = ", ".join(f"{a.outcome} {a.reason}" for a in between)
+                yield f"{key} was sent at {first.at:.3f} and {second.at:.3f} ({reasons}), and no fault explains it"
 
 
 def at_most_once(evidence: Evidence) -> Iterator[str]:
@@ -94,46 +99,46 @@ def at_most_once(evidence: Evidence) -> Iterator[str]:
             yield f"{key} reached the provider {len(requests)} times"
 
 
-def every_end_is_told(evidence: Evidence) -> Iterator[str]:
-    """At least once, under one id, signed; and nothing is told that did not come to be."""
+def every_final_status_has_a_callback(evidence: Evidence) -> Iterator[str]:
+    """At least one callback, under one id, signed; no callback reports a status that the job never had."""
     ends = {
-        (step.job, step.version): f"{evidence.wanting[step.job]}.{step.status}"
+        (step.job, step.version): f"{evidence.jobs_with_callback[step.job]}.{step.status}"
         for step in evidence.steps
-        if step.job in evidence.wanting and Status(step.status) in ENDS
+        if step.job in evidence.jobs_with_callback and Status(step.status) in ENDS
     }
     arrived: dict[tuple[str, int], set[str]] = defaultdict(set)
     for callback in evidence.callbacks:
         end = (callback.job, callback.sequence)
         if not callback.verified:
-            yield f"the receiver got {callback.id}, and the reference verifier refuses it"
+            yield f"the receiver got {callback.id}, and the reference verifier rejects it"
         elif ends.get(end) != callback.type:
-            yield f"{callback.job} was told to be {callback.type} at version {callback.sequence}: that was {ends.get(end)}"
+            yield f"{callback.job} has a callback {callback.type} for version {callback.sequence}, which was {ends.get(end)}"
         elif callback.answer == 204:
             arrived[end].add(callback.id)
     for (id_, version), type_ in ends.items():
         if not arrived[id_, version]:
-            yield f"{id_} was {type_} at version {version}, and its client was not told"
+            yield f"{id_} was {type_} at version {version}, and no callback arrived"
         elif len(arrived[id_, version]) > 1:
-            yield f"{id_} was {type_} at version {version}, and told under {len(arrived[id_, version])} ids"
+            yield f"{id_} was {type_} at version {version}, and its callbacks have {len(arrived[id_, version])} ids"
 
 
-def only_the_lost_is_swept(evidence: Evidence) -> Iterator[str]:
-    """What the broker has confirmed is published again only where the broker, or who held it, was made to lose it.
+def only_lost_messages_are_republished(evidence: Evidence) -> Iterator[str]:
+    """The sweep republishes a confirmed message only after a fault that loses messages, or a fault that delays it.
 
-    Or where faults kept it waiting: the sweep cannot tell a message that is late from one that is lost, and a copy is harmless.
+    The sweep cannot tell a late message from a lost one, and a copy is harmless.
     """
-    became = {(step.job, step.version): step.at for step in evidence.steps}
-    losses = [fault for fault in evidence.faults if fault.loses]
-    for id_, version, at in evidence.republished:
-        since = became.get((id_, version), at)
-        lost = any(loss.begun <= at and since <= loss.ended + SLACK for loss in losses)
-        if not lost and at - since - _disturbed(evidence.faults, since, at) > evidence.sweep_after / 2:
-            yield f"{id_}, at version {version} since {since:.3f}, had to be published again at {at:.3f}: nothing had been lost"
+    reached = {(step.job, step.version): step.at for step in evidence.steps}
+    losses = [fault for fault in evidence.faults if fault.loses_messages]
+    for id_, version, at in evidence.republications:
+        since = reached.get((id_, version), at)
+        lost = any(loss.started_at <= at and since <= loss.ended_at + SLACK for loss in losses)
+        if not lost and at - since - _fault_seconds(evidence.faults, since, at) > evidence.sweep_after_seconds / 2:
+            yield f"{id_}, at version {version} since {since:.3f}, was republished at {at:.3f} though no fault lost messages"
 
 
-def cache_goes_forward(evidence: Evidence) -> Iterator[str]:
+def cached_versions_rise(evidence: Evidence) -> Iterator[str]:
     held: dict[str, tuple[int, float]] = {}
-    for write in evidence.cache:
+    for write in evidence.cache_writes:
         if write.job is None:
             held.clear()
             continue
@@ -143,74 +148,78 @@ def cache_goes_forward(evidence: Evidence) -> Iterator[str]:
         held[write.job] = (write.version, write.at + write.milliseconds / 1000)
 
 
-def told_the_truth(evidence: Evidence) -> Iterator[str]:
+def staleness_is_bounded(evidence: Evidence) -> Iterator[str]:
     steps = by_job(evidence)
-    stalls = [fault for fault in evidence.faults if fault.stalls]
-    for seen in evidence.observations:
-        wrong_for = staleness(seen, steps.get(seen.job, []))
-        excused = sum(
-            f.ended - f.begun for f in stalls if f.begun <= seen.answered and seen.asked <= f.ended + evidence.promised
+    stalls = [fault for fault in evidence.faults if fault.delays_visibility]
+    for read in evidence.observations:
+        stale_seconds = staleness(read, steps.get(read.job, []))
+        excuse = sum(
+            f.ended_at - f.started_at
+            for f in stalls
+            if f.started_at <= read.answered_at and read.requested_at <= f.ended_at + evidence.max_staleness
         )
-        if wrong_for is None:
-            yield f"{seen.job} was called {seen.status}, which it had not been by then"
-        elif wrong_for > evidence.promised + SLACK + excused:
-            yield f"{seen.job} was called {seen.status} {wrong_for:.1f} s after that was over"
+        if stale_seconds is None:
+            yield f"{read.job} was read as {read.status}, a status that it had not had"
+        elif stale_seconds > evidence.max_staleness + SLACK + excuse:
+            yield f"{read.job} was read as {read.status} {stale_seconds:.1f} s after that status ended"
 
 
-def all_faults_done(evidence: Evidence) -> Iterator[str]:
-    yield from evidence.not_done
+def all_faults_were_injected(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.failed_injections
 
 
-def ended_only_when_told(evidence: Evidence) -> Iterator[str]:
-    yield from evidence.ended_by_themselves
+def processes_end_by_signals(evidence: Evidence) -> Iterator[str]:
+    yield from evidence.unexpected_exits
 
 
 INVARIANTS: dict[str, Check] = {
     "every accepted job ends, in one state": every_job_ends,
-    "nothing ends that was not accepted": nothing_unaccepted,
+    "nothing ends that was not accepted": every_job_was_accepted,
     "one idempotency key makes one job": one_key_one_job,
-    "versions rise one by one, by transitions of the table": by_the_table,
-    "outbox, work queues and leases are empty": all_empty,
-    "attempts stay within the limit": within_the_limit,
+    "versions rise one by one, by transitions of the table": versions_follow_the_table,
+    "outbox, work queues and leases are empty": nothing_remains,
+    "attempts stay within the limit": attempts_within_the_limit,
     "a duplicate request has a cause": duplicates_have_causes,
     "at_most_once reaches the provider at most once": at_most_once,
-    "every end is told to who wants to be called": every_end_is_told,
-    "only what the broker lost is published again": only_the_lost_is_swept,
-    "the cache never goes back to an older version": cache_goes_forward,
-    "a status is wrong no longer than promised": told_the_truth,
-    "processes end only when told to, or killed": ended_only_when_told,
-    "every fault could be injected": all_faults_done,
+    "every final status produces a callback": every_final_status_has_a_callback,
+    "only what the broker lost is published again": only_lost_messages_are_republished,
+    "the cache never goes back to an older version": cached_versions_rise,
+    "a status is wrong no longer than promised": staleness_is_bounded,
+    "processes end only by a signal": processes_end_by_signals,
+    "every fault could be injected": all_faults_were_injected,
 }
 
 
 def violations(evidence: Evidence) -> dict[str, list[str]]:
-    """By invariant, what breaks it; empty where all hold."""
+    """The violations of each invariant; empty if all hold."""
     found = {name: list(check(evidence)) for name, check in INVARIANTS.items()}
-    return {name: broken for name, broken in found.items() if broken}
+    return {name: lines for name, lines in found.items() if lines}
 
 
-def staleness(seen: Observation, steps: list[Step]) -> float | None:
-    """For how many seconds what was seen had been over when it was asked for; None: it had never been true."""
+def staleness(read: Observation, steps: list[Step]) -> float | None:
+    """Seconds between the end of the observed status and the request; None if the job never had this status."""
     ends = [after.at for after in steps[1:]] + [float("inf")]
     over = [
-        end for step, end in zip(steps, ends, strict=False) if step.status == seen.status and step.at <= seen.answered + SLACK
+        end
+        for step, end in zip(steps, ends, strict=False)
+        if step.status == read.status and step.at <= read.answered_at + SLACK
     ]
-    return max(0.0, seen.asked - max(over)) if over else None
+    return max(0.0, read.requested_at - max(over)) if over else None
 
 
-def _disturbed(faults: list[Fault], begun: float, ended: float) -> float:
-    """Seconds of an interval during which any fault was under way, or had been a second ago."""
+def _fault_seconds(faults: list[Fault], begun: float, ended: float) -> float:
+    """Seconds of an interval that faults cover, plus a second after each."""
     total, reached = 0.0, begun
-    for fault in sorted(faults, key=lambda fault: fault.begun):
-        start, end = max(fault.begun, reached), min(fault.ended + SLACK, ended)
+    for fault in sorted(faults, key=lambda fault: fault.started_at):
+        start, end = max(fault.started_at, reached), min(fault.ended_at + SLACK, ended)
         total += max(0.0, end - start)
         reached = max(reached, end)
     return total
 
 
-def _about(fault: Fault, first: Request, second: Request, lease: float) -> bool:
-    """Whether a fault may have come between a request and its outcome: it overlaps the two, give or take one lease."""
-    return fault.begun <= second.at and fault.ended + lease >= first.at
+def _overlaps(fault: Fault, first: Request, second: Request, lease: float) -> bool:
+    """Whether a fault may have hidden an outcome: it overlaps the two requests, within one lease."""
+    return fault.started_at <= second.at and fault.ended_at + lease >= first.at
 
 
 def by_job(evidence: Evidence) -> dict[str, list[Step]]:

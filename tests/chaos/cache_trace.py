@@ -1,4 +1,4 @@
-"""Every write to the status cache, in Redis' own order: its MONITOR, past the proxy."""
+"""Every write to the status cache in the order of Redis, from its MONITOR."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ _WIPED = re.compile(rb'^\+(\d+\.\d+) .* "FLUSHALL"', re.IGNORECASE)
 
 
 async def trace(url: str, writes: list[CacheWrite]) -> None:
-    """Append to `writes` until cancelled; a Redis that was restarted begins empty."""
+    """Append to `writes` until cancelled; a restarted Redis is empty."""
     parts = urlsplit(url)
     while True:
         try:
@@ -25,5 +25,5 @@ async def trace(url: str, writes: list[CacheWrite]) -> None:
                     writes.append(CacheWrite(float(found[1])))
             writer.close()
         except OSError:
-            pass  # it is down, on purpose: what it knew is gone, as the next connection notes
+            pass  # a fault stopped Redis: the next connection records the loss of its data
         await asyncio.sleep(0.02)

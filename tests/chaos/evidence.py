@@ -1,4 +1,4 @@
-"""What a run leaves behind, for the account. Instants are seconds since the epoch by the machine's one clock."""
+"""The evidence of a run, which the account checks. Instants are seconds since the epoch, by one clock."""
 
 from dataclasses import dataclass, field
 
@@ -7,40 +7,40 @@ ALWAYS = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One version of one job, as a trigger in the ledger saw it being written."""
+    """One version of one job, recorded by a trigger in the ledger."""
 
     job: str
     version: int
     status: str
-    was: str | None
+    previous: str | None
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A row of the ledger's attempts: a claim that ended."""
+    """A row of the ledger's table of attempts."""
 
     job: str
     revision: int
     outcome: str
     reason: str | None
     charged: bool
-    ended: float
+    ended_at: float
 
 
 @dataclass(slots=True)
 class Request:
-    """One raw request at the provider. `answer`: a status code, `hang`, `reset`, or None where it never got to one."""
+    """One raw request at the provider. `answer`: a status code, `hang`, `reset`, or None without an answer."""
 
     key: str
     at: float
     answer: object = None
-    answered: float = ALWAYS
+    answered_at: float = ALWAYS
 
 
 @dataclass(slots=True)
 class Callback:
-    """One raw request at the receiver of callbacks: what it says of which job. `answer` as of a `Request`."""
+    """One raw request at the callback receiver. `answer`: as in `Request`."""
 
     id: str
     job: str
@@ -52,17 +52,17 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a client was told of a job's status, between asking and being answered."""
+    """A status that a client read, between its request and the answer."""
 
     job: str
-    asked: float
-    answered: float
+    requested_at: float
+    answered_at: float
     status: str
 
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite:
-    """One SET in Redis, or (`job` None) the moment at which all it knew was gone."""
+    """One SET in Redis. `job` is None where Redis lost all its data."""
 
     at: float
     job: str | None = None
@@ -72,19 +72,19 @@ class CacheWrite:
 
 @dataclass(slots=True)
 class Fault:
-    """One fault that was injected, and what it can excuse.
+    """One injected fault, and the anomalies that it can excuse.
 
-    `repeats`: a message may reach the provider once more. `loses`: messages are gone, or held by nobody who acts. `stalls`:
-    what was committed may have become visible later by its whole length.
+    `duplicates_requests`: a message may reach the provider once more. `loses_messages`: RabbitMQ, or a frozen consumer, may
+    lose messages. `delays_visibility`: a commit may become visible later, by the length of the fault.
     """
 
     name: str
     target: str
-    begun: float
-    ended: float = ALWAYS
-    repeats: bool = False
-    loses: bool = False
-    stalls: bool = False
+    started_at: float
+    ended_at: float = ALWAYS
+    duplicates_requests: bool = False
+    loses_messages: bool = False
+    delays_visibility: bool = False
     note: str = ""
 
     def __str__(self) -> str:
@@ -93,31 +93,33 @@ class Fault:
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything that the account looks at.
+    """The input of the account.
 
-    `limit`: attempts, `callback_limit`: of callbacks; `promised`: seconds for which a status may be wrong; `patience`: seconds
-    after which a provider's answer may come too late; `sweep_after`: seconds after which a message is missed.
+    `max_staleness`: seconds for which a status may be outdated. `slow_after`: seconds after which a provider's answer may miss
+    the timeout. `sweep_after_seconds`: seconds after which the sweep misses a message.
     """
 
-    limit: int
-    promised: float
-    lease: float
-    patience: float
-    sweep_after: float
-    callback_limit: int
-    accepted: dict[str, set[str]] = field(default_factory=dict)  # by idempotency key: the ids that 202s named
-    refused: list[str] = field(default_factory=list)  # answers that no client should get
+    max_attempts: int
+    max_staleness: float
+    lease_seconds: float
+    slow_after: float
+    sweep_after_seconds: float
+    max_callback_attempts: int
+    ids_by_key: dict[str, set[str]] = field(default_factory=dict)  # by idempotency key: the ids that 202s named
+    unexpected_answers: list[str] = field(default_factory=list)  # neither 202 nor 503
     steps: list[Step] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     at_most_once: set[str] = field(default_factory=set)
     requests: list[Request] = field(default_factory=list)
-    wanting: dict[str, str] = field(default_factory=dict)  # the kind of each job whose ends are to be told
-    parents: dict[str, str] = field(default_factory=dict)  # of each callback in the ledger, the job of which it tells
+    jobs_with_callback: dict[str, str] = field(default_factory=dict)  # the kind of each job that has a callback URL
+    parents: dict[str, str] = field(default_factory=dict)  # the job of each callback
     callbacks: list[Callback] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
-    cache: list[CacheWrite] = field(default_factory=list)
+    cache_writes: list[CacheWrite] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
-    republished: list[tuple[str, int, float]] = field(default_factory=list)  # job, version, when: outbox rows made again
-    left: dict[str, int] = field(default_factory=dict)  # what is not empty that should be
-    not_done: list[str] = field(default_factory=list)  # faults that could not be injected: the run showed less than it says
-    ended_by_themselves: list[str] = field(default_factory=list)
+    republications: list[tuple[str, int, float]] = field(
+        default_factory=list
+    )  # job, version, instant of the repeated outbox row
+    remaining: dict[str, int] = field(default_factory=dict)  # work that should be gone, by name
+    failed_injections: list[str] = field(default_factory=list)
+    unexpected_exits: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The faults: what is done to the service, for how long, and what each can excuse."""
+"""The faults: each injects one failure, records it, and names the anomalies that it can excuse."""
 
 import asyncio
 import random
@@ -12,12 +12,12 @@ from functools import partial
 import aio_pika
 import psycopg2
 
+from tests.chaos.crash_points import HEARTBEAT_SECONDS, IDLE_SECONDS, POINTS
 from tests.chaos.evidence import Fault
-from tests.chaos.fragile import HEARTBEAT_SECONDS, IDLE_SECONDS, POINTS
 from tests.chaos.installation import LEASE, NAMESPACE, Installation
 from tests.chaos.load import Load
 from tests.chaos.servers import Server
-from tests.services import sql
+from tests.support.services import sql
 
 _SILENT_LEADERS = f"""
 SELECT pid FROM pg_locks l JOIN pg_stat_activity a USING (pid)
@@ -30,209 +30,222 @@ COMMITTED = (b"INSERT INTO jobs", b"status = 'processing'", b"INSERT INTO attemp
 
 
 @dataclass
-class Hurting:
-    """What a fault may touch, and where it is written down. `draw` decides targets and lengths."""
+class Injection:
+    """The context of a fault: the service and its load, the log of faults, and the source of random choices."""
 
     installation: Installation
     load: Load
     log: list[Fault]
-    draw: random.Random
+    rng: random.Random
 
     @asynccontextmanager
-    async def noted(
-        self, name: str, target: str = "", *, repeats: bool = True, loses: bool = False, stalls: bool = False
+    async def record(
+        self,
+        name: str,
+        target: str = "",
+        *,
+        duplicates_requests: bool = True,
+        loses_messages: bool = False,
+        delays_visibility: bool = False,
     ) -> AsyncIterator[Fault]:
-        """A fault from now until the block is left."""
-        fault = Fault(name, target, time.time(), repeats=repeats, loses=loses, stalls=stalls)
+        """Record a fault that lasts as long as the block."""
+        fault = Fault(
+            name,
+            target,
+            time.time(),
+            duplicates_requests=duplicates_requests,
+            loses_messages=loses_messages,
+            delays_visibility=delays_visibility,
+        )
         self.log.append(fault)
         try:
             yield fault
         finally:
-            fault.ended = time.time()
+            fault.ended_at = time.time()
 
 
-Hurt = Callable[[Hurting], Awaitable[None]]
+Injector = Callable[[Injection], Awaitable[None]]
 
 
-async def _comes(seen: Callable[[], bool], seconds: float) -> bool:
-    """Whether it comes to that in time."""
+async def _becomes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether the condition becomes true in time."""
     deadline = time.monotonic() + seconds
-    while not seen():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.02)
     return True
 
 
-def told(role: str, number: signal.Signals) -> Hurt:
-    """SIGKILL or SIGTERM for one process."""
+def signal_process(role: str, number: signal.Signals) -> Injector:
+    """Send SIGKILL or SIGTERM to one process."""
 
-    async def hurt(at: Hurting) -> None:
-        process = at.draw.choice(at.installation.of(role))
-        async with at.noted(number.name, process.name):
-            process.send(number)
-            await process.gone()
+    async def inject(injection: Injection) -> None:
+        process = injection.rng.choice(injection.installation.processes_of(role))
+        async with injection.record(number.name, process.name):
+            process.signal(number)
+            await process.until_exit()
 
-    return hurt
+    return inject
 
 
-def die_at(role: str, point: str) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        process = at.draw.choice(at.installation.of(role))
-        async with at.noted(f"dies {point}", process.name) as fault:
-            order = process.arm(point)
-            if await _comes(lambda: not order.exists(), 6):
-                await process.gone()
+def crash_process(role: str, point: str) -> Injector:
+    async def inject(injection: Injection) -> None:
+        process = injection.rng.choice(injection.installation.processes_of(role))
+        async with injection.record(f"dies {point}", process.name) as fault:
+            order = process.crash_at(point)
+            if await _becomes_true(lambda: not order.exists(), 6):
+                await process.until_exit()
             else:
                 order.unlink(missing_ok=True)
-                fault.note = "it did not come to that point"
+                fault.note = "the process did not reach that point"
 
-    return hurt
+    return inject
 
 
-async def restart_one_by_one(at: Hurting) -> None:
-    async with at.noted("rolling restart", "of all processes"):
-        for process in at.installation.processes.values():
+async def restart_one_by_one(injection: Injection) -> None:
+    async with injection.record("rolling restart", "of all processes"):
+        for process in injection.installation.processes.values():
             before = process.forked
-            process.send(signal.SIGTERM)
-            await process.gone()
-            await _comes(partial(process.restarted, before), 20)
+            process.signal(signal.SIGTERM)
+            await process.until_exit()
+            await _becomes_true(partial(process.is_restarted, before), 20)
             await asyncio.sleep(0.3)
 
 
-async def freeze_consumer(at: Hurting) -> None:
-    process = at.draw.choice(at.installation.of("consumer"))
-    async with at.noted("SIGSTOP past its leases", process.name, loses=True):
-        process.send(signal.SIGSTOP)
+async def freeze_consumer(injection: Injection) -> None:
+    process = injection.rng.choice(injection.installation.processes_of("consumer"))
+    async with injection.record("SIGSTOP past its leases", process.name, loses_messages=True):
+        process.signal(signal.SIGSTOP)
         await asyncio.sleep(LEASE + 2)
-        process.send(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
 
 
-async def freeze_relays(at: Hurting) -> None:
-    """One relay after the other, so that the leader is one of them. A frozen leader must lose its role."""
-    for process in at.installation.of("relay"):
-        async with at.noted("SIGSTOP past its leadership", process.name):
-            process.send(signal.SIGSTOP)
+async def freeze_relays(injection: Injection) -> None:
+    """Freeze each relay in turn, so that the leader is among them. A frozen leader must lose its role."""
+    for process in injection.installation.processes_of("relay"):
+        async with injection.record("SIGSTOP past its leadership", process.name):
+            process.signal(signal.SIGSTOP)
             try:
                 await asyncio.sleep(IDLE_SECONDS + 2)
-                assert await _no_silent_leader(at, within=20), f"{process.name} is frozen, and leads"
+                assert await _no_silent_leader(injection, within=20), f"{process.name} is frozen and still leads"
             finally:
-                process.send(signal.SIGCONT)
+                process.signal(signal.SIGCONT)
 
 
-async def _no_silent_leader(at: Hurting, within: float) -> bool:
-    """Whether no session holds the role of the relay for long without a word. Postgres may be away meanwhile."""
+async def _no_silent_leader(injection: Injection, within: float) -> bool:
+    """Whether no silent session holds the relay's leadership. Postgres may be down meanwhile."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         with suppress(psycopg2.OperationalError):
-            if not await asyncio.to_thread(sql, at.installation.database, _SILENT_LEADERS):
+            if not await asyncio.to_thread(sql, injection.installation.database, _SILENT_LEADERS):
                 return True
         await asyncio.sleep(0.2)
     return False
 
 
-def kill_server(name: str, *, orderly: bool = False) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        server: Server = getattr(at.installation.servers, name)
+def kill_server(name: str, *, orderly: bool = False) -> Injector:
+    async def inject(injection: Injection) -> None:
+        server: Server = getattr(injection.installation.servers, name)
         how = "stop -m immediate" if orderly else "kill -9"
-        async with at.noted(how, name, stalls=name == "postgres"):
+        async with injection.record(how, name, delays_visibility=name == "postgres"):
             if orderly:
                 server.instance.signal(signal.SIGQUIT)  # Postgres' immediate shutdown
-                await _comes(lambda: server.instance.server is None, 20)
+                await _becomes_true(lambda: server.instance.server is None, 20)
             else:
                 await server.kill()
-            await asyncio.sleep(at.draw.uniform(0.2, 1.5))
+            await asyncio.sleep(injection.rng.uniform(0.2, 1.5))
             await server.start()
 
-    return hurt
+    return inject
 
 
-def freeze_server(name: str, seconds: float) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        server: Server = getattr(at.installation.servers, name)
-        async with at.noted(f"SIGSTOP for {seconds:g} s", name, stalls=name == "postgres"):
+def freeze_server(name: str, seconds: float) -> Injector:
+    async def inject(injection: Injection) -> None:
+        server: Server = getattr(injection.installation.servers, name)
+        async with injection.record(f"SIGSTOP for {seconds:g} s", name, delays_visibility=name == "postgres"):
             await asyncio.to_thread(server.instance.freeze)
             await asyncio.sleep(seconds)
             server.instance.thaw()
 
-    return hurt
+    return inject
 
 
-def black_hole(name: str) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        proxy = getattr(at.installation.servers, name).proxy
-        async with at.noted("black hole", name, stalls=name == "postgres"):
+def black_hole(name: str) -> Injector:
+    async def inject(injection: Injection) -> None:
+        proxy = getattr(injection.installation.servers, name).proxy
+        async with injection.record("black hole", name, delays_visibility=name == "postgres"):
             await proxy.freeze()
-            await asyncio.sleep(at.draw.uniform(1, 4))
+            await asyncio.sleep(injection.rng.uniform(1, 4))
             await proxy.thaw()
             proxy.cut()
 
-    return hurt
+    return inject
 
 
-def late(name: str, seconds: float) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        proxy = getattr(at.installation.servers, name).proxy
-        async with at.noted(f"{1000 * seconds:g} ms later", name):
+def add_latency(name: str, seconds: float) -> Injector:
+    async def inject(injection: Injection) -> None:
+        proxy = getattr(injection.installation.servers, name).proxy
+        async with injection.record(f"{1000 * seconds:g} ms later", name):
             proxy.delay(seconds)
-            await asyncio.sleep(at.draw.uniform(2, 4))
+            await asyncio.sleep(injection.rng.uniform(2, 4))
             proxy.delay(0)
 
-    return hurt
+    return inject
 
 
-def cut(name: str) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        async with at.noted("connections reset", name):
-            getattr(at.installation.servers, name).proxy.cut()
+def reset_connections(name: str) -> Injector:
+    async def inject(injection: Injection) -> None:
+        async with injection.record("connections reset", name):
+            getattr(injection.installation.servers, name).proxy.cut()
 
-    return hurt
+    return inject
 
 
-async def swallow_confirms(at: Hurting) -> None:
-    proxy = at.installation.servers.rabbitmq.proxy
-    async with at.noted("cut after publish, before confirm", "rabbitmq"):
+async def swallow_confirms(injection: Injection) -> None:
+    proxy = injection.installation.servers.rabbitmq.proxy
+    async with injection.record("cut after publish, before confirm", "rabbitmq"):
         proxy.cut_on_answer(PUBLISHED, times=3)
         await asyncio.sleep(1)
         proxy.cut_on_answer(b"", times=0)
 
 
-async def swallow_commits(at: Hurting) -> None:
-    proxy = at.installation.servers.postgres.proxy
-    needle = at.draw.choice(COMMITTED)
-    async with at.noted("cut after the COMMIT", f"postgres ({needle.decode()})"):
+async def swallow_commits(injection: Injection) -> None:
+    proxy = injection.installation.servers.postgres.proxy
+    needle = injection.rng.choice(COMMITTED)
+    async with injection.record("cut after the COMMIT", f"postgres ({needle.decode()})"):
         proxy.cut_on_answer(needle, times=2)
         await asyncio.sleep(1)
         proxy.cut_on_answer(b"", times=0)
 
 
-async def terminate_backends(at: Hurting) -> None:
-    async with at.noted("backends terminated", "postgres"):
+async def terminate_backends(injection: Injection) -> None:
+    async with injection.record("backends terminated", "postgres"):
         statement = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'posthaste%'"
-        await asyncio.to_thread(sql, at.installation.database, statement)
+        await asyncio.to_thread(sql, injection.installation.database, statement)
 
 
-async def close_connections(at: Hurting) -> None:
-    async with at.noted("close_all_connections", "rabbitmq"):
-        await at.installation.servers.control("close_all_connections", "chaos")
+async def close_connections(injection: Injection) -> None:
+    async with injection.record("close_all_connections", "rabbitmq"):
+        await injection.installation.servers.control("close_all_connections", "chaos")
 
 
-async def alarm(at: Hurting) -> None:
-    control = at.installation.servers.control
-    async with at.noted("memory alarm", "rabbitmq"):
+async def memory_alarm(injection: Injection) -> None:
+    control = injection.installation.servers.control
+    async with injection.record("memory alarm", "rabbitmq"):
         await control("set_vm_memory_high_watermark", "absolute", "1MB")
-        await asyncio.sleep(at.draw.uniform(1, 3))
+        await asyncio.sleep(injection.rng.uniform(1, 3))
         await control("set_vm_memory_high_watermark", "0.4")
 
 
-def lose(what: str) -> Hurt:
-    """A work queue is purged, deleted, or unbound from its exchange."""
+def lose_queue(what: str) -> Injector:
+    """Purge or delete a work queue, or unbind it from its exchange."""
 
-    async def hurt(at: Hurting) -> None:
-        logical = at.draw.choice(LOSABLE)
+    async def inject(injection: Injection) -> None:
+        logical = injection.rng.choice(LOSABLE)
         async with (
-            at.noted(what, logical, repeats=False, loses=what != "unbound"),
-            await aio_pika.connect(at.installation.servers.rabbitmq.url) as connection,
+            injection.record(what, logical, duplicates_requests=False, loses_messages=what != "unbound"),
+            await aio_pika.connect(injection.installation.servers.rabbitmq.url) as connection,
         ):
             channel = await connection.channel()
             queue = await channel.get_queue(f"{NAMESPACE}.{logical}", ensure=False)
@@ -243,89 +256,89 @@ def lose(what: str) -> Hurt:
             else:
                 await queue.unbind(f"{NAMESPACE}.jobs", routing_key=logical)
 
-    return hurt
+    return inject
 
 
-async def flush(at: Hurting) -> None:
-    async with at.noted("FLUSHALL", "redis", repeats=False):
+async def flush(injection: Injection) -> None:
+    async with injection.record("FLUSHALL", "redis", duplicates_requests=False):
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", at.installation.servers.redis.instance.memory.ports["redis"]
+            "127.0.0.1", injection.installation.servers.redis.instance.memory.ports["redis"]
         )
         writer.write(b"FLUSHALL\r\n")
         await reader.readline()
         writer.close()
 
 
-def provider(**faults: float) -> Hurt:
-    async def hurt(at: Hurting) -> None:
-        said = ", ".join(f"{name} {share:g}" for name, share in faults.items())
-        sandbox = at.installation.provider
-        async with at.noted("provider", said):
+def provider_answers(**faults: float) -> Injector:
+    async def inject(injection: Injection) -> None:
+        shares = ", ".join(f"{name} {share:g}" for name, share in faults.items())
+        sandbox = injection.installation.provider
+        async with injection.record("provider", shares):
             before, sandbox.faults = sandbox.faults, sandbox.faults.changed(faults)
-            await asyncio.sleep(at.draw.uniform(2, 4))
+            await asyncio.sleep(injection.rng.uniform(2, 4))
             sandbox.faults = before
 
-    return hurt
+    return inject
 
 
-def listener(**faults: float) -> Hurt:
-    """What receives callbacks fails."""
+def receiver_answers(**faults: float) -> Injector:
+    """Let the callback receiver fail."""
 
-    async def hurt(at: Hurting) -> None:
-        said = ", ".join(f"{name} {share:g}" for name, share in faults.items())
-        there = at.installation.listener
-        async with at.noted("receiver", said, repeats=False):
-            before, there.faults = there.faults, there.faults.changed(faults)
-            await asyncio.sleep(at.draw.uniform(2, 4))
-            there.faults = before
+    async def inject(injection: Injection) -> None:
+        shares = ", ".join(f"{name} {share:g}" for name, share in faults.items())
+        receiver = injection.installation.receiver
+        async with injection.record("receiver", shares, duplicates_requests=False):
+            before, receiver.faults = receiver.faults, receiver.faults.changed(faults)
+            await asyncio.sleep(injection.rng.uniform(2, 4))
+            receiver.faults = before
 
-    return hurt
-
-
-async def requeue(at: Hurting) -> None:
-    async with at.noted("two operators requeue", "what was rejected", repeats=False):
-        await at.load.requeue()
+    return inject
 
 
-# Two lists, as one fault of each may be under way at a time: what is done to our processes and by people, …
-TO_PROCESSES: list[Hurt] = [
-    *(told(role, signal.SIGKILL) for role in POINTS),
-    *(die_at(role, point) for role, points in POINTS.items() for point in points),
-    *(told(role, signal.SIGTERM) for role in POINTS),
+async def requeue_twice(injection: Injection) -> None:
+    async with injection.record("two operators requeue", "rejected messages", duplicates_requests=False):
+        await injection.load.requeue()
+
+
+# One fault of each list may run at a time. This list: faults of processes, provider, receiver and operators.
+PROCESS_FAULTS: list[Injector] = [
+    *(signal_process(role, signal.SIGKILL) for role in POINTS),
+    *(crash_process(role, point) for role, points in POINTS.items() for point in points),
+    *(signal_process(role, signal.SIGTERM) for role in POINTS),
     restart_one_by_one,
     freeze_consumer,
     freeze_relays,
-    provider(fail=1.0),
-    provider(hang=0.5),
-    provider(reset=1.0),
-    listener(fail=1.0),
-    listener(hang=0.5),
-    listener(reset=1.0),
-    requeue,
+    provider_answers(fail=1.0),
+    provider_answers(hang=0.5),
+    provider_answers(reset=1.0),
+    receiver_answers(fail=1.0),
+    receiver_answers(hang=0.5),
+    receiver_answers(reset=1.0),
+    requeue_twice,
 ]
-# … and what is done to the servers and the network.
-TO_SERVERS: list[Hurt] = [
+# Faults of the servers and the network.
+SERVER_FAULTS: list[Injector] = [
     kill_server("rabbitmq"),
     freeze_server("rabbitmq", 3.5 * HEARTBEAT_SECONDS),
     close_connections,
-    lose("deleted"),
-    lose("purged"),
-    lose("unbound"),
-    alarm,
+    lose_queue("deleted"),
+    lose_queue("purged"),
+    lose_queue("unbound"),
+    memory_alarm,
     swallow_confirms,
     black_hole("rabbitmq"),
-    late("rabbitmq", 0.1),
-    cut("rabbitmq"),
+    add_latency("rabbitmq", 0.1),
+    reset_connections("rabbitmq"),
     kill_server("postgres", orderly=True),
     freeze_server("postgres", 3.0),
     swallow_commits,
     terminate_backends,
     black_hole("postgres"),
-    late("postgres", 0.03),
-    cut("postgres"),
+    add_latency("postgres", 0.03),
+    reset_connections("postgres"),
     kill_server("redis"),
     freeze_server("redis", 2.0),
     flush,
-    late("redis", 0.1),
-    cut("redis"),
+    add_latency("redis", 0.1),
+    reset_connections("redis"),
 ]

@@ -1,4 +1,4 @@
-"""The load: clients that submit, ask again under the same key until they know, and look at what becomes of it."""
+"""The load: clients submit jobs, retry under the same idempotency key, and poll statuses."""
 
 import asyncio
 import random
@@ -13,113 +13,113 @@ from jobs.lifecycle import ENDS
 from tests.chaos.evidence import Evidence, Observation
 from tests.chaos.installation import Installation
 
-AGAIN_SECONDS = 0.2
-NOT_KNOWN = (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
-CALLED = 0.5  # the share of messages whose end is told by a callback; reports all are
-WATCHED = 0.4  # the share of jobs whose status a client looks at
-LOOKS = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)  # seconds between two looks
+RETRY_SECONDS = 0.2
+UNKNOWN_OUTCOME = (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError)
+CALLBACK_SHARE = 0.5  # of the messages; every report has a callback
+POLLED_SHARE = 0.4  # of the messages
+POLL_PAUSES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)  # seconds
 
 
 @dataclass
 class Load:
-    """`clients` of them, each pausing about `pause_seconds` between two jobs."""
+    """`clients` clients; each pauses about `pause_seconds` between two jobs."""
 
     installation: Installation
     evidence: Evidence
-    draw: random.Random
+    rng: random.Random
     clients: int = 8
     pause_seconds: float = 0.15
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[str] = field(default_factory=list)  # ids that were accepted
-    _watching: set["asyncio.Task[None]"] = field(default_factory=set)
+    _polls: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def run(self) -> None:
-        """Submit until `stopping`; returns once every client knows what became of its last request."""
+        """Submit until `stopping`; return when every client has an answer to its last request."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self.clients):
                 group.create_task(self._client())
-        for task in self._watching:
+        for task in self._polls:
             task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
+        await asyncio.gather(*self._polls, return_exceptions=True)
 
     async def _client(self) -> None:
         while not self.stopping.is_set():
-            await asyncio.sleep(self.draw.uniform(0.5, 1.5) * self.pause_seconds)
-            path, body = self._wanted()
+            await asyncio.sleep(self.rng.uniform(0.5, 1.5) * self.pause_seconds)
+            path, body = self._next_request()
             id_ = await self.submit(path, body)
             if id_ is None or path != "/messages":
                 continue
             self.messages.append(id_)
-            if self.draw.random() < WATCHED:
-                task = asyncio.create_task(self._watch(id_))
-                self._watching.add(task)
-                task.add_done_callback(self._watching.discard)
+            if self.rng.random() < POLLED_SHARE:
+                task = asyncio.create_task(self._poll(id_))
+                self._polls.add(task)
+                task.add_done_callback(self._polls.discard)
 
-    def _wanted(self) -> tuple[str, dict[str, Any]]:
-        drawn = self.draw.random()
-        url = self.installation.listener.url
-        if drawn < 0.01:
+    def _next_request(self) -> tuple[str, dict[str, Any]]:
+        roll = self.rng.random()
+        url = self.installation.receiver.url
+        if roll < 0.01:
             return "/api/2.0/report/posts", {"callback_url": url}
-        body: dict[str, Any] = {"destination": "+rejected" if drawn < 0.06 else "+1", "body": "hello"}
-        if drawn > 0.8:
+        body: dict[str, Any] = {"destination": "+rejected" if roll < 0.06 else "+1", "body": "hello"}
+        if roll > 0.8:
             body["delivery"] = "at_most_once"
-        if self.draw.random() < 0.1:
+        if self.rng.random() < 0.1:
             body["priority"] = "high"
-        if self.draw.random() < CALLED:
+        if self.rng.random() < CALLBACK_SHARE:
             body["callback_url"] = url
         return "/messages", body
 
     async def submit(self, path: str, body: dict[str, Any]) -> str | None:
-        """Ask, at any API, until one says 202; None where one refuses."""
+        """Retry at random APIs until a 202; None on any answer but 202 and 503."""
         key = uuid4().hex
         while True:
-            port = self.draw.choice(self.installation.ports)
+            port = self.rng.choice(self.installation.ports)
             try:
                 async with self.installation.session.post(
                     f"http://127.0.0.1:{port}{path}", json=body, headers={"Idempotency-Key": key}
                 ) as response:
                     answer = await response.json()
-            except NOT_KNOWN:
-                pass  # the outcome is unknown: the key makes it safe to ask again
+            except UNKNOWN_OUTCOME:
+                pass  # the outcome is unknown: the key makes a retry safe
             else:
                 if response.status == 202:
-                    self.evidence.accepted.setdefault(key, set()).add(answer["id"])
+                    self.evidence.ids_by_key.setdefault(key, set()).add(answer["id"])
                     return str(answer["id"])
                 if response.status != 503:
-                    self.evidence.refused.append(f"key {key}: {response.status} {answer}")
+                    self.evidence.unexpected_answers.append(f"key {key}: {response.status} {answer}")
                     return None
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
-    async def _watch(self, id_: str) -> None:
-        for pause in LOOKS:
+    async def _poll(self, id_: str) -> None:
+        for pause in POLL_PAUSES:
             await asyncio.sleep(pause)
-            if await self.look(id_) in ENDS:
+            if await self.read_status(id_) in ENDS:
                 return
 
-    async def look(self, id_: str) -> str | None:
-        """The status that one of the APIs tells now; None where it cannot."""
-        asked = time.time()
-        port = self.draw.choice(self.installation.ports)
+    async def read_status(self, id_: str) -> str | None:
+        """Read the status at a random API; None if it is unavailable."""
+        requested_at = time.time()
+        port = self.rng.choice(self.installation.ports)
         try:
             async with self.installation.session.get(f"http://127.0.0.1:{port}/message/{id_}/status") as response:
                 answer = await response.json()
-        except NOT_KNOWN:
+        except UNKNOWN_OUTCOME:
             return None
         if response.status == 200:
-            self.evidence.observations.append(Observation(id_, asked, time.time(), answer["status"]))
+            self.evidence.observations.append(Observation(id_, requested_at, time.time(), answer["status"]))
             return str(answer["status"])
         if response.status != 503:
-            self.evidence.refused.append(f"status of {id_}: {response.status} {answer}")
+            self.evidence.unexpected_answers.append(f"status of {id_}: {response.status} {answer}")
         return None
 
     async def requeue(self) -> None:
-        """Two operators click at once: requeue what the provider has rejected."""
+        """Two operators requeue the failed messages at once."""
         body = {"filter": {"status": "failed"}}
-        await asyncio.gather(*(self._click(port, body) for port in self.installation.ports))
+        await asyncio.gather(*(self._requeue_once(port, body) for port in self.installation.ports))
 
-    async def _click(self, port: int, body: dict[str, Any]) -> None:
+    async def _requeue_once(self, port: int, body: dict[str, Any]) -> None:
         try:
             async with self.installation.session.post(f"http://127.0.0.1:{port}/dead-letters/requeue", json=body) as response:
                 await response.read()
-        except NOT_KNOWN:
-            return  # each click is fenced by versions: whether it was heard does not matter
+        except UNKNOWN_OUTCOME:
+            return  # versions fence each requeue: a lost one is harmless

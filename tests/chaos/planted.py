@@ -1,6 +1,6 @@
-"""Bugs, each of which breaks one promise: planted by a test into the modules, to see that it is caught.
+"""Planted bugs: each removes one fence, and a test must find it by the invariant that it violates.
 
-There is no switch for any of them in the service: a test puts them in with `setattr` (a forked process) or a monkeypatch.
+The service has no switch for them: `setattr` plants one in a forked process, a monkeypatch in a test.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,41 +19,41 @@ from jobs.model import Delivery
 from jobs.wire import Pointer
 from service import batching, recording
 from service.publishing import EagerPublisher, Outgoing
-from tests.chaos import world
-from tests.contract.fakes import FakeCache, FakeLedger
+from tests.chaos import simulation
+from tests.support.fakes import FakeCache, FakeLedger
 
-Put = Callable[[Any, str, Any], None]
+Patch = Callable[[Any, str, Any], None]
 
 
 @dataclass(frozen=True)
 class Bug:
-    """How it is planted into the service, and into the fakes where the fence is theirs; and which invariants notice."""
+    """A patch of the service, one of the fakes if they hold the fence, and the invariants that it violates."""
 
-    plant: Callable[[Put], None]
-    breaks: tuple[str, ...]
-    plant_fake: Callable[[Put], None] = lambda put: None
+    plant: Callable[[Patch], None]
+    violates: tuple[str, ...]
+    plant_fake: Callable[[Patch], None] = lambda patch: None
 
 
-def _forget_first(put: Put) -> None:
+def _delete_before_confirm(patch: Patch) -> None:
     publish = EagerPublisher._publish
 
-    async def forgetting(self: EagerPublisher, outgoing: Outgoing) -> None:
+    async def delete_first(self: EagerPublisher, outgoing: Outgoing) -> None:
         await self._forget(outgoing.pointer)
         await publish(self, outgoing)
 
-    put(EagerPublisher, "_publish", forgetting)
+    patch(EagerPublisher, "_publish", delete_first)
 
 
 def _without_version(text: str) -> str:
-    """A statement that takes a job at whatever version it has."""
+    """A statement without its condition on the version."""
     return text.replace(" AND j.version = r.version", "").replace("j.id, r.version", "j.id, j.version")
 
 
-def _claim_any_version(put: Put) -> None:
-    put(claim, "CLAIM", sa.text(_without_version(claim.CLAIM.text)))
+def _claim_any_version(patch: Patch) -> None:
+    patch(claim, "CLAIM", sa.text(_without_version(claim.CLAIM.text)))
 
 
-def _fake_claim_any_version(put: Put) -> None:
+def _fake_claim_any_version(patch: Patch) -> None:
     claim = FakeLedger._claim
 
     def any_version(self: FakeLedger, request: Any) -> Any:
@@ -62,136 +62,138 @@ def _fake_claim_any_version(put: Put) -> None:
             request = replace(request, pointer=Pointer(held.id, held.version))
         return claim(self, request)
 
-    put(FakeLedger, "_claim", any_version)
+    patch(FakeLedger, "_claim", any_version)
 
 
-def _ack_first(put: Put) -> None:
+def _ack_before_claim(patch: Patch) -> None:
     take = Runner._take
 
-    async def acking(self: Runner, execution: Execution) -> Any:
+    async def ack_first(self: Runner, execution: Execution) -> Any:
         await execution.delivery.ack()
         return await take(self, execution)
 
-    put(Runner, "_take", acking)
+    patch(Runner, "_take", ack_first)
 
 
-def _reap_the_living(put: Put) -> None:
-    put(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (NOT r.lost OR j.lease_until < now())", "")))
-    put(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
+def _reap_live_leases(patch: Patch) -> None:
+    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (NOT r.lost OR j.lease_until < now())", "")))
+    patch(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
 
 
-def _fake_reap_the_living(put: Put) -> None:
+def _fake_reap_live_leases(patch: Patch) -> None:
     expired, apply = FakeLedger.expired_leases, FakeLedger._apply
 
-    async def all_of_them(self: FakeLedger, limit: int, timeout: float = 1) -> Any:
+    async def every_lease(self: FakeLedger, limit: int, timeout: float = 1) -> Any:
         now, self.clock = self.clock, float("inf")
         found = await expired(self, limit, timeout)
         self.clock = now
         return found
 
-    def whatever(self: FakeLedger, transition: Any) -> Any:
+    def without_lease_check(self: FakeLedger, transition: Any) -> Any:
         now, self.clock = self.clock, float("inf")
         step = apply(self, transition)
         self.clock = now
         return step
 
-    put(FakeLedger, "expired_leases", all_of_them)
-    put(FakeLedger, "_apply", whatever)
+    patch(FakeLedger, "expired_leases", every_lease)
+    patch(FakeLedger, "_apply", without_lease_check)
 
 
-def _cache_the_last_to_come(put: Put) -> None:
+def _cache_last_write(patch: Patch) -> None:
     text = status_cache._WRITE
     start = text.index("if not held")
-    put(status_cache, "_WRITE", text[:start] + "if true then" + text[text.index("then", start) + 4 :])
+    patch(status_cache, "_WRITE", text[:start] + "if true then" + text[text.index("then", start) + 4 :])
 
 
-def _fake_cache_the_last_to_come(put: Put) -> None:
+def _fake_cache_last_write(patch: Patch) -> None:
     async def write(self: FakeCache, entries: Sequence[Any], timeout: float = 1) -> list[None]:
         self.values.update({new.id: new for new in entries})
         return [None] * len(entries)
 
-    put(FakeCache, "write", write)
+    patch(FakeCache, "write", write)
 
 
-def _requeue_any_version(put: Put) -> None:
-    put(requeue, "REQUEUE", sa.text(_without_version(requeue.REQUEUE.text)))
+def _requeue_any_version(patch: Patch) -> None:
+    patch(requeue, "REQUEUE", sa.text(_without_version(requeue.REQUEUE.text)))
 
 
-def _fake_requeue_any_version(put: Put) -> None:
+def _fake_requeue_any_version(patch: Patch) -> None:
     requeue = FakeLedger._requeue
 
     def any_version(self: FakeLedger, letter: Pointer) -> bool:
         return requeue(self, Pointer(letter.id, self.jobs[letter.id].version))
 
-    put(FakeLedger, "_requeue", any_version)
+    patch(FakeLedger, "_requeue", any_version)
 
 
-def _everybody_wins(put: Put) -> None:
+def _resolve_all_as_winners(patch: Patch) -> None:
     def settle(self: Any, result: Any, twin_result: Any) -> None:
         for future in self.futures:
             if not future.done():
                 future.set_result(result)
 
-    put(batching._Entry, "settle", settle)
+    patch(batching._Entry, "settle", settle)
 
 
-def _never_sweep(put: Put) -> None:
-    async def nothing(self: Sweeper, now: float | None = None) -> int:
+def _never_sweep(patch: Patch) -> None:
+    async def sweep_nothing(self: Sweeper, now: float | None = None) -> int:
         return 0
 
-    put(Sweeper, "sweep_once", nothing)
+    patch(Sweeper, "sweep_once", sweep_nothing)
 
 
-def _accept_at_most_once_again(put: Put) -> None:
+def _retry_at_most_once(patch: Patch) -> None:
     decide = decision.decide
 
-    def careless(job: Any, *arguments: Any, **named: Any) -> Any:
+    def decide_at_least_once(job: Any, *arguments: Any, **named: Any) -> Any:
         return decide(replace(job, delivery=Delivery.AT_LEAST_ONCE), *arguments, **named)
 
-    put(recording, "decide", careless)
+    patch(recording, "decide", decide_at_least_once)
 
 
-def _end_any_claim(put: Put) -> None:
+def _apply_to_any_claim(patch: Patch) -> None:
     text = apply.APPLY.text.replace(" AND j.version = r.version AND j.claim_token = r.token", "")
-    put(apply, "APPLY", sa.text(text.replace(" AND j.version = held.version", "")))
+    patch(apply, "APPLY", sa.text(text.replace(" AND j.version = held.version", "")))
 
 
-def _fake_end_any_claim(put: Put) -> None:
+def _fake_apply_to_any_claim(patch: Patch) -> None:
     apply = FakeLedger._apply
 
     def unfenced(self: FakeLedger, transition: Any) -> Any:
         job = self.jobs[transition.id]
         return apply(self, replace(transition, version=job.version, token=job.token))
 
-    put(FakeLedger, "_apply", unfenced)
+    patch(FakeLedger, "_apply", unfenced)
 
 
-def _tell_no_late_acceptance(put: Put) -> None:
-    put(late, "ACCEPT_LATE", sa.text(late.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
+def _no_callback_of_late_acceptance(patch: Patch) -> None:
+    patch(late, "ACCEPT_LATE", sa.text(late.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
 
 
-def _fake_tell_no_late_acceptance(put: Put) -> None:
+def _fake_no_callback_of_late_acceptance(patch: Patch) -> None:
     accept_late = FakeLedger._accept_late
 
-    def silently(self: FakeLedger, late: Any) -> Any:
+    def without_callback(self: FakeLedger, late: Any) -> Any:
         urls, self.callback_urls = self.callback_urls, {}
         step = accept_late(self, late)
         self.callback_urls = urls
         return step
 
-    put(FakeLedger, "_accept_late", silently)
+    patch(FakeLedger, "_accept_late", without_callback)
 
 
 BUGS: dict[str, Bug] = {
-    "outbox deleted before the confirm": Bug(_forget_first, (world.ON_ITS_WAY,)),
-    "claim without version": Bug(_claim_any_version, (world.FENCED, world.ONE_SEND), _fake_claim_any_version),
-    "ack before the claim": Bug(_ack_first, (world.ON_ITS_WAY,)),
-    "reaper without the lease predicate": Bug(_reap_the_living, (world.ONE_SEND,), _fake_reap_the_living),
-    "cache without compare-and-set": Bug(_cache_the_last_to_come, (world.CACHE_FORWARD,), _fake_cache_the_last_to_come),
-    "requeue without version": Bug(_requeue_any_version, (world.FENCED,), _fake_requeue_any_version),
-    "no coalescing in a batch": Bug(_everybody_wins, (world.ONE_SEND,)),
-    "sweep missing": Bug(_never_sweep, (world.ALL_END,)),
-    "outcome applied without version and token": Bug(_end_any_claim, (world.FENCED,), _fake_end_any_claim),
-    "an end without its callback": Bug(_tell_no_late_acceptance, (world.TOLD,), _fake_tell_no_late_acceptance),
-    "at_most_once tried again": Bug(_accept_at_most_once_again, (world.AT_MOST_ONCE,)),
+    "outbox deleted before the confirm": Bug(_delete_before_confirm, (simulation.WAITING_JOBS_ARE_QUEUED,)),
+    "claim without version": Bug(_claim_any_version, (simulation.FENCED, simulation.LEASED_SEND), _fake_claim_any_version),
+    "ack before the claim": Bug(_ack_before_claim, (simulation.WAITING_JOBS_ARE_QUEUED,)),
+    "reaper without the lease predicate": Bug(_reap_live_leases, (simulation.LEASED_SEND,), _fake_reap_live_leases),
+    "cache without compare-and-set": Bug(_cache_last_write, (simulation.CACHE_FORWARD,), _fake_cache_last_write),
+    "requeue without version": Bug(_requeue_any_version, (simulation.FENCED,), _fake_requeue_any_version),
+    "no coalescing in a batch": Bug(_resolve_all_as_winners, (simulation.LEASED_SEND,)),
+    "sweep missing": Bug(_never_sweep, (simulation.EVERY_JOB_ENDS,)),
+    "outcome applied without version and token": Bug(_apply_to_any_claim, (simulation.FENCED,), _fake_apply_to_any_claim),
+    "an end without its callback": Bug(
+        _no_callback_of_late_acceptance, (simulation.CALLBACK_COMMITTED,), _fake_no_callback_of_late_acceptance
+    ),
+    "at_most_once tried again": Bug(_retry_at_most_once, (simulation.AT_MOST_ONCE,)),
 }

@@ -1,4 +1,4 @@
-"""One run: load, faults by a seeded schedule, then quiet, then the account."""
+"""One run: load and a seeded schedule of faults, then recovery, then the account."""
 
 import asyncio
 import random
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from infra.rabbitmq.inspection import BrokerDown, inspect
 from infra.rabbitmq.topology import describe
-from tests.chaos import audit
+from tests.chaos import audit_triggers
 from tests.chaos.account import violations
 from tests.chaos.cache_trace import trace
 from tests.chaos.evidence import Evidence, Fault
-from tests.chaos.faults import TO_PROCESSES, TO_SERVERS, Hurt, Hurting
+from tests.chaos.faults import PROCESS_FAULTS, SERVER_FAULTS, Injection, Injector
 from tests.chaos.installation import (
     ATTEMPTS,
     CALLBACK_ATTEMPTS,
@@ -23,63 +23,66 @@ from tests.chaos.installation import (
     SWEEP_AFTER,
     TIMEOUT,
     Installation,
-    installed,
+    start_installation,
 )
 from tests.chaos.load import Load
 from tests.chaos.servers import own_servers
 from tests.chaos.stalls import watch_stalls
 
-# DESIGN: what is cached can be a second old when it is written, and stays for the status' time to live.
-PROMISED = STATUS_TTL + 1.0
+# DESIGN: a status can be a second old when it is cached; the cache keeps it for its time to live.
+MAX_STALENESS = STATUS_TTL + 1.0
 DRAIN_SECONDS = 90.0
 WARM_UP_SECONDS = 2.0
 
 
 @dataclass
 class Result:
-    """What a run came to: its evidence, and by invariant what breaks it."""
+    """The result of a run: its evidence, and the violations of each invariant."""
 
     seed: int
     evidence: Evidence
-    drained: float  # seconds from the last fault's end until nothing was under way
-    broken: dict[str, list[str]] = field(default_factory=dict)
+    drain_seconds: float  # from the last fault's end until no work remained
+    violations: dict[str, list[str]] = field(default_factory=dict)
 
 
 async def run(seed: int, seconds: float, bug: str | None = None) -> Result:
-    """Faults for so many seconds (about fifty a minute and a half), with everything that is random drawn from `seed`."""
-    draw = random.Random(seed)
+    """Inject faults for `seconds`, about fifty in 90 s. The seed decides every random choice."""
+    rng = random.Random(seed)
     evidence = Evidence(
-        limit=ATTEMPTS,
-        promised=PROMISED,
-        lease=LEASE,
-        patience=TIMEOUT * 0.7,
-        sweep_after=SWEEP_AFTER,
-        callback_limit=CALLBACK_ATTEMPTS,
+        max_attempts=ATTEMPTS,
+        max_staleness=MAX_STALENESS,
+        lease_seconds=LEASE,
+        slow_after=TIMEOUT * 0.7,
+        sweep_after_seconds=SWEEP_AFTER,
+        max_callback_attempts=CALLBACK_ATTEMPTS,
     )
     with tempfile.TemporaryDirectory(prefix="posthaste-chaos-") as folder:
-        async with own_servers() as servers, installed(servers, Path(folder), draw, bug) as installation:
+        async with own_servers() as servers, start_installation(servers, Path(folder), rng, bug) as installation:
             load = Load(installation, evidence, random.Random(seed))
             watching = [
-                asyncio.create_task(trace(servers.redis.url, evidence.cache)),
+                asyncio.create_task(trace(servers.redis.url, evidence.cache_writes)),
                 asyncio.create_task(watch_stalls(evidence.faults)),
             ]
             try:
-                drained = await _through(installation, load, evidence, seed, seconds)
+                drained = await _run_phases(installation, load, evidence, seed, seconds)
             finally:
                 for task in watching:
                     task.cancel()
                 for name in sorted(installation.processes):
-                    _keep(folder, name)
+                    _save_log(folder, name)
     return Result(seed, evidence, drained, violations(evidence))
 
 
-async def _through(installation: Installation, load: Load, evidence: Evidence, seed: int, seconds: float) -> float:
+async def _run_phases(installation: Installation, load: Load, evidence: Evidence, seed: int, seconds: float) -> float:
     loading = asyncio.create_task(load.run())
     await asyncio.sleep(WARM_UP_SECONDS)
     until = time.monotonic() + seconds
-    pools = [(TO_PROCESSES, random.Random(f"{seed} processes")), (TO_SERVERS, random.Random(f"{seed} servers"))]
+    pools = [(PROCESS_FAULTS, random.Random(f"{seed} processes")), (SERVER_FAULTS, random.Random(f"{seed} servers"))]
     await asyncio.gather(
-        *(_hurt(Hurting(installation, load, evidence.faults, draw), faults, until, evidence.not_done) for faults, draw in pools)
+        *(
+            _inject_until(Injection(installation, load, evidence.faults, rng), faults, until, evidence.failed_injections)
+            for faults, rng in pools
+        )
     )
     installation.provider.faults = installation.provider.faults.changed({"fail": 0.0, "hang": 0.0, "reset": 0.0})
     ended = time.monotonic()
@@ -87,34 +90,34 @@ async def _through(installation: Installation, load: Load, evidence: Evidence, s
     await asyncio.wait_for(loading, DRAIN_SECONDS)
     await _drain(installation, evidence)
     drained = time.monotonic() - ended
-    await _look_once_more(load)
-    audit.collect(installation.database, evidence)
-    evidence.requests = installation.provider.noted()
-    evidence.callbacks = list(installation.listener.noted)
-    evidence.ended_by_themselves = installation.ended_by_themselves
+    await _read_final_statuses(load)
+    audit_triggers.collect(installation.database, evidence)
+    evidence.requests = installation.provider.requests()
+    evidence.callbacks = list(installation.receiver.requests)
+    evidence.unexpected_exits = installation.unexpected_exits
     return drained
 
 
-async def _hurt(at: Hurting, faults: list[Hurt], until: float, not_done: list[str]) -> None:
-    """Every fault of the list in an order of its own, then again in another, until the time is up."""
+async def _inject_until(injection: Injection, faults: list[Injector], until: float, failed_injections: list[str]) -> None:
+    """Inject every fault of the list in random order; repeat in a new order until the time is up."""
     while True:
-        for hurt in at.draw.sample(faults, len(faults)):
+        for inject in injection.rng.sample(faults, len(faults)):
             if time.monotonic() > until:
                 return
             try:
-                await hurt(at)
-            except Exception as error:  # noqa: BLE001  not swallowed: it turns the run red
-                not_done.append(f"{hurt.__qualname__.removesuffix('.<locals>.hurt')}: {error!r}")
-            await asyncio.sleep(at.draw.uniform(0.1, 1.0))
+                await inject(injection)
+            except Exception as error:  # noqa: BLE001  not swallowed: the account reports it
+                failed_injections.append(f"{inject.__qualname__.removesuffix('.<locals>.inject')}: {error!r}")
+            await asyncio.sleep(injection.rng.uniform(0.1, 1.0))
 
 
 async def _drain(installation: Installation, evidence: Evidence) -> None:
-    """Wait until nothing is under way; what still is when the time is up is the account's."""
+    """Wait until no work remains, or until the time is up; the account reports the remaining work."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while True:
-        evidence.left = await asyncio.to_thread(audit.left, installation.database)
-        evidence.left |= await _ready(installation)
-        if not any(evidence.left.values()) or time.monotonic() > deadline:
+        evidence.remaining = await asyncio.to_thread(audit_triggers.remaining, installation.database)
+        evidence.remaining |= await _ready(installation)
+        if not any(evidence.remaining.values()) or time.monotonic() > deadline:
             return
         await asyncio.sleep(0.5)
 
@@ -124,19 +127,19 @@ async def _ready(installation: Installation) -> dict[str, int]:
     try:
         states = await inspect(installation.servers.rabbitmq.url, topology)
     except BrokerDown:
-        return {"RabbitMQ, which does not answer": 1}
+        return {"RabbitMQ does not answer": 1}
     return {f"messages in {state.name}": state.ready for state in states if not state.logical.endswith(".dead")}
 
 
-async def _look_once_more(load: Load) -> None:
-    """When it is all over, what clients are told is what is."""
-    await asyncio.sleep(PROMISED)
-    for id_ in load.draw.sample(load.messages, min(200, len(load.messages))):
-        await load.look(id_)
+async def _read_final_statuses(load: Load) -> None:
+    """Read statuses after recovery: they must be current."""
+    await asyncio.sleep(MAX_STALENESS)
+    for id_ in load.rng.sample(load.messages, min(200, len(load.messages))):
+        await load.read_status(id_)
 
 
-def _keep(folder: str, name: str) -> None:
-    """Leave the log of one process where whoever reads of a red run finds it."""
+def _save_log(folder: str, name: str) -> None:
+    """Copy the log of one process to .local/chaos."""
     log = Path(folder) / f"{name}.log"
     if log.exists():
         kept = Path(".local/chaos")
@@ -145,9 +148,9 @@ def _keep(folder: str, name: str) -> None:
 
 
 def recoveries(evidence: Evidence) -> list[tuple[Fault, float | None]]:
-    """For each fault, the seconds from its end until a job that was accepted after it had ended; None: there was none."""
+    """For each fault, the seconds from its end until a later accepted job reached a final status; None if no job did."""
     steps = [step for step in evidence.steps if step.job not in evidence.parents]
     created = {step.job: step.at for step in steps if step.version == 1}
     lives = [(created[step.job], step.at) for step in steps if step.status in ("sent", "failed")]
-    firsts = [min((end for begun, end in lives if begun >= fault.ended), default=None) for fault in evidence.faults]
-    return [(fault, None if end is None else end - fault.ended) for fault, end in zip(evidence.faults, firsts, strict=True)]
+    firsts = [min((end for begun, end in lives if begun >= fault.ended_at), default=None) for fault in evidence.faults]
+    return [(fault, None if end is None else end - fault.ended_at) for fault, end in zip(evidence.faults, firsts, strict=True)]

@@ -1,7 +1,6 @@
-"""RabbitMQ, Postgres and Redis of one run's own, from the distribution's packages, with a proxy in front of each."""
+"""Private RabbitMQ, Postgres and Redis for one run, from the distribution's packages, each behind a proxy."""
 
 import asyncio
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,21 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.services import Instance
-from tests.own_rabbitmq import controller
-from tests.proxy import Proxy
-from tests.services import proxied
+from tests.support.own_rabbitmq import controller
+from tests.support.processes import environment_without_settings
+from tests.support.proxy import Proxy
+from tests.support.services import proxied
 
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Server:
-    """One server: `url` is its own, `through` that of the proxy in front of it."""
+    """One server; `url` is its own URL, `proxy_url` leads through the proxy."""
 
     name: str
     instance: Instance
     url: str
-    through: str
+    proxy_url: str
     proxy: Proxy
 
     async def start(self) -> None:
@@ -37,7 +37,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Servers:
-    """All three."""
+    """The three servers of a run."""
 
     postgres: Server
     rabbitmq: Server
@@ -47,27 +47,29 @@ class Servers:
         return (self.postgres, self.rabbitmq, self.redis)
 
     async def control(self, *arguments: str) -> None:
-        """`rabbitmqctl` for this run's RabbitMQ and no other."""
+        """Run `rabbitmqctl` for this run's RabbitMQ."""
         await asyncio.to_thread(controller(self.rabbitmq.instance), *arguments)
 
 
 @asynccontextmanager
 async def own_servers() -> AsyncIterator[Servers]:
-    """Started for this run (packages that are missing are installed first), deleted with all their data after it."""
+    """Start the servers, installing packages that are missing; delete them with their data afterwards."""
     with tempfile.TemporaryDirectory(prefix="posthaste-chaos-") as folder:
         root = Path(folder)
         instances = {name: Instance.of(name, root) for name in ("postgres", "rabbitmq", "redis")}
         try:
             up = [sys.executable, "-m", "infra.services", "up", "--root", str(root), "--using", "packages"]
-            await asyncio.to_thread(subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=_plain())
-            yield await _described(instances)
+            await asyncio.to_thread(
+                subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=environment_without_settings()
+            )
+            yield await _with_proxies(instances)
         finally:
             for instance in instances.values():
                 await asyncio.to_thread(instance.stop)
             instances["redis"].home.delete()
 
 
-async def _described(instances: dict[str, Instance]) -> Servers:
+async def _with_proxies(instances: dict[str, Instance]) -> Servers:
     variables = {name: value for each in instances.values() for name, value in each.variables.items()}
     urls = {
         "postgres": variables["POSTHASTE_DATABASE_URL"],
@@ -76,11 +78,6 @@ async def _described(instances: dict[str, Instance]) -> Servers:
     }
     servers = {}
     for name, url in urls.items():
-        through, proxy = await proxied(url)
-        servers[name] = Server(name, instances[name], url, through, proxy)
+        proxy_url, proxy = await proxied(url)
+        servers[name] = Server(name, instances[name], url, proxy_url, proxy)
     return Servers(**servers)
-
-
-def _plain() -> dict[str, str]:
-    """Without URLs that the environment may name: those are somebody else's servers, and these are to be hurt."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")}

@@ -1,18 +1,18 @@
-"""A machine that stood still is a fault too: what was late then was not the service's doing."""
+"""Stalls of the machine, recorded as faults: they delay everything."""
 
 import asyncio
 import time
 
 from tests.chaos.evidence import Fault
 
-LOOK_SECONDS = 0.05
-STALLED_SECONDS = 0.7
+SLEEP_SECONDS = 0.05
+STALL_SECONDS = 0.7
 
 
 async def watch_stalls(log: list[Fault]) -> None:
-    """Note whenever this process, which sleeps most of the time, is not woken for long; until cancelled."""
+    """Record each long delay of this process' own wake-up, until cancelled."""
     while True:
         before = time.time()
-        await asyncio.sleep(LOOK_SECONDS)
-        if time.time() - before > STALLED_SECONDS:
-            log.append(Fault("the machine stood still", "", before, time.time(), repeats=True, stalls=True))
+        await asyncio.sleep(SLEEP_SECONDS)
+        if time.time() - before > STALL_SECONDS:
+            log.append(Fault("stall of the machine", "", before, time.time(), duplicates_requests=True, delays_visibility=True))

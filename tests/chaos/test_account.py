@@ -1,4 +1,4 @@
-"""The account can fail: for each invariant, evidence of a good run, and the least change to it that must be noticed."""
+"""The account can fail: for each invariant, the smallest change of a good run's evidence that must violate it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,13 +20,13 @@ def _steps(job: str, *statuses: str, at: float = 100.0) -> list[Step]:
 def _good() -> Evidence:
     """Two jobs: one sent at once, one sent again after its worker was killed."""
     return Evidence(
-        limit=3,
-        promised=3.0,
-        lease=5.0,
-        patience=1.4,
-        sweep_after=12.0,
-        callback_limit=4,
-        accepted={"k1": {A}, "k2": {B}},
+        max_attempts=3,
+        max_staleness=3.0,
+        lease_seconds=5.0,
+        slow_after=1.4,
+        sweep_after_seconds=12.0,
+        max_callback_attempts=4,
+        ids_by_key={"k1": {A}, "k2": {B}},
         steps=[
             *_steps(A, "queued", "processing", "sent"),
             *_steps(B, "queued", "processing", "retrying", "processing", "sent"),
@@ -42,10 +42,15 @@ def _good() -> Evidence:
         at_most_once={A},
         requests=[Request(A, 102.5, 200, 102.6), Request(B, 102.5, 200, 102.6), Request(B, 104.5, 200, 104.6)],
         observations=[Observation(A, 101.5, 101.6, "queued"), Observation(A, 104.0, 104.1, "processing")],
-        cache=[CacheWrite(0.0), CacheWrite(101.1, A, 1, 2000), CacheWrite(102.1, A, 2, 2000), CacheWrite(103.1, A, 3, 9999)],
-        faults=[Fault("SIGKILL", "consumer-1", 102.6, 102.7, repeats=True)],
-        left={"outbox rows": 0},
-        wanting={A: "message"},
+        cache_writes=[
+            CacheWrite(0.0),
+            CacheWrite(101.1, A, 1, 2000),
+            CacheWrite(102.1, A, 2, 2000),
+            CacheWrite(103.1, A, 3, 9999),
+        ],
+        faults=[Fault("SIGKILL", "consumer-1", 102.6, 102.7, duplicates_requests=True)],
+        remaining={"outbox rows": 0},
+        jobs_with_callback={A: "message"},
         parents={TELLS_A: A},
         callbacks=[Callback(TELLS_A, A, 3, "message.sent", True, 500), Callback(TELLS_A, A, 3, "message.sent", True, 204)],
     )
@@ -60,19 +65,19 @@ def _never_ends(e: Evidence) -> None:
 
 
 def _lost(e: Evidence) -> None:
-    e.accepted["k3"] = {"01a200ca-0000-7000-8000-00000000000c"}
+    e.ids_by_key["k3"] = {"01a200ca-0000-7000-8000-00000000000c"}
 
 
 def _unaccepted(e: Evidence) -> None:
-    del e.accepted["k2"]
+    del e.ids_by_key["k2"]
 
 
 def _two_of_one_key(e: Evidence) -> None:
-    e.accepted = {"k1": {A, B}}
+    e.ids_by_key = {"k1": {A, B}}
 
 
 def _server_error(e: Evidence) -> None:
-    e.refused.append("key k3: 500")
+    e.unexpected_answers.append("key k3: 500")
 
 
 def _version_left_out(e: Evidence) -> None:
@@ -89,7 +94,7 @@ def _forbidden_step(e: Evidence) -> None:
 
 
 def _something_left(e: Evidence) -> None:
-    e.left["outbox rows"] = 1
+    e.remaining["outbox rows"] = 1
 
 
 def _charged_too_often(e: Evidence) -> None:
@@ -109,11 +114,11 @@ def _no_fault(e: Evidence) -> None:
 
 
 def _fault_long_before(e: Evidence) -> None:
-    e.faults = [replace(fault, begun=10.0, ended=11.0) for fault in e.faults]
+    e.faults = [replace(fault, started_at=10.0, ended_at=11.0) for fault in e.faults]
 
 
 def _harmless_fault(e: Evidence) -> None:
-    e.faults = [replace(fault, repeats=False) for fault in e.faults]
+    e.faults = [replace(fault, duplicates_requests=False) for fault in e.faults]
 
 
 def _twice_at_most_once(e: Evidence) -> None:
@@ -149,11 +154,11 @@ def _callback_charged_too_often(e: Evidence) -> None:
 
 
 def _swept_for_nothing(e: Evidence) -> None:
-    e.republished.append((A, 1, 120.0))
+    e.republications.append((A, 1, 120.0))
 
 
 def _older_in_the_cache(e: Evidence) -> None:
-    e.cache.append(CacheWrite(103.2, A, 2, 2000))
+    e.cache_writes.append(CacheWrite(103.2, A, 2, 2000))
 
 
 def _wrong_for_long(e: Evidence) -> None:
@@ -169,11 +174,11 @@ def _not_yet_true(e: Evidence) -> None:
 
 
 def _fault_not_done(e: Evidence) -> None:
-    e.not_done.append("alarm: no answer")
+    e.failed_injections.append("alarm: no answer")
 
 
 def _crashed(e: Evidence) -> None:
-    e.ended_by_themselves.append("relay-1 ended with 1")
+    e.unexpected_exits.append("relay-1 ended with 1")
 
 
 BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
@@ -193,11 +198,11 @@ BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
     (_fault_long_before, "a duplicate request has a cause"),
     (_harmless_fault, "a duplicate request has a cause"),
     (_twice_at_most_once, "at_most_once reaches the provider at most once"),
-    (_not_told, "every end is told to who wants to be called"),
-    (_not_told_of_every_end, "every end is told to who wants to be called"),
-    (_told_something_else, "every end is told to who wants to be called"),
-    (_told_under_two_ids, "every end is told to who wants to be called"),
-    (_badly_signed, "every end is told to who wants to be called"),
+    (_not_told, "every final status produces a callback"),
+    (_not_told_of_every_end, "every final status produces a callback"),
+    (_told_something_else, "every final status produces a callback"),
+    (_told_under_two_ids, "every final status produces a callback"),
+    (_badly_signed, "every final status produces a callback"),
     (_callback_of_nobody, "nothing ends that was not accepted"),
     (_callback_charged_too_often, "attempts stay within the limit"),
     (_swept_for_nothing, "only what the broker lost is published again"),
@@ -206,12 +211,12 @@ BREAKING: list[tuple[Callable[[Evidence], None], str]] = [
     (_never_true, "a status is wrong no longer than promised"),
     (_not_yet_true, "a status is wrong no longer than promised"),
     (_fault_not_done, "every fault could be injected"),
-    (_crashed, "processes end only when told to, or killed"),
+    (_crashed, "processes end only by a signal"),
 ]
 
 
 @pytest.mark.parametrize(("change", "invariant"), BREAKING, ids=[change.__name__ for change, _ in BREAKING])
-def test_what_breaks_an_invariant_is_named(change: Callable[[Evidence], None], invariant: str) -> None:
+def test_each_violation_names_its_invariant(change: Callable[[Evidence], None], invariant: str) -> None:
     evidence = _good()
     change(evidence)
     assert invariant in violations(evidence)
@@ -222,41 +227,41 @@ def test_every_invariant_has_been_broken() -> None:
 
 
 def _purged(e: Evidence) -> None:
-    e.republished.append((A, 1, 120.0))
-    e.faults.append(Fault("purged", "", 101.5, 101.6, loses=True))
+    e.republications.append((A, 1, 120.0))
+    e.faults.append(Fault("purged", "", 101.5, 101.6, loses_messages=True))
 
 
 def _kept_waiting(e: Evidence) -> None:
-    e.republished.append((A, 1, 114.0))
+    e.republications.append((A, 1, 114.0))
     e.faults.append(Fault("SIGSTOP", "rabbitmq", 102.0, 112.0))
 
 
 def _wiped(e: Evidence) -> None:
-    e.cache += [CacheWrite(103.15), CacheWrite(103.2, A, 2, 2000)]
+    e.cache_writes += [CacheWrite(103.15), CacheWrite(103.2, A, 2, 2000)]
 
 
 def _expired(e: Evidence) -> None:
-    e.cache.append(CacheWrite(113.2, A, 2, 2000))
+    e.cache_writes.append(CacheWrite(113.2, A, 2, 2000))
 
 
 def _stalled(e: Evidence) -> None:
     e.observations.append(Observation(A, 108.0, 108.1, "processing"))
-    e.faults.append(Fault("SIGSTOP", "postgres", 103.0, 106.0, stalls=True))
+    e.faults.append(Fault("SIGSTOP", "postgres", 103.0, 106.0, delays_visibility=True))
 
 
 def _too_slow(e: Evidence) -> None:
     e.faults.clear()
-    e.requests[1] = replace(e.requests[1], answered=104.4)
+    e.requests[1] = replace(e.requests[1], answered_at=104.4)
 
 
 @pytest.mark.parametrize("change", [_purged, _kept_waiting, _wiped, _expired, _stalled, _too_slow])
-def test_what_a_fault_excuses_is_green(change: Callable[[Evidence], None]) -> None:
+def test_an_excused_anomaly_violates_nothing(change: Callable[[Evidence], None]) -> None:
     evidence = _good()
     change(evidence)
     assert violations(evidence) == {}
 
 
-def test_staleness_is_counted_from_the_end_of_what_was_told() -> None:
+def test_staleness_is_counted_from_the_end_of_the_observed_status() -> None:
     steps = _steps(A, "queued", "processing", "sent")
     assert staleness(Observation(A, 104.0, 104.1, "queued"), steps) == pytest.approx(2.0)
     assert staleness(Observation(A, 104.0, 104.1, "sent"), steps) == 0.0

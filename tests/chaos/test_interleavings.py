@@ -1,221 +1,15 @@
-"""Thousands of orders in which the steps of several processes can happen, with a crash possible between any two of them.
+"""Thousands of orders of the steps of several processes, with a crash possible between any two.
 
-In memory by the thousand, and the same on the real Postgres and Redis by the dozen. What fails is shrunk by Hypothesis to the
-few steps that it takes.
+In memory by the thousand, on the real Postgres and Redis by the dozen. Hypothesis shrinks a failure to the few steps it needs.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-import structlog
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from jobs.model import Delivery
-from jobs.outcome import Outcome, Verdict
-from service import batching
-from tests.chaos.actors import LEASE_SECONDS
-from tests.chaos.parts import InMemory, Parts, Real, RealServers
-from tests.chaos.stage import DEAD, QUEUE
-from tests.chaos.world import World
-from tests.services import Services
-
-ANSWERS = [
-    None,  # accepted
-    Outcome(Verdict.RETRYABLE, "http_500", 500),
-    Outcome(Verdict.UNKNOWN, "timeout"),
-    Outcome(Verdict.REJECTED, "http_400", 400),
-    Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=0.001),
-]
-INDEX = st.integers(0, 1000)
-
-
-class Interleavings(RuleBasedStateMachine):
-    """What can happen, in any order; `parts` makes what it happens on."""
-
-    parts: Callable[[], Parts] = InMemory
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.world = self.runner.run(self._begin())
-        self.listed: list[Any] = []
-
-    async def _begin(self) -> World:
-        return World(type(self).parts())
-
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        async def step() -> None:
-            await work
-            await self.world.settle()
-            await self.world.look()
-
-        self.runner.run(step())
-
-    @initialize(count=st.integers(1, 3))
-    def begin(self, count: int) -> None:
-        self._do(self.world.accept(0, count, Delivery.AT_LEAST_ONCE))
-
-    @rule(api=st.integers(0, 1), count=st.integers(1, 2), delivery=st.sampled_from(Delivery))
-    def accept(self, api: int, count: int, delivery: Delivery) -> None:
-        self._do(self.world.accept(api, count, delivery))
-
-    @precondition(lambda self: self.world.gates)
-    @rule(index=INDEX, answer=st.sampled_from(ANSWERS))
-    def go_on(self, index: int, answer: Outcome | None) -> None:
-        gate = self.world.gates[index % len(self.world.gates)]
-        self._do(self._open(gate, answer if gate.name == "provider" else None))
-
-    async def _open(self, gate: Any, answer: Outcome | None) -> None:
-        self.world.open(gate, answer)
-
-    @rule(but=INDEX, answer=st.sampled_from(ANSWERS), rounds=st.integers(1, 12))
-    def all_but_one_step_go_on(self, but: int, answer: Outcome | None, rounds: int) -> None:
-        """One step is slow, and everybody else is quick: relays publish, workers take what there is."""
-        slow = self.world.gates[but % len(self.world.gates)] if self.world.gates else None
-
-        async def everybody() -> None:
-            for _ in range(rounds):
-                for gate in [gate for gate in self.world.gates if gate is not slow]:
-                    if gate in self.world.gates:
-                        self.world.open(gate, answer if gate.name == "provider" else None)
-                await self.world.settle()
-                await self.world.look()
-                self.world.deliver(self.world.workers[but % 3], 2)
-
-        self._do(everybody())
-
-    @precondition(lambda self: any(gate.lost for gate in self.world.gates))
-    @rule(index=INDEX)
-    def an_answer_is_lost(self, index: int) -> None:
-        gates = [gate for gate in self.world.gates if gate.lost is not None]
-
-        async def lose() -> None:
-            self.world.lose_answer(gates[index % len(gates)])
-
-        self._do(lose())
-
-    @precondition(lambda self: self.world.queues[QUEUE])
-    @rule(worker=st.integers(0, 2), count=st.integers(1, 4))
-    def deliver(self, worker: int, count: int) -> None:
-        async def hand_over() -> None:
-            self.world.deliver(self.world.workers[worker], count)
-
-        self._do(hand_over())
-
-    @precondition(lambda self: self.world.gates)
-    @rule(index=st.integers(0, 6))
-    def a_process_dies(self, index: int) -> None:
-        self._do(self.world.replace(index))
-
-    @rule(relay=st.integers(0, 1))
-    def relay(self, relay: int) -> None:
-        async def a_round() -> None:
-            self.world.spawn(self.world.relays[relay].process, self.world.relays[relay].relay.round())
-
-        self._do(a_round())
-
-    @rule(worker=st.integers(0, 2))
-    def reap(self, worker: int) -> None:
-        async def look() -> None:
-            self.world.spawn(self.world.workers[worker].process, self.world.workers[worker].reaper.reap())
-
-        self._do(look())
-
-    @rule(relay=st.integers(0, 1))
-    def sweep(self, relay: int) -> None:
-        async def look() -> None:
-            there = self.world.relays[relay]
-            self.world.spawn(there.process, there.sweeper.sweep_once(self.world.clock))
-
-        self._do(look())
-
-    @rule()
-    def a_lease_goes_by(self) -> None:
-        async def wait() -> None:
-            self.world.pass_time(LEASE_SECONDS + 1)
-
-        self._do(wait())
-
-    @precondition(lambda self: self.world.queues[QUEUE])
-    @rule()
-    def purge(self) -> None:
-        async def lose() -> None:
-            self.world.purge()
-
-        self._do(lose())
-
-    @precondition(lambda self: self.world.queues[QUEUE])
-    @rule(index=INDEX)
-    def copy(self, index: int) -> None:
-        async def twice() -> None:
-            queue = self.world.queues[QUEUE]
-            queue.append(queue[index % len(queue)])
-
-        self._do(twice())
-
-    @precondition(lambda self: self.world.queues[DEAD])
-    @rule()
-    def move_by_hand(self) -> None:
-        async def move() -> None:
-            self.world.queues[QUEUE].append(self.world.queues[DEAD].pop(0))
-
-        self._do(move())
-
-    @rule()
-    def an_operator_clicks(self) -> None:
-        """Requeue what the page showed; then it shows what is there now, or still the same where there is nothing."""
-
-        async def click() -> None:
-            await self.world.requeue(self.listed)
-            self.listed = await self.world.parts.letters() or self.listed
-
-        self._do(click())
-
-    @rule()
-    def the_cache_is_wiped(self) -> None:
-        self._do(self.world.forget_cache())
-
-    def teardown(self) -> None:
-        try:
-            if self.world.broken is None:
-                self.runner.run(self.world.drain())
-        finally:
-            self.runner.run(self.world.close())
-            self.runner.close()
-
-
-def explore(machine: type[Interleavings], examples: int, steps: int, *, shrink: bool = True) -> None:
-    """Run so many interleavings of so many steps, the same ones each time; raises the violation that it finds."""
-    phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=phases,
-            report_multiple_bugs=False,
-            print_blob=False,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
-@pytest.fixture(autouse=True)
-def quietly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Without log lines, and without pauses between repeats of a batch: time is what the test says."""
-    monkeypatch.setattr(batching, "_FIRST_PAUSE", 0.0)
-    monkeypatch.setattr(batching, "_LONGEST_PAUSE", 0.0)
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.configure(**before)
+from tests.chaos.backends import RealBackend, RealConnections
+from tests.chaos.interleavings import Interleavings, explore
+from tests.support.services import Services
 
 
 def test_in_memory() -> None:
@@ -225,10 +19,10 @@ def test_in_memory() -> None:
 @pytest.fixture
 def real(database: str, services: Services, namespace: str) -> Iterator[type[Interleavings]]:
     """The same, on the real ledger and cache; their connections are kept from one interleaving to the next."""
-    servers = RealServers(database, services.redis, namespace)
+    servers = RealConnections(database, services.redis, namespace)
 
     class OnRealServers(Interleavings):
-        parts = staticmethod(lambda: Real(servers))
+        backend = staticmethod(lambda: RealBackend(servers))
 
     yield OnRealServers
     servers.close()

@@ -1,4 +1,4 @@
-"""Each planted bug is found, and the message names the invariant that it breaks."""
+"""Each planted bug is found, and the violation names its invariant."""
 
 import asyncio
 import re
@@ -9,112 +9,112 @@ import pytest
 
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
-from tests.chaos.actors import LEASE_SECONDS
-from tests.chaos.parts import InMemory, Parts, Real, RealServers
+from tests.chaos.backends import Backend, FakeBackend, RealBackend, RealConnections
+from tests.chaos.interleavings import Interleavings, explore
 from tests.chaos.planted import BUGS
-from tests.chaos.stage import QUEUE
-from tests.chaos.test_interleavings import Interleavings, explore, quietly
-from tests.chaos.world import Violation, World
-from tests.services import Services
-
-__all__ = ["quietly"]  # a fixture
+from tests.chaos.simulated_processes import LEASE_SECONDS
+from tests.chaos.simulation import Simulation, Violation
+from tests.chaos.steps import QUEUE
+from tests.support.services import Services
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
 
 
 def _named(bug: str) -> str:
-    return "|".join(re.escape(invariant) for invariant in BUGS[bug].breaks)
+    return "|".join(re.escape(invariant) for invariant in BUGS[bug].violates)
 
 
-# Where the fence is in a statement or a script of the real servers, the few steps that need it, one by one.
+# For fences in SQL or Lua: a script of the few steps that need the fence.
 
 
-async def _go_on(world: World, worker: int, answer: Outcome | None = None, *, but: str = "", rounds: int = 12) -> None:
-    """Everything but the gates called `but` goes on; one worker takes what there is."""
+async def _go_on(
+    simulation: Simulation, worker: int, answer: Outcome | None = None, *, but: str = "", rounds: int = 12
+) -> None:
+    """Open every gate except those named `but`; one worker consumes."""
     for _ in range(rounds):
-        for gate in [gate for gate in world.gates if gate.name != but]:
-            if gate in world.gates:
-                world.open(gate, answer if gate.name == "provider" else None)
-        await world.settle()
-        world.deliver(world.workers[worker], 1)
-        await world.settle()
-        await world.look()
+        for gate in [gate for gate in simulation.gates if gate.name != but]:
+            if gate in simulation.gates:
+                simulation.open(gate, answer if gate.name == "provider" else None)
+        await simulation.settle()
+        simulation.deliver(simulation.workers[worker], 1)
+        await simulation.settle()
+        await simulation.check()
 
 
-async def a_late_copy(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    while not world.queues[QUEUE]:
-        world.open(world.gates[0])
-        await world.settle()
-    copy = world.queues[QUEUE][0]
-    await _go_on(world, 0, RETRYABLE, rounds=6)
-    world.queues[QUEUE] = [copy]
-    await _go_on(world, 1)
+async def a_late_copy(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
+    while not simulation.queues[QUEUE]:
+        simulation.open(simulation.gates[0])
+        await simulation.settle()
+    copy = simulation.queues[QUEUE][0]
+    await _go_on(simulation, 0, RETRYABLE, rounds=6)
+    simulation.queues[QUEUE] = [copy]
+    await _go_on(simulation, 1)
 
 
-async def a_reaper_while_the_provider_is_slow(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(world, 0, but="provider")
-    world.spawn(world.workers[1].process, world.workers[1].reaper.reap())
-    await _go_on(world, 1, but="provider")
-    await _go_on(world, 1)
+async def a_reaper_while_the_provider_is_slow(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
+    await _go_on(simulation, 0, but="provider")
+    simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
+    await _go_on(simulation, 1, but="provider")
+    await _go_on(simulation, 1)
 
 
-async def a_write_that_was_slow(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    while not (slow := [gate for gate in world.gates if gate.name == "write"]):
-        world.open(world.gates[0])
-        await world.settle()
-    world.gates.remove(slow[0])
-    await _go_on(world, 0)
-    world.gates.append(slow[0])
-    await _go_on(world, 0)
+async def a_write_that_was_slow(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
+    while not (slow := [gate for gate in simulation.gates if gate.name == "write"]):
+        simulation.open(simulation.gates[0])
+        await simulation.settle()
+    simulation.gates.remove(slow[0])
+    await _go_on(simulation, 0)
+    simulation.gates.append(slow[0])
+    await _go_on(simulation, 0)
 
 
-async def a_click_on_an_old_page(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(world, 0, REJECTED)
-    page = await world.parts.letters()
+async def a_click_on_an_old_page(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
+    await _go_on(simulation, 0, REJECTED)
+    page = await simulation.backend.dead_letters()
     assert len(page) == 1
-    await world.requeue(page)
-    world.pass_time(1)
-    world.spawn(world.relays[0].process, world.relays[0].relay.round())
-    await _go_on(world, 0, REJECTED)
-    await world.requeue(page)
-    await world.look()
+    await simulation.requeue(page)
+    simulation.advance_clock(1)
+    simulation.spawn(simulation.relays[0].process, simulation.relays[0].relay.round())
+    await _go_on(simulation, 0, REJECTED)
+    await simulation.requeue(page)
+    await simulation.check()
 
 
-async def an_outcome_after_the_next_claim(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(world, 0, but="provider")
-    (slow,) = [gate for gate in world.gates if gate.name == "provider"]
-    world.gates.remove(slow)
-    world.pass_time(LEASE_SECONDS + 1)
-    world.spawn(world.workers[1].process, world.workers[1].reaper.reap())
-    await _go_on(world, 1, but="provider")
-    world.pass_time(1)
-    world.spawn(world.relays[0].process, world.relays[0].relay.round())
-    await _go_on(world, 1, but="provider")
-    world.gates.append(slow)
-    world.open(slow)
-    await _go_on(world, 1, but="provider")
+async def an_outcome_after_the_next_claim(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
+    await _go_on(simulation, 0, but="provider")
+    (slow,) = [gate for gate in simulation.gates if gate.name == "provider"]
+    simulation.gates.remove(slow)
+    simulation.advance_clock(LEASE_SECONDS + 1)
+    simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
+    await _go_on(simulation, 1, but="provider")
+    simulation.advance_clock(1)
+    simulation.spawn(simulation.relays[0].process, simulation.relays[0].relay.round())
+    await _go_on(simulation, 1, but="provider")
+    simulation.gates.append(slow)
+    simulation.open(slow)
+    await _go_on(simulation, 1, but="provider")
 
 
-async def an_answer_after_the_lease(world: World) -> None:
-    await world.accept(0, 1, Delivery.AT_MOST_ONCE, callback_url="https://receiver.example")
-    await _go_on(world, 0, but="provider")
-    (slow,) = [gate for gate in world.gates if gate.name == "provider"]
-    world.gates.remove(slow)
-    world.pass_time(LEASE_SECONDS + 1)
-    world.spawn(world.workers[1].process, world.workers[1].reaper.reap())
-    await _go_on(world, 1)
-    world.gates.append(slow)
-    world.open(slow)
-    await _go_on(world, 1)
+async def an_answer_after_the_lease(simulation: Simulation) -> None:
+    await simulation.accept(0, 1, Delivery.AT_MOST_ONCE, callback_url="https://receiver.example")
+    await _go_on(simulation, 0, but="provider")
+    (slow,) = [gate for gate in simulation.gates if gate.name == "provider"]
+    simulation.gates.remove(slow)
+    simulation.advance_clock(LEASE_SECONDS + 1)
+    simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
+    await _go_on(simulation, 1)
+    simulation.gates.append(slow)
+    simulation.open(slow)
+    await _go_on(simulation, 1)
 
 
-SCRIPTS: dict[str, Callable[[World], Awaitable[None]]] = {
+SCRIPTS: dict[str, Callable[[Simulation], Awaitable[None]]] = {
     "claim without version": a_late_copy,
     "reaper without the lease predicate": a_reaper_while_the_provider_is_slow,
     "cache without compare-and-set": a_write_that_was_slow,
@@ -125,24 +125,24 @@ SCRIPTS: dict[str, Callable[[World], Awaitable[None]]] = {
 
 
 @contextmanager
-def _parts(request: pytest.FixtureRequest, where: str) -> Iterator[Callable[[], Parts]]:
+def _backend(request: pytest.FixtureRequest, where: str) -> Iterator[Callable[[], Backend]]:
     if where == "memory":
-        yield InMemory
+        yield FakeBackend
         return
     services: Services = request.getfixturevalue("services")
-    servers = RealServers(request.getfixturevalue("database"), services.redis, request.getfixturevalue("namespace"))
-    yield lambda: Real(servers)
+    servers = RealConnections(request.getfixturevalue("database"), services.redis, request.getfixturevalue("namespace"))
+    yield lambda: RealBackend(servers)
     servers.close()
 
 
-def _play(script: Callable[[World], Awaitable[None]], parts: Callable[[], Parts]) -> None:
+def _play(script: Callable[[Simulation], Awaitable[None]], backend: Callable[[], Backend]) -> None:
     async def play() -> None:
-        world = World(parts())
+        simulation = Simulation(backend())
         try:
-            await script(world)
-            await world.drain()
+            await script(simulation)
+            await simulation.drain()
         finally:
-            await world.close()
+            await simulation.close()
 
     asyncio.run(play())
 
@@ -152,13 +152,13 @@ def _play(script: Callable[[World], Awaitable[None]], parts: Callable[[], Parts]
 def test_a_missing_fence_is_found(
     bug: str, where: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    with _parts(request, where) as parts:
-        _play(SCRIPTS[bug], parts)  # with the fence, nothing happens
+    with _backend(request, where) as backend:
+        _play(SCRIPTS[bug], backend)  # the fence holds
         BUGS[bug].plant(monkeypatch.setattr)
         if where == "memory":
             BUGS[bug].plant_fake(monkeypatch.setattr)
         with pytest.raises(Violation, match=_named(bug)):
-            _play(SCRIPTS[bug], parts)
+            _play(SCRIPTS[bug], backend)
 
 
 @pytest.mark.parametrize("bug", sorted(BUGS.keys() - SCRIPTS.keys()))

@@ -1,4 +1,4 @@
-"""What every ledger promises; the fake and Postgres pass the same suite."""
+"""The promises of every ledger; the fake and Postgres pass the same suite."""
 
 import json
 from collections.abc import AsyncIterator
@@ -18,8 +18,8 @@ from jobs.model import CALLBACKS, REPORTS, Claimed, Delivery, IdempotencyKey, Ki
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.contract.fakes import FakeLedger
-from tests.making import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.fakes import FakeLedger
 
 SECONDS = 5.0
 URL = "https://receiver.example/hook"
@@ -283,7 +283,7 @@ async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again
     assert (again.revision, again.idempotency_key) == (1, job.idempotency_key)
 
 
-async def test_a_late_acceptance_counts_until_somebody_claims_again(ledger: AnyLedger) -> None:
+async def test_a_late_acceptance_counts_until_the_next_claim(ledger: AnyLedger) -> None:
     for delivery in Delivery:
         accepted = await _accepted(ledger, message(delivery=delivery))
         (job,) = await ledger.claim([claim_request(accepted.id, lease=0.0)], SECONDS)
@@ -326,7 +326,7 @@ async def test_a_lease_lost_before_the_work_began_is_not_counted(ledger: AnyLedg
 
 
 async def _told(ledger: AnyLedger, callback: UUID | None) -> dict[str, Any]:
-    """What a callback says, by its claim."""
+    """The event of a callback, from its claim."""
     assert callback is not None
     (job,) = await ledger.claim([claim_request(callback)], SECONDS)
     assert job is not None and (job.queue, job.destination) == (CALLBACKS, URL)
@@ -356,7 +356,7 @@ async def test_each_end_of_a_job_makes_a_callback_in_the_same_step(ledger: AnyLe
         assert await _told(ledger, step.callback) == {"type": type_, "id": str(id_), "status": status, "sequence": 3}
 
 
-async def test_what_does_not_end_or_wants_none_makes_no_callback(ledger: AnyLedger) -> None:
+async def test_no_callback_without_a_final_status_or_a_callback_url(ledger: AnyLedger) -> None:
     for new, outcome in (
         (_telling(message()), Outcome(Verdict.RETRYABLE, "http_500", 500)),
         (_telling(message()), NOT_STARTED),

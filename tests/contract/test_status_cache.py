@@ -1,4 +1,4 @@
-"""What every status cache promises; the fake and Redis pass the same suite."""
+"""The promises of every status cache; the fake and Redis pass the same suite."""
 
 import time
 from collections.abc import AsyncIterator
@@ -9,9 +9,9 @@ import pytest
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.contract.fakes import FakeCache
-from tests.making import new_id
-from tests.services import Services
+from tests.support.factories import new_id
+from tests.support.fakes import FakeCache
+from tests.support.services import Services
 
 AnyCache = StatusCache | FakeCache
 SECONDS = 10.0
@@ -44,7 +44,7 @@ async def test_an_unknown_job_is_none(cache: AnyCache) -> None:
     assert await cache.read([new_id(), new_id()], SECONDS) == [None, None]
 
 
-async def test_what_is_written_is_read(cache: AnyCache) -> None:
+async def test_a_written_status_is_read(cache: AnyCache) -> None:
     await cache.write([_known(1, Status.QUEUED)], SECONDS)
     assert await _read(cache) == (1, Status.QUEUED, "default")
 

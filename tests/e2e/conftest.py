@@ -1,4 +1,4 @@
-"""A running stack for each test, or for all tests of a module that only ask."""
+"""A running stack for each test, or one for all read-only tests of a module."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.conftest import PROVIDERS
-from tests.databases import Databases
-from tests.e2e.stack import Stack, running
-from tests.services import Services, drop_namespace, unique
+from tests.support.databases import Databases
+from tests.support.services import PROVIDERS, Services, drop_namespace, unique
+from tests.support.stack import Stack, running
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 async def stack_with_short_leases(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> AsyncIterator[Stack]:
-    """For tests that wait until a lost worker's jobs come back."""
+    """For tests that wait until the jobs of a lost worker are reaped."""
     async with running(services, database, broker_namespace, tmp_path, lease_seconds="4") as started:
         yield started
 
@@ -31,7 +30,7 @@ async def stack_with_short_leases(
 async def shared_stack(
     services: Services, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    """One stack for the tests of a module that change nothing which another of them sees; they run in the module's loop."""
+    """One stack for tests of a module that do not affect each other; they run in the module's loop."""
     namespace = unique("shared")
     with databases.lent(namespace) as database:
         async with running(services, database, namespace, tmp_path_factory.mktemp("shared")) as started:

@@ -12,11 +12,12 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
-from tests.e2e.stack import Stack, free_port, running
-from tests.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
-from tests.services import Services, sql
-from tests.unit.test_guard import AS_TEXT
-from tests.waiting import eventually
+from tests.support.hostile_urls import HOSTILE_URLS
+from tests.support.processes import free_port
+from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
+from tests.support.services import Services, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
 JOBS = "/api/2.0/report/jobs"
@@ -42,7 +43,7 @@ async def _running(services: Services, database: str, namespace: str, folder: Pa
 
 
 async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
-    """The requests, once there are so many."""
+    """Wait for this number of requests."""
 
     async def look() -> list[Received]:
         return list(receiver.received)
@@ -51,7 +52,7 @@ async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
 
 
 async def _callbacks(stack: Stack, id_: str, wanted: Callable[[list[Any]], bool]) -> list[Any]:
-    """What the message's list of callbacks says, once it says what is wanted."""
+    """Wait until the message's list of callbacks satisfies the condition."""
 
     async def look() -> list[Any]:
         code, answer = await stack.get(f"/messages/{id_}/callbacks")
@@ -65,7 +66,7 @@ def _all(status: str) -> Callable[[list[Any]], bool]:
     return lambda callbacks: bool(callbacks) and all(each["status"] == status for each in callbacks)
 
 
-async def test_the_end_of_a_message_is_told(stack: Stack, receiver: Receiver) -> None:
+async def test_a_callback_reports_the_final_status_of_a_message(stack: Stack, receiver: Receiver) -> None:
     labels: dict[str, Any] = {"reference": "order 7", "tags": ["a", "b"], "metadata": {"z": 1, "a": "é"}}
     id_ = await stack.submit(callback_url=receiver.url + "/hook?x=1", **labels)
     (got,) = await _got(receiver)
@@ -91,7 +92,7 @@ async def test_the_end_of_a_message_is_told(stack: Stack, receiver: Receiver) ->
         got.verified(OTHER_SECRET)
 
 
-async def test_a_failed_callback_comes_again_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
+async def test_a_failed_callback_is_retried_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
     receiver.answers = [500, 302]
     id_ = await stack.submit(callback_url=receiver.url)
     got = await _got(receiver, 3)
@@ -117,7 +118,7 @@ async def test_a_receiver_that_asks_to_be_called_again_at_once_is_called_after_a
     assert second - first > 0.9 and third - second > 1.9
 
 
-async def test_what_wants_no_more_gets_no_more(stack: Stack, receiver: Receiver) -> None:
+async def test_a_receiver_that_answers_gone_gets_no_more_callbacks(stack: Stack, receiver: Receiver) -> None:
     receiver.answer = 410
     id_ = await stack.submit(callback_url=receiver.url)
     (told,) = await _callbacks(stack, id_, _all("failed"))
@@ -136,10 +137,10 @@ async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: R
     done = await stack.command("dead-letters", "requeue", "--kind", "callback", "--yes")
     assert done.returncode == 0, done.stderr
     await _callbacks(stack, id_, _all("sent"))
-    assert len({each.id for each in receiver.received}) == 1  # requeued, too: a receiver that had it can tell
+    assert len({each.id for each in receiver.received}) == 1  # unchanged by a requeue, so that a receiver can deduplicate
 
 
-async def test_each_end_is_told_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
+async def test_each_final_status_has_a_callback_in_order_of_its_sequence(stack: Stack, receiver: Receiver) -> None:
     await stack.faults(fail=1, fail_status=400)
     failing = [await stack.submit(callback_url=receiver.url) for _ in range(2)]
     await _distinct(receiver, 2)
@@ -155,7 +156,7 @@ async def test_each_end_is_told_in_order_of_its_sequence(stack: Stack, receiver:
 
 
 async def _distinct(receiver: Receiver, count: int) -> list[Received]:
-    """The first request of each callback, once there are so many: one that met its time limit comes again under its id."""
+    """Wait for the first requests of this number of callbacks; one that timed out is repeated under its id."""
 
     async def look() -> list[Received]:
         first: dict[str, Received] = {}
@@ -166,7 +167,7 @@ async def _distinct(receiver: Receiver, count: int) -> list[Received]:
     return await eventually(look, lambda received: len(received) >= count, 20)
 
 
-async def test_the_ends_of_reports_are_told(stack: Stack, receiver: Receiver) -> None:
+async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, receiver: Receiver) -> None:
     stack.start("reporter", "consumers", "reports")
     path = f"{stack.base}/api/2.0/report/posts"
     async with stack.session.post(path, json={"callback_url": receiver.url}) as response:
@@ -181,18 +182,18 @@ async def test_the_ends_of_reports_are_told(stack: Stack, receiver: Receiver) ->
 
 
 async def test_a_callback_is_no_message_to_anybody(stack: Stack, receiver: Receiver) -> None:
-    """Its id is known to its receiver: no route of messages or reports takes it for one."""
+    """A receiver knows the callback's id, and no route of messages or reports accepts it."""
     await stack.submit(callback_url=receiver.url)
     (got,) = await _got(receiver)
     for path in (f"/message/{got.id}/status", f"/messages/{got.id}", f"/messages/{got.id}/callbacks", f"{JOBS}/{got.id}"):
         assert (await stack.get(path))[0] == 404
 
 
-async def test_what_must_not_be_called_is_refused_and_no_job_made(
+async def test_forbidden_callback_urls_are_refused_and_make_no_job(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with _running(services, database, broker_namespace, tmp_path, callback_allow="[]") as stack:
-        for url, why in AS_TEXT.items():
+        for url, why in HOSTILE_URLS.items():
             code, problem = await stack.post(callback_url=url)
             assert (code, problem["code"]) == (422, "validation"), url
             (error,) = problem["errors"]
@@ -207,7 +208,7 @@ async def test_what_must_not_be_called_is_refused_and_no_job_made(
         assert stack.rows("SELECT count(*) FROM jobs") == [(0,)]
 
 
-async def test_what_may_not_be_called_any_more_is_refused_when_it_is_called(
+async def test_urls_forbidden_since_acceptance_are_refused_when_called(
     services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:
@@ -232,7 +233,7 @@ async def test_the_installations_default_and_none_at_all(
         assert await _callbacks(stack, none, lambda told: True) == []
 
 
-async def test_without_secrets_there_are_no_callbacks_and_it_is_said(
+async def test_without_secrets_there_are_no_callbacks_and_the_log_says_so(
     services: Services, database: str, broker_namespace: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     async with _running(services, database, broker_namespace, tmp_path, callback_secrets="[]") as stack:
@@ -275,7 +276,7 @@ async def test_one_receiver_that_hangs_does_not_hold_up_the_others(
         well = [await stack.submit(callback_url=receiver.url) for _ in range(10)]
         got = await _got(receiver, len(well))
         assert {each.verified()["data"]["id"] for each in got} == set(well)
-        assert len(tarpit.received) < 40  # its host was left alone before each had been tried
+        assert len(tarpit.received) < 40  # its host's breaker opened before each was tried
 
 
 async def _post(stack: Stack, body: dict[str, Any], key: str) -> tuple[int, dict[str, Any]]:
@@ -308,13 +309,13 @@ async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: P
     port = free_port()
     listening = stack.start("listener", "cli", "callbacks", "listen", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
-    await eventually(_said(listening.said), lambda said: "listening" in said, 20)
+    await eventually(_said(listening.output), lambda said: "listening" in said, 20)
     id_ = await stack.submit(callback_url=url + "/any/path")
-    said = await eventually(_said(listening.said), lambda said: "verified: webhook-id" in said, 20)
+    said = await eventually(_said(listening.output), lambda said: "verified: webhook-id" in said, 20)
     assert f'"id": "{id_}"' in said and '"type": "message.sent"' in said
     async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
         assert response.status == 400
-    assert "refused: Missing required headers" in listening.said()
+    assert "refused: Missing required headers" in listening.output()
 
 
 def _said(said: Callable[[], str]) -> Callable[[], Awaitable[str]]:

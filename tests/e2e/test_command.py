@@ -1,4 +1,4 @@
-"""The `posthaste` command as a user has it: up, send, status, and what it says when something is wrong."""
+"""The `posthaste` command as users run it: up, send, status, and its error messages."""
 
 import asyncio
 import json
@@ -11,9 +11,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.e2e.stack import Stack, free_port
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.processes import free_port
+from tests.support.services import Services
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "cli"]
 
@@ -77,7 +78,7 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
 async def test_each_process_starts_without_a_warning_of_python(stack: Stack) -> None:
     await stack.becomes(await stack.submit(), "sent")
     for process in stack.processes.values():
-        assert process.said() and "Warning" not in process.said()
+        assert process.output() and "Warning" not in process.output()
 
 
 async def _read(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""A worker that is cut off by the broker itself comes back by itself."""
+"""A worker whose channel the broker closes consumes again by itself."""
 
 import asyncio
 import json
@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from tests.e2e.stack import Stack, running
-from tests.own_rabbitmq import own_rabbitmq
-from tests.services import Services, management
-from tests.waiting import eventually
+from tests.support.own_rabbitmq import own_rabbitmq
+from tests.support.services import Services, management
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 async def test_connections_closed_by_the_broker_are_made_anew(stack: Stack) -> None:
@@ -31,7 +31,7 @@ async def test_connections_closed_by_the_broker_are_made_anew(stack: Stack) -> N
 
 
 async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
-    """All slots taken and messages waiting: healthy, however short the watchdog's patience."""
+    """A worker with full slots and waiting messages is healthy, even for a watchdog with a short timeout."""
     stack.environment["POSTHASTE_WATCHDOG_SECONDS"] = "0.3"
     described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
     described["sandbox"]["timeout_seconds"] = 15  # a slow machine adds to the provider's 1.2 s
@@ -42,14 +42,14 @@ async def test_a_busy_worker_is_not_bitten(stack: Stack) -> None:
     ids = [await stack.submit(f"+{n}") for n in range(40)]
     for id_ in ids:
         await stack.becomes(id_, "sent")
-    assert "consumer.stuck" not in stack.processes["worker"].said()
+    assert "consumer.stuck" not in stack.processes["worker"].output()
     assert (await stack.provider("/stats"))["raw"] == 40
 
 
 async def test_publishers_blocked_by_a_memory_alarm_cost_time_and_nothing_else(
     services: Services, database: str, namespace: str, tmp_path: Path
 ) -> None:
-    """On a RabbitMQ of its own, as the alarm blocks everybody."""
+    """The alarm blocks all publishers, so this test has a private RabbitMQ."""
     with own_rabbitmq(tmp_path / "services") as broker:
         own = replace(services, amqp=broker.amqp, management=broker.management)
         async with running(own, database, namespace, tmp_path) as stack:

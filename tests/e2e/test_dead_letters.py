@@ -1,4 +1,4 @@
-"""Dead letters come back: by the command, over HTTP and by hand; each once, however often it is interrupted."""
+"""Dead letters are requeued by the command, over HTTP and by hand, each once, even after interruptions."""
 
 import asyncio
 import base64
@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management, sql
-from tests.waiting import eventually
+from tests.support.services import Services, management, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 NOTHING: dict[str, Any] = {"requeued": [], "unconfigured_provider": [], "expired": []}
 QUICK_RETRIES = {"retry": {"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1}}
@@ -31,7 +31,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _dead(stack: Stack, status: int, count: int, **fields: Any) -> list[str]:
-    """So many messages that the provider refused with this status; it is well again afterwards."""
+    """Create messages that the provider rejects with this status; it recovers afterwards."""
     await stack.faults(fail=1, fail_status=status)
     ids = list(await asyncio.gather(*(stack.submit(f"+{status}{n}", **fields) for n in range(count))))
     for id_ in ids:
@@ -133,7 +133,7 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     assert keys == {id_, f"{id_}-1"}
 
 
-async def test_what_may_have_been_sent_is_said_so_and_keeps_its_key(stack: Stack) -> None:
+async def test_letters_that_may_have_been_sent_are_marked_and_keep_their_key(stack: Stack) -> None:
     (id_,) = await _dead(stack, 502, 1, delivery="at_most_once")
     ran = await stack.command("dead-letters", "requeue", "--yes")
     assert "1 of them are unknown" in ran.stdout
@@ -141,7 +141,7 @@ async def test_what_may_have_been_sent_is_said_so_and_keeps_its_key(stack: Stack
     assert {each["idempotency_key"] for each in await stack.provider("/messages")} == {id_}
 
 
-async def test_letters_of_a_provider_that_is_gone_need_another_one(stack: Stack) -> None:
+async def test_letters_of_a_removed_provider_need_another_one(stack: Stack) -> None:
     (id_,) = await _dead(stack, 400, 1)
     described = json.loads(stack.environment["POSTHASTE_PROVIDERS"])
     stack.environment["POSTHASTE_PROVIDERS"] = json.dumps({"other": described["sandbox"]})
@@ -155,7 +155,7 @@ async def test_letters_of_a_provider_that_is_gone_need_another_one(stack: Stack)
     assert (await stack.record(id_))["provider"] == "other"
 
 
-async def test_what_is_past_its_deadline_is_left_unless_it_gets_a_new_one(stack: Stack) -> None:
+async def test_letters_past_their_deadline_stay_unless_they_get_a_new_one(stack: Stack) -> None:
     old, young = await _dead(stack, 400, 2)
     sql(stack.database, f"UPDATE jobs SET queued_at = queued_at - interval '2 d' WHERE id = '{old}'")
     refused = await stack.command("dead-letters", "requeue", "--yes")
@@ -179,7 +179,7 @@ async def test_a_discarded_letter_is_gone_for_good(stack: Stack) -> None:
     assert await stack.status(id_) == "discarded"
 
 
-async def test_what_cannot_be_decoded_is_listed_exported_and_discarded(stack: Stack) -> None:
+async def test_undecodable_letters_are_listed_exported_and_discarded(stack: Stack) -> None:
     await _dead(stack, 400, 2)
     path = f"/api/exchanges/%2F/{stack.namespace}.jobs/publish"
     body = {"properties": {}, "routing_key": "messages.sandbox.normal", "payload": "not a job", "payload_encoding": "string"}
@@ -216,7 +216,7 @@ async def test_a_copy_moved_to_its_work_queue_by_hand_is_sent_once(stack: Stack)
 
 
 async def test_dead_letters_moved_with_the_shovel_plugin_are_sent_once(stack: Stack) -> None:
-    """What "Move messages" in the management UI does: a shovel that ends when the queue is empty."""
+    """Do as "Move messages" in the management UI: run a shovel until the queue is empty."""
     ids = await _dead(stack, 400, 20)
     await eventually(lambda: _in_dead_queue(stack), lambda count: count == 20)
     shovel = {

@@ -1,4 +1,4 @@
-"""`posthaste doctor` names each thing that is broken and its mend; `posthaste demo` accounts for every message."""
+"""`posthaste doctor` names each defect and its remedy; `posthaste demo` accounts for every message."""
 
 import asyncio
 import json
@@ -11,13 +11,14 @@ import pytest
 
 from cli import doctor
 from service.settings import load
-from tests.e2e.stack import Stack, free_port, run_command
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.processes import free_port, run_command
+from tests.support.services import Services
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 
 async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
-    """What the command does, in this process: starting one each time would take most of the test's time."""
+    """Run the command in this process: a new one each time would dominate the test."""
     environment = {**stack.environment, **{f"POSTHASTE_{name.upper()}": value for name, value in changed.items()}}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -34,7 +35,7 @@ def _wrong(report: dict[str, Any]) -> dict[str, str]:
 async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
     stack.start("reporter", "consumers", "reports")
     await stack.becomes(await stack.submit(), "sent")
-    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].said), lambda said: "consumer" in said, 20)
+    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].output), lambda said: "consumer" in said, 20)
     ran = await stack.command("doctor", "--json")
     code, report = ran.returncode, json.loads(ran.stdout)
     assert (code, report["healthy"], _wrong(report)) == (0, True, {})
@@ -88,7 +89,7 @@ async def test_a_queue_with_other_arguments_is_explained(stack: Stack) -> None:
     assert "rebuild" in _wrong(report)["topology"]
 
 
-async def test_jobs_of_a_provider_that_is_gone_are_named(stack: Stack) -> None:
+async def test_jobs_of_a_removed_provider_are_named(stack: Stack) -> None:
     await stack.processes["worker"].kill()
     await stack.submit()
     _, report = await _doctor(

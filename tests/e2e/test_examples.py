@@ -1,4 +1,4 @@
-"""The examples work, and go on where an API is restarted under them."""
+"""The examples work, and continue when an API restarts."""
 
 import asyncio
 import os
@@ -16,15 +16,15 @@ from examples.client import Posthaste, Refused, State
 from examples.receive_callbacks import Inbox
 from examples.receive_callbacks import application as receiving
 from examples.watch_in_browser import application
-from tests.e2e.stack import Stack, running
-from tests.receiver import SECRET
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.receiver import SECRET
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 
 
-async def test_the_client_sends_and_is_told(stack: Stack) -> None:
+async def test_the_client_example_sends_and_waits_for_the_final_status(stack: Stack) -> None:
     async with Posthaste(stack.base) as posthaste:
         id_ = await posthaste.send("+1", "hello", key="k1")
         assert await posthaste.send("+1", "hello", key="k1") == id_
@@ -54,7 +54,7 @@ async def test_the_client_hears_the_end_though_the_api_is_restarted(stack: Stack
 
 
 async def test_the_page_is_handed_its_events_across_a_restart(stack: Stack) -> None:
-    """What its browser does, by hand: the page itself was looked at in a real one."""
+    """Send the requests of the page's script; a person has checked the page in a browser."""
     await stack.faults(slow=1, slow_seconds=1)
     async with TestClient(TestServer(await application(stack.base))) as client:
         assert "EventSource" in await (await client.get("/")).text()

@@ -1,12 +1,12 @@
-"""Workers and the relay show by a file that they can work: what a container's health check looks at."""
+"""Workers and the relay touch a heartbeat file that container health checks read."""
 
 import asyncio
 import time
 from pathlib import Path
 
 from consumers.heartbeat import BEAT_SECONDS
-from tests.e2e.stack import Stack
-from tests.waiting import eventually
+from tests.support.stack import Stack
+from tests.support.waiting import eventually
 
 
 async def test_workers_and_the_relay_beat_while_they_are_connected_and_only_then(stack: Stack) -> None:
@@ -26,7 +26,7 @@ async def test_workers_and_the_relay_beat_while_they_are_connected_and_only_then
 
 
 async def _beats(file: Path) -> None:
-    """Wait for a beat that is still to come."""
+    """Wait for the next beat."""
     now = time.time()
     await eventually(lambda: _touched(file), lambda touched: touched > now, 30)
 

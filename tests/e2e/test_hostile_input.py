@@ -1,4 +1,4 @@
-"""Hostile input on every route, byte for byte: each is answered with a 4xx problem that names it, and makes no job."""
+"""Hostile input on every route, byte for byte: every request gets a 4xx problem that names the fault, and makes no job."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from api.request_timeout import MAX_HEAD
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -20,7 +20,7 @@ BODY_ROUTES = ["/messages", "/messages/batch", "/api/2.0/report/posts", "/dead-l
 
 @dataclass(frozen=True)
 class Hostile:
-    """A raw request, and what it must be answered with: status, code, and (where fields are to be named) the first pointer."""
+    """A raw request, and its expected answer: status, code, and the first pointer if fields are named."""
 
     name: str
     raw: bytes
@@ -257,7 +257,7 @@ def stack(shared_stack: Stack) -> Stack:
 
 
 async def _answer(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of what the server says first to these bytes."""
+    """Send these bytes; return status, headers and body of the first answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(raw)
@@ -271,7 +271,7 @@ async def _answer(port: int, raw: bytes) -> tuple[int, dict[str, str], bytes]:
     return int(lines[0].split(" ")[1]), headers, body
 
 
-async def test_everything_hostile_is_a_problem_that_names_it(stack: Stack) -> None:
+async def test_every_hostile_input_is_a_problem_that_names_it(stack: Stack) -> None:
     assert len(TABLE) >= 150 and len({hostile.raw for hostile in TABLE}) == len(TABLE)
     wrong: list[str] = []
     for hostile in TABLE:
@@ -294,12 +294,12 @@ async def test_everything_hostile_is_a_problem_that_names_it(stack: Stack) -> No
             wrong.append(f"{hostile.name}: {problem}")
     assert not wrong, "\n".join(wrong)
     assert stack.rows("SELECT count(*) FROM jobs") == [(0,)]
-    assert "request.failed" not in stack.processes["api"].said()
-    assert await stack.submit()  # and it goes on
+    assert "request.failed" not in stack.processes["api"].output()
+    assert await stack.submit()  # the API still works
 
 
 async def test_a_smuggled_request_is_not_seen(stack: Stack) -> None:
-    """What comes behind a body that is over is the next request, and nothing else; what comes behind a refusal is nothing."""
+    """Bytes after a complete body are the next request; bytes after a refusal are ignored."""
     before = stack.rows("SELECT count(*) FROM jobs")
     inner = _HEAD + _LENGTH + b"\r\n" + _MESSAGE
     for outer in (

@@ -1,4 +1,4 @@
-"""What clients may send: every bad field is named, nothing is a 500, and no job is made."""
+"""Validation of requests: every bad field is named, no answer is a 500, and no job is made."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from infra.postgres.schema import code_revision
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,7 +17,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Bad:
-    """A request to POST /messages, and what it must be answered with: status, code, and pointer → code of each field."""
+    """A request to POST /messages, and its expected answer: status, code, and pointer → code of each field."""
 
     body: bytes
     status: int

@@ -1,4 +1,4 @@
-"""The Idempotency-Key header: a request sent again makes no second job."""
+"""The Idempotency-Key header: a repeated request makes no second job."""
 
 import asyncio
 from typing import Any
@@ -10,17 +10,15 @@ from consumers.maintenance import Maintenance
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
-from tests.e2e.stack import Stack, free_port
-from tests.waiting import eventually
-
-MESSAGE = {"destination": "+1", "body": "hello"}
-REPORTS = "/api/2.0/report/posts"
+from tests.support.processes import free_port
+from tests.support.stack import MESSAGE, REPORTS, Stack
+from tests.support.waiting import eventually
 
 
 async def _post(
     stack: Stack, key: str, body: Any = MESSAGE, path: str = "/messages", port: int | None = None
 ) -> tuple[int, dict[str, Any], bool]:
-    """The answer, and whether it says that it is a replay."""
+    """Post once; return status, answer, and whether it is marked as a replay."""
     url = f"http://127.0.0.1:{port or stack.port}{path}"
     async with stack.session.post(url, json=body, headers={"Idempotency-Key": key}) as response:
         return response.status, await response.json(), response.headers.get("Idempotent-Replayed") == "true"
@@ -79,8 +77,8 @@ async def test_two_hundred_equal_requests_at_once_at_two_processes_are_one_job(s
     assert stack.rows("SELECT count(*) FROM jobs") == [(2,)]
 
 
-async def test_an_answer_lost_with_its_api_is_given_by_the_next(stack: Stack) -> None:
-    """Postgres commits, its answer is swallowed, the API dies: the client does not know, and asks again."""
+async def test_an_answer_lost_with_its_api_is_repeated_by_the_next(stack: Stack) -> None:
+    """Postgres commits, its answer is lost, the API dies: the client must retry."""
     stack.proxies["postgres"].cut_on_answer(b"INSERT INTO jobs", times=1000)
     asking = asyncio.create_task(_post(stack, "k1"))
     await eventually(lambda: asyncio.to_thread(stack.rows, "SELECT count(*) FROM jobs"), lambda rows: rows == [(1,)], 10)

@@ -1,4 +1,4 @@
-"""Two clients: whatever one asks for with the other's ids, on every route there is, it finds nothing."""
+"""Two clients: no route returns anything for the other client's ids."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from api.operations import OPERATIONS
-from tests.e2e.stack import Stack, running
-from tests.e2e.test_keys import _call, _key, _needed
-from tests.receiver import CALLBACKS_ON, receiving
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.keys import call, create_key, until_keys_required
+from tests.support.receiver import CALLBACKS_ON, receiving
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -22,34 +22,34 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _ids(stack: Stack, key: str, url: str) -> dict[str, str]:
-    """A message that was sent, one that failed, a report, and a callback of each client."""
+    """Create a sent message, a failed one, a report and a callback."""
     ids: dict[str, str] = {}
     message = {"destination": "+1", "body": "secret", "reference": "r", "tags": ["t"], "callback_url": url}
     for name, faults in (("sent", 0.0), ("failed", 1.0)):
         await stack.faults(fail=faults, fail_status=400)
-        _, accepted, _ = await _call(stack, "POST", "/messages", key, json=message)
+        _, accepted, _ = await call(stack, "POST", "/messages", key, json=message)
         ids[name] = accepted["id"]
 
         async def status(id_: str = accepted["id"]) -> str:
-            return str((await _call(stack, "GET", f"/message/{id_}/status", key))[1]["status"])
+            return str((await call(stack, "GET", f"/message/{id_}/status", key))[1]["status"])
 
         await eventually(status, lambda seen, name=name: seen == name, 20)  # type: ignore[misc]
     await stack.faults(fail=0)
-    _, accepted, _ = await _call(stack, "POST", "/api/2.0/report/posts", key, json={"callback_url": url})
+    _, accepted, _ = await call(stack, "POST", "/api/2.0/report/posts", key, json={"callback_url": url})
     ids["report"] = accepted["id"]
 
     async def completed() -> str:
-        return str((await _call(stack, "GET", f"/api/2.0/report/jobs/{accepted['id']}/status", key))[1]["status"])
+        return str((await call(stack, "GET", f"/api/2.0/report/jobs/{accepted['id']}/status", key))[1]["status"])
 
     await eventually(completed, lambda seen: seen == "completed", 20)
-    _, told, _ = await _call(stack, "GET", f"/messages/{ids['sent']}/callbacks", key)
+    _, told, _ = await call(stack, "GET", f"/messages/{ids['sent']}/callbacks", key)
     ids["callback"] = told["data"][0]["id"]
     return ids
 
 
 async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> None:
-    owner, stranger = await _key(stack, "owner"), await _key(stack, "stranger")
-    await _needed(stack)
+    owner, stranger = await create_key(stack, "owner"), await create_key(stack, "stranger")
+    await until_keys_required(stack)
     async with receiving() as receiver:
         ids = await _ids(stack, owner, receiver.url)
     walked = set()
@@ -59,16 +59,16 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
         walked.add((operation.method, operation.path))
         if "{id}" in operation.path:
             for id_ in ids.values():
-                status, problem, _ = await _call(stack, operation.method, operation.path.replace("{id}", id_), stranger)
+                status, problem, _ = await call(stack, operation.method, operation.path.replace("{id}", id_), stranger)
                 assert (status, problem["code"]) == (404, "not_found"), (operation.path, id_)
         elif operation.method == "GET":
             for query in ("", "?reference=r", "?tag=t", "?destination=%2B1", "?status=failed"):
-                status, answer, _ = await _call(stack, "GET", operation.path + query, stranger)
+                status, answer, _ = await call(stack, "GET", operation.path + query, stranger)
                 assert status in (200, 422), (operation.path, query)
                 assert not any(id_ in json.dumps(answer) for id_ in ids.values()), (operation.path, query)
     for action in ("requeue", "discard"):
         for body in ({}, {"ids": list(ids.values())}, {"filter": {"reference": "r"}}, {"dry_run": True}):
-            status, answer, _ = await _call(stack, "POST", f"/dead-letters/{action}", stranger, json=body)
+            status, answer, _ = await call(stack, "POST", f"/dead-letters/{action}", stranger, json=body)
             assert status == 200 and not any(answer.values()), (action, body)
     assert len(walked) == sum(operation.scope is not None for operation in OPERATIONS)
     assert stack.rows("SELECT status, count(*) FROM jobs WHERE kind = 'message' GROUP BY status ORDER BY 1") == [
@@ -76,17 +76,17 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
         ("sent", 1),
     ]
     # The same ids, by whom they belong to; and every client's dead letters by an operator.
-    assert (await _call(stack, "GET", f"/messages/{ids['failed']}", owner))[0] == 200
-    operator = await _key(stack, "operators", "--scope", "admin")
-    _, listed, _ = await _call(stack, "GET", "/dead-letters", operator)
+    assert (await call(stack, "GET", f"/messages/{ids['failed']}", owner))[0] == 200
+    operator = await create_key(stack, "operators", "--scope", "admin")
+    _, listed, _ = await call(stack, "GET", "/dead-letters", operator)
     assert [each["id"] for each in listed["data"]] == [ids["failed"]]
-    status, answer, _ = await _call(stack, "POST", "/dead-letters/requeue", operator, json={"ids": [ids["failed"]]})
+    status, answer, _ = await call(stack, "POST", "/dead-letters/requeue", operator, json={"ids": [ids["failed"]]})
     assert answer["requeued"] == [ids["failed"]]
 
 
 async def test_one_clients_idempotency_keys_are_not_anothers(stack: Stack) -> None:
-    one, other = await _key(stack, "one"), await _key(stack, "other")
-    await _needed(stack)
+    one, other = await create_key(stack, "one"), await create_key(stack, "other")
+    await until_keys_required(stack)
     seen = []
     for key in (one, other, one, other):
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "k"}

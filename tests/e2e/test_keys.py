@@ -1,24 +1,22 @@
-"""Who may call: keys, scopes, revocation, and that one client never finds another's jobs."""
+"""API keys: authentication, scopes, revocation, and the isolation of clients."""
 
 import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from redis import Redis
 
 from api.callers import LOOK_SECONDS
-from infra.keys import Scope, matches, new_key, prefix_of
-from infra.postgres.api_keys import ApiKeyStore
-from infra.postgres.pool import DatabasePool
-from tests.e2e.stack import Stack, free_port, running
-from tests.services import Services, sql
-from tests.waiting import eventually
+from infra.keys import matches, new_key, prefix_of
+from tests.support.keys import call, create_key, key_store, until_keys_required
+from tests.support.processes import free_port
+from tests.support.services import Services, sql
+from tests.support.stack import MESSAGE, Stack, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -27,87 +25,44 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
         yield stack
 
 
-async def _key(stack: Stack, client: str, *options: str) -> str:
-    """A new key of a client, who is added if need be; with options, made by the command."""
-    async with _book(stack) as book:
-        await book.create_client(client, 10)
-        if not options:
-            new = new_key()
-            assert await book.create_key(client, new, [scope for scope in Scope if scope is not Scope.ADMIN], None, 10)
-            return new.key
-    done = await stack.command("keys", "create", client, *options)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[0]
-
-
-@asynccontextmanager
-async def _book(stack: Stack) -> AsyncIterator[ApiKeyStore]:
-    pool = DatabasePool(stack.database, name="test keys", threads=1)
-    try:
-        yield ApiKeyStore(pool)
-    finally:
-        pool.close()
-
-
-async def _call(
-    stack: Stack, method: str, path: str, key: str | None = None, base: str | None = None, **request: Any
-) -> tuple[int, Any, "aiohttp.ClientResponse"]:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    async with stack.session.request(method, (base or stack.base) + path, headers=headers, **request) as response:
-        text = await response.text()
-        return response.status, await response.json() if "json" in response.content_type else text, response
-
-
-async def _needed(stack: Stack) -> None:
-    """Once the API has seen that there are keys."""
-
-    async def status() -> int:
-        return (await _call(stack, "GET", "/api/2.0/report/jobs"))[0]
-
-    await eventually(status, lambda code: code == 401, 5)
-
-
-MESSAGE = {"destination": "+1", "body": "hello"}
-
-
 async def test_a_key_is_needed_from_the_first_one_on(stack: Stack) -> None:
-    assert (await _call(stack, "POST", "/messages", json=MESSAGE))[0] == 202
-    key = await _key(stack, "shop")
-    await _needed(stack)
-    status, problem, response = await _call(stack, "POST", "/messages", json=MESSAGE)
+    assert (await call(stack, "POST", "/messages", json=MESSAGE))[0] == 202
+    key = await create_key(stack, "shop")
+    await until_keys_required(stack)
+    status, problem, response = await call(stack, "POST", "/messages", json=MESSAGE)
     assert (status, problem["code"]) == (401, "unauthorized")
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
     other = new_key().key
     for wrong in ("", "x", key[:-1], key + "a", key[:12] + other[12:], other, key.upper(), f"{key} {key}"):
-        assert (await _call(stack, "POST", "/messages", wrong, json=MESSAGE))[0] == 401, wrong
+        assert (await call(stack, "POST", "/messages", wrong, json=MESSAGE))[0] == 401, wrong
     async with stack.session.post(stack.base + "/messages", json=MESSAGE, headers={"Authorization": f"Basic {key}"}) as refused:
         assert refused.status == 401
-    status, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    status, accepted, _ = await call(stack, "POST", "/messages", key, json=MESSAGE)
     assert status == 202
-    assert (await _call(stack, "GET", f"/messages/{accepted['id']}", key))[0] == 200
+    assert (await call(stack, "GET", f"/messages/{accepted['id']}", key))[0] == 200
     for path in ("/health/live", "/health/ready", "/version"):
-        assert (await _call(stack, "GET", path))[0] == 200
+        assert (await call(stack, "GET", path))[0] == 200
     assert stack.rows("SELECT client_id, count(*) FROM jobs GROUP BY client_id ORDER BY 1") == [("default", 1), ("shop", 1)]
 
 
 async def test_the_key_itself_is_kept_nowhere(stack: Stack) -> None:
-    key = await _key(stack, "shop")
+    key = await create_key(stack, "shop")
     ((prefix, hash_),) = stack.rows("SELECT prefix, hash FROM api_keys")
     assert prefix == prefix_of(key) and matches(key, str(hash_)) and key not in str(hash_)
     listed = (await stack.command("keys", "list")).stdout
     assert str(prefix) in listed and key not in listed
-    await _needed(stack)
-    await _call(stack, "POST", "/messages", key, json=MESSAGE)
-    assert all(key not in process.said() for process in stack.processes.values())
+    await until_keys_required(stack)
+    await call(stack, "POST", "/messages", key, json=MESSAGE)
+    assert all(key not in process.output() for process in stack.processes.values())
 
 
 async def test_a_key_may_do_what_its_scopes_say(stack: Stack) -> None:
-    reader = await _key(stack, "shop", "--scope", "messages:read")
-    writer = await _key(stack, "shop", "--scope", "messages:write")
-    await _needed(stack)
-    status, accepted, _ = await _call(stack, "POST", "/messages", writer, json=MESSAGE)
+    reader = await create_key(stack, "shop", "--scope", "messages:read")
+    writer = await create_key(stack, "shop", "--scope", "messages:write")
+    await until_keys_required(stack)
+    status, accepted, _ = await call(stack, "POST", "/messages", writer, json=MESSAGE)
     assert status == 202
-    assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", reader))[0] == 200
+    assert (await call(stack, "GET", f"/message/{accepted['id']}/status", reader))[0] == 200
     refused = [
         (reader, "POST", "/messages"),
         (writer, "GET", f"/message/{accepted['id']}/status"),
@@ -117,7 +72,7 @@ async def test_a_key_may_do_what_its_scopes_say(stack: Stack) -> None:
         (reader, "POST", "/dead-letters/requeue"),
     ]
     for key, method, path in refused:
-        status, problem, _ = await _call(stack, method, path, key)
+        status, problem, _ = await call(stack, method, path, key)
         assert (status, problem["code"]) == (403, "forbidden"), (method, path)
 
 
@@ -125,18 +80,18 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
     port = free_port()
     stack.start("api-2", "api", port=str(port))
     bases = [stack.base, f"http://127.0.0.1:{port}"]
-    key, other, *more = [await _key(stack, "shop") for _ in range(5)]
-    await _needed(stack)
+    key, other, *more = [await create_key(stack, "shop") for _ in range(5)]
+    await until_keys_required(stack)
     await stack.faults(hang=1)
-    _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    _, accepted, _ = await call(stack, "POST", "/messages", key, json=MESSAGE)
 
     async def becomes(code: int, key: str) -> None:
-        """Wait until each process answers so."""
+        """Wait until each process answers with this status."""
         for base in bases:
 
             async def status(base: str = base) -> int:
                 try:
-                    return (await _call(stack, "GET", f"/message/{accepted['id']}/status", key, base))[0]
+                    return (await call(stack, "GET", f"/message/{accepted['id']}/status", key, base))[0]
                 except aiohttp.ClientConnectionError:
                     return 0
 
@@ -144,7 +99,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
 
     async def seconds_until_refused(key: str) -> float:
         await becomes(200, key)
-        async with _book(stack) as book:
+        async with key_store(stack) as book:
             assert await book.revoke(key[:11], 10) == 1
         revoked_at = time.monotonic()
         await becomes(401, key)
@@ -162,7 +117,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
             await stream.read()  # what was streaming under it has ended, too
     assert 2 * LOOK_SECONDS < 1  # the time between two looks, and a look
     assert max([await seconds_until_refused(each) for each in more]) < 5  # and what a busy machine adds
-    assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
+    assert (await call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
     done = await stack.command("clients", "revoke", "shop")
     assert "1 keys of shop revoked" in done.stdout
     assert (await stack.command("keys", "revoke", key[:11])).returncode == 1
@@ -179,11 +134,11 @@ _MEND_KEYS = "DROP VIEW api_keys; ALTER TABLE unread_keys RENAME TO api_keys;"
 
 
 async def test_a_revoked_key_is_refused_after_an_io_error_of_the_database(stack: Stack) -> None:
-    key = await _key(stack, "shop")
-    await _needed(stack)
+    key = await create_key(stack, "shop")
+    await until_keys_required(stack)
 
     async def works() -> int:
-        return (await _call(stack, "GET", "/dead-letters", key))[0]
+        return (await call(stack, "GET", "/dead-letters", key))[0]
 
     assert await works() == 200
     sql(stack.database, _BREAK_KEYS)
@@ -198,12 +153,12 @@ async def test_a_revoked_key_is_refused_after_an_io_error_of_the_database(stack:
 
 
 async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> None:
-    old = await _key(stack, "shop", "--scope", "reports", "--expires", "30")
-    await _needed(stack)
+    old = await create_key(stack, "shop", "--scope", "reports", "--expires", "30")
+    await until_keys_required(stack)
     path = "/api/2.0/report/jobs"
 
     async def works(key: str) -> int:
-        return (await _call(stack, "GET", path, key))[0]
+        return (await call(stack, "GET", path, key))[0]
 
     rotated = await stack.command("keys", "rotate", old[:11])
     new = rotated.stdout.splitlines()[0]
@@ -222,19 +177,19 @@ async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> Non
 
 
 async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
-    key = await _key(stack, "shop")
-    await _needed(stack)
-    _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+    key = await create_key(stack, "shop")
+    await until_keys_required(stack)
+    _, accepted, _ = await call(stack, "POST", "/messages", key, json=MESSAGE)
     path = f"/message/{accepted['id']}/status"
 
     async def status() -> str | None:
-        code, answer, _ = await _call(stack, "GET", path, key)
+        code, answer, _ = await call(stack, "GET", path, key)
         assert code in (200, 503), answer  # 503: the cache exceeded its 50 ms, and the ledger does not answer
         return str(answer["status"]) if code == 200 else None
 
     async def admitted() -> bool:
-        """The key is checked before the query, which needs neither service."""
-        return (await _call(stack, "GET", "/messages?limit=0", key))[0] == 422
+        """The API checks the key before the query."""
+        return (await call(stack, "GET", "/messages?limit=0", key))[0] == 422
 
     await eventually(status, lambda seen: seen == "sent", 20)
     await stack.proxies["postgres"].freeze()
@@ -242,47 +197,47 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
     with Redis.from_url(stack.services.redis) as redis:
         while time.monotonic() < until:
             assert await admitted()
-            # The cache holds the status whatever became of the writes of API and worker.
+            # Fill the cache: writes of API and worker may have been lost.
             redis.set(f"{stack.namespace}:job:{accepted['id']}", b"3 sent message shop", px=60_000)
             await eventually(status, lambda seen: seen == "sent", 5)
-    code, problem, _ = await _call(stack, "GET", path, new_key().key)
-    assert (code, problem["code"]) == (503, "unavailable")  # a key that nobody has seen yet
+    code, problem, _ = await call(stack, "GET", path, new_key().key)
+    assert (code, problem["code"]) == (503, "unavailable")  # a key that no process has cached
     await stack.proxies["postgres"].thaw()
     await stack.proxies["redis"].freeze()
     assert await admitted()
     await eventually(status, lambda seen: seen == "sent", 10)
 
 
-async def test_who_listens_to_others_needs_keys(
+async def test_an_api_on_a_public_address_requires_keys(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
         open_to_all = stack.start("open", "api", host="0.0.0.0", port=str(free_port()))
         assert await open_to_all.wait() == 1
-        assert "POSTHASTE_AUTH=off" in open_to_all.said() and "posthaste keys create" in open_to_all.said()
+        assert "POSTHASTE_AUTH=off" in open_to_all.output() and "posthaste keys create" in open_to_all.output()
         port = free_port()
         stack.start("told", "api", host="0.0.0.0", port=str(port), auth="off")
 
         async def ready() -> int:
             try:
-                return (await _call(stack, "GET", "/health/ready", base=f"http://127.0.0.1:{port}"))[0]
+                return (await call(stack, "GET", "/health/ready", base=f"http://127.0.0.1:{port}"))[0]
             except aiohttp.ClientConnectionError:
                 return 0
 
         await eventually(ready, lambda code: code == 200, 20)
-        await _key(stack, "shop")
-        await _needed(stack)
-        assert (await _call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 202
+        await create_key(stack, "shop")
+        await until_keys_required(stack)
+        assert (await call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 202
         port = free_port()
         stack.start("keyed", "api", host="0.0.0.0", port=str(port))
         await eventually(ready, lambda code: code == 200, 20)
-        assert (await _call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 401
+        assert (await call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 401
 
 
 async def test_the_command_shows_its_key(stack: Stack) -> None:
     assert (await stack.command("clients", "create", "shop")).returncode == 0
     key = (await stack.command("keys", "create", "shop")).stdout.splitlines()[0]
-    await _needed(stack)
+    await until_keys_required(stack)
     refused = await stack.command("send", "+1", "hello")
     assert refused.returncode == 1 and "POSTHASTE_API_KEY" in refused.stderr
     stack.environment["POSTHASTE_API_KEY"] = key
@@ -293,19 +248,19 @@ async def test_the_command_shows_its_key(stack: Stack) -> None:
 async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack) -> None:
     migrated = await stack.command("migrate", "--first-key")
     assert migrated.returncode == 0 and "posthaste keys first" in migrated.stdout
-    await _needed(stack)
-    assert (await _call(stack, "GET", "/dead-letters", "ph_first"))[0] == 401
+    await until_keys_required(stack)
+    assert (await call(stack, "GET", "/dead-letters", "ph_first"))[0] == 401
     assert "reserved" in (await stack.command("keys", "list")).stdout
     shown = await stack.command("keys", "first")
     key = shown.stdout.splitlines()[0]
-    assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200
+    assert (await call(stack, "GET", "/dead-letters", key))[0] == 200
     assert prefix_of(key) and not re.search("ph_[A-Za-z0-9]{8}", migrated.stdout + migrated.stderr)
     again = await stack.command("keys", "first")
     assert again.returncode == 1 and "shown already" in again.stderr and "ph_" not in again.stdout
     assert "keys first" not in (await stack.command("migrate", "--first-key")).stdout
 
 
-async def test_what_the_commands_refuse_is_said(stack: Stack) -> None:
+async def test_commands_name_the_reason_of_a_refusal(stack: Stack) -> None:
     for arguments, said in (
         (("clients", "create", "Not This"), "is not of the form"),
         (("keys", "create", "nobody"), "there is no client 'nobody'"),

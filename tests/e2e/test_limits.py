@@ -1,43 +1,43 @@
-"""Too much is answered at once, and says when to come again: requests, waiting clients, a backlog, slow requests."""
+"""Limits answer at once with Retry-After: request rates, waiting clients, the backlog, slow requests."""
 
 import asyncio
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import Stack, running
-from tests.e2e.test_keys import MESSAGE, _call, _key, _needed
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.keys import call, create_key, until_keys_required
+from tests.support.services import Services
+from tests.support.stack import MESSAGE, Stack, running
+from tests.support.waiting import eventually
 
 
-async def test_a_key_that_calls_too_often_is_told_when_to_come_again(
+async def test_a_key_that_calls_too_often_gets_a_retry_after(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, rate_per_key="5/10seconds") as stack:
-        key, other = await _key(stack, "shop"), await _key(stack, "shop")
-        await _needed(stack)
-        answers = [await _call(stack, "GET", "/dead-letters", key) for _ in range(7)]
+        key, other = await create_key(stack, "shop"), await create_key(stack, "shop")
+        await until_keys_required(stack)
+        answers = [await call(stack, "GET", "/dead-letters", key) for _ in range(7)]
         assert [status for status, _, _ in answers] == [200] * 5 + [429] * 2
         _, problem, response = answers[-1]
         assert problem["code"] == "rate_limited"
         assert 1 <= int(response.headers["Retry-After"]) <= 10
         assert response.headers["RateLimit-Policy"] == '"key";q=5;w=10'
         assert response.headers["RateLimit"].startswith('"key";r=0;t=')
-        assert (await _call(stack, "GET", "/dead-letters", other))[0] == 200
+        assert (await call(stack, "GET", "/dead-letters", other))[0] == 200
         await stack.proxies["redis"].freeze()
-        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200  # nobody is held up while Redis is away
+        assert (await call(stack, "GET", "/dead-letters", key))[0] == 200  # without Redis no request is limited
 
 
 async def test_guessing_at_keys_is_limited_and_locks_out_no_valid_key(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, rate_per_address="5/hour") as stack:
-        key = await _key(stack, "shop")
+        key = await create_key(stack, "shop")
         await eventually(lambda: _status(stack), lambda status: status == 401, 5)
         seen = [await _status(stack) for _ in range(8)]
         assert seen[-1] == 429 and set(seen) <= {401, 429}
-        assert (await _call(stack, "GET", "/dead-letters", key))[0] == 200
+        assert (await call(stack, "GET", "/dead-letters", key))[0] == 200
 
 
 async def _status(stack: Stack, forwarded_for: str = "") -> int:
@@ -53,7 +53,7 @@ async def test_guesses_count_against_the_address_that_a_trusted_proxy_names(
 ) -> None:
     settings: dict[str, Any] = {"rate_per_address": "4/hour", "trusted_proxies": '["127.0.0.1"]'}
     async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
-        await _key(stack, "shop")
+        await create_key(stack, "shop")
         await eventually(lambda: _status(stack, "203.0.113.1"), lambda status: status in (401, 429), 5)
         for _ in range(5):
             last = await _status(stack, "203.0.113.1")
@@ -71,18 +71,18 @@ async def test_waiting_requests_of_a_key_are_bounded(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, waiting_per_key="2") as stack:
-        key = await _key(stack, "shop")
-        await _needed(stack)
+        key = await create_key(stack, "shop")
+        await until_keys_required(stack)
         await stack.faults(hang=1)
-        _, accepted, _ = await _call(stack, "POST", "/messages", key, json=MESSAGE)
+        _, accepted, _ = await call(stack, "POST", "/messages", key, json=MESSAGE)
         headers = {"Authorization": f"Bearer {key}"}
         path = f"{stack.base}/messages/{accepted['id']}/events"
         async with stack.session.get(path, headers=headers) as one, stack.session.get(path, headers=headers) as two:
             for stream in (one, two):
                 await stream.content.readline()
-            status, problem, _ = await _call(stack, "GET", f"/messages/{accepted['id']}/events", key)
+            status, problem, _ = await call(stack, "GET", f"/messages/{accepted['id']}/events", key)
             assert (status, problem["code"]) == (429, "too_many_waiting")
-            assert (await _call(stack, "GET", f"/message/{accepted['id']}/status", key))[0] == 200
+            assert (await call(stack, "GET", f"/message/{accepted['id']}/status", key))[0] == 200
 
         async def room() -> int:
             async with stack.session.get(path, headers=headers) as response:
@@ -108,7 +108,7 @@ async def test_a_full_backlog_is_closed_until_it_has_shrunk(
             assert (response.status, (await response.json())["code"]) == (503, "backlog_full")
         stack.start("worker", "consumers", "messages")
         await eventually(stack.post, lambda answer: answer[0] == 202, 30)
-        said = stack.processes["api"].said()
+        said = stack.processes["api"].output()
         assert said.count("backlog.full") == 1 and said.count("backlog.open") == 1
 
 
@@ -126,17 +126,17 @@ async def test_backlogs_are_counted_on_a_connection_of_their_own(stack: Stack) -
     assert await eventually(counting, bool) == {"posthaste api counts"}
 
 
-async def test_what_a_paused_provider_keeps_waiting_does_not_count(
+async def test_messages_of_a_paused_provider_do_not_count(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"backlog_high": "10", "backlog_low": "5"}
     async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
         await stack.command("providers", "pause", "sandbox")
-        for _ in range(25):  # full now and then, until what waits is counted anew: nothing
+        for _ in range(25):  # the backlog may seem full until the next count
             await eventually(stack.post, lambda answer: answer[0] == 202, 10)
 
 
-async def test_a_request_that_does_not_arrive_in_time_is_given_up(
+async def test_a_request_that_does_not_arrive_in_time_is_timed_out(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, request_timeout_seconds="0.5") as stack:
@@ -148,7 +148,7 @@ async def test_a_request_that_does_not_arrive_in_time_is_given_up(
 
 
 async def _answered(stack: Stack, sent: bytes) -> bytes:
-    """What the API answers to this before it closes the connection."""
+    """Send these bytes; return all answers before the API closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", stack.port)
     writer.write(sent)
     async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""Lists of messages: filters, pages that stay what they are while messages come in."""
+"""Lists of messages: filters, and pages that stay stable while messages arrive."""
 
 import asyncio
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 
 from infra.postgres.lists import MessageFilter, page_statement
 from jobs.lifecycle import Status
-from tests.e2e.stack import Stack
-from tests.services import sql
+from tests.support.services import sql
+from tests.support.stack import Stack
 
 
 async def _pages(stack: Stack, query: str, limit: int = 3) -> list[list[dict[str, Any]]]:
@@ -82,7 +82,7 @@ async def test_a_bad_query_is_named(shared_stack: Stack, query: str) -> None:
 
 
 async def test_each_filter_is_served_by_its_index(stack: Stack) -> None:
-    """Among 60,000 messages of two clients: no plan reads more than a few pages, or sorts."""
+    """With 60,000 messages of two clients, no plan sorts or reads more than a few pages."""
     sql(
         stack.database,
         """

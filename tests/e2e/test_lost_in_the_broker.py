@@ -1,4 +1,4 @@
-"""Messages that are lost inside the broker are published again by themselves; `rebuild` does it at once."""
+"""Messages lost in the broker are republished automatically; `rebuild` does it immediately."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management
-from tests.waiting import eventually
+from tests.support.services import Services, management
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 
@@ -24,7 +24,7 @@ async def stack(
 
 
 async def _purge_with_jobs(stack: Stack, count: int) -> list[str]:
-    """Accept jobs while nobody works, and purge their queue once all their messages are in it."""
+    """Accept jobs without a worker, and purge their queue once it holds all their messages."""
     await stack.processes["worker"].kill()
     ids = list(await asyncio.gather(*(stack.submit(f"+{n}") for n in range(count))))
 
@@ -41,7 +41,7 @@ async def test_a_purged_queue_heals_by_itself(stack: Stack) -> None:
     stack.start("worker2", "consumers", "messages")
     await stack.all_become("sent", 300, 40)
     assert (await stack.provider("/stats"))["unique"] == 300
-    assert "sweep.requeued" in stack.processes["relay"].said()
+    assert "sweep.requeued" in stack.processes["relay"].output()
 
 
 async def test_a_queue_deleted_under_its_consumers_heals_by_itself(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what there is, and what there is does as it says."""
+"""The OpenAPI document and the API agree."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from api import models, shapes
 from api.operations import OPERATIONS
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -22,7 +22,7 @@ def stack(shared_stack: Stack) -> Stack:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
-    """Every operation of the document is there; and whatever other method is tried, the answer names those that are."""
+    """Every documented operation exists; an answer to any other method names the allowed ones."""
     code, document = await stack.get("/openapi.json")
     assert code == 200 and document["openapi"] == "3.1.0"
     told = {path: {method.upper() for method in operations} for path, operations in document["paths"].items()}
@@ -36,7 +36,7 @@ async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
 
 
 def test_every_route_is_in_the_document() -> None:
-    """By the code: whoever adds a route is told to say what it does."""
+    """The code's operations are exactly the documented ones."""
     sources = "".join(file.read_text() for file in Path("api").glob("*.py"))
     found = re.findall(r'Route\(f?"([^"]+)", self\.\w+, methods=\["(\w+)"\]\)', sources)
     routes = {

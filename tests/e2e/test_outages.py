@@ -1,4 +1,4 @@
-"""What is down, and what goes on: the table of DESIGN section 1, a test for each cell that this service has."""
+"""Outages: the table of DESIGN section 1, one test per cell."""
 
 import asyncio
 import os
@@ -7,9 +7,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.e2e.stack import DEFAULT_PATIENCE, Process, Stack, free_port, running
-from tests.services import Services, drop_namespace, with_path
-from tests.waiting import eventually
+from tests.support.processes import Process, free_port
+from tests.support.services import Services, drop_namespace, with_path
+from tests.support.stack import DEFAULT_PATIENCE, Stack, running
+from tests.support.waiting import eventually
 
 
 async def test_without_rabbitmq_everything_is_accepted_and_sent_later(stack: Stack) -> None:
@@ -50,11 +51,11 @@ async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None
     await (proxy.accept() if how == "refuse" else proxy.thaw())
     after = await stack.submit()
     await stack.becomes(after, "sent")
-    said = stack.processes["api"].said()
+    said = stack.processes["api"].output()
     assert said.count("cache.down") == said.count("cache.up") <= 1
 
 
-async def test_without_postgres_answers_are_503_within_a_second_and_all_goes_on_after(
+async def test_without_postgres_answers_are_503_within_a_second_and_work_continues_after(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(services, database, broker_namespace, tmp_path, accept_timeout_seconds=DEFAULT_PATIENCE) as stack:
@@ -80,7 +81,7 @@ async def test_without_postgres_answers_are_503_within_a_second_and_all_goes_on_
         await stack.becomes(after, "sent")
 
 
-async def test_outcomes_reached_while_postgres_is_away_are_recorded_when_it_is_back(stack: Stack) -> None:
+async def test_outcomes_reached_while_postgres_is_down_are_recorded_when_it_is_back(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=0.7)
     ids = [await stack.submit(f"+{n}") for n in range(10)]
     await eventually(lambda: stack.provider("/stats"), lambda stats: stats["raw"] == 10, 10)
@@ -104,7 +105,7 @@ async def test_a_worker_killed_in_mid_work_loses_nothing(stack_with_short_leases
         await stack.becomes(id_, "sent", seconds=40)
     stats = await stack.provider("/stats")
     assert stats["unique"] == 40
-    assert stats["raw"] <= 40 + 16  # again only what the killed worker had in hand
+    assert stats["raw"] <= 40 + 16  # only jobs of the killed worker are sent again
 
 
 async def test_processes_may_start_in_any_order(
@@ -125,7 +126,7 @@ async def test_processes_may_start_in_any_order(
         id_ = await stack.submit()
         await stack.becomes(id_, "sent")
         for name in ("api2", "worker2", "relay2"):
-            assert stack.processes[name].said().count("postgres.waiting") <= 3
+            assert stack.processes[name].output().count("postgres.waiting") <= 3
 
 
 async def _answer(stack: Stack) -> int:
@@ -153,7 +154,7 @@ async def test_a_schema_that_is_too_old_ends_each_process_and_says_what_to_do(
             process = Process(command, environment, tmp_path / f"{command[-1]}.log")
             process.start()
             assert await process.wait(15) == 1
-            assert "posthaste migrate" in process.said()
+            assert "posthaste migrate" in process.output()
     finally:
         services.sql(f"DROP DATABASE {namespace} WITH (FORCE)")
         await drop_namespace(services.amqp, namespace, ["a"])

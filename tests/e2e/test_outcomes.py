@@ -1,4 +1,4 @@
-"""What a provider can do to a message, and how often it may reach it: the table of docs/lifecycle.md, for real."""
+"""Outcomes of a request at the provider, and how often it may be repeated: the table of docs/lifecycle.md on real processes."""
 
 import asyncio
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
-# What the provider does, → the status that an at_most_once message ends in at once, and the last attempt's reason.
+# Fault of the provider → status of an at_most_once message after its attempt, and the attempt's reason.
 MAYBE_SENT = [
     ({"hang": 1}, "timeout"),
     ({"reset": 1}, "connection_lost"),
@@ -53,7 +53,7 @@ async def _refused(port: int) -> bool:
     return False
 
 
-async def test_at_most_once_is_tried_again_where_nobody_can_have_got_it(stack: Stack) -> None:
+async def test_at_most_once_is_retried_if_the_message_was_provably_not_sent(stack: Stack) -> None:
     await stack.faults(refuse_seconds=2)
     await eventually(lambda: _refused(stack.sandbox_port), bool)
     id_ = await stack.submit(delivery="at_most_once")
@@ -85,7 +85,7 @@ async def test_a_worker_that_dies_in_mid_send_leaves_at_most_once_unknown(stack_
     assert (await stack.provider("/stats"))["raw"] == 1
 
 
-async def test_a_provider_that_asks_for_patience_gets_it_uncharged(
+async def test_a_provider_that_sends_retry_after_defers_uncharged(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     provider = {"retry": {"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1}}
@@ -133,7 +133,7 @@ async def test_each_provider_has_a_policy_of_its_own(
 async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbours_are_sent(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
-    """The worker is killed whenever the provider sees that message; what it had in hand beside it is not to blame."""
+    """One message kills its worker each time; the worker's other messages must not be blamed."""
     provider = {"retry": {"attempts": 8, "base_seconds": 0.05, "cap_seconds": 0.1}}
     async with running(services, database, broker_namespace, tmp_path, provider=provider, lease_seconds="2.5") as stack:
         await stack.faults(slow=1, slow_seconds=0.3)
@@ -155,7 +155,7 @@ async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbour
 
 
 @pytest.mark.parametrize("path", ["/messages/{}/attempts", "/api/2.0/report/jobs/{}/attempts"])
-async def test_there_are_no_attempts_at_what_is_not_there(stack: Stack, path: str) -> None:
+async def test_a_message_that_does_not_exist_has_no_attempts(stack: Stack, path: str) -> None:
     for id_ in ("01a1ff6c-bcef-7503-afba-6071d2a10df9", "x"):
         assert (await stack.get(path.format(id_)))[0] == 404
     id_ = (await stack.post())[1]["id"]

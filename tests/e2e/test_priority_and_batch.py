@@ -1,12 +1,12 @@
-"""Priority high, batches, and what clients attach to a message."""
+"""Priority high, batches, and clients' labels of a message."""
 
 import time
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import DEFAULT_PATIENCE, Stack, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import DEFAULT_PATIENCE, Stack, running
+from tests.support.waiting import eventually
 
 
 async def _batch(stack: Stack, messages: Any) -> tuple[int, Any]:
@@ -63,7 +63,7 @@ async def test_without_postgres_a_batch_is_503_as_a_whole(
         assert (status, answer["code"]) == (503, "unavailable")
 
 
-async def test_labels_come_back_as_they_were_given(stack: Stack) -> None:
+async def test_labels_are_returned_unchanged(stack: Stack) -> None:
     metadata = {"z": 1, "a": [1.5, None, True, {"deep": "é😀"}], "big": 2**53, "empty": {}}
     labels: dict[str, Any] = {"reference": "order-17", "tags": ["a", "b c"], "metadata": metadata}
     record = await stack.record(await stack.submit(**labels))

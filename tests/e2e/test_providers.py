@@ -1,4 +1,4 @@
-"""Providers in trouble: one that hangs costs others nothing, one that is paused gets nothing, one that is gone is replaced."""
+"""Providers fail alone: a hanging one delays no other, a paused one gets nothing, a removed one is replaced."""
 
 import asyncio
 import json
@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from cli.sandbox import Faults, Sandbox
-from tests.e2e.stack import Stack, free_port, running
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.processes import free_port
+from tests.support.services import Services
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
 
@@ -32,7 +33,7 @@ async def _other() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def two(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[tuple[Stack, Sandbox]]:
-    """A stack with the providers `sandbox` and `other`, whose breakers are quick."""
+    """A stack with the providers `sandbox` and `other` and fast breakers."""
     async with _other() as other:
         described = {
             "url": f"http://127.0.0.1:{other.port}/message",
@@ -82,7 +83,7 @@ async def test_a_provider_that_hangs_keeps_its_own_messages_waiting_and_no_other
 
 
 async def _said(stack: Stack, what: str) -> int:
-    return await asyncio.to_thread(lambda: stack.processes["worker"].said().count(what))
+    return await asyncio.to_thread(lambda: stack.processes["worker"].output().count(what))
 
 
 async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Stack, Sandbox]) -> None:
@@ -109,7 +110,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert unknown.returncode == 2 and "sandbox" in unknown.stderr
 
 
-async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: tuple[Stack, Sandbox]) -> None:
+async def test_messages_waiting_for_a_removed_provider_are_moved_to_another(two: tuple[Stack, Sandbox]) -> None:
     stack, other = two
     await stack.processes["worker"].kill()
     ids = [await stack.submit(f"+{n}", provider="other", priority=["normal", "high"][n % 2]) for n in range(6)]
@@ -125,7 +126,7 @@ async def test_what_waits_for_a_provider_that_is_gone_is_moved_to_another(two: t
     assert (await stack.command("providers", "move", "other", "--provider", "nobody")).returncode == 2
 
 
-async def test_a_message_whose_worker_died_comes_back_by_its_providers_own_policy(
+async def test_a_message_whose_worker_died_is_retried_by_its_providers_own_policy(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     """The provider's delay is up to 22 hours; that of the default policy is less than a second."""

@@ -1,4 +1,4 @@
-"""The report as a job: equal to the report within the request, survives what it meets, and is never plausibly wrong."""
+"""The report as a job equals the report within the request, survives faults, and never returns a wrong result."""
 
 import asyncio
 import csv
@@ -13,9 +13,9 @@ import pytest
 
 from infra.postgres.posts import Busy, Post, Posts
 from jobs.words import count_words
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management, sql
-from tests.waiting import eventually
+from tests.support.services import Services, management, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 SYNC, SUBMIT, JOBS = "/api/1.0/report/posts", "/api/2.0/report/posts", "/api/2.0/report/jobs"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ RETRY = json.dumps({"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1})
 
 @pytest.fixture
 async def reporting(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> Any:
-    """A stack with a process for reports; those that fail are tried once more, quickly."""
+    """A stack with a process for reports; failed reports are retried once, quickly."""
     async with running(services, database, broker_namespace, tmp_path, report_retry=RETRY) as stack:
         stack.start("reporter", "consumers", "reports")
         yield stack
@@ -61,7 +61,7 @@ def _fill(stack: Stack, count: int, users: int = 50) -> None:
     Posts(stack.database).fill(Post(n % users, f"{'word ' * (n % 7)}\t{ODD[n % len(ODD)]}", NOW) for n in range(count))
 
 
-async def test_the_job_comes_to_what_the_request_comes_to(reporting: Stack) -> None:
+async def test_the_job_computes_the_same_report_as_the_request(reporting: Stack) -> None:
     stack = reporting
     _fill(stack, 5000)
     answer = await _submit(stack)
@@ -166,7 +166,7 @@ async def test_there_is_no_result_before_the_end(stack: Stack) -> None:
 
 
 class _Locked:
-    """Holds a lock that reports wait for."""
+    """Hold a lock that blocks reports."""
 
     def __init__(self, stack: Stack):
         import psycopg2
@@ -194,7 +194,7 @@ async def test_a_busy_process_leaves_the_next_report_to_an_idle_one(reporting: S
         await _becomes(stack, id_, "completed")
 
 
-async def test_progress_is_told_and_the_lease_renewed_while_it_runs(
+async def test_progress_is_recorded_and_the_lease_renewed_while_a_report_runs(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     quick = {"timeout_seconds": 0.5}
@@ -244,7 +244,7 @@ async def test_sigterm_in_mid_report_gives_it_to_another_uncharged(reporting: St
     assert stack.rows("SELECT outcome FROM attempts") == [("accepted",)]
 
 
-async def test_a_report_that_cannot_be_computed_fails_with_its_reason_and_comes_back(reporting: Stack) -> None:
+async def test_a_report_that_cannot_be_computed_fails_with_its_reason_and_can_be_requeued(reporting: Stack) -> None:
     stack = reporting
     _fill(stack, 10)
     sql(stack.database, "ALTER TABLE posts RENAME TO elsewhere")
@@ -311,7 +311,7 @@ async def test_the_command_submits_watches_and_shows(reporting: Stack) -> None:
     assert [int(row["total_words"]) for row in csv.DictReader(io.StringIO(as_csv.stdout))] == [r["total_words"] for r in rows]
 
 
-async def test_the_command_says_why_there_is_no_result_and_waits_no_longer_than_told(reporting: Stack) -> None:
+async def test_the_command_names_why_there_is_no_result_and_waits_no_longer_than_its_option(reporting: Stack) -> None:
     stack = reporting
     sql(stack.database, "ALTER TABLE posts RENAME TO elsewhere")
     failed = await stack.command("report")

@@ -5,7 +5,7 @@ import asyncio
 from infra.postgres.pool import create_engine
 from infra.postgres.posts import Posts, texts
 from jobs.words import count_words
-from tests.e2e.stack import Stack
+from tests.support.stack import Stack
 
 PATH = "/api/1.0/report/posts"
 
@@ -31,7 +31,7 @@ async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
     assert len(expected) == 50
 
 
-async def test_many_at_once_are_answered_or_told_to_come_back_and_messages_go_on(stack: Stack) -> None:
+async def test_many_reports_at_once_are_answered_or_refused_as_busy_and_messages_continue(stack: Stack) -> None:
     await stack.command("posts", "seed", "--count", "5000")
     sending = asyncio.create_task(stack.submit())
     answers = await asyncio.gather(*(stack.get(PATH) for _ in range(40)))

@@ -1,4 +1,4 @@
-"""What is over goes; what somebody still has to look at stays; what concerns a destination can be erased."""
+"""Ended jobs are deleted, dead letters stay, and all messages to one destination can be erased."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,10 +10,10 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from jobs.model import Kind
-from tests.e2e.stack import Stack, running
-from tests.receiver import CALLBACKS_ON, receiving
-from tests.services import Services, sql
-from tests.waiting import eventually
+from tests.support.receiver import CALLBACKS_ON, receiving
+from tests.support.services import Services, sql
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ async def stack(services: Services, database: str, broker_namespace: str, tmp_pa
 
 
 async def _some(stack: Stack, destination: str, url: str | None = None) -> dict[str, str]:
-    """A message that was sent, and one that failed."""
+    """Create a sent message and a failed one."""
     sent = await stack.submit(destination, tags=["t", "u"], callback_url=url)
     await stack.becomes(sent, "sent")
     await stack.faults(fail=1, fail_status=400)
@@ -38,7 +38,7 @@ def _count(stack: Stack, table: str) -> int:
     return int(str(stack.rows(f"SELECT count(*) FROM {table}")[0][0]))
 
 
-async def test_what_ended_long_ago_is_deleted_and_dead_letters_stay(stack: Stack) -> None:
+async def test_jobs_that_ended_long_ago_are_deleted_and_dead_letters_stay(stack: Stack) -> None:
     ids = await _some(stack, "+1")
     fresh = await stack.submit("+1")
     await stack.becomes(fresh, "sent")
@@ -80,7 +80,7 @@ async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
     await stack.becomes(waiting, "sent")
     done = await stack.command("erase", "--destination", "+1", "--yes")
     assert done.returncode == 0 and "erase: 1 jobs deleted" in done.stdout
-    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # it asks, and nobody answers
+    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # without an answer to its question
     assert await stack.status(other) == "sent"
 
 
@@ -101,7 +101,7 @@ async def test_neither_bodies_nor_destinations_are_logged_or_travel(stack: Stack
     id_ = await stack.submit("+49 whoever", "a word that nobody else says", metadata={"note": "kept to oneself"})
     await stack.becomes(id_, "failed")
     assert await eventually(lambda: stack.ready("messages.dead"), lambda ready: ready == 1, 20)
-    logs = "".join(process.said() for process in stack.processes.values())
+    logs = "".join(process.output() for process in stack.processes.values())
     headers = stack.rows("SELECT string_agg(CAST(headers AS text), ' ') FROM outbox")
     for secret in ("+49 whoever", "nobody else says", "kept to oneself"):
         assert secret not in logs and secret not in str(headers)

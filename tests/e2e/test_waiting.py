@@ -1,4 +1,4 @@
-"""Clients that wait: long-polls and server-sent events, on real processes."""
+"""Waiting clients: long polls and server-sent events on real processes."""
 
 import asyncio
 import json
@@ -12,10 +12,9 @@ from typing import Any
 import aiohttp
 from redis import Redis
 
-from tests.e2e.stack import Stack, running
-from tests.e2e.test_idempotency import REPORTS
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.stack import REPORTS, Stack, running
+from tests.support.waiting import eventually
 
 JOBS = "/api/2.0/report/jobs"
 
@@ -56,7 +55,7 @@ async def _all(stack: Stack, path: str, last: int | None = None) -> list[tuple[s
 
 
 async def _end(stack: Stack, id_: str, etag: str | None = None) -> Any:
-    """What a client is told that waits for the end, by as many polls as it takes."""
+    """Long-poll until the final status; return the last answer."""
     while True:
         status, answer, _ = await _get(stack, f"/messages/{id_}/status", wait=10, etag=etag)
         if status == 200 and answer["status"] == "sent":
@@ -88,7 +87,7 @@ async def test_with_an_etag_anything_newer_is_news(stack: Stack) -> None:
     assert (status, response.headers["ETag"]) == (304, etag)
     assert (await _get(stack, path, wait=5, etag='"999"'))[0] == 200  # a version that it never had
     started = time.monotonic()
-    assert (await _get(stack, path, wait=30, etag=etag))[0] == 304  # nothing comes after the end: not waited for
+    assert (await _get(stack, path, wait=30, etag=etag))[0] == 304  # no event follows the final status: the answer is immediate
     assert time.monotonic() - started < 15
 
 
@@ -116,7 +115,7 @@ async def test_a_preference_is_capped_or_ignored(stack: Stack) -> None:
             assert (response.status, response.headers.get("Preference-Applied")) == (200, applied), prefer
 
 
-async def test_waiting_for_what_is_not_there_is_404_at_once(stack: Stack) -> None:
+async def test_waiting_for_a_job_that_does_not_exist_is_404_at_once(stack: Stack) -> None:
     started = time.monotonic()
     missing = "01a1ff6c-bcef-7503-afba-6071d2a10df9"
     for path in (f"/message/{missing}/status", f"/messages/{missing}", f"{JOBS}/{missing}", f"/messages/{missing}/events"):
@@ -135,7 +134,7 @@ async def test_a_client_waiting_at_an_api_that_ends_is_answered(stack: Stack) ->
         stack.processes["api"].signal(signal.SIGTERM)
         assert (await waiting)[0] in (200, 304)
         assert [event async for event in events if event[2]["status"] == "sent"] == []  # the stream ends, the job has not
-    assert await stack.processes["api"].wait() == -signal.SIGTERM  # uvicorn ends by what it was told to end by
+    assert await stack.processes["api"].wait() == -signal.SIGTERM  # uvicorn exits by the signal that it received
 
 
 async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> None:
@@ -148,7 +147,7 @@ async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> 
     assert all(data["version"] == int(event_id) and data["id"] == id_ for _, event_id, data in events)
 
 
-async def test_a_reader_that_comes_back_goes_on_where_it_was(stack: Stack) -> None:
+async def test_a_reader_that_reconnects_continues_at_its_last_event(stack: Stack) -> None:
     await stack.becomes(id_ := await stack.submit(), "sent")
     events = await _all(stack, f"/messages/{id_}/events", last=1)
     assert [(name, event_id) for name, event_id, _ in events] == [("status", "3")]
@@ -156,7 +155,7 @@ async def test_a_reader_that_comes_back_goes_on_where_it_was(stack: Stack) -> No
         assert response.status == 204  # at which a browser stops asking
 
 
-async def test_without_redis_waiting_clients_are_told_by_the_ledger(stack: Stack) -> None:
+async def test_without_redis_waiting_clients_are_answered_from_the_ledger(stack: Stack) -> None:
     await stack.proxies["redis"].refuse()
     await stack.faults(slow=1, slow_seconds=0.5)
     id_ = await stack.submit()
@@ -165,7 +164,7 @@ async def test_without_redis_waiting_clients_are_told_by_the_ledger(stack: Stack
     assert events[-1][2]["status"] == "sent"
 
 
-async def test_a_report_tells_how_far_it_is(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
+async def test_a_report_shows_its_progress(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> None:
     async with running(services, database, broker_namespace, tmp_path) as stack:
         stack.start("reporter", "consumers", "reports")
         done = await stack.command("posts", "seed", "--count", "20000", "--users", "50", "--words", "20:40")
@@ -185,14 +184,14 @@ async def test_a_report_tells_how_far_it_is(services: Services, database: str, b
 
 
 async def test_five_hundred_wait_at_once_and_each_hears_of_its_own(stack: Stack) -> None:
-    """On two connections to Redis for events and cache, however many wait: the proxy counts them."""
+    """All waiting clients share two connections to Redis; the proxy counts them."""
     await stack.command("providers", "pause", "sandbox")
     ids = [await stack.submit(f"+{n}") for n in range(300)]
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=180)) as session:
 
         async def poll(id_: str) -> str:
-            status = 503  # on a slow machine: nobody can tell within 0.8 s
+            status = 503  # a slow machine may need more than 0.8 s
             while status == 503:
                 async with session.get(f"{stack.base}/messages/{id_}", headers={"Prefer": "wait=60"}) as response:
                     status, answer = response.status, await response.json()
@@ -223,7 +222,7 @@ async def test_a_cache_that_is_behind_does_not_take_a_client_back(stack: Stack) 
     with Redis.from_url(stack.services.redis) as redis:
 
         async def behind() -> str:
-            """A write was lost: promised to be wrong for seconds at most."""
+            """After a lost write, the cached status is outdated for seconds at most."""
             redis.set(f"{stack.namespace}:job:{id_}", b"2 processing message default", px=30_000)
             return await stack.status(id_)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import aiohttp
 
-from tests.e2e.stack import Stack, running
-from tests.services import Services, management
-from tests.waiting import eventually
+from tests.support.services import Services, management
+from tests.support.stack import Stack, running
+from tests.support.waiting import eventually
 
 
 async def test_a_message_is_accepted_and_sent_once(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: the long run, on a service of its own; exit code 1 where a check does not hold."""
+"""`python -m tests.fuzz`: the long run on a private service; exit code 1 if a check fails."""
 
 import argparse
 import asyncio
@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from infra.postgres import schema
-from tests import services as found
-from tests.e2e.stack import running
 from tests.fuzz.run import SETTINGS, fuzz
-from tests.services import drop_namespace, unique
+from tests.support import services as found
+from tests.support.services import drop_namespace, unique
+from tests.support.stack import running
 
 
 async def _run(examples: int, seed: int) -> int:
@@ -23,7 +23,7 @@ async def _run(examples: int, seed: int) -> int:
             async with running(services, database, namespace, Path(folder), **SETTINGS) as stack:  # type: ignore[arg-type]
                 done = await fuzz(stack, "--max-examples", str(examples), "--seed", str(seed))
                 print(done.stdout, done.stderr, sep="\n")
-                failed = stack.processes["api"].said().count("request.failed")
+                failed = stack.processes["api"].output().count("request.failed")
                 print(f"fuzz: seed {seed}, {examples} examples an operation; {failed} defects in the API's log")
                 return int(done.returncode != 0 or failed > 0)
     finally:

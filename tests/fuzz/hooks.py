@@ -18,7 +18,7 @@ schemathesis.openapi.format("result-cursor", st.just(cursor_for("1")))
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: Any, kwargs: dict[str, Any]) -> None:
-    """A well-formed key is made a new one: sent again with another body, it would rightly be refused."""
+    """Replace a well-formed idempotency key by a new one: a repeated key with another body is refused."""
     key = case.headers.get("Idempotency-Key", "") if case.headers else ""
     if 0 < len(key) <= 255 and all("!" <= character <= "~" for character in key):
         case.headers["Idempotency-Key"] = str(uuid4())

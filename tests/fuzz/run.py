@@ -1,4 +1,4 @@
-"""One run of schemathesis, with all its checks, against a service of its own in which a key is needed."""
+"""One run of schemathesis with all its checks, against a private service that requires a key."""
 
 import asyncio
 import os
@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.stack import Stack
-from tests.e2e.test_keys import _key, _needed
-from tests.receiver import SECRET
+from tests.support.keys import create_key, until_keys_required
+from tests.support.receiver import SECRET
+from tests.support.stack import Stack
 
 # Nothing is to be refused because there was much of it; and callbacks are on, so that their field is there.
 SETTINGS = {
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 
 async def fuzz(stack: Stack, *options: str) -> "subprocess.CompletedProcess[str]":
-    """Call every operation of the stack; exit code 0: every check held."""
-    stack.start("others", "consumers", "reports", "callbacks")  # so that every stream comes to its end
-    key = await _key(stack, "fuzz")
-    await _needed(stack)
+    """Call every operation of the stack; exit code 0 means that every check passed."""
+    stack.start("others", "consumers", "reports", "callbacks")  # so that every stream ends
+    key = await create_key(stack, "fuzz")
+    await until_keys_required(stack)
     (stack.folder / "schemathesis.toml").write_text(f'[auth.openapi.key]\nbearer = "{key}"\n')
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{stack.base}/openapi.json", "--checks", "all"]
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}

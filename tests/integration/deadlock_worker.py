@@ -17,11 +17,11 @@ from jobs.decision import decide
 from jobs.outcome import NOT_STARTED
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.making import claim_request
+from tests.support.factories import claim_request
 
 
 async def work(url: str, seed: int, rounds: int, ids: list[UUID]) -> int:
-    """Claim whatever is free at the version it has now, so that all processes want the same rows at the same moment."""
+    """Claim every free job at its current version, so that all processes compete for the same rows."""
     pool = DatabasePool(url, name="deadlocks", threads=2)
     ledger, outbox, queries, draw, deadlocks = (
         Ledger(pool, grace_seconds=0),

@@ -1,4 +1,4 @@
-"""RabbitMQ as we use it: confirmed and mandatory publishing, and consumers that come back whatever is lost."""
+"""RabbitMQ: confirmed and mandatory publishing, and consumers that recover from every loss."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -19,10 +19,9 @@ from infra.rabbitmq.queue_repair import QueueRepairer
 from infra.rabbitmq.topology import declare, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
-from tests.conftest import PROVIDERS
-from tests.making import new_id
-from tests.services import Services, management, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.services import PROVIDERS, Services, management, proxied
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 
@@ -65,7 +64,7 @@ async def test_a_connection_lost_while_looking_at_the_broker_is_named(services: 
     await proxy.close()
 
 
-async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_pointer(
+async def test_published_messages_are_confirmed_persistent_and_carry_only_the_pointer(
     services: Services, broker_namespace: str
 ) -> None:
     topology = describe(broker_namespace, PROVIDERS)
@@ -82,7 +81,7 @@ async def test_what_is_published_is_confirmed_persistent_and_carries_only_the_po
         await delivery.ack()
 
 
-async def test_publishing_to_a_queue_that_is_gone_fails_and_brings_it_back(services: Services, broker_namespace: str) -> None:
+async def test_publishing_to_a_deleted_queue_fails_and_declares_it_again(services: Services, broker_namespace: str) -> None:
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
     async with background(publisher.run()), await aio_pika.connect(services.amqp) as connection:
@@ -94,7 +93,9 @@ async def test_publishing_to_a_queue_that_is_gone_fails_and_brings_it_back(servi
         await _until_published(publisher, Pointer(new_id(), 1))
 
 
-async def test_a_consumer_whose_queue_is_deleted_or_connection_cut_goes_on(services: Services, broker_namespace: str) -> None:
+async def test_a_consumer_continues_after_its_queue_is_deleted_or_its_connection_cut(
+    services: Services, broker_namespace: str
+) -> None:
     url, proxy = await proxied(services.amqp)
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
@@ -134,13 +135,13 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
         await consumer.pause(QUEUE)
         await consumer.stop()
         await consumer.resume(QUEUE)
-        assert consumer.quiet_seconds(QUEUE) is None  # the broker is not asked
+        assert consumer.quiet_seconds(QUEUE) is None  # without a request to the broker
         await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
         await eventually(lambda: publisher.ready_messages(QUEUE), lambda ready: ready == 1)
         assert received.empty()
 
 
-async def test_settling_a_delivery_whose_channel_is_gone_is_harmless(services: Services, broker_namespace: str) -> None:
+async def test_settling_a_delivery_of_a_closed_channel_is_harmless(services: Services, broker_namespace: str) -> None:
     url, proxy = await proxied(services.amqp)
     topology = describe(broker_namespace, PROVIDERS)
     publisher = Publisher(services.amqp, topology, name="test")
@@ -218,9 +219,9 @@ async def test_without_a_broker_publishing_fails_at_once(namespace: str) -> None
 async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
     services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client lets a bare StopAsyncIteration out then, which once ended our processes (found by the fault suite, seed 1).
+    """The client raises a bare StopAsyncIteration, which once ended processes (found by the fault suite, seed 1).
 
-    It does so where the stream's end comes before it looks for the first frame; that cannot be had at will.
+    It does so if the stream ends before the client reads the first frame, which a test cannot time.
     """
     real, hung_up = aio_pika.connect, 0
 
@@ -241,11 +242,11 @@ async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(
     assert hung_up == 3
 
 
-async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the_broker() -> None:
+async def test_any_error_of_the_client_on_a_dying_connection_becomes_an_error_of_the_broker() -> None:
     for let_out in (asyncio.CancelledError(), Exception()):
         with pytest.raises(ConnectionResetError), client_calls():
             raise let_out
-    with pytest.raises(NotPublished), client_calls():  # what has a name keeps it
+    with pytest.raises(NotPublished), client_calls():  # named errors pass unchanged
         raise NotPublished("of ours")
 
     async def ours() -> None:
@@ -260,7 +261,7 @@ async def test_what_the_client_lets_out_of_a_dying_connection_is_an_error_of_the
 
 
 async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
-    """What RabbitMQ 3.10 makes of a queue when it is killed a tenth of a second after declaring it, told by its error."""
+    """The state of a queue after RabbitMQ 3.10 is killed a tenth of a second after its declaration, by its error."""
     topology = describe(broker_namespace, PROVIDERS)
     patient, now = (QueueRepairer(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
 

@@ -1,4 +1,4 @@
-"""Callbacks over real sockets: who is called, what is signed, what an answer means, and what a hostile receiver can do."""
+"""Callbacks over real sockets: allowed addresses, signatures, the outcome of each answer, hostile receivers."""
 
 import asyncio
 import gzip
@@ -17,15 +17,14 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import REFUSED, CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
 from jobs.outcome import Outcome, Verdict
-from tests.receiver import OTHER_SECRET, SECRET, receiving
+from tests.support.receiver import LOOPBACK, OTHER_SECRET, SECRET, receiving
 
 EVENT = '{"type": "message.sent", "timestamp": "2026-11-22T00:00:00.000Z", "data": {"sequence": 3, "name": "é 😀"}}'
-LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 TIMEOUT = 1.0
 
 
 class Names(AbstractResolver):
-    """Answers each question with the next of `answers`, the last one again and again."""
+    """A resolver that gives the next of `answers` for each lookup, and repeats the last."""
 
     def __init__(self, *answers: Sequence[str]):
         self.answers = list(answers)
@@ -100,7 +99,7 @@ async def test_the_reference_verifier_refuses_an_old_timestamp_however_well_sign
 
 
 async def test_a_secret_is_rotated_without_a_gap() -> None:
-    """The sender's secrets, step by step, and whether a receiver with the old or the new one verifies."""
+    """The sender's secrets at each step of a rotation, and the receivers that verify them."""
     old, new = SECRET, new_secret()
     steps = [([old], True, False), ([new, old], True, True), ([new], False, True)]
     for secrets, with_old, with_new in steps:
@@ -140,14 +139,14 @@ def test_a_secret_that_is_none_is_refused_and_not_repeated(secret: str) -> None:
         (503, Verdict.RETRYABLE, "http_503"),
     ],
 )
-async def test_what_an_answer_means(status: int, verdict: Verdict, reason: str | None) -> None:
+async def test_each_answer_has_its_outcome(status: int, verdict: Verdict, reason: str | None) -> None:
     async with receiving(answer=status) as receiver:
         outcome = await _send(receiver.url)
     assert (outcome.verdict, outcome.reason, outcome.provider_code) == (verdict, reason, status)
     assert len(receiver.received) == 1
 
 
-async def test_a_receiver_that_asks_for_patience_gets_it() -> None:
+async def test_a_receiver_that_sends_retry_after_defers_its_callback() -> None:
     async def later(request: web.Request) -> web.Response:
         return web.Response(status=503, headers={"Retry-After": "7"})
 
@@ -168,7 +167,7 @@ async def test_a_redirect_is_not_followed() -> None:
     assert not inside.received
 
 
-# What a name may resolve to, and nobody may be connected to for it.
+# Addresses that a name may resolve to, and that must not be called.
 INSIDE = [
     ["127.0.0.1"],
     ["::1"],
@@ -202,11 +201,11 @@ async def test_a_name_that_leads_to_an_odd_port_is_refused_at_connect() -> None:
     assert await _send("http://innocent.example:22/", guard=guard, resolver=Names(["8.8.8.8"])) == REFUSED
 
 
-async def test_a_name_that_changes_its_answer_is_judged_by_where_it_leads_now() -> None:
-    """Public when it was given and looked at, inside when it is called: what is resolved for the connection counts."""
+async def test_a_name_that_changes_its_address_is_judged_by_the_current_one() -> None:
+    """The name is public when checked and internal when called: the address of the connection counts."""
     names = Names(["192.0.2.1"], ["127.0.0.1"])
     async with receiving() as receiver:
-        first = await names.resolve("rebinding.example", receiver.port)  # whoever asked before us
+        first = await names.resolve("rebinding.example", receiver.port)  # an earlier lookup
         assert first[0]["host"] == "192.0.2.1"
         guard = Guard(ports=[receiver.port])
         assert await _send(f"http://rebinding.example:{receiver.port}/", guard=guard, resolver=names) == REFUSED
@@ -214,7 +213,7 @@ async def test_a_name_that_changes_its_answer_is_judged_by_where_it_leads_now() 
 
 
 async def test_an_address_that_no_resolver_saw_is_refused_at_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last line: were the text and the name both let through, the address is still looked at."""
+    """The last defence: the address is checked even if text and name passed."""
     async with receiving() as receiver:
         guard = Guard(ports=[receiver.port])
         monkeypatch.setattr(guard, "check", lambda url: None)
@@ -263,7 +262,7 @@ async def test_an_answer_is_not_read_beyond_its_status(answer: object) -> None:
 
 
 async def _raw(lines: bytes, url_path: str = "/") -> Outcome:
-    """The outcome where the receiver answers with these bytes, one each 50 ms after the first line, and hangs then."""
+    """The outcome if the receiver sends these bytes, one per 50 ms after the first line, and then hangs."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -290,7 +289,7 @@ async def test_headers_that_drip_or_never_end_are_given_up_in_time() -> None:
         assert (await _raw(b"nonsense, and more of it\r\n\r\n")).reason == "connection_lost"
 
 
-async def test_a_receiver_that_hangs_or_is_not_there_is_tried_again() -> None:
+async def test_callbacks_to_a_hanging_or_absent_receiver_are_retried() -> None:
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(60)
         return web.Response()
@@ -301,7 +300,7 @@ async def test_a_receiver_that_hangs_or_is_not_there_is_tried_again() -> None:
     assert (gone.verdict, gone.reason, gone.surely_not_sent) == (Verdict.RETRYABLE, "no_connection", True)
 
 
-async def test_a_receiver_without_tls_is_not_told_in_plain_text() -> None:
+async def test_a_receiver_without_tls_gets_no_callback_in_plain_text() -> None:
     async with receiving() as plain:
         outcome = await _send(plain.url.replace("http://", "https://"))  # it does not even speak TLS
     assert (outcome.verdict, outcome.reason, outcome.surely_not_sent) == (Verdict.RETRYABLE, "tls_failed", True)

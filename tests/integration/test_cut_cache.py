@@ -1,4 +1,4 @@
-"""Redis cut, frozen or wiped: reads fail within 50 ms and by name, and the next ones go on."""
+"""Redis cut, frozen or wiped: reads fail by name within 50 ms, and later reads succeed."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -11,10 +11,10 @@ from infra.redis.status_cache import CacheDown, StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.statuses import Statuses
-from tests.making import new_id
-from tests.proxy import Proxy
-from tests.services import Services, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def _sent() -> KnownStatus:
 
 
 async def _read(cache: StatusCache, known: KnownStatus) -> KnownStatus | None:
-    """What is cached; None also where Redis took over 50 ms, as it may on a busy machine."""
+    """The cached status; None also if Redis took over 50 ms on a busy machine."""
     try:
         return (await cache.read([known.id]))[0]
     except CacheDown:

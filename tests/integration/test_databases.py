@@ -1,10 +1,10 @@
-"""A test's database is as the template is, whatever the test before did to it."""
+"""A test's database equals the template, whatever the previous test did."""
 
 import psycopg2
 import pytest
 
-from tests.databases import Databases
-from tests.services import sql
+from tests.support.databases import Databases
+from tests.support.services import sql
 
 
 def _name(url: str) -> str:

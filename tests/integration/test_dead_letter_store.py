@@ -1,4 +1,4 @@
-"""Dead letters: each filter finds its own, and a requeued one starts as if it were new."""
+"""Dead letters: each filter selects exactly its letters, and a requeued one starts anew."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -13,8 +13,8 @@ from jobs.model import REPORTS, Claimed, Delivery, Kind, NewJob, Progress, WorkQ
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from tests.integration.conftest import Store
-from tests.making import claim_request, message, report
+from tests.support.factories import claim_request, message, report
+from tests.support.ledger import Store
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
@@ -44,7 +44,7 @@ async def _dead(store: Store, new: NewJob | None = None, outcome: Outcome = REJE
 
 
 async def _worker_lost(store: Store) -> UUID:
-    """A letter that took down two workers after one failed attempt, and was given up."""
+    """A letter with one failed attempt and two lost leases."""
     new = message()
     version = await _apply(store, await _claimed(store, new), RETRYABLE)
     for _ in range(2):
@@ -150,7 +150,7 @@ async def test_a_discarded_letter_ends_with_one_callback_and_without_its_unpubli
 
 
 async def _various(store: Store) -> dict[str, UUID]:
-    """Letters of which every two differ in one field at least, and a job that is no dead letter."""
+    """Letters that differ in at least one field each, and a job that is no dead letter."""
     await store.ledger.accept([message()], 5)
     return {
         "plain": await _dead(store),

@@ -1,4 +1,4 @@
-"""Dead letters that cannot be requeued hide none that can, and one client's are found by an index of their own."""
+"""Letters that cannot be requeued hide no others; an index finds one client's letters."""
 
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, Req
 from infra.postgres.pool import create_engine
 from jobs.model import Kind, Priority, work_queues
 from service.dead_letters import DeadLetters
-from tests.integration.conftest import Hurt
+from tests.support.ledger import Store
 
 DAY = 86_400.0
 DEADLINES = dict.fromkeys((queue.name for queue in work_queues(["sandbox", "other"])), DAY)
@@ -22,7 +22,7 @@ FROM generate_series(0, {count} - 1) n
 
 
 def _add(
-    hurt: Hurt,
+    store: Store,
     first: int,
     count: int = 1,
     *,
@@ -34,60 +34,60 @@ def _add(
 ) -> list[UUID]:
     """Dead letters whose ids count from `first`."""
     named = f"'{provider}'" if kind is Kind.MESSAGE else "NULL"
-    hurt.rows(
+    store.rows(
         _ADD.format(first=first, count=count, provider=named, age_days=age_days, kind=kind, priority=priority, client=client)
     )
     return [UUID(int=(0x7000_8000 << 48) + first + n) for n in range(count)]
 
 
-def _letters(hurt: Hurt) -> DeadLetters:
-    return DeadLetters(DeadLetterStore(hurt.pool), DEADLINES)
+def _letters(store: Store) -> DeadLetters:
+    return DeadLetters(DeadLetterStore(store.pool), DEADLINES)
 
 
-async def test_letters_that_cannot_be_requeued_hide_none_that_can(hurt: Hurt) -> None:
-    expired, gone = _add(hurt, 0, 8, age_days=2), _add(hurt, 10, 8, provider="gone")
-    well = _add(hurt, 20, 3)
-    letters, everything = _letters(hurt), Filter()
+async def test_letters_that_cannot_be_requeued_hide_none_that_can(store: Store) -> None:
+    expired, gone = _add(store, 0, 8, age_days=2), _add(store, 10, 8, provider="gone")
+    well = _add(store, 20, 3)
+    letters, everything = _letters(store), Filter()
     assert [each.id for each in await letters.requeueable(everything, BEFORE_ALL, 2)] == well[:2]
     done = await letters.requeue_first(everything, BEFORE_ALL, 2)
     assert done.moved == well[:2]
-    assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many are named as were asked for
+    assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many as requested
     done = await letters.requeue_first(everything, BEFORE_ALL, 100)
     assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, gone)
 
 
-async def test_every_kind_and_priority_has_its_queues_deadline(hurt: Hurt) -> None:
+async def test_every_kind_and_priority_has_its_queues_deadline(store: Store) -> None:
     wanted = [
-        *_add(hurt, 0, kind=Kind.REPORT),
-        *_add(hurt, 1, kind=Kind.CALLBACK),
-        *_add(hurt, 2, priority=Priority.HIGH),
-        *_add(hurt, 3, provider="other"),
+        *_add(store, 0, kind=Kind.REPORT),
+        *_add(store, 1, kind=Kind.CALLBACK),
+        *_add(store, 2, priority=Priority.HIGH),
+        *_add(store, 3, provider="other"),
     ]
-    old = [*_add(hurt, 10, kind=Kind.REPORT, age_days=2), *_add(hurt, 11, priority=Priority.HIGH, age_days=2)]
-    done = await _letters(hurt).requeue_first(Filter(), BEFORE_ALL, 100)
+    old = [*_add(store, 10, kind=Kind.REPORT, age_days=2), *_add(store, 11, priority=Priority.HIGH, age_days=2)]
+    done = await _letters(store).requeue_first(Filter(), BEFORE_ALL, 100)
     assert (done.moved, done.expired, done.unconfigured) == (wanted, old, [])
 
 
-async def test_another_provider_and_a_new_deadline_bring_them_back(hurt: Hurt) -> None:
-    gone, expired = _add(hurt, 0, 2, provider="gone"), _add(hurt, 10, 2, age_days=2)
-    letters = _letters(hurt)
+async def test_another_provider_and_a_new_deadline_bring_them_back(store: Store) -> None:
+    gone, expired = _add(store, 0, 2, provider="gone"), _add(store, 10, 2, age_days=2)
+    letters = _letters(store)
     done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, "other")
     assert (done.moved, done.expired, done.unconfigured) == (gone, expired, [])
     done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, extend=True)
     assert (done.moved, done.expired) == (expired, [])
-    assert hurt.rows("SELECT DISTINCT queue FROM outbox ORDER BY 1") == [
+    assert store.rows("SELECT DISTINCT queue FROM outbox ORDER BY 1") == [
         ("messages.other.normal",),
         ("messages.sandbox.normal",),
     ]
 
 
 @pytest.mark.parametrize("only", [None, Requeueable(DEADLINES)])
-async def test_one_clients_letters_are_found_by_their_index_in_order(hurt: Hurt, only: Requeueable | None) -> None:
-    _add(hurt, 0, 5000, client="big")
-    _add(hurt, 10_000, 10, client="small")
-    hurt.rows("ANALYZE")
+async def test_one_clients_letters_are_found_by_their_index_in_order(store: Store, only: Requeueable | None) -> None:
+    _add(store, 0, 5000, client="big")
+    _add(store, 10_000, 10, client="small")
+    store.rows("ANALYZE")
     statement, parameters = page_statement(Filter(client_id="small"), BEFORE_ALL, 50, only)
-    engine = create_engine(hurt.database, connections=1, application="plans")
+    engine = create_engine(store.database, connections=1, application="plans")
     with engine.connect() as connection:
         rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), parameters)
         plan = "\n".join(row[0] for row in rows)

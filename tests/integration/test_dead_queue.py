@@ -1,4 +1,4 @@
-"""Tidying a dead queue: whatever lies in front, stale copies go, and every other message stays as it was."""
+"""Tidying a dead queue deletes stale copies and leaves every other message unchanged."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,10 +14,9 @@ from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import Topology, describe
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
-from tests.conftest import PROVIDERS
-from tests.making import new_id
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.services import PROVIDERS, Services
+from tests.support.waiting import eventually
 
 DEAD = DEAD_QUEUES[Kind.MESSAGE]
 
@@ -44,7 +43,7 @@ async def publishing(services: Services, topology: Topology) -> AsyncIterator[Pu
 
 
 async def _filled(services: Services, topology: Topology, pointers: Sequence[Pointer]) -> None:
-    """The dead queue holds these, in this order."""
+    """Check that the dead queue holds these messages in this order."""
     async with publishing(services, topology) as publisher:
         for start in range(0, len(pointers), 200):
             page = pointers[start : start + 200]
@@ -91,7 +90,7 @@ async def test_of_two_copies_of_one_version_one_stays(services: Services, broker
     assert (looked.acknowledged, looked.kept) == (0, 3)
 
 
-async def test_what_cannot_be_decoded_stays_unless_it_is_to_be_dropped(services: Services, broker_namespace: str) -> None:
+async def test_undecodable_messages_stay_unless_they_are_to_be_dropped(services: Services, broker_namespace: str) -> None:
     topology = describe(broker_namespace, PROVIDERS)
     await _filled(services, topology, copies(1))
     async with await aio_pika.connect(services.amqp) as connection:

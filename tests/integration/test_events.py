@@ -1,4 +1,4 @@
-"""Transitions that are cached are heard by every process, across a Redis that goes away and comes back."""
+"""Cached transitions notify every process, and again after an outage of Redis."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ from infra.redis.events import Events
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.making import new_id
-from tests.proxy import Proxy
-from tests.services import Services, proxied
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied
+from tests.support.waiting import eventually
 
 ID = new_id()
 SECONDS = 10.0
@@ -24,7 +24,7 @@ def _known(version: int, status: Status) -> KnownStatus:
 
 
 class Heard:
-    """A process that listens through a proxy, and what it has heard."""
+    """A process that listens through a proxy and records its notifications."""
 
     def __init__(self, url: str, proxy: Proxy, namespace: str):
         self.proxy = proxy
@@ -58,28 +58,28 @@ async def cache(services: Services, namespace: str, patient_redis: None) -> Asyn
     await found.close()
 
 
-async def test_what_is_newer_is_told_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
+async def test_newer_versions_are_notified_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
     for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
         await cache.write([_known(version, status)], SECONDS)
     await cache.write([_known(4, Status.FAILED)], SECONDS)
     assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
 
 
-async def test_listening_goes_on_after_redis_was_away(heard: Heard, cache: StatusCache) -> None:
+async def test_listening_continues_after_redis_was_down(heard: Heard, cache: StatusCache) -> None:
     await heard.proxy.refuse()
 
     async def subscribed() -> bool:
         return heard.events.subscribed.is_set()
 
     await eventually(subscribed, lambda there: not there)
-    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # missed: whoever waits reads
+    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # a lost notification: waiting clients reread
     await heard.proxy.accept()
     await eventually(subscribed, bool)
     await cache.write([_known(2, Status.PROCESSING)], SECONDS)
     assert await heard.until(1) == [(2, Status.PROCESSING)]
 
 
-async def test_listening_goes_on_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
+async def test_listening_continues_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
     for text in (f"{ID} 7 teleported message default", "nonsense", ""):
         await cache._redis.publish(cache._channel, text)
     await cache.write([_known(8, Status.SENT)], 1)

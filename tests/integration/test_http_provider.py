@@ -1,4 +1,4 @@
-"""The HTTP provider over real sockets: the status line decides, and no answer makes `send` raise."""
+"""The HTTP provider over real sockets: the status line decides, and `send` never raises."""
 
 import asyncio
 import socket
@@ -16,8 +16,7 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict
-from tests.integration.test_callback_sender import LOOPBACK
-from tests.receiver import SECRET
+from tests.support.receiver import LOOPBACK, SECRET
 
 PATIENCE = 30.0  # no test may need it: the bound is the provider's own
 SECONDS = 10.0
@@ -106,8 +105,8 @@ async def _callback(url: str) -> Outcome:
 
 
 @pytest.mark.parametrize("hours", [-2, 2])
-async def test_a_date_to_come_back_is_read_by_the_clock_of_the_one_who_set_it(hours: int) -> None:
-    """Both clocks differ by hours; the wait is the difference of the answer's own two dates."""
+async def test_a_retry_after_date_is_relative_to_the_date_of_the_answer(hours: int) -> None:
+    """The clocks differ by hours; the delay is the difference of the answer's two dates."""
     theirs = datetime.now(UTC) + timedelta(hours=hours)
     dates = [format_datetime(at, usegmt=True) for at in (theirs, theirs + timedelta(seconds=90))]
     head = "HTTP/1.1 503 Later\r\nDate: {}\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n".format(*dates).encode()

@@ -1,11 +1,11 @@
-"""Idempotency keys: each is kept for its time, and its first answer outlives the job."""
+"""Idempotency keys expire after their time, and outlive their jobs until then."""
 
 from dataclasses import replace
 
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from jobs.model import IdempotencyKey, NewJob
-from tests.integration.conftest import Store
-from tests.making import message
+from tests.support.factories import message
+from tests.support.ledger import Store
 
 DAY = 86_400.0
 

@@ -1,4 +1,4 @@
-"""Whoever runs the service needs no more than these privileges, and has no more. Each on a server of the test's own."""
+"""The runtime roles have exactly the privileges they need. Each test has a private server."""
 
 import asyncio
 import time
@@ -39,12 +39,11 @@ from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, decode
-from tests.conftest import PROVIDERS
-from tests.making import ACCEPTED, claim_request, message, new_id
-from tests.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
-from tests.own_servers import own_server
-from tests.services import sql, with_path
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claim_request, message, new_id
+from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
+from tests.support.own_servers import own_server
+from tests.support.services import PROVIDERS, sql, with_path
+from tests.support.waiting import eventually
 
 SECONDS = 10.0
 NAMESPACE = "posthaste"
@@ -57,7 +56,7 @@ def _as(url: str, user: str) -> str:
 
 @pytest.fixture(scope="module")
 def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database on a server of its own: its URL as its owner, no superuser. The roles `runner` and `stranger` are there."""
+    """The URL of a database on a private server, as its owner without superuser. The roles `runner` and `stranger` exist."""
     with own_server("postgres", tmp_path_factory.mktemp("postgres")) as server:
         for role in ("owner", "runner", "stranger"):
             sql(server.url, f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
@@ -67,7 +66,7 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def runner(owner: str) -> str:
-    """The same, migrated, as the role that runs. Migrating twice changes nothing."""
+    """The same database for the runtime role, migrated twice: the second migration changes nothing."""
     for _ in range(2):
         schema.migrate(owner, NAMESPACE, runtime_role="runner")
     return _as(owner, "runner")
@@ -126,7 +125,7 @@ def test_the_run_time_role_is_refused(runner: str, statement: str) -> None:
         sql(runner, statement)
 
 
-def test_what_the_owner_adds_later_is_usable_at_once(owner: str, runner: str) -> None:
+def test_tables_that_the_owner_adds_later_are_usable_at_once(owner: str, runner: str) -> None:
     sql(owner, "CREATE TABLE later (id bigint GENERATED ALWAYS AS IDENTITY, number serial, word text)")
     try:
         sql(runner, "INSERT INTO later (word) VALUES ('x')")
@@ -135,7 +134,7 @@ def test_what_the_owner_adds_later_is_usable_at_once(owner: str, runner: str) ->
         sql(owner, "DROP TABLE later")
 
 
-def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
+def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
     owner: str, runner: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RoleMissing, match="'nobody'"):
@@ -151,7 +150,7 @@ def test_a_role_that_is_missing_is_named_and_one_that_is_too_strong_is_told_of(
 
 
 async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
-    """It waits for them, as for a migration: see `infra.postgres.errors`."""
+    """A process waits for missing grants as for a migration: see `infra.postgres.errors`."""
     pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:
         await schema.check(pool, NAMESPACE, SECONDS)
@@ -172,7 +171,7 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRabbitMQ]:
 
 @pytest.fixture
 async def limited(rabbitmq: OwnRabbitMQ) -> AsyncIterator[str]:
-    """The URL of a user that is limited to the namespace; made twice, which changes nothing."""
+    """The URL of a user limited to the namespace, created twice: the second time changes nothing."""
     url = _as(rabbitmq.amqp, "runner")
     for _ in range(2):
         assert await asyncio.to_thread(make, rabbitmq.management, url, NAMESPACE) == "runner"
@@ -245,7 +244,7 @@ async def test_an_administrator_is_not_limited_by_mistake(rabbitmq: OwnRabbitMQ)
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The administrator's URL of a Redis of our own."""
+    """The administrator's URL of a private Redis."""
     with own_server("redis", tmp_path_factory.mktemp("redis")) as server:
         yield server.url
 

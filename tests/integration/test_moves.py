@@ -1,4 +1,4 @@
-"""`posthaste providers move`: waiting messages change their provider, and nothing else."""
+"""`posthaste providers move` changes the provider of waiting messages, and nothing else."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -10,8 +10,8 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
 from jobs.lifecycle import Cause, Status, allowed
 from jobs.model import Priority
-from tests.making import message
-from tests.services import sql
+from tests.support.factories import message
+from tests.support.services import sql
 
 SECONDS = 10.0
 

@@ -1,13 +1,13 @@
-"""The API's own answers to a browser that calls for a foreign page."""
+"""The API's own answers to browser requests from foreign pages."""
 
 from typing import Any
 
 from infra.keys import Scope, new_key
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.pool import DatabasePool
-from tests.asgi import api, call, started
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.asgi import api, call, started
+from tests.support.services import Services
+from tests.support.waiting import eventually
 
 JOBS = "/api/2.0/report/jobs"
 REPORTS = "/api/2.0/report/posts"

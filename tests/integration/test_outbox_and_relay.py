@@ -1,4 +1,4 @@
-"""The outbox and the relay: what is due and still there is published, by one relay at a time, in portions."""
+"""The outbox and the relay: one relay at a time publishes due rows, in portions."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from infra.postgres.outbox import Outbox
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
-from tests.integration.conftest import Hurt
-from tests.making import message
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.factories import message
+from tests.support.ledger import ProxiedStore
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
 
 
 @dataclass
 class Broker:
-    """Counts what is published to it; can be told to refuse. Ready messages are those published and not yet consumed."""
+    """Counts publishes, and may refuse them. Ready messages are published and not yet consumed."""
 
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[Pointer] = field(default_factory=list)
@@ -52,73 +52,73 @@ def _relay(outbox: Outbox, broker: Broker, queues: Sequence[str] = (QUEUE,), dep
     return Relay(outbox, broker, _yes, queues=frozenset(queues), ready_depth=depth, poll_seconds=0.01)
 
 
-async def _due(hurt: Hurt, count: int, provider: str = "sandbox") -> None:
-    ledger = Ledger(hurt.pool, grace_seconds=0)
+async def _due(proxied_store: ProxiedStore, count: int, provider: str = "sandbox") -> None:
+    ledger = Ledger(proxied_store.pool, grace_seconds=0)
     await ledger.accept([message(provider=provider) for _ in range(count)], 5)
 
 
-async def test_a_row_is_left_alone_until_it_is_due(hurt: Hurt) -> None:
-    await hurt.ledger.accept([message()], 5)
-    outbox, broker = Outbox(hurt.pool), Broker()
+async def test_a_row_is_left_alone_until_it_is_due(proxied_store: ProxiedStore) -> None:
+    await proxied_store.ledger.accept([message()], 5)
+    outbox, broker = Outbox(proxied_store.pool), Broker()
     assert await outbox.queues_due(5) == []
     assert await _relay(outbox, broker).round() == 0
 
 
-async def test_what_is_due_is_published_oldest_first_and_forgotten(hurt: Hurt) -> None:
+async def test_due_rows_are_published_oldest_first_and_deleted(proxied_store: ProxiedStore) -> None:
     for _ in range(5):
-        await _due(hurt, 1)
+        await _due(proxied_store, 1)
     broker = Broker()
-    assert await _relay(Outbox(hurt.pool), broker).round() == 5
-    accepted = [row[0] for row in hurt.rows("SELECT id FROM jobs ORDER BY created_at")]
+    assert await _relay(Outbox(proxied_store.pool), broker).round() == 5
+    accepted = [row[0] for row in proxied_store.rows("SELECT id FROM jobs ORDER BY created_at")]
     assert sorted(str(p.id) for p in broker.published) == sorted(map(str, accepted))
-    assert hurt.rows("SELECT count(*) FROM outbox") == [(0,)]
+    assert proxied_store.rows("SELECT count(*) FROM outbox") == [(0,)]
 
 
-async def test_queues_are_only_topped_up(hurt: Hurt) -> None:
-    await _due(hurt, 120)
+async def test_queues_are_only_topped_up(proxied_store: ProxiedStore) -> None:
+    await _due(proxied_store, 120)
     broker = Broker()
-    relay = _relay(Outbox(hurt.pool), broker, depth=50)
+    relay = _relay(Outbox(proxied_store.pool), broker, depth=50)
     assert [await relay.round() for _ in range(2)] == [50, 0]
     broker.consumed = 30
     assert await relay.round() == 30
-    assert hurt.rows("SELECT count(*) FROM outbox") == [(40,)]
+    assert proxied_store.rows("SELECT count(*) FROM outbox") == [(40,)]
 
 
-async def test_what_the_broker_refuses_is_due_again_at_once(hurt: Hurt) -> None:
-    await _due(hurt, 3)
+async def test_rows_that_the_broker_refuses_are_due_again_at_once(proxied_store: ProxiedStore) -> None:
+    await _due(proxied_store, 3)
     broker = Broker(refusing=True)
-    relay = _relay(Outbox(hurt.pool), broker)
+    relay = _relay(Outbox(proxied_store.pool), broker)
     assert await relay.round() == 0
     broker.refusing = False
     assert await relay.round() == 3
 
 
-async def test_a_taken_row_is_left_alone_by_a_second_relay(hurt: Hurt) -> None:
-    await _due(hurt, 10)
-    outbox = Outbox(hurt.pool)
+async def test_a_taken_row_is_left_alone_by_a_second_relay(proxied_store: ProxiedStore) -> None:
+    await _due(proxied_store, 10)
+    outbox = Outbox(proxied_store.pool)
     first, second = await asyncio.gather(outbox.take(QUEUE, 10, 5), outbox.take(QUEUE, 10, 5))
     taken = [due.pointer for due in first + second]
     assert len(taken) == len(set(taken)) == 10
     assert await outbox.take(QUEUE, 10, 5) == []
 
 
-async def test_jobs_of_a_provider_that_is_gone_wait_and_hold_nobody_up(hurt: Hurt) -> None:
-    await _due(hurt, 2, provider="gone")
-    await _due(hurt, 1)
-    outbox, broker = Outbox(hurt.pool), Broker()
+async def test_jobs_of_a_removed_provider_wait_and_delay_no_other(proxied_store: ProxiedStore) -> None:
+    await _due(proxied_store, 2, provider="gone")
+    await _due(proxied_store, 1)
+    outbox, broker = Outbox(proxied_store.pool), Broker()
     assert await outbox.queues_due(5) == ["messages.gone.normal", QUEUE]
     assert await _relay(outbox, broker).round() == 1
-    assert hurt.rows("SELECT count(*) FROM outbox") == [(2,)]
+    assert proxied_store.rows("SELECT count(*) FROM outbox") == [(2,)]
 
 
-async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_lost(hurt: Hurt) -> None:
-    _, _, port = hurt.database.rpartition(":")
-    proxied_url = hurt.database.replace(port.split("/")[0], str(hurt.proxy.port))
-    first, second = Leadership(proxied_url, "relay"), Leadership(hurt.database, "relay")
+async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_lost(proxied_store: ProxiedStore) -> None:
+    _, _, port = proxied_store.database.rpartition(":")
+    proxied_url = proxied_store.database.replace(port.split("/")[0], str(proxied_store.proxy.port))
+    first, second = Leadership(proxied_url, "relay"), Leadership(proxied_store.database, "relay")
     try:
         assert [await first.held() for _ in range(3)] == [True] * 3
         assert not await second.held()
-        hurt.proxy.cut()
+        proxied_store.proxy.cut()
         await eventually(second.held, bool, 10)
         with pytest.raises(Unavailable):
             await first.held()
@@ -128,11 +128,11 @@ async def test_one_relay_leads_and_another_takes_over_when_its_connection_is_los
         second.close()
 
 
-async def test_a_queue_that_never_confirms_delays_no_other(hurt: Hurt) -> None:
+async def test_a_queue_that_never_confirms_delays_no_other(proxied_store: ProxiedStore) -> None:
     broker = Broker(stuck="messages.other.normal")
     broker.connected.set()
-    relay = _relay(Outbox(hurt.pool), broker, [QUEUE, broker.stuck], depth=1000)
-    await _due(hurt, 3, provider="other")
+    relay = _relay(Outbox(proxied_store.pool), broker, [QUEUE, broker.stuck], depth=1000)
+    await _due(proxied_store, 3, provider="other")
     running = asyncio.create_task(relay.run())
 
     async def published() -> int:
@@ -140,32 +140,34 @@ async def test_a_queue_that_never_confirms_delays_no_other(hurt: Hurt) -> None:
 
     try:
         for count in (3, 6, 9):  # again and again, and not only in the round in which it stuck
-            await _due(hurt, 3)
+            await _due(proxied_store, 3)
             await eventually(published, lambda seen, count=count: seen == count)  # type: ignore[misc]
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_copies_of_dead_letters_are_published_however_many_lie_there(hurt: Hurt) -> None:
+async def test_copies_of_dead_letters_are_published_however_many_lie_there(proxied_store: ProxiedStore) -> None:
     dead = DEAD_QUEUES[Kind.MESSAGE]
-    (accepted,) = await hurt.ledger.accept([message()], 5)
-    hurt.rows(f"UPDATE outbox SET queue = '{dead}', route = 'dead', due_at = now()")
+    (accepted,) = await proxied_store.ledger.accept([message()], 5)
+    proxied_store.rows(f"UPDATE outbox SET queue = '{dead}', route = 'dead', due_at = now()")
     broker = Broker(consumed=-5000)  # so many lie there
-    assert await _relay(Outbox(hurt.pool), broker, [dead], depth=50).round() == 1
+    assert await _relay(Outbox(proxied_store.pool), broker, [dead], depth=50).round() == 1
     assert broker.published == [Pointer(accepted.id, 1)]  # type: ignore[union-attr]
 
 
-async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(
+    proxied_store: ProxiedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leadership, "IDLE_SECONDS", 1)
-    first = Leadership(with_port(hurt.database, hurt.proxy.port), "relay")
-    second = Leadership(hurt.database, "relay")
+    first = Leadership(with_port(proxied_store.database, proxied_store.proxy.port), "relay")
+    second = Leadership(proxied_store.database, "relay")
     try:
         assert await first.held()
         assert not await second.held()
-        await hurt.proxy.freeze()
+        await proxied_store.proxy.freeze()
         await eventually(second.held, bool, 10)
-        await hurt.proxy.thaw()
+        await proxied_store.proxy.thaw()
         with pytest.raises(Unavailable):
             await first.held()
         assert not await first.held()
@@ -174,8 +176,8 @@ async def test_a_leader_that_is_frozen_for_too_long_loses_its_role(hurt: Hurt, m
         second.close()
 
 
-async def test_a_role_that_was_given_up_is_free_at_once_and_other_roles_are_apart(hurt: Hurt) -> None:
-    first, second, other = (Leadership(hurt.database, role) for role in ("relay", "relay", "tidier"))
+async def test_released_leadership_is_free_at_once_and_roles_are_independent(proxied_store: ProxiedStore) -> None:
+    first, second, other = (Leadership(proxied_store.database, role) for role in ("relay", "relay", "tidier"))
     try:
         assert [await first.held(), await second.held(), await other.held()] == [True, False, True]
         await first.release()

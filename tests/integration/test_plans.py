@@ -1,4 +1,4 @@
-"""The plans of the statements that run all the time, on a ledger with history: each goes by an index.
+"""The plans of the hot statements, on a ledger with history: each uses an index.
 
 `make plans` prints them.
 """
@@ -12,7 +12,7 @@ from infra.postgres import ledger, outbox, queries, sweep, totals
 from infra.postgres.pool import create_engine
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
-from tests.making import new_id
+from tests.support.factories import new_id
 
 JOBS = 50_000
 
@@ -66,7 +66,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "messages": (queries._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
 }
 
-# These come out of their index in the order they are wanted in: a backlog of a million rows is not sorted for 500 of them.
+# Their index has the required order: a backlog of a million rows is not sorted for 500 of them.
 ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
 
 

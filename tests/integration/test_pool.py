@@ -1,4 +1,4 @@
-"""Calls of Postgres with a deadline: what an abandoned call leaves behind, and what counts as contact."""
+"""Postgres calls with a deadline: the effects of an abandoned call, and the meaning of contact."""
 
 import asyncio
 import os
@@ -16,9 +16,9 @@ from infra.postgres.contact import Contact
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import texts
-from tests.integration.conftest import Hurt
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.ledger import ProxiedStore
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 COUNT = sa.text("SELECT count(*) FROM jobs")
 
@@ -43,40 +43,40 @@ def locked(database: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def pool_of(hurt: Hurt, **options: float) -> AsyncIterator[DatabasePool]:
-    """A pool through the proxy that hurts."""
-    pool = DatabasePool(with_port(hurt.database, hurt.proxy.port), name="pool test", threads=2, **options)  # type: ignore[arg-type]
+async def pool_of(proxied_store: ProxiedStore, **options: float) -> AsyncIterator[DatabasePool]:
+    """A pool through a proxy."""
+    pool = DatabasePool(with_port(proxied_store.database, proxied_store.proxy.port), name="pool test", threads=2, **options)  # type: ignore[arg-type]
     yield pool
     pool.close()
 
 
-def backends(hurt: Hurt) -> Callable[[], Awaitable[int]]:
+def backends(proxied_store: ProxiedStore) -> Callable[[], Awaitable[int]]:
     statement = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste pool test' AND state = 'active'"
 
     async def count() -> int:
-        return int(str(hurt.rows(statement)[0][0]))
+        return int(str(proxied_store.rows(statement)[0][0]))
 
     return count
 
 
-async def test_an_abandoned_call_ends_at_the_server_while_its_lock_is_still_held(hurt: Hurt) -> None:
-    async with pool_of(hurt) as pool:
-        with locked(hurt.database):
+async def test_an_abandoned_call_ends_at_the_server_while_its_lock_is_still_held(proxied_store: ProxiedStore) -> None:
+    async with pool_of(proxied_store) as pool:
+        with locked(proxied_store.database):
             for _ in range(4):
                 with pytest.raises(DeadlinePassed):
                     await pool.call(_count, 0.2)
             started = time.monotonic()
-            await eventually(backends(hurt), lambda count: count == 0)
+            await eventually(backends(proxied_store), lambda count: count == 0)
             assert time.monotonic() - started < 9, "the statement timeout ended them, and not the client's hanging up"
 
 
-async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(hurt: Hurt) -> None:
-    async with pool_of(hurt, statement_seconds=0.3) as pool:
-        with locked(hurt.database), pytest.raises(TryAgain):
+async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(proxied_store: ProxiedStore) -> None:
+    async with pool_of(proxied_store, statement_seconds=0.3) as pool:
+        with locked(proxied_store.database), pytest.raises(TryAgain):
             await pool.call(_count, 10)
 
 
-async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: Hurt) -> None:
+async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxied_store: ProxiedStore) -> None:
     ours, theirs = socket.socketpair()
     release = threading.Event()
 
@@ -90,7 +90,7 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: 
         reused.sendall(b"still here")
         reused.close()
 
-    async with pool_of(hurt) as pool:
+    async with pool_of(proxied_store) as pool:
         try:
             with pytest.raises(DeadlinePassed):
                 await pool.call(close_and_wait, 0.3)
@@ -102,17 +102,17 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(hurt: 
 
 
 def _as(descriptor: int, number: int) -> int:
-    """The same file under another number, as the kernel would have given it out."""
+    """Move a file to a descriptor number that the kernel could have chosen."""
     os.dup2(descriptor, number)
     os.close(descriptor)
     return number
 
 
-async def test_a_call_that_waits_for_a_lock_does_not_break_contact(hurt: Hurt) -> None:
-    async with pool_of(hurt, silence_seconds=0.5) as pool:
+async def test_a_call_that_waits_for_a_lock_does_not_break_contact(proxied_store: ProxiedStore) -> None:
+    async with pool_of(proxied_store, silence_seconds=0.5) as pool:
         await pool.call(_one, 5)
         started = time.monotonic()
-        with locked(hurt.database):
+        with locked(proxied_store.database):
             waiting = asyncio.create_task(pool.call(_count, 1.0))
             while not waiting.done():
                 await pool.call(_one, 5)
@@ -122,15 +122,15 @@ async def test_a_call_that_waits_for_a_lock_does_not_break_contact(hurt: Hurt) -
         assert pool.contact_seconds() >= time.monotonic() - started - 0.1
 
 
-async def test_contact_ends_when_postgres_is_silent_for_longer_than_the_limit(hurt: Hurt) -> None:
-    async with pool_of(hurt, silence_seconds=0.5) as pool:
+async def test_contact_ends_when_postgres_is_silent_for_longer_than_the_limit(proxied_store: ProxiedStore) -> None:
+    async with pool_of(proxied_store, silence_seconds=0.5) as pool:
         await pool.call(_one, 5)
-        await hurt.proxy.freeze()
+        await proxied_store.proxy.freeze()
         for _ in range(3):
             with pytest.raises(Unavailable):
                 await pool.call(_one, 0.3)
         assert pool.contact_seconds() == 0
-        await hurt.proxy.thaw()
+        await proxied_store.proxy.thaw()
         thawed = time.monotonic()
         await eventually(lambda: _answers(pool), bool)
         assert pool.contact_seconds() <= time.monotonic() - thawed
@@ -161,9 +161,9 @@ def test_a_short_silence_is_not_a_loss_of_contact_and_a_long_one_is() -> None:
     assert contact.seconds == 1.0
 
 
-async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hurt: Hurt) -> None:
+async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(proxied_store: ProxiedStore) -> None:
     release = threading.Event()
-    hurt.rows("INSERT INTO posts (user_id, context, created_at) SELECT 1, 'a b', now() FROM generate_series(1, 3000)")
+    proxied_store.rows("INSERT INTO posts (user_id, context, created_at) SELECT 1, 'a b', now() FROM generate_series(1, 3000)")
 
     def stop_in_the_middle(connection: sa.Connection) -> int:
         reading = texts(connection)
@@ -176,9 +176,9 @@ async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hur
     )
 
     async def transactions() -> int:
-        return int(str(hurt.rows(statement)[0][0]))
+        return int(str(proxied_store.rows(statement)[0][0]))
 
-    async with pool_of(hurt, idle_transaction_seconds=1) as pool:
+    async with pool_of(proxied_store, idle_transaction_seconds=1) as pool:
         reading = asyncio.create_task(pool.call(stop_in_the_middle, 30))
         await eventually(transactions, lambda count: count == 1)
         await eventually(transactions, lambda count: count == 0)
@@ -187,35 +187,35 @@ async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(hur
             await reading
 
 
-async def test_every_lane_has_the_server_end_lost_clients(hurt: Hurt) -> None:
+async def test_every_lane_has_the_server_end_lost_clients(proxied_store: ProxiedStore) -> None:
     names = ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_user_timeout")
-    async with pool_of(hurt) as pool:
+    async with pool_of(proxied_store) as pool:
         statement = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
         shown = await pool.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
     assert shown == ("1min", "10", "30000")
 
 
 @pytest.mark.parametrize("sqlstate", ["58030", "XX000", "XX001", "P0001", "0A000"])
-async def test_an_error_of_postgres_that_no_rule_names_is_transient(hurt: Hurt, sqlstate: str) -> None:
+async def test_an_error_of_postgres_that_no_rule_names_is_transient(proxied_store: ProxiedStore, sqlstate: str) -> None:
     raising = f"DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{sqlstate}'; END $$"
-    async with pool_of(hurt) as pool:
+    async with pool_of(proxied_store) as pool:
         with pytest.raises(Unavailable) as raised:
             await pool.call(lambda c: c.exec_driver_sql(raising).close(), 5)
         assert raised.value.sqlstate == sqlstate
         assert await pool.call(_one, 5) == 1
 
 
-async def test_a_value_that_postgres_refuses_is_bad_data(hurt: Hurt) -> None:
-    async with pool_of(hurt) as pool:
+async def test_a_value_that_postgres_refuses_is_bad_data(proxied_store: ProxiedStore) -> None:
+    async with pool_of(proxied_store) as pool:
         with pytest.raises(BadData):
             await pool.call(lambda c: c.exec_driver_sql("SELECT CAST('x' AS int)").close(), 5)
 
 
-async def test_without_a_thread_a_call_is_unavailable(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_thread_a_call_is_unavailable(proxied_store: ProxiedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(work: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    async with pool_of(hurt) as pool:
+    async with pool_of(proxied_store) as pool:
         monkeypatch.setattr(pool._pool, "submit", no_thread)
         with pytest.raises(Unavailable):
             await pool.call(_one, 5)

@@ -1,4 +1,4 @@
-"""The posts table: what is written is read, in one snapshot, and TRUNCATE cannot come between."""
+"""The posts table: a reader has one snapshot, and TRUNCATE waits for it."""
 
 import asyncio
 import threading
@@ -13,8 +13,8 @@ from infra.postgres.errors import BadData, DeadlinePassed
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import FETCH_ROWS, Busy, Post, Posts, texts
 from jobs.words import total_words
-from tests.services import proxied, sql
-from tests.waiting import eventually
+from tests.support.services import proxied, sql
+from tests.support.waiting import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TEXTS = [
@@ -112,7 +112,7 @@ async def test_a_frozen_postgres_frees_the_reader_at_its_deadline(database: str)
 
 
 async def test_a_report_that_waited_for_a_truncate_sees_what_came_with_it(database: str, pool: DatabasePool) -> None:
-    """A snapshot from before the TRUNCATE would show an empty table: a report nobody's data ever had."""
+    """A snapshot from before the TRUNCATE would show an empty table: a report that was never true."""
     posts = Posts(database)
     posts.fill([Post(1, "old", NOW)])
     other = psycopg2.connect(database)

@@ -1,4 +1,4 @@
-"""Providers: what waits for each, which are paused, and how waiting messages move from one to another."""
+"""Providers: waiting jobs by provider, paused providers, and moves between providers."""
 
 from dataclasses import replace
 
@@ -10,8 +10,8 @@ from jobs.decision import decide
 from jobs.model import NewJob, Priority, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
-from tests.integration.conftest import Store
-from tests.making import claim_request, message, report
+from tests.support.factories import claim_request, message, report
+from tests.support.ledger import Store
 
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
 

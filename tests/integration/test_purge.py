@@ -1,4 +1,4 @@
-"""Purging makes progress however much there is to delete."""
+"""Purging makes progress, whatever the number of rows."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from infra.postgres import retention
 from infra.postgres.errors import TryAgain
 from infra.postgres.retention import Retention
 from jobs.model import Kind
-from tests.integration.conftest import Hurt
+from tests.support.ledger import Store
 
 SLOW_TOTALS = """
 INSERT INTO jobs (id, kind, status, finished_at)
@@ -19,18 +19,18 @@ CREATE TRIGGER slow BEFORE DELETE ON report_totals FOR EACH ROW EXECUTE FUNCTION
 
 
 async def test_reports_whose_totals_take_long_to_delete_are_purged_one_by_one(
-    hurt: Hurt, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "BATCH_SECONDS", 0.6)
-    hurt.rows(SLOW_TOTALS)
-    purged = [count async for count in Retention(hurt.pool).purge_all(Kind.REPORT, 86_400)]
+    store.rows(SLOW_TOTALS)
+    purged = [count async for count in Retention(store.pool).purge_all(Kind.REPORT, 86_400)]
     assert sum(purged) == 3
-    assert hurt.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM report_totals)") == [(0, 0)]
+    assert store.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM report_totals)") == [(0, 0)]
 
 
-async def test_a_single_job_that_takes_too_long_is_an_error(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_single_job_that_takes_too_long_is_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "BATCH_SECONDS", 0.1)
     monkeypatch.setattr(retention, "LONGEST_SECONDS", 0.1)
-    hurt.rows(SLOW_TOTALS)
+    store.rows(SLOW_TOTALS)
     with pytest.raises(TryAgain):
-        [count async for count in Retention(hurt.pool).purge_all(Kind.REPORT, 86_400)]
+        [count async for count in Retention(store.pool).purge_all(Kind.REPORT, 86_400)]

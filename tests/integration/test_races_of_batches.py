@@ -1,4 +1,4 @@
-"""The races that DESIGN's batching rules close: each test fails when its rule is taken out."""
+"""The races that DESIGN's batching rules close. Each test fails without its rule."""
 
 import asyncio
 import random
@@ -21,65 +21,65 @@ from jobs.model import Claimed, IdempotencyKey, NewJob, Transition
 from jobs.outcome import NOT_STARTED, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from service.batching import Batcher, DeadlineExceeded, ledger_batcher
-from tests.integration.conftest import Hurt
-from tests.making import ACCEPTED, claim_request, message
-from tests.services import with_port
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claim_request, message
+from tests.support.ledger import ProxiedStore
+from tests.support.services import with_port
+from tests.support.waiting import eventually
 
 
-def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted | KeyReused]:
-    return ledger_batcher(hurt.ledger.accept)
+def accepting(proxied_store: ProxiedStore) -> Batcher[NewJob, Accepted | KeyReused]:
+    return ledger_batcher(proxied_store.ledger.accept)
 
 
-def claiming(hurt: Hurt) -> Batcher[ClaimRequest, Claimed | None]:
-    return ledger_batcher(hurt.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
+def claiming(proxied_store: ProxiedStore) -> Batcher[ClaimRequest, Claimed | None]:
+    return ledger_batcher(proxied_store.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
 
 
-def applying(hurt: Hurt) -> Batcher[Transition, Applied | None]:
-    return ledger_batcher(hurt.ledger.apply)
+def applying(proxied_store: ProxiedStore) -> Batcher[Transition, Applied | None]:
+    return ledger_batcher(proxied_store.ledger.apply)
 
 
-async def _accepted(hurt: Hurt, new: NewJob | None = None) -> Accepted:
-    accepted = await accepting(hurt).submit(new or message(), 5)
+async def _accepted(proxied_store: ProxiedStore, new: NewJob | None = None) -> Accepted:
+    accepted = await accepting(proxied_store).submit(new or message(), 5)
     assert isinstance(accepted, Accepted)
     return accepted
 
 
-async def _claimed(hurt: Hurt) -> Claimed:
-    job = await claiming(hurt).submit(claim_request((await _accepted(hurt)).id), 5)
+async def _claimed(proxied_store: ProxiedStore) -> Claimed:
+    job = await claiming(proxied_store).submit(claim_request((await _accepted(proxied_store)).id), 5)
     assert job is not None
     return job
 
 
-async def test_of_two_copies_in_one_claim_batch_one_wins(hurt: Hurt) -> None:
-    accepted = await _accepted(hurt)
-    claims = claiming(hurt)
+async def test_of_two_copies_in_one_claim_batch_one_wins(proxied_store: ProxiedStore) -> None:
+    accepted = await _accepted(proxied_store)
+    claims = claiming(proxied_store)
     answers = await asyncio.gather(*(claims.submit(claim_request(accepted.id), 5) for _ in range(2)))
     assert [answer is not None for answer in answers] == [True, False]
 
 
-async def test_two_copies_in_two_processes_at_once_are_claimed_once(hurt: Hurt) -> None:
-    accepted = await _accepted(hurt)
-    answers = await asyncio.gather(*(claiming(hurt).submit(claim_request(accepted.id), 5) for _ in range(4)))
+async def test_two_copies_in_two_processes_at_once_are_claimed_once(proxied_store: ProxiedStore) -> None:
+    accepted = await _accepted(proxied_store)
+    answers = await asyncio.gather(*(claiming(proxied_store).submit(claim_request(accepted.id), 5) for _ in range(4)))
     assert sum(answer is not None for answer in answers) == 1
 
 
-async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(hurt: Hurt) -> None:
+async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(proxied_store: ProxiedStore) -> None:
     new = message()
-    hurt.proxy.cut_on_answer(b"INSERT INTO jobs")
-    accepted = await _accepted(hurt, new)
-    assert hurt.proxy.answers_cut == 1
+    proxied_store.proxy.cut_on_answer(b"INSERT INTO jobs")
+    accepted = await _accepted(proxied_store, new)
+    assert proxied_store.proxy.answers_cut == 1
     assert accepted.id == new.id
-    assert hurt.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM outbox)") == [(1, 1)]
+    assert proxied_store.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM outbox)") == [(1, 1)]
 
 
-async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(hurt: Hurt) -> None:
-    accepted = await _accepted(hurt)
-    hurt.proxy.cut_on_answer(b"status = 'processing', version = j.version + 1")
-    job = await claiming(hurt).submit(claim_request(accepted.id), 5)
-    assert hurt.proxy.answers_cut == 1
+async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(proxied_store: ProxiedStore) -> None:
+    accepted = await _accepted(proxied_store)
+    proxied_store.proxy.cut_on_answer(b"status = 'processing', version = j.version + 1")
+    job = await claiming(proxied_store).submit(claim_request(accepted.id), 5)
+    assert proxied_store.proxy.answers_cut == 1
     assert job is not None and job.version == 2
-    assert hurt.rows("SELECT version FROM jobs") == [(2,)]
+    assert proxied_store.rows("SELECT version FROM jobs") == [(2,)]
 
 
 @pytest.mark.parametrize(
@@ -91,30 +91,30 @@ async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(hur
         (NOT_STARTED, Status.QUEUED, 0),
     ],
 )
-async def test_a_connection_lost_after_the_commit_of_an_outcome_keeps_it_once(
-    hurt: Hurt, outcome: Outcome, status: Status, attempts: int
+async def test_a_connection_lost_after_the_commit_of_an_outcome_records_it_once(
+    proxied_store: ProxiedStore, outcome: Outcome, status: Status, attempts: int
 ) -> None:
-    job = await _claimed(hurt)
+    job = await _claimed(proxied_store)
     step = decide(job, outcome, RetryPolicy(), ran_seconds=0.1, jitter=0.5)
-    hurt.proxy.cut_on_answer(b"INSERT INTO attempts")
-    applied = await applying(hurt).submit(step, 5)
-    assert hurt.proxy.answers_cut == 1
+    proxied_store.proxy.cut_on_answer(b"INSERT INTO attempts")
+    applied = await applying(proxied_store).submit(step, 5)
+    assert proxied_store.proxy.answers_cut == 1
     assert applied is not None and (applied.status, applied.version) == (status, 3)
-    assert hurt.rows("SELECT status, version, attempts FROM jobs") == [(status, 3, attempts)]
-    assert hurt.rows("SELECT count(*) FROM attempts") == [(attempts,)]
+    assert proxied_store.rows("SELECT status, version, attempts FROM jobs") == [(status, 3, attempts)]
+    assert proxied_store.rows("SELECT count(*) FROM attempts") == [(attempts,)]
 
 
-async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(hurt: Hurt) -> None:
-    job = await _claimed(hurt)
+async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(proxied_store: ProxiedStore) -> None:
+    job = await _claimed(proxied_store)
     step = decide(job, Outcome(Verdict.REJECTED, "http_400", 400), RetryPolicy(), ran_seconds=0.1, jitter=0.5)
-    hurt.proxy.cut_on_answer(b"INSERT INTO attempts")
-    applied = await applying(hurt).submit(step, 5)
+    proxied_store.proxy.cut_on_answer(b"INSERT INTO attempts")
+    applied = await applying(proxied_store).submit(step, 5)
     assert applied is not None and applied.publish and applied.headers
     assert applied.headers["reason"] == "http_400"
     assert applied.headers["attempts"] == 1
 
 
-# Postgres undoes a statement that fails, but not what it has drawn from a sequence: this counts the tries.
+# A rollback keeps the sequence's values, so the sequence counts the tries.
 _FAILING = """
 CREATE SEQUENCE tries;
 CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -123,92 +123,92 @@ CREATE TRIGGER failing BEFORE UPDATE ON jobs FOR EACH ROW WHEN (NEW.status = 'se
 """
 
 
-async def test_outcomes_outlast_an_error_of_postgres_that_no_rule_names(hurt: Hurt) -> None:
-    jobs = [await _claimed(hurt) for _ in range(3)]
-    hurt.rows(_FAILING)
+async def test_outcomes_outlast_an_error_of_postgres_that_no_rule_names(proxied_store: ProxiedStore) -> None:
+    jobs = [await _claimed(proxied_store) for _ in range(3)]
+    proxied_store.rows(_FAILING)
 
     async def tries() -> int:
-        return int(str(hurt.rows("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries")[0][0]))
+        return int(str(proxied_store.rows("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries")[0][0]))
 
-    applies = applying(hurt)
+    applies = applying(proxied_store)
     steps = [decide(job, ACCEPTED, RetryPolicy(), ran_seconds=0.1, jitter=0.5) for job in jobs]
     waiting = [asyncio.create_task(applies.submit(step)) for step in steps]
     await eventually(tries, lambda count: count >= 2)
-    hurt.rows("DROP TRIGGER failing ON jobs")
+    proxied_store.rows("DROP TRIGGER failing ON jobs")
     applied = await asyncio.gather(*waiting)
     assert [step and step.status for step in applied] == [Status.SENT] * 3
 
 
-async def test_one_bad_item_fails_alone(hurt: Hurt) -> None:
-    batch = accepting(hurt)
+async def test_one_bad_item_fails_alone(proxied_store: ProxiedStore) -> None:
+    batch = accepting(proxied_store)
     good, bad, other = message(), message(body="a NUL \0 in the middle"), message()
     answers = await asyncio.gather(*(batch.submit(m, 5) for m in (good, bad, other)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Accepted, BadData, Accepted]
-    assert hurt.rows("SELECT count(*) FROM jobs") == [(2,)]
+    assert proxied_store.rows("SELECT count(*) FROM jobs") == [(2,)]
 
 
-async def test_overlapping_batches_of_keys_make_one_job_each_and_do_not_deadlock(hurt: Hurt) -> None:
+async def test_overlapping_batches_of_keys_make_one_job_each_and_do_not_deadlock(proxied_store: ProxiedStore) -> None:
     def batch(keys: list[str]) -> list[NewJob]:
         return [replace(message(), key=IdempotencyKey("/messages", key, "the same")) for key in keys]
 
     shuffle, rounds, size = random.Random(1), 8, 300
     for turn in range(rounds):
         keys = [f"{turn}.{n}" for n in range(size)]
-        answers = await asyncio.gather(*(hurt.ledger.accept(batch(shuffle.sample(keys, size)), 10) for _ in range(4)))
+        answers = await asyncio.gather(*(proxied_store.ledger.accept(batch(shuffle.sample(keys, size)), 10) for _ in range(4)))
         assert len({answer.id for each in answers for answer in each if isinstance(answer, Accepted)}) == size
-    assert hurt.rows("SELECT count(*) FROM jobs") == [(rounds * size,)]
+    assert proxied_store.rows("SELECT count(*) FROM jobs") == [(rounds * size,)]
 
 
-async def test_overlapping_batches_of_three_processes_do_not_deadlock(hurt: Hurt) -> None:
+async def test_overlapping_batches_of_three_processes_do_not_deadlock(proxied_store: ProxiedStore) -> None:
     new = [message() for _ in range(300)]
-    await hurt.ledger.accept(new, 5)
+    await proxied_store.ledger.accept(new, 5)
     ids = [str(each.id) for each in new]
-    command = [sys.executable, "-m", "tests.integration.deadlock_worker", hurt.database]
+    command = [sys.executable, "-m", "tests.integration.deadlock_worker", proxied_store.database]
     processes = [
         await asyncio.create_subprocess_exec(*command, str(seed), "40", *ids, stdout=subprocess.PIPE) for seed in range(3)
     ]
     outputs = await asyncio.gather(*(process.communicate() for process in processes))
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert [output for output, _ in outputs] == [b"0", b"0", b"0"], "deadlocks met by each process"
-    ((versions,),) = hurt.rows("SELECT sum(version) FROM jobs")
-    assert int(str(versions)) > 300 * 10  # they did get in each other's way
+    ((versions,),) = proxied_store.rows("SELECT sum(version) FROM jobs")
+    assert int(str(versions)) > 300 * 10  # the processes did compete
 
 
-async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline(hurt: Hurt) -> None:
-    batch = accepting(hurt)
+async def test_a_frozen_postgres_frees_the_caller_and_the_thread_at_the_deadline(proxied_store: ProxiedStore) -> None:
+    batch = accepting(proxied_store)
     await batch.submit(message(), 5)
-    await hurt.proxy.freeze()
+    await proxied_store.proxy.freeze()
     took = []
-    for _ in range(6):  # more often than the pool has threads: none may stay blocked for good
+    for _ in range(6):  # more often than the pool has threads: no thread may stay blocked
         started = time.monotonic()
         with pytest.raises((DeadlineExceeded, Unavailable)):
             await batch.submit(message(), 0.3)
         took.append(time.monotonic() - started)
     assert max(took) < 5  # by the deadline of 0.3 s, and not by the server's of ten
-    await hurt.proxy.thaw()
+    await proxied_store.proxy.thaw()
     assert (await batch.submit(message(), 8)) is not None
 
 
-async def test_a_connection_that_is_silent_for_ever_costs_its_thread_one_deadline(hurt: Hurt) -> None:
-    pool = DatabasePool(with_port(hurt.database, hurt.proxy.port), name="one thread", threads=1)
+async def test_a_connection_that_is_silent_for_ever_costs_its_thread_one_deadline(proxied_store: ProxiedStore) -> None:
+    pool = DatabasePool(with_port(proxied_store.database, proxied_store.proxy.port), name="one thread", threads=1)
     ledger = Ledger(pool, grace_seconds=5)
     await ledger.accept([message()], 5)
-    hurt.proxy.forsake()
+    proxied_store.proxy.forsake()
     with pytest.raises(Unavailable):
         await ledger.accept([message()], 0.3)
     await ledger.accept([message()], 5)
     pool.close()
 
 
-async def test_contact_is_broken_by_an_outage_and_counts_anew(hurt: Hurt) -> None:
-    await hurt.ledger.accept([message()], 5)
-    before = hurt.pool.contact_seconds()
+async def test_contact_is_broken_by_an_outage_and_counts_anew(proxied_store: ProxiedStore) -> None:
+    await proxied_store.ledger.accept([message()], 5)
+    before = proxied_store.pool.contact_seconds()
     assert before >= 0
-    await hurt.proxy.refuse()
+    await proxied_store.proxy.refuse()
     with pytest.raises(Unavailable):
-        await hurt.ledger.accept([message()], 1)
-    assert hurt.pool.contact_seconds() == 0
+        await proxied_store.ledger.accept([message()], 1)
+    assert proxied_store.pool.contact_seconds() == 0
     back_at = time.monotonic()
-    await hurt.proxy.accept()
-    await hurt.ledger.accept([message()], 5)
-    assert 0 < hurt.pool.contact_seconds() <= time.monotonic() - back_at
+    await proxied_store.proxy.accept()
+    await proxied_store.ledger.accept([message()], 5)
+    assert 0 < proxied_store.pool.contact_seconds() <= time.monotonic() - back_at

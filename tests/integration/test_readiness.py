@@ -1,4 +1,4 @@
-"""Readiness names what is down, and tells strangers no more than that."""
+"""Readiness names the services that are down, and shows strangers no details."""
 
 from typing import Any
 
@@ -7,9 +7,9 @@ from structlog.testing import capture_logs
 
 from api.health import HealthRoutes
 from infra.redis.events import Events
-from tests.asgi import api, call, started
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.asgi import api, call, started
+from tests.support.services import Services
+from tests.support.waiting import eventually
 
 
 async def test_readiness_names_a_task_that_fails(

@@ -1,4 +1,4 @@
-"""`examples/redis_queue.py` does what it says: each job once to a living worker, a dead worker's jobs to another."""
+"""`examples/redis_queue.py`: one worker handles each job, and another takes over a dead worker's jobs."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from redis import Redis
 
 from examples import redis_queue
 from examples.redis_queue import Queue
-from tests.services import Services
+from tests.support.services import Services
 
 FILE = Path(redis_queue.__file__)
 
@@ -34,7 +34,7 @@ def test_a_job_goes_to_one_worker_and_is_gone_when_finished(queue: Queue) -> Non
     assert queue.take("first", 10) is None
 
 
-def test_what_a_dead_worker_held_goes_to_a_living_one(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_of_a_dead_worker_go_to_a_living_one(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_queue, "IDLE_MS", 100)
     queue.submit("+1", "hello")
     held = queue.take("dead", 10)
@@ -45,7 +45,7 @@ def test_what_a_dead_worker_held_goes_to_a_living_one(queue: Queue, monkeypatch:
     assert queue.deliveries(taken) == 2
 
 
-def test_what_nobody_can_finish_is_kept_as_a_dead_letter(queue: Queue, services: Services) -> None:
+def test_a_job_that_no_worker_can_finish_becomes_a_dead_letter(queue: Queue, services: Services) -> None:
     id_ = queue.submit("+1", "hello")
     entry = queue.take("worker", 10)
     assert entry is not None

@@ -1,4 +1,4 @@
-"""A request has so many seconds to arrive, to the last byte of its body, whether a handler reads it or not."""
+"""The request timeout covers the whole request to the last byte of its body, read or unread."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,14 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from api.request_timeout import TimeoutProtocol
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 POST = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET /answer HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Server:
-    """The protocol in front of three handlers, in this process."""
+    """The protocol with three handlers, in this process."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
@@ -81,7 +81,7 @@ async def _drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
 
 
 async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
-    """Send something, then drip; what is answered before the connection is closed."""
+    """Send some bytes, then drip; return all answers before the connection closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(first)
     dripping = asyncio.create_task(_drip(writer, piece))
@@ -111,7 +111,7 @@ async def _until_closed(server: Server, first: bytes, piece: bytes) -> bytes:
     ],
     ids=["read", "unread", "answered", "GET with a body", "chunks", "empty lines after", "empty lines before", "headers"],
 )
-async def test_a_request_that_drips_is_given_up(
+async def test_a_dripping_request_is_timed_out(
     monkeypatch: pytest.MonkeyPatch, first: bytes, piece: bytes, status: bytes
 ) -> None:
     monkeypatch.setattr(TimeoutProtocol, "request_seconds", 0.3)
@@ -136,7 +136,7 @@ async def test_a_request_that_has_arrived_may_be_answered_as_late_as_it_takes() 
         writer.close()
 
 
-async def test_a_body_that_we_do_not_read_yet_is_not_given_up() -> None:
+async def test_a_body_that_the_handler_does_not_read_yet_is_not_timed_out() -> None:
     """The second of two pipelined requests waits for the answer to the first: its client is not slow."""
     async with _serving() as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -1,4 +1,4 @@
-"""Names that never resolve cost their own calls a deadline, and other calls nothing."""
+"""Host names that never resolve delay only their own calls."""
 
 import asyncio
 import socket
@@ -16,9 +16,8 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict
-from tests.integration.test_callback_sender import LOOPBACK
-from tests.receiver import SECRET, receiving
-from tests.waiting import eventually
+from tests.support.receiver import LOOPBACK, SECRET, receiving
+from tests.support.waiting import eventually
 
 SLOTS = 64
 
@@ -49,7 +48,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 @asynccontextmanager
 async def _ending(names: Names) -> AsyncIterator[None]:
-    """Let the names go when the test ends, or its threads would hold up the loop's end."""
+    """Release hanging lookups at the end of the test; their threads would delay the loop's end."""
     try:
         yield
     finally:
@@ -74,7 +73,7 @@ async def _send(url: str, seconds: float = 20.0) -> Outcome:
 
 
 async def test_hosts_whose_names_hang_do_not_delay_providers_or_other_callbacks(names: Names) -> None:
-    """More names hang than the default executor has threads; the sends beside them are made while they hang."""
+    """More lookups hang than the default executor has threads; other sends succeed meanwhile."""
 
     async def look() -> int:
         return len(names.hanging)
@@ -121,7 +120,7 @@ async def test_without_a_free_thread_a_call_is_deferred_and_not_charged(names: N
 
 
 async def test_a_connection_that_takes_the_whole_time_is_surely_not_sent() -> None:
-    """The only connection is held by another call: the second one never gets as far as a request."""
+    """Another call holds the only connection: the second call never sends its request."""
 
     async def hang(request: web.Request) -> web.Response:
         await asyncio.sleep(60)

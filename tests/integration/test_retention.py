@@ -11,8 +11,8 @@ from jobs.lifecycle import ENDS, Status
 from jobs.model import Claimed, Delivery, Kind, NewJob, Transition
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
-from tests.integration.conftest import Store
-from tests.making import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.ledger import Store
 
 DAY = 86_400.0
 OLD = "now() - interval '31 days'"

@@ -1,4 +1,4 @@
-"""The schema: migrated from nothing, twice, by two at once; refused where it does not fit."""
+"""Migrations: from nothing, twice, concurrently; an incompatible schema is refused."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 from infra.postgres import checks, schema
 from infra.postgres.pool import DatabasePool
-from tests.services import Services, sql, unique, with_path
+from tests.support.services import Services, sql, unique, with_path
 
 
 @pytest.fixture

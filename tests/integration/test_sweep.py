@@ -1,4 +1,4 @@
-"""The sweep finds jobs that wait without a message, and only those."""
+"""The sweep finds exactly the waiting jobs without a message."""
 
 from datetime import timedelta
 
@@ -12,14 +12,14 @@ from infra.postgres.outbox import Outbox
 from infra.postgres.sweep import Sweep
 from jobs.model import message_queue
 from jobs.wire import Pointer
-from tests.integration.conftest import Hurt
-from tests.making import claim_request, message
+from tests.support.factories import claim_request, message
+from tests.support.ledger import Store
 
 QUEUE = message_queue("sandbox")
 
 
 class Broker:
-    """Queues that show so many ready messages."""
+    """A broker whose queues have this number of ready messages."""
 
     def __init__(self, ready: int):
         self.ready = ready
@@ -28,24 +28,24 @@ class Broker:
         return self.ready
 
 
-async def _accept(hurt: Hurt, due_seconds_ago: int, *, lost: bool = True) -> Pointer:
-    """A job that became due so long ago; with its message (and so its outbox row) lost, or still in the outbox."""
+async def _accept(store: Store, due_seconds_ago: int, *, lost: bool = True) -> Pointer:
+    """Accept a job that became due some time ago; its message is lost, or still in the outbox."""
     new = message()
-    await Ledger(hurt.pool, grace_seconds=0).accept([new], 5)
+    await Ledger(store.pool, grace_seconds=0).accept([new], 5)
     for table, column in (("jobs", "id"), ("outbox", "job_id")):
-        hurt.rows(f"UPDATE {table} SET due_at = now() - interval '{due_seconds_ago} s' WHERE {column} = '{new.id}'")
+        store.rows(f"UPDATE {table} SET due_at = now() - interval '{due_seconds_ago} s' WHERE {column} = '{new.id}'")
     if lost:
-        await Outbox(hurt.pool).delete([Pointer(new.id, 1)], 5)
+        await Outbox(store.pool).delete([Pointer(new.id, 1)], 5)
     return Pointer(new.id, 1)
 
 
-def _outbox(hurt: Hurt) -> set[str]:
-    return {str(row[0]) for row in hurt.rows("SELECT job_id FROM outbox")}
+def _outbox(store: Store) -> set[str]:
+    return {str(row[0]) for row in store.rows("SELECT job_id FROM outbox")}
 
 
-async def _sweep(hurt: Hurt, older: float = 30.0) -> int:
-    """One whole pass over what has been due for so long."""
-    sweep, requeued, after = Sweep(hurt.pool), 0, None
+async def _sweep(store: Store, older: float = 30.0) -> int:
+    """Run one whole pass over jobs that are overdue by this time."""
+    sweep, requeued, after = Sweep(store.pool), 0, None
     before = (await sweep.observe(QUEUE, behind_seconds=5, timeout=5)).now - timedelta(seconds=older)
     while True:
         page = await sweep.requeue(QUEUE, before=before, after=after, timeout=5)
@@ -55,56 +55,56 @@ async def _sweep(hurt: Hurt, older: float = 30.0) -> int:
         after = page.last
 
 
-def _sweeper(hurt: Hurt, broker: Broker) -> Sweeper:
-    return Sweeper(Sweep(hurt.pool), broker, [QUEUE], after_seconds=30)
+def _sweeper(store: Store, broker: Broker) -> Sweeper:
+    return Sweeper(Sweep(store.pool), broker, [QUEUE], after_seconds=30)
 
 
-async def _claim(hurt: Hurt, pointer: Pointer) -> None:
-    assert await hurt.ledger.claim([claim_request(pointer.id)], 5) != [None]
+async def _claim(store: Store, pointer: Pointer) -> None:
+    assert await store.ledger.claim([claim_request(pointer.id)], 5) != [None]
 
 
-def _time_passes(hurt: Hurt, sweeper: Sweeper, seconds: float) -> None:
-    """Everything in the ledger is so much older, and so is what the sweeper remembers of it."""
+def _time_passes(store: Store, sweeper: Sweeper, seconds: float) -> None:
+    """Advance the clock of the ledger and of the sweeper's state."""
     ago = f"interval '{seconds} s'"
-    hurt.rows(f"UPDATE jobs SET due_at = due_at - {ago}")
-    hurt.rows(f"UPDATE outbox SET due_at = due_at - {ago}")
+    store.rows(f"UPDATE jobs SET due_at = due_at - {ago}")
+    store.rows(f"UPDATE outbox SET due_at = due_at - {ago}")
     for known in (sweeper._behind_until, sweeper._claimed_until):
         known.update({queue: instant - timedelta(seconds=seconds) for queue, instant in known.items()})
 
 
-async def test_only_jobs_that_wait_for_long_without_a_row_get_one(hurt: Hurt) -> None:
-    lost = await _accept(hurt, 40)
-    kept = await _accept(hurt, 40, lost=False)
-    await _accept(hurt, 10)
-    await _claim(hurt, await _accept(hurt, 40))
-    assert await _sweep(hurt) == 1
-    assert _outbox(hurt) == {str(lost.id), str(kept.id)}
-    assert await _sweep(hurt) == 0
+async def test_only_jobs_that_wait_for_long_without_a_row_get_one(store: Store) -> None:
+    lost = await _accept(store, 40)
+    kept = await _accept(store, 40, lost=False)
+    await _accept(store, 10)
+    await _claim(store, await _accept(store, 40))
+    assert await _sweep(store) == 1
+    assert _outbox(store) == {str(lost.id), str(kept.id)}
+    assert await _sweep(store) == 0
 
 
-async def test_jobs_that_are_still_in_the_outbox_do_not_hide_a_lost_one(hurt: Hurt, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_jobs_that_are_still_in_the_outbox_do_not_hide_a_lost_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)
     for _ in range(3):
-        await _accept(hurt, 90, lost=False)
-    lost = await _accept(hurt, 40)
-    assert await _sweep(hurt) == 1
-    assert str(lost.id) in _outbox(hurt)
+        await _accept(store, 90, lost=False)
+    lost = await _accept(store, 40)
+    assert await _sweep(store) == 1
+    assert str(lost.id) in _outbox(store)
 
 
-async def test_an_empty_queue_is_swept_after_a_while_and_a_full_one_is_not(hurt: Hurt) -> None:
-    await _accept(hurt, 100)
-    sweeper = _sweeper(hurt, Broker(0))
+async def test_an_empty_queue_is_swept_after_a_while_and_a_full_one_is_not(store: Store) -> None:
+    await _accept(store, 100)
+    sweeper = _sweeper(store, Broker(0))
     assert [await sweeper.sweep_once(now) for now in (0.0, 10.0, 29.9)] == [0, 0, 0]
     assert await sweeper.sweep_once(30.0) == 1
-    full = _sweeper(hurt, Broker(5))
-    await _accept(hurt, 100)
+    full = _sweeper(store, Broker(5))
+    await _accept(store, 100)
     assert [await full.sweep_once(now) for now in (0.0, 31.0, 62.0, 93.0)] == [0, 0, 0, 0]
 
 
-async def test_a_queue_that_was_not_empty_in_between_is_not_swept_yet(hurt: Hurt) -> None:
-    await _accept(hurt, 100)
+async def test_a_queue_that_was_not_empty_in_between_is_not_swept_yet(store: Store) -> None:
+    await _accept(store, 100)
     broker = Broker(0)
-    sweeper = _sweeper(hurt, broker)
+    sweeper = _sweeper(store, broker)
     assert await sweeper.sweep_once(0.0) == 0
     broker.ready = 1
     assert await sweeper.sweep_once(20.0) == 0
@@ -113,65 +113,67 @@ async def test_a_queue_that_was_not_empty_in_between_is_not_swept_yet(hurt: Hurt
     assert await sweeper.sweep_once(70.0) == 1
 
 
-async def test_a_job_that_was_overtaken_by_a_minute_is_published_again(hurt: Hurt) -> None:
-    sweeper = _sweeper(hurt, Broker(5))
+async def test_a_job_that_was_overtaken_by_a_minute_is_published_again(store: Store) -> None:
+    sweeper = _sweeper(store, Broker(5))
     assert await sweeper.sweep_once(0.0) == 0
-    _time_passes(hurt, sweeper, 300)
-    overtaken, close = await _accept(hurt, 200), await _accept(hurt, 100)
-    await _claim(hurt, await _accept(hurt, 90))
+    _time_passes(store, sweeper, 300)
+    overtaken, close = await _accept(store, 200), await _accept(store, 100)
+    await _claim(store, await _accept(store, 90))
     assert await sweeper.sweep_once(5.0) == 1
-    assert _outbox(hurt) == {str(overtaken.id)} and str(close.id) not in _outbox(hurt)
+    assert _outbox(store) == {str(overtaken.id)} and str(close.id) not in _outbox(store)
 
 
-async def test_nothing_is_lost_while_the_relay_is_behind_nor_before_its_messages_are_claimed(hurt: Hurt) -> None:
-    sweeper = _sweeper(hurt, Broker(5))
+async def test_nothing_is_lost_while_the_relay_is_behind_nor_before_its_messages_are_claimed(
+    store: Store,
+) -> None:
+    sweeper = _sweeper(store, Broker(5))
     await sweeper.sweep_once(0.0)
-    _time_passes(hurt, sweeper, 600)
-    behind = await _accept(hurt, 500, lost=False)
-    published_late = await _accept(hurt, 400)
-    await _claim(hurt, await _accept(hurt, 90))
+    _time_passes(store, sweeper, 600)
+    behind = await _accept(store, 500, lost=False)
+    published_late = await _accept(store, 400)
+    await _claim(store, await _accept(store, 90))
     assert await sweeper.sweep_once(5.0) == 0, "the relay is behind"
-    await Outbox(hurt.pool).delete([behind], 5)
+    await Outbox(store.pool).delete([behind], 5)
     assert await sweeper.sweep_once(10.0) == 0, "what was claimed became due while the relay was behind"
-    _time_passes(hurt, sweeper, 300)
-    await _claim(hurt, await _accept(hurt, 100))
+    _time_passes(store, sweeper, 300)
+    await _claim(store, await _accept(store, 100))
     assert await sweeper.sweep_once(15.0) == 2
-    assert _outbox(hurt) == {str(behind.id), str(published_late.id)}
+    assert _outbox(store) == {str(behind.id), str(published_late.id)}
 
 
-async def test_an_empty_queue_is_not_swept_while_the_relay_is_behind(hurt: Hurt) -> None:
-    await _accept(hurt, 100)
-    waiting = await _accept(hurt, 100, lost=False)
-    sweeper = _sweeper(hurt, Broker(0))
+async def test_an_empty_queue_is_not_swept_while_the_relay_is_behind(store: Store) -> None:
+    await _accept(store, 100)
+    waiting = await _accept(store, 100, lost=False)
+    sweeper = _sweeper(store, Broker(0))
     assert [await sweeper.sweep_once(now) for now in (0.0, 31.0, 62.0)] == [0, 0, 0]
-    await Outbox(hurt.pool).delete([waiting], 5)
+    await Outbox(store.pool).delete([waiting], 5)
     assert [await sweeper.sweep_once(now) for now in (70.0, 99.0, 100.0)] == [0, 0, 2]
 
 
-async def test_a_sweep_scans_a_bounded_number_of_rows_and_goes_on_where_it_ended(
-    hurt: Hurt, monkeypatch: pytest.MonkeyPatch
+async def test_a_sweep_scans_a_bounded_number_of_rows_and_continues_where_it_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)
     monkeypatch.setattr(sweeper_module, "PAGES", 2)
     for n in range(7):
-        await _accept(hurt, 100 - n)
-    sweeper = _sweeper(hurt, Broker(0))
+        await _accept(store, 100 - n)
+    sweeper = _sweeper(store, Broker(0))
     assert await sweeper.sweep_once(0.0) == 0
     assert await sweeper.sweep_once(30.0) <= 4
     assert await sweeper.sweep_once(31.0) > 0, "the pass goes on, though its rows are in the outbox by now"
     await sweeper.sweep_once(32.0)
-    assert len(_outbox(hurt)) == 7
+    assert len(_outbox(store)) == 7
 
 
 async def test_jobs_of_one_instant_that_fill_a_page_do_not_hold_the_sweep_up(
-    hurt: Hurt, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "BATCH", 2)
     for _ in range(5):
-        await _accept(hurt, 100, lost=False)
-    hurt.rows("UPDATE jobs SET due_at = date_trunc('second', now()) - interval '100 s'")
-    lost = await _accept(hurt, 40)
-    hurt.rows("UPDATE outbox SET due_at = now()")
-    sweeper = _sweeper(hurt, Broker(0))
+        await _accept(store, 100, lost=False)
+    store.rows("UPDATE jobs SET due_at = date_trunc('second', now()) - interval '100 s'")
+    lost = await _accept(store, 40)
+    store.rows("UPDATE outbox SET due_at = now()")
+    sweeper = _sweeper(store, Broker(0))
     assert [await sweeper.sweep_once(now) for now in (0.0, 30.0)] == [0, 1]
-    assert str(lost.id) in _outbox(hurt)
+    assert str(lost.id) in _outbox(store)

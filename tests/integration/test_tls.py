@@ -1,4 +1,4 @@
-"""The three services over TLS by their URLs, with a certificate made here; an authority that is not trusted is refused."""
+"""The three services over TLS: a test certificate is accepted by its authority and refused without it."""
 
 import asyncio
 import os
@@ -22,10 +22,10 @@ from infra.redis.events import Events
 from infra.redis.status_cache import CacheDown, StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
-from tests.making import new_id
-from tests.own_servers import Certificate, OwnServer, make_certificate, own_server
-from tests.services import Services, sql
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.own_servers import Certificate, OwnServer, make_certificate, own_server
+from tests.support.services import Services, sql
+from tests.support.waiting import eventually
 
 SECONDS = 5.0
 
@@ -41,13 +41,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate that nobody here uses."""
+    """A certificate that no server uses."""
     return make_certificate(tmp_path_factory.mktemp("stranger")).file
 
 
 @pytest.fixture(scope="module")
 def postgres(certificate: Certificate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Postgres that offers TLS; its URL without."""
+    """The URL, without TLS, of a Postgres that offers TLS."""
     with own_server("postgres", tmp_path_factory.mktemp("postgres")) as server:
         sql(server.url, f"ALTER SYSTEM SET ssl_cert_file = '{server.put('server.crt', certificate.certificate)}'")
         sql(server.url, f"ALTER SYSTEM SET ssl_key_file = '{server.put('server.key', certificate.key)}'")
@@ -68,7 +68,7 @@ async def test_postgres(postgres: str, certificate: Certificate, stranger: Path)
         return bool(await pool.call(lambda connection: connection.exec_driver_sql(asked).scalar_one(), SECONDS))
 
     assert await encrypted()
-    # A call that is given up shuts the socket down under the TLS layer: the thread is free for the next.
+    # An abandoned call shuts the socket down below the TLS layer, which frees its thread.
     with pytest.raises(DeadlinePassed):
         await pool.call(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(60)").close(), 0.2)
     assert await encrypted()
@@ -92,7 +92,7 @@ async def redis(certificate: Certificate, tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def _speak_tls_alone(server: OwnServer, certificate: Certificate) -> None:
-    """On the same port; the connection that says so outlives it."""
+    """Enable TLS on the same port; the connection that enables it survives."""
     key, chain = server.put("server.key", certificate.key), server.put("server.crt", certificate.certificate)
     async with Redis.from_url(server.url, single_connection_client=True) as administrator:
         port = str((await administrator.config_get("port"))["port"])
@@ -127,7 +127,7 @@ async def test_redis(redis: str, certificate: Certificate, stranger: Path, names
 async def test_connections_to_redis_share_one_context(
     redis: str, certificate: Certificate, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Making one takes half of the 50 ms that a call has: of eight first calls at once, one used to be answered."""
+    """A TLS context costs half of a call's 50 ms: without sharing, one of eight first calls succeeded."""
     made: list[ssl.SSLContext] = []
     make = ssl.create_default_context
 
@@ -149,7 +149,7 @@ async def test_connections_to_redis_share_one_context(
 
 @asynccontextmanager
 async def _tls_in_front_of(host: str, port: int, certificate: Certificate) -> AsyncIterator[int]:
-    """A port that speaks TLS and hands on what is said."""
+    """A port that ends TLS and forwards the bytes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.file, certificate.file.with_name("server.key"))
 
@@ -172,7 +172,7 @@ async def _tls_in_front_of(host: str, port: int, certificate: Certificate) -> As
 
 
 async def test_rabbitmq(services: Services, certificate: Certificate, stranger: Path, namespace: str) -> None:
-    """TLS ends in front of the broker here: what is tried is our end of it."""
+    """TLS ends in front of the broker: the test covers the client's side."""
     topology = describe(namespace, ["sandbox"])
     user, _, place = services.amqp.removeprefix("amqp://").partition("/")[0].rpartition("@")
     host, _, port = place.partition(":")

@@ -1,4 +1,4 @@
-"""The totals of a report: only what the claim that completed it has written is ever seen."""
+"""Only the claim that completed a report determines its totals."""
 
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -9,61 +9,61 @@ from jobs.decision import decide
 from jobs.model import Claimed
 from jobs.outcome import CUT_SHORT
 from jobs.retry import RetryPolicy
-from tests.integration.conftest import Hurt
-from tests.making import ACCEPTED, claim_request, report
+from tests.support.factories import ACCEPTED, claim_request, report
+from tests.support.ledger import Store
 
 
-async def _claimed(hurt: Hurt, id_: UUID | None = None, version: int = 1) -> Claimed:
+async def _claimed(store: Store, id_: UUID | None = None, version: int = 1) -> Claimed:
     if id_ is None:
         new = report()
-        await hurt.ledger.accept([new], 5)
+        await store.ledger.accept([new], 5)
         id_ = new.id
-    (job,) = await hurt.ledger.claim([claim_request(id_, version)], 5)
+    (job,) = await store.ledger.claim([claim_request(id_, version)], 5)
     assert job is not None
     return job
 
 
-async def _complete(hurt: Hurt, job: Claimed) -> None:
+async def _complete(store: Store, job: Claimed) -> None:
     step = decide(job, ACCEPTED, RetryPolicy(), ran_seconds=1, jitter=0)
-    assert await hurt.ledger.apply([step], 5) != [None]
+    assert await store.ledger.apply([step], 5) != [None]
 
 
-async def test_totals_are_seen_once_the_job_is_completed(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.pool), await _claimed(hurt)
+async def test_totals_are_seen_once_the_job_is_completed(store: Store) -> None:
+    totals, job = Totals(store.pool), await _claimed(store)
     assert await totals.store(job, {3: 1, 1: 2, -7: 2**40}, 5)
     assert await totals.page(job.id, -100, 10, 5) == []
-    await _complete(hurt, job)
+    await _complete(store, job)
     assert await totals.page(job.id, -100, 10, 5) == [(-7, 2**40), (1, 2), (3, 1)]
     assert await totals.page(job.id, 1, 10, 5) == [(3, 1)]
     assert await totals.page(job.id, -100, 2, 5) == [(-7, 2**40), (1, 2)]
 
 
-async def test_more_than_a_batch_is_stored_whole_and_storing_again_changes_nothing(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.pool), await _claimed(hurt)
+async def test_more_than_a_batch_is_stored_whole_and_storing_again_changes_nothing(store: Store) -> None:
+    totals, job = Totals(store.pool), await _claimed(store)
     counted = {user: user for user in range(room.BATCH * 2 + 1)}
     assert await totals.store(job, counted, 10)
     assert await totals.store(job, counted, 10)
-    await _complete(hurt, job)
+    await _complete(store, job)
     assert dict(await totals.page(job.id, -1, len(counted) + 1, 5)) == counted
 
 
-async def test_a_worker_that_lost_the_job_stores_nothing(hurt: Hurt) -> None:
-    totals, job = Totals(hurt.pool), await _claimed(hurt)
+async def test_a_worker_that_lost_the_job_stores_nothing(store: Store) -> None:
+    totals, job = Totals(store.pool), await _claimed(store)
     for foreign in (replace(job, token=uuid4()), replace(job, version=1), replace(job, id=uuid4())):
         assert not await totals.store(foreign, {1: 1}, 5)
-    await _complete(hurt, job)
+    await _complete(store, job)
     assert not await totals.store(job, {1: 1}, 5)
-    assert hurt.rows("SELECT count(*) FROM report_totals") == [(0,)]
+    assert store.rows("SELECT count(*) FROM report_totals") == [(0,)]
 
 
-async def test_what_an_earlier_claim_left_is_never_seen_and_goes(hurt: Hurt) -> None:
-    totals, first = Totals(hurt.pool), await _claimed(hurt)
+async def test_totals_of_an_earlier_claim_are_never_read_and_are_deleted(store: Store) -> None:
+    totals, first = Totals(store.pool), await _claimed(store)
     assert await totals.store(first, {1: 1, 2: 2}, 5)
     release = decide(first, CUT_SHORT, RetryPolicy(), ran_seconds=1, jitter=0)
-    await hurt.ledger.apply([release], 5)
-    second = await _claimed(hurt, first.id, 3)
+    await store.ledger.apply([release], 5)
+    second = await _claimed(store, first.id, 3)
     assert await totals.store(second, {1: 5}, 5)
     assert not await totals.store(first, {9: 9}, 5)
-    await _complete(hurt, second)
+    await _complete(store, second)
     assert await totals.page(first.id, -1, 10, 5) == [(1, 5)]
-    assert hurt.rows("SELECT user_id FROM report_totals") == [(1,)]
+    assert store.rows("SELECT user_id FROM report_totals") == [(1,)]

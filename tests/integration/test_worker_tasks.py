@@ -6,8 +6,8 @@ from collections import Counter
 from consumers.worker import run_worker
 from jobs.model import Kind
 from service.settings import ProviderSettings, Settings
-from tests.services import Services
-from tests.waiting import eventually
+from tests.support.services import Services
+from tests.support.waiting import eventually
 
 
 async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database: str, broker_namespace: str) -> None:

@@ -66,7 +66,7 @@ def made(folder: str) -> str:
 
 def _make(name: str) -> int:
     from infra.postgres import schema
-    from tests import services
+    from tests.support import services
 
     found = services.find()
     found.sql(f"CREATE DATABASE {name}")
@@ -78,7 +78,7 @@ def dropped(name: str, folder: str) -> None:
     """Delete the database again."""
 
     def drop() -> int:
-        from tests import services
+        from tests.support import services
 
         services.find().sql(f"DROP DATABASE {name} WITH (FORCE)")
         return 0
@@ -87,7 +87,7 @@ def dropped(name: str, folder: str) -> None:
 
 
 def cover(database: str, folder: str) -> Coverage:
-    """Run the tests without a mutant, and note what they execute. They must pass."""
+    """Run the tests without a mutant, and record the statements that they execute. They must pass."""
     log, kept = Path(folder) / "cover.log", Path(folder) / "coverage"
 
     def run() -> int:

@@ -1,4 +1,4 @@
-"""A client's backlog is bounded by a number that admissions raise and counts correct."""
+"""A client's backlog is bounded by a counter: admissions raise it, and counts correct it."""
 
 import asyncio
 from contextlib import ExitStack
@@ -88,7 +88,7 @@ async def test_a_count_lowers_the_number_by_what_has_been_done() -> None:
     ("count", "counted", "uncertain", "wanted"),
     [(5, 5, 0, 5), (5, 2, 0, 2), (5, 9, 0, 9), (5, 4, 1, 5), (5, 3, 1, 4), (5, 6, 3, 6), (0, 7, 2, 7), (9, 0, 4, 4)],
 )
-def test_a_count_is_believed_as_far_as_it_goes(count: int, counted: int, uncertain: int, wanted: int) -> None:
+def test_a_count_corrects_the_backlog_within_its_uncertainty(count: int, counted: int, uncertain: int, wanted: int) -> None:
     assert corrected(count, counted, uncertain) == wanted
 
 

@@ -1,4 +1,4 @@
-"""The batching primitive's rules, each of which fails here when it is taken out."""
+"""The rules of batching. Each test fails without its rule."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ class Passing(Transient):
 
 
 class Flushes:
-    """A flush that records its batches, answers with ten times the item, and can be told to fail or to wait."""
+    """A flush that records its batches and returns ten times the item; it may fail or wait."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -41,7 +41,7 @@ async def test_each_caller_gets_the_own_result() -> None:
     assert await asyncio.gather(*(batcher.submit(n) for n in range(5))) == [0, 10, 20, 30, 40]
 
 
-async def test_what_arrives_during_a_flush_is_the_next_batch() -> None:
+async def test_arrivals_during_a_flush_are_the_next_batch() -> None:
     flushes = Flushes()
     flushes.gate.clear()
     batcher = Batcher(flushes)
@@ -77,7 +77,7 @@ async def test_waiting_is_bounded() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_twin_is_flushed_once_and_told_what_twins_are_told() -> None:
+async def test_twins_are_flushed_once_and_the_losers_get_the_twin_result() -> None:
     flushes = Flushes()
     batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, twin=lambda _: -1)
     assert await asyncio.gather(*(batcher.submit(n) for n in (7, 7, 8, 7))) == [70, -1, 80, -1]

@@ -58,7 +58,7 @@ async def test_expired_items_do_not_end_a_batch() -> None:
     assert batches == [[1, 3]]
 
 
-async def test_a_twin_is_told_by_its_item() -> None:
+async def test_the_twin_result_is_made_from_the_item() -> None:
     async def flush(items: Sequence[str], timeout: float) -> Sequence[str]:
         return [f"{item} done" for item in items]
 

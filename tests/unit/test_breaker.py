@@ -1,4 +1,4 @@
-"""The breaker, and the gate that obeys it."""
+"""The breaker, and the gate that applies it."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from consumers.gate import Gate
 from consumers.slots import Slots
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
-from tests.making import ACCEPTED
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED
+from tests.support.waiting import eventually
 
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
@@ -41,11 +41,11 @@ def _after(*outcomes: Outcome, now: float = 0.0) -> Breaker:
         ((WAIT,), State.OPEN),
     ],
 )
-def test_what_opens_it(outcomes: tuple[Outcome, ...], state: State) -> None:
+def test_failures_that_open_the_breaker(outcomes: tuple[Outcome, ...], state: State) -> None:
     assert _after(*outcomes).state(0.0) is state
 
 
-def test_it_is_half_open_after_a_while_and_one_answer_decides() -> None:
+def test_the_breaker_half_opens_after_a_while_and_one_answer_decides() -> None:
     opened = _after(*[TIMEOUT] * 3)
     assert [opened.state(now) for now in (0, 4.9, 5.0)] == [State.OPEN, State.OPEN, State.HALF_OPEN]
     assert opened.after(ACCEPTED, 6).state(6) is State.CLOSED
@@ -55,7 +55,7 @@ def test_it_is_half_open_after_a_while_and_one_answer_decides() -> None:
     assert [third.state(now) for now in (30.9, 31.0)] == [State.OPEN, State.HALF_OPEN]  # capped
 
 
-def test_what_was_begun_before_it_opened_does_not_prolong_it() -> None:
+def test_requests_from_before_the_breaker_opened_do_not_prolong_it() -> None:
     opened = _after(*[TIMEOUT] * 3)
     assert opened.after(TIMEOUT, 4).after(TIMEOUT, 4.5) == opened
 
@@ -71,7 +71,7 @@ def test_a_provider_that_asks_for_no_time_at_all_is_left_alone_for_a_second() ->
 
 
 @given(st.lists(st.sampled_from([TIMEOUT, REFUSED, FAILED, WAIT, ACCEPTED, NOT_STARTED]), max_size=60))
-def test_an_answer_always_closes_it_and_it_never_stays_open_for_long(outcomes: list[Outcome]) -> None:
+def test_an_answer_always_closes_the_breaker_and_it_never_stays_open_for_long(outcomes: list[Outcome]) -> None:
     breaker = _after(*outcomes)
     assert breaker.until is None or breaker.until <= 20.0
     assert breaker.after(ACCEPTED, 0.0).state(0.0) is State.CLOSED
@@ -88,7 +88,7 @@ class Switch:
         self.told.append(f"resume {queue}")
 
 
-async def test_the_gate_stops_consuming_tries_one_and_goes_on() -> None:
+async def test_the_gate_stops_consuming_tries_one_and_resumes() -> None:
     now, switch, slots = [0.0], Switch(), Slots(8)
     gate = Gate("a", ["high", "normal"], slots, switch, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
     running = asyncio.create_task(gate.run())

@@ -1,4 +1,4 @@
-"""What each outcome means for a job: every row of the decision."""
+"""The decision of each outcome: every row of the table."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from jobs.lifecycle import Status, allowed
 from jobs.model import Delivery, LostLease, Route, Transition
 from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
 from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
-from tests.making import ACCEPTED, SANDBOX, claimed, new_id
+from tests.support.factories import ACCEPTED, SANDBOX, claimed, new_id
 
 POLICY = RetryPolicy(attempts=3, base_seconds=1, cap_seconds=60, deadline_seconds=100)
 RETRY = Outcome(Verdict.RETRYABLE, "http_500", 500)
@@ -41,7 +41,7 @@ ROWS = [
     (0, 90.0, WAIT, Status.FAILED, "deadline_exceeded", False, Route.DEAD),
 ]
 
-# At most once: tried again only if nobody can have got it.
+# At most once: retried only if the message was provably not sent.
 CAREFUL_ROWS = [
     (0, ACCEPTED, Status.SENT, None),
     (0, FINAL, Status.FAILED, "http_400"),
@@ -81,7 +81,7 @@ def test_decide_at_most_once(attempts: int, outcome: Outcome, status: Status, re
 
 @pytest.mark.parametrize(("outcome", "low", "high"), [(WAIT, 20, 22), (PATIENCE, 1, 2), (AT_ONCE, 1, 2), (RETRY, 0, 1)])
 @given(jitter=st.floats(0, 1, exclude_max=True))
-def test_the_provider_is_asked_again_when_it_says_and_not_before(
+def test_the_provider_is_retried_at_its_retry_after_and_not_before(
     outcome: Outcome, low: float, high: float, jitter: float
 ) -> None:
     assert low <= decide(claimed(), outcome, POLICY, ran_seconds=0, jitter=jitter).delay_seconds <= high
@@ -173,7 +173,7 @@ def test_http_status_to_verdict(codes: tuple[int, ...], verdict: Verdict) -> Non
     assert {from_http(code).verdict for code in codes} == {verdict}
 
 
-def test_a_503_that_says_when_asks_for_patience() -> None:
+def test_a_503_with_retry_after_defers_the_message() -> None:
     outcome = from_http(503, None, 7.0)
     assert (outcome.verdict, outcome.surely_not_sent, outcome.retry_after_seconds) == (Verdict.DEFERRED, True, 7.0)
 

@@ -1,4 +1,4 @@
-"""The limit of open files is as high as the system allows."""
+"""The process raises its limit of open files to the system's maximum."""
 
 import subprocess
 import sys

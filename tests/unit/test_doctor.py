@@ -1,4 +1,4 @@
-"""What the doctor shows of a URL and of an index."""
+"""The doctor's display of URLs and indexes."""
 
 from datetime import UTC, datetime
 

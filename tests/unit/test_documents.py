@@ -1,4 +1,4 @@
-"""The OpenAPI document and its page are made once, at the first request."""
+"""The OpenAPI document and its page are built once, at the first request."""
 
 import asyncio
 from typing import Any

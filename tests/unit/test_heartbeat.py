@@ -1,4 +1,4 @@
-"""The heartbeat is a sign of work: without RabbitMQ or Postgres there is none."""
+"""The heartbeat stops without RabbitMQ or Postgres."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ class NoAnswer(Transient):
 
 @dataclass
 class Process:
-    """A worker, as its heartbeat sees it."""
+    """The worker of a heartbeat."""
 
     connected: bool = True
     postgres: bool = True

@@ -1,4 +1,4 @@
-"""One bad receiver does not stand in the others' way: shares of the slots, and hosts that do not answer."""
+"""A failing receiver delays no other: shares of the slots, and breakers per host."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,8 +14,8 @@ from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Progress
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
-from tests.making import ACCEPTED, claimed
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, claimed
+from tests.support.waiting import eventually
 
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=60)
@@ -31,7 +31,7 @@ class Clock:
 
 @dataclass
 class Sends:
-    """Counts, and answers what it is told."""
+    """A sender that counts its calls and returns a fixed outcome."""
 
     outcome: Outcome = ACCEPTED
     made: int = 0
@@ -60,7 +60,7 @@ async def _calls(hosts: Hosts, send: Callable[[], Awaitable[Outcome]], count: in
 
 
 async def _slow(hosts: Hosts, receivers: list[Receiver], slow: Sends) -> list[str | None]:
-    """Start a slow call of each receiver; the reasons of those that got no share."""
+    """Start a slow call of each receiver; return the reasons of the deferred ones."""
     calls = [asyncio.create_task(hosts.call(receiver, slow.held)) for receiver in receivers]
     done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
     for call in done:
@@ -115,7 +115,7 @@ async def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     clock.now = 5.0
     trying = asyncio.create_task(hosts.call(A, ill.held))
     await asyncio.sleep(0)
-    assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until it is known to be well
+    assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until one succeeds
     ill.outcome = ACCEPTED
     ill.hold.set()
     assert await trying == ACCEPTED
@@ -161,7 +161,7 @@ async def test_any_answer_of_a_host_counts_as_one_but_one_receivers_plea_is_its_
     assert await hosts.call(A, Sends().now) == ACCEPTED
 
 
-async def test_hosts_that_are_well_are_forgotten_and_of_the_others_only_so_many_known(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_healthy_hosts_are_forgotten_and_the_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks, "KNOWN_HOSTS", 10)
     hosts = Hosts(8, POLICY)
     for n in range(50):

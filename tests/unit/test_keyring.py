@@ -1,4 +1,4 @@
-"""What a process knows of keys: looked up once, watched while in use, and by whom it stands while nobody can tell."""
+"""The keyring: keys are loaded once, refreshed while in use, and valid while Postgres is down."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from api.limits import RateLimits
 from api.problems import Problem
 from infra.keys import KeyRecord, NewKey, Scope, new_key
 from infra.postgres.errors import Unavailable
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @dataclass
 class Book:
-    """The keys as a dictionary, which may be away."""
+    """The key store as a dictionary, which may be down."""
 
     keys: dict[str, KeyRecord] = field(default_factory=dict)
     away: bool = False
@@ -62,7 +62,7 @@ def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = T
 
 @dataclass
 class Exhausted:
-    """Every name is over its limit."""
+    """Limits that every name has exhausted."""
 
     counted: list[str] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ async def _refused(keyring: Keyring, key: str) -> int:
 async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_look() -> None:
     book, told = Book(), ["before"]
     key, keyring = book.add(), _keyring(book, told)
-    assert await _refused(keyring, key.key) == 503  # nobody has asked Postgres yet
+    assert await _refused(keyring, key.key) == 503  # Postgres has not been read yet
     await keyring.refresh()
     caller = await keyring.caller(_request(key.key))
     looks = book.looks
@@ -96,7 +96,7 @@ async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_loo
     assert not caller.usable and told == ["before", "revoked"]
 
 
-async def test_what_was_known_last_holds_while_nobody_can_tell() -> None:
+async def test_the_last_known_keys_hold_while_postgres_is_down() -> None:
     book = Book()
     key, other, keyring = book.add(), book.add(), _keyring(book)
     await keyring.refresh()
@@ -136,7 +136,7 @@ async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatc
 
 
 async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
-    """Between the first look at Postgres and the end of a process that must not be open, nobody is let in either."""
+    """A process that must not be open also refuses requests between its first read of Postgres and its end."""
     for may_be_open in (True, False):
         book = Book()
         keyring = _keyring(book, may_be_open=may_be_open)
@@ -152,7 +152,7 @@ async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
 
 
 def _access(keyring: Keyring, rates: Exhausted) -> Route:
-    """A route for reports, behind limits that every address has exhausted and no key has."""
+    """A route for reports, with exhausted limits of addresses and free limits of keys."""
 
     class Rates(RateLimits):
         async def key(self, prefix: str) -> None:

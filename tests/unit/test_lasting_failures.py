@@ -1,4 +1,4 @@
-"""Every loop that goes on through failures logs once that they last, and once that they ended."""
+"""Each loop that continues through failures logs their begin once and their end once."""
 
 import asyncio
 import time
@@ -25,8 +25,8 @@ from infra.rabbitmq.publisher import NotPublished
 from jobs.model import Route
 from jobs.wire import Pointer
 from service.backlog import BacklogLimit
-from tests.making import SANDBOX, new_id
-from tests.waiting import eventually
+from tests.support.factories import SANDBOX, new_id
+from tests.support.waiting import eventually
 
 
 class Away(Transient):
@@ -35,7 +35,7 @@ class Away(Transient):
 
 @dataclass
 class Everything:
-    """Every dependency of every loop: each call fails while it is away, and answers `answer` afterwards."""
+    """Every dependency of every loop: each call fails during the outage, and returns `answer` afterwards."""
 
     answer: Any = 0
     is_away: bool = True

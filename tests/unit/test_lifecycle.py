@@ -1,4 +1,4 @@
-"""The transition table keeps its promises."""
+"""The promises of the transition table."""
 
 import re
 from pathlib import Path

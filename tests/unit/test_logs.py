@@ -1,4 +1,4 @@
-"""Logs: an error shows no values, and a reader that stalls stops nothing."""
+"""Logs: errors show no values, and a stalled reader blocks no process."""
 
 import logging
 import subprocess
@@ -45,7 +45,7 @@ structlog.get_logger().info("the.last")
 """
 
 
-def test_a_reader_that_stalls_stops_no_process_and_is_told_what_was_dropped() -> None:
+def test_a_stalled_reader_of_logs_stops_no_process_and_reads_how_many_lines_were_dropped() -> None:
     command = [sys.executable, "-c", LOGGING]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]

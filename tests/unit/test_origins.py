@@ -1,4 +1,4 @@
-"""A browser's requests for foreign pages are refused; those of every other client pass."""
+"""Browser requests from foreign pages are refused; all other requests pass."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ import pytest
 from starlette.responses import JSONResponse
 
 from api.origins import Origins
-from tests.asgi import call
+from tests.support.asgi import call
 
 
 async def _code(
     method: str = "GET", *, names: tuple[str, ...] = (), listed: bool = False, keys: bool = False, **headers: str
 ) -> object:
-    """What the answer says: `passed`, or the code of a problem."""
+    """The answer: `passed`, or the code of a problem."""
     app = Origins(JSONResponse({"code": "passed"}), names, listed=listed, keys_required=lambda: keys)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     status, answer = await call(app, "/messages", method, named)

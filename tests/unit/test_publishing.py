@@ -1,4 +1,4 @@
-"""Eager publishing: commit order, slots for each queue, bounds, and leaving to the relay what it has."""
+"""Eager publishing: commit order, slots per queue, bounds, and the handover to the relay."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from jobs.model import Route
 from jobs.wire import Pointer
 from service import publishing
 from service.publishing import EagerPublisher, Outgoing
-from tests.making import new_id
-from tests.waiting import eventually
+from tests.support.factories import new_id
+from tests.support.waiting import eventually
 
 
 class Refused(Transient):
@@ -23,7 +23,7 @@ class Refused(Transient):
 
 @dataclass
 class Broker:
-    """Records what it is given; refuses versions over 100, and never confirms what goes to the queue `stuck`."""
+    """Records messages; refuses versions over 100, and never confirms messages to the queue `stuck`."""
 
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[int] = field(default_factory=list)
@@ -93,7 +93,7 @@ async def test_only_what_was_confirmed_is_forgotten() -> None:
     assert forgotten == [1, 2]
 
 
-async def test_what_cannot_be_published_before_it_is_due_is_left_to_the_relay() -> None:
+async def test_messages_that_cannot_be_published_before_they_are_due_are_left_to_the_relay() -> None:
     broker = Broker()
     async with running(broker) as (publisher, forgotten):
         publisher.offer(_outgoing(1, seconds=0))
@@ -103,7 +103,7 @@ async def test_what_cannot_be_published_before_it_is_due_is_left_to_the_relay() 
     assert broker.published == [2] == forgotten
 
 
-async def test_what_the_relay_has_taken_over_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_messages_that_the_relay_took_over_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "CAPACITY", 2)
     broker = Broker()
     async with running(broker) as (publisher, _):
@@ -114,7 +114,7 @@ async def test_what_the_relay_has_taken_over_makes_room(monkeypatch: pytest.Monk
     assert broker.published == [3, 4]
 
 
-async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_messages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "CAPACITY", 2)
     broker = Broker()
     async with running(broker) as (publisher, _):

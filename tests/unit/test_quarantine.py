@@ -1,16 +1,16 @@
-"""The quarantine: a suspect is alone, and its solitude has a limit."""
+"""The quarantine runs a suspect alone, for a bounded time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 from consumers.quarantine import Quarantine
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 LONG = 60.0  # no test waits for it
 
 
 class Inside:
-    """Who is inside, and jobs that stay until they are let go."""
+    """Jobs in quarantine, until the test releases them."""
 
     def __init__(self, quarantine: Quarantine):
         self.quarantine = quarantine
@@ -86,7 +86,7 @@ async def test_suspects_come_one_by_one() -> None:
         inside.come(f"suspect {n}", suspect=True)
     for n in range(3):
         await inside.are(f"suspect {n}")
-        await asyncio.sleep(0.1)  # the door is open by now, and no second suspect comes in
+        await asyncio.sleep(0.1)  # the quarantine is over, and no second suspect enters
         assert inside.names == [f"suspect {n}"]
         inside.let_go[f"suspect {n}"].set()
     await inside.all_leave()

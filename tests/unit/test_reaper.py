@@ -1,4 +1,4 @@
-"""The reaper: only after a whole lease of its own unbroken contact with Postgres."""
+"""The reaper waits for a whole lease of unbroken contact with Postgres."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from consumers.reaper import Reaper
 from infra.errors import Transient
 from jobs.model import Delivery, LostLease
 from jobs.retry import RetryPolicy
-from tests.making import SANDBOX, new_id
+from tests.support.factories import SANDBOX, new_id
 
 
 class Away(Transient):
@@ -15,7 +15,7 @@ class Away(Transient):
 
 @dataclass
 class Leases:
-    """One expired lease, and a contact of so many seconds."""
+    """A ledger with one expired lease and this duration of contact."""
 
     contact: float
     away: bool = False
@@ -61,7 +61,7 @@ async def _reaped(leases: Leases) -> int:
     return len(recorder.recorded)
 
 
-async def test_after_a_whole_lease_of_contact_it_reaps() -> None:
+async def test_after_a_whole_lease_of_contact_the_reaper_reaps() -> None:
     assert await _reaped(Leases(contact=60.0)) == 1
 
 
@@ -71,16 +71,16 @@ async def test_a_job_whose_lost_lease_cannot_be_recorded_ends_neither_the_reaper
     assert [await reaper.reap(), await reaper.reap()] == [0, 1]
 
 
-async def test_soon_after_an_outage_it_lets_the_workers_record_first() -> None:
+async def test_soon_after_an_outage_the_reaper_lets_workers_record_first() -> None:
     assert await _reaped(Leases(contact=59.9)) == 0
     assert await _reaped(Leases(contact=0.0)) == 0
 
 
-async def test_while_postgres_is_away_it_waits() -> None:
+async def test_while_postgres_is_down_the_reaper_waits() -> None:
     assert await _reaped(Leases(contact=60.0, away=True)) == 0
 
 
-async def test_after_a_step_of_postgres_clock_it_waits_for_a_whole_lease() -> None:
+async def test_after_a_step_of_postgres_clock_the_reaper_waits_for_a_whole_lease() -> None:
     leases, now = Leases(contact=600.0), 0.0
     reaper = Reaper(leases, Recorder(), {}, lease_seconds=60, monotonic=lambda: now)
     assert await reaper.reap() == 1

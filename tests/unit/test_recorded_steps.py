@@ -1,4 +1,4 @@
-"""Each step in full: status, cause, attempt, reason, delay and where a copy goes, for every sort of outcome."""
+"""Every field of each transition: status, cause, attempt, reason, delay and copy, for every kind of outcome."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from jobs.model import (
 )
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_callback, from_http
 from jobs.retry import RetryPolicy, backoff_seconds, scheduled
-from tests.making import SANDBOX, as_lost, claimed
+from tests.support.factories import SANDBOX, as_lost, claimed
 
 POLICY = RetryPolicy(attempts=3, base_seconds=8, cap_seconds=60, deadline_seconds=100)
 

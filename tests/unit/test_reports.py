@@ -1,4 +1,4 @@
-"""What a report comes to when Postgres does not play along: each reason by its name."""
+"""Outcomes of a report when Postgres fails: each has its reason."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from consumers.reports import CountWords
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from jobs.model import REPORTS, Claimed, Progress
 from jobs.outcome import Verdict
-from tests.making import claimed
+from tests.support.factories import claimed
 
 
 class DatabasePool:
-    """Raises as told; else counts nothing."""
+    """Raises an error, or counts nothing."""
 
     def __init__(self, error: Exception | None = None):
         self.error = error
@@ -25,7 +25,7 @@ class DatabasePool:
 
 
 class Totals:
-    """Takes what it is given while the job is ours."""
+    """Stores totals while the worker holds the job."""
 
     def __init__(self, *, ours: bool = True):
         self.ours = ours
@@ -47,12 +47,12 @@ class Totals:
         (DeadlinePassed("too long"), "report_timeout"),
     ],
 )
-async def test_what_may_pass_is_tried_again_and_named(error: Exception, reason: str) -> None:
+async def test_transient_failures_are_retried_and_named(error: Exception, reason: str) -> None:
     outcome = await CountWords(DatabasePool(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, reason)
 
 
-async def test_what_cannot_be_stored_ends_it() -> None:
+async def test_unstorable_totals_end_the_report() -> None:
     outcome = await CountWords(DatabasePool(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.REJECTED, "bad_data")
 

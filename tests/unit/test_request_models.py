@@ -1,4 +1,4 @@
-"""Whatever JSON comes, a request is either a model whose every value can be kept, or a problem that names what is wrong."""
+"""Any JSON becomes a valid model or a problem that names each bad field."""
 
 import json
 from typing import Any
@@ -50,7 +50,7 @@ def test_any_bytes_are_json_or_a_problem(body: bytes) -> None:
 
 
 @given(pairs=st.lists(st.tuples(st.text(max_size=3), st.integers(0, 3)), min_size=1, max_size=5))
-def test_a_field_that_is_given_twice_is_refused_at_any_depth(pairs: list[tuple[str, int]]) -> None:
+def test_a_duplicate_field_is_refused_at_any_depth(pairs: list[tuple[str, int]]) -> None:
     inside = "{" + ", ".join(f"{json.dumps(name)}: {value}" for name, value in pairs) + "}"
     repeated = len({name for name, _ in pairs}) < len(pairs)
     for text in (inside, f"[{inside}]", f'{{"a": [{inside}]}}'):

@@ -1,4 +1,4 @@
-"""Reading a request costs little, whatever the client sends."""
+"""Reading a request is cheap, whatever the client sends."""
 
 from collections.abc import Callable
 from typing import Any

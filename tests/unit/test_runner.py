@@ -1,4 +1,4 @@
-"""The runner's pipeline on the fake ledger: what is acknowledged, given back, rejected, released, retried."""
+"""The runner's pipeline on the fake ledger: acknowledge, nack, reject, release, retry."""
 
 import asyncio
 import time
@@ -26,9 +26,9 @@ from service.batching import Batcher
 from service.publishing import EagerPublisher
 from service.recording import Recorder
 from service.statuses import Statuses
-from tests.contract.fakes import FakeCache, FakeLedger
-from tests.making import ACCEPTED, as_lost, claim_request, message, report
-from tests.waiting import eventually
+from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.fakes import FakeCache, FakeLedger
+from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ QUEUE, OTHER = "messages.sandbox.normal", "messages.other.normal"
 
 @dataclass
 class Delivery:
-    """A delivery that remembers how it was settled."""
+    """A delivery that records its settlement."""
 
     body: bytes
     queue: str = QUEUE
@@ -55,7 +55,7 @@ class Delivery:
 
 @dataclass
 class Handler:
-    """Answers as told, and remembers what it was given."""
+    """A handler with a fixed outcome that records its jobs."""
 
     answer: Callable[[], Awaitable[Outcome]]
     timeout_seconds: float = 10.0
@@ -80,7 +80,7 @@ async def _accepted() -> Outcome:
 
 @dataclass
 class Switch:
-    """Remembers what it was told."""
+    """Records calls."""
 
     told: list[str] = field(default_factory=list)
 
@@ -162,12 +162,12 @@ async def test_a_stale_copy_is_acknowledged_and_forgotten() -> None:
     assert (copy.settled, len(bench.handler.given)) == (["ack"], 1)
 
 
-async def test_what_cannot_be_decoded_is_rejected() -> None:
+async def test_undecodable_messages_are_rejected() -> None:
     bench = _bench()
     assert (await bench.deliver(Delivery(b"nonsense"))).settled == ["reject"]
 
 
-async def test_it_is_acknowledged_before_it_is_sent() -> None:
+async def test_a_message_is_acknowledged_before_it_is_sent() -> None:
     order: list[str] = []
     delivery = Delivery(b"", settled=order)
 
@@ -239,7 +239,7 @@ async def test_a_handler_that_crashes_is_an_unknown_outcome() -> None:
     assert bench.ledger.jobs[pointer.id].attempts == 1
 
 
-async def test_after_stop_deliveries_are_given_back() -> None:
+async def test_after_stop_deliveries_are_nacked() -> None:
     bench = _bench()
     await bench.runner.stop(0)
     pointer = await bench.job()
@@ -280,7 +280,7 @@ async def test_a_report_that_is_not_ours_lets_the_next_one_come() -> None:
     assert bench.switch.told == ["pause reports", "resume reports"]
 
 
-async def test_a_report_cut_by_the_grace_is_given_to_somebody_else_uncharged() -> None:
+async def test_a_report_cut_by_the_grace_is_released_to_another_worker_uncharged() -> None:
     begun = asyncio.Event()
 
     async def answer() -> Outcome:
@@ -318,7 +318,7 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
     assert bench.ledger.jobs[pointer.id].attempts == 0
 
 
-async def test_a_late_acceptance_is_recorded_unless_somebody_tried_again() -> None:
+async def test_a_late_acceptance_is_recorded_unless_the_job_was_claimed_again() -> None:
     for claimed_again, status in ((False, Status.SENT), (True, Status.PROCESSING)):
         begun, go_on = asyncio.Event(), asyncio.Event()
 

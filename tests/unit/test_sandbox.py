@@ -1,4 +1,4 @@
-"""The sandbox's faults: refused where they make no sense."""
+"""The sandbox refuses senseless faults."""
 
 import pytest
 
@@ -16,7 +16,7 @@ from cli.sandbox import Faults
         ({"fail_status": 1000}, "fail_status"),
     ],
 )
-def test_what_makes_no_sense_is_named(fields: dict[str, object], named: str) -> None:
+def test_senseless_faults_are_named(fields: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Faults().changed(fields)
 

@@ -1,4 +1,4 @@
-"""Settings are refused at start, naming the variable."""
+"""Invalid settings are refused at start, by the variable's name."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from jobs.model import work_queues
 from jobs.retry import backoff_seconds
 from service import settings
 from service.settings import PREFIX, Settings, SettingsError, load
-from tests.receiver import SECRET
+from tests.support.receiver import SECRET
 
 URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
 SANDBOX = '{"sandbox": {"url": "http://127.0.0.1:9/message"}}'
@@ -83,7 +83,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CALLBACK_SECRETS": f'["{SECRET}"]', "LEASE_SECONDS": "21"}, "POSTHASTE_CALLBACK_TIMEOUT_SECONDS"),
     ],
 )
-def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
+def test_inconsistent_settings_are_named(monkeypatch: pytest.MonkeyPatch, values: dict[str, str], named: str) -> None:
     _set(monkeypatch, **values)
     with pytest.raises(SettingsError, match=re.escape(named)):
         load()

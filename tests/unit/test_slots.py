@@ -1,4 +1,4 @@
-"""Slots: high goes first, and never takes the last tenth."""
+"""Slots: high priority goes first, and never takes the last tenth."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ HIGH, NORMAL = Priority.HIGH, Priority.NORMAL
 
 
 class Holder:
-    """Somebody who takes a slot, and holds it until told to let go."""
+    """A holder of a slot that keeps it until released."""
 
     def __init__(self, slots: Slots, priority: Priority):
         self.holding = False

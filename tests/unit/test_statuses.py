@@ -1,4 +1,4 @@
-"""A status comes from the cache if it is there, else from the ledger, which refills the cache."""
+"""A status comes from the cache, else from the ledger, which refills the cache."""
 
 import time
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
 from service.statuses import Statuses
-from tests.contract.fakes import FakeCache
-from tests.making import new_id
+from tests.support.factories import new_id
+from tests.support.fakes import FakeCache
 
 
 class Away(Transient):
@@ -22,7 +22,7 @@ class Away(Transient):
 
 @dataclass
 class Ledger:
-    """Knows some jobs, and how often it was asked."""
+    """A ledger with some jobs that counts its reads."""
 
     known: dict[UUID, KnownStatus] = field(default_factory=dict)
     asked: int = 0
@@ -53,7 +53,7 @@ async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
     assert ledger.asked == 2
 
 
-async def test_a_job_that_is_not_there_is_none_and_not_cached() -> None:
+async def test_a_job_that_does_not_exist_is_none_and_not_cached() -> None:
     statuses, cache, _, _ = _bench()
     assert await statuses.read(new_id()) is None
     assert cache.values == {}

@@ -1,4 +1,4 @@
-"""Watchers are told of what they hear, of what they read, and never of anything older."""
+"""Subscribers get notifications and rereads, and never an older version."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
 from service.subscriptions import Subscriptions
-from tests.making import new_id
+from tests.support.factories import new_id
 
 ID = new_id()
 
@@ -20,7 +20,7 @@ def _known(version: int, status: Status = Status.PROCESSING) -> KnownStatus:
 
 
 class Ledger:
-    """What a reread finds; None: nobody can tell."""
+    """The result of a reread; None if the ledger is unavailable."""
 
     def __init__(self, version: int | None = 1):
         self.version = version
@@ -33,7 +33,7 @@ class Ledger:
         return _known(self.version)
 
 
-async def test_what_is_heard_while_nobody_looks_is_not_missed() -> None:
+async def test_notifications_between_two_waits_are_not_missed() -> None:
     subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
     with subscriptions.subscribe(ID) as subscription:
         subscriptions.notify(_known(2))
@@ -51,7 +51,7 @@ async def test_a_watcher_is_woken() -> None:
     assert news is not None and news.version == 3
 
 
-async def test_what_comes_late_is_no_news() -> None:
+async def test_late_notifications_of_older_versions_are_ignored() -> None:
     subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
     with subscriptions.subscribe(ID) as subscription:
         for version in (4, 2, 3):
@@ -61,7 +61,7 @@ async def test_what_comes_late_is_no_news() -> None:
         assert await subscription.after(4, 0.0) is None
 
 
-async def test_what_nobody_told_of_is_read() -> None:
+async def test_changes_without_a_notification_are_read() -> None:
     ledger = Ledger(version=None)
     subscriptions = Subscriptions(ledger.read, reread_seconds=0.01)
     with subscriptions.subscribe(ID) as subscription:

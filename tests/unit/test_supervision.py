@@ -1,4 +1,4 @@
-"""A task that fails is logged and started again, and is down until it has run for a while."""
+"""A failed task is logged and restarted, and counts as down until it has run for a while."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from structlog.testing import capture_logs
 
 from infra.supervision import Supervisor
-from tests.waiting import eventually
+from tests.support.waiting import eventually
 
 
 @dataclass
 class Loop:
-    """Fails so many times, then runs until it is cancelled."""
+    """A task that fails this number of times, then runs until cancelled."""
 
     failures: int
     starts: int = 0

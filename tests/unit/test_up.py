@@ -10,7 +10,7 @@ import pytest
 
 from cli.up import CannotStart, _masked, _what_to_try, configuration, programs, require_free_port
 from service.settings import Settings
-from tests.e2e.stack import free_port
+from tests.support.processes import free_port
 
 
 def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:

@@ -1,4 +1,4 @@
-"""The watchdog bites the stuck, and lets the busy, the paused and the idle be."""
+"""The watchdog restarts stuck consumers, and no busy, paused or idle ones."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from consumers.watchdog import Stuck, Watchdog
 
 @dataclass
 class Scene:
-    """A consumer of one queue, as the watchdog sees it."""
+    """A consumer of one queue, for the watchdog."""
 
     quiet: float | None = 100.0
     ready: int = 5
@@ -31,7 +31,7 @@ class Scene:
 
 
 async def _looks(scene: Scene, watchdog: Watchdog, *seconds: float) -> None:
-    """Look after each of these pauses."""
+    """Check after each of these pauses."""
     for pause in seconds:
         scene.now += pause
         await watchdog.check()
@@ -70,7 +70,7 @@ async def test_a_message_that_has_come_this_moment_is_no_sign() -> None:
 
 
 @pytest.mark.parametrize("healthy", [{"quiet": 0.5}, {"quiet": None}, {"ready": 0}, {"idle": False}])
-async def test_who_is_healthy_is_left_alone(healthy: dict[str, float]) -> None:
+async def test_a_healthy_consumer_is_left_alone(healthy: dict[str, float]) -> None:
     scene = Scene(**healthy)  # type: ignore[arg-type]
     await _looks(scene, scene.watchdog(), 0, 10, 10, 10, 10)
     assert scene.rebuilt == 0

@@ -1,4 +1,4 @@
-"""The wire format: frozen, tolerant of what is added, strict about what it needs."""
+"""The wire format: frozen, tolerant of unknown fields, strict about required ones."""
 
 import json
 from uuid import UUID
@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.wire import Pointer, Undecodable, decode, encode
-from tests.making import new_id
+from tests.support.factories import new_id
 
 ID = "0192d1a0-0000-7000-8000-000000000001"
 
 
 @given(st.uuids(), st.integers(1, 2**31 - 1))
-def test_what_is_encoded_is_decoded(id_: UUID, version: int) -> None:
+def test_encoding_and_decoding_are_inverse(id_: UUID, version: int) -> None:
     assert decode(encode(Pointer(id_, version))) == Pointer(id_, version)
 
 
@@ -51,7 +51,7 @@ def test_fields_of_a_newer_release_are_ignored() -> None:
         b'{"v":1,"id":7,"version":1}',
     ],
 )
-def test_what_cannot_be_used_is_refused(body: bytes) -> None:
+def test_undecodable_bytes_are_rejected(body: bytes) -> None:
     with pytest.raises(Undecodable):
         decode(body)
 

@@ -1,4 +1,4 @@
-"""Counting words, and making posts to count."""
+"""Counting words, and generating posts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +41,7 @@ def test_the_same_seed_makes_the_same_posts() -> None:
     assert first == again != other
 
 
-def test_posts_are_within_what_was_asked() -> None:
+def test_generated_posts_keep_to_the_requested_bounds() -> None:
     posts = list(make_posts(2000, 7, (10, 20), 3, NOW))
     assert {post.user_id for post in posts} == set(range(1, 8))
     assert {count_words(post.context) for post in posts} == set(range(10, 21))

@@ -1,4 +1,4 @@
-"""A RabbitMQ that belongs to one test alone, so that it can be hurt as a whole: from the packages, else in a container."""
+"""A private RabbitMQ, so that one test can break the whole broker: from packages, else in a container."""
 
 import subprocess
 import threading
@@ -17,7 +17,7 @@ from infra.services.rabbitmq import control
 
 @dataclass(frozen=True)
 class OwnRabbitMQ:
-    """Its URLs, and `rabbitmqctl` for it."""
+    """The URLs of a private RabbitMQ, and its `rabbitmqctl`."""
 
     amqp: str
     management: str
@@ -26,14 +26,14 @@ class OwnRabbitMQ:
 
 @contextmanager
 def own_rabbitmq(root: Path) -> Iterator[OwnRabbitMQ]:
-    """Started for this test, deleted after it; its data is kept under `root`."""
+    """Start a RabbitMQ with its data under `root`; delete it afterwards."""
     instance = Instance.of("rabbitmq", root)
     with _private(instance) if instance.installed() else _in_a_container(Home(root)) as started:
         yield started
 
 
 def controller(instance: Instance) -> Callable[..., None]:
-    """`rabbitmqctl` for this instance and no other."""
+    """`rabbitmqctl` for this instance."""
 
     def run(*arguments: str) -> None:
         place = instance.place()
@@ -52,7 +52,7 @@ def _private(instance: Instance) -> Iterator[OwnRabbitMQ]:
         instance.start()
         yield _described(instance.variables, controller(instance))
     finally:
-        instance.kill()  # nobody needs its data
+        instance.kill()  # its data is worthless
         instance.stop()
         instance.home.delete()
 

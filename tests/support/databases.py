@@ -1,4 +1,4 @@
-"""Databases for tests: copies of one migrated template. A copy that a test only filled with rows is emptied and lent again."""
+"""Databases for tests: copies of one migrated template. Copies with a changed schema are dropped, all others reused."""
 
 import logging
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ import psycopg2
 import psycopg2.extensions
 
 from infra.postgres import schema
-from tests.services import Services, unique, with_path
+from tests.support.services import Services, unique, with_path
 
 log = logging.getLogger(__name__)
 
-# Everything that rows do not change: relations with their grants, columns, constraints, statistics, the revision, settings.
+# The schema, without rows: relations with their grants, columns, constraints, statistics, the revision, settings.
 _SHAPE = """
 SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
     SELECT format('%s %s %s', relkind, relname, relacl) AS line FROM pg_class WHERE relnamespace = 'public'::regnamespace
@@ -35,7 +35,7 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-# Only what holds rows, as a truncated table gets new files; with what refers to it.
+# Only tables with rows: TRUNCATE gives a table new files.
 _EMPTY = """
 DO $$ DECLARE name text; filled boolean; BEGIN
     SET LOCAL lock_timeout = '10s';
@@ -62,7 +62,7 @@ class Databases:
 
     @contextmanager
     def lent(self, namespace: str) -> Iterator[str]:
-        """The URL of an empty database that belongs to `namespace`; no session of it outlives the block."""
+        """Lend an empty database that belongs to `namespace`; end all its sessions afterwards."""
         name = self.idle.pop() if self.idle else self._copy()
         self.services.sql(f"UPDATE installation SET namespace = '{namespace}'", name)
         try:
@@ -78,7 +78,7 @@ class Databases:
     def _copy(self) -> str:
         name = unique("posthaste")
         self.services.sql(f"CREATE DATABASE {name} TEMPLATE {self.template}")
-        # No test of this database stops Postgres itself, so none of them needs to wait for the machine's disk.
+        # No test stops this Postgres, so commits need not wait for the disk.
         self.services.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
         if self.shape is None:
             ((self.shape,),) = self.services.sql(_SHAPE, name)
@@ -92,11 +92,11 @@ class Databases:
                     self.idle.append(name)
                     return
         except psycopg2.Error as error:
-            log.info("the database %s is not lent again: %s", name, error)
+            log.info("the database %s is dropped: %s", name, error)
         self.services.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
     def _emptied(self, cursor: psycopg2.extensions.cursor) -> bool:
-        """False: a test changed more than rows."""
+        """Delete all rows; False if a test changed the schema."""
         cursor.execute(_END_SESSIONS)
         cursor.execute(_SHAPE)
         if cursor.fetchone() != (self.shape,):
@@ -107,7 +107,7 @@ class Databases:
 
 @contextmanager
 def of_template(services: Services) -> Iterator[Databases]:
-    """A migrated template, deleted afterwards with all its copies."""
+    """Create a migrated template; delete it with its copies afterwards."""
     name = unique("posthaste_template")
     services.sql(f"CREATE DATABASE {name}")
     schema.migrate(with_path(services.database, name), "template")

@@ -1,4 +1,4 @@
-"""Fakes for unit tests of pure decisions. Each passes the contract suite that the real one passes."""
+"""Fakes of the ledger and the status cache. Each passes the same contract suite as the real adapter."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from infra.postgres.transitions.late import LateAcceptance
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
-from tests.making import message
+from tests.support.factories import message
 
 
 @dataclass
@@ -47,7 +47,7 @@ class FakeLedger:
     unstarted: set[UUID] = field(default_factory=set)
     keys: dict[tuple[str, str, str], tuple[str, UUID]] = field(default_factory=dict)
     callback_urls: dict[UUID, str] = field(default_factory=dict)
-    told: set[tuple[UUID, int]] = field(default_factory=set)  # ends that have a callback
+    callbacks: set[tuple[UUID, int]] = field(default_factory=set)  # final versions that have a callback
 
     async def accept(self, new: Sequence[NewJob], timeout: float = 1) -> list[Accepted | KeyReused]:
         return [self._accept(each) for each in new]
@@ -69,7 +69,7 @@ class FakeLedger:
             self.callback_urls[m.id] = m.callback_url
         return Accepted(m.id, datetime.now(UTC))
 
-    def _tell(self, id_: UUID, version: int, status: Status) -> UUID | None:
+    def _create_callback(self, id_: UUID, version: int, status: Status) -> UUID | None:
         url = self.callback_urls.get(id_)
         if url is None or status not in ENDS:
             return None
@@ -77,7 +77,7 @@ class FakeLedger:
         event = {"type": f"{kind}.{status}", "data": {"id": str(id_), "status": status, "sequence": version}}
         callback = replace(message(url, json.dumps(event)), queue=CALLBACKS)
         self._accept(callback)
-        self.told.add((id_, version))
+        self.callbacks.add((id_, version))
         return callback.id
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
@@ -122,26 +122,26 @@ class FakeLedger:
         self.jobs[t.id], self.statuses[t.id] = job, t.to
         if t.queue:
             self.outbox[Pointer(t.id, job.version)] = t.queue
-        told, publish = self._tell(t.id, job.version, t.to), t.queue is not None
-        self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, publish, None, told)
+        callback, publish = self._create_callback(t.id, job.version, t.to), t.queue is not None
+        self.steps[t.token] = Applied(t.id, job.version, t.to, job.queue.kind, job.client_id, publish, None, callback)
         return self.steps[t.token]
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float = 1) -> list[Applied | None]:
         return [self._accept_late(each) for each in late]
 
     def _accept_late(self, late: LateAcceptance) -> Applied | None:
-        job, told = self.jobs[late.id], None
+        job, callback = self.jobs[late.id], None
         if job.token == late.token and self.statuses[late.id] in sources(Cause.LATE_ACCEPTANCE):
-            told = self._tell(late.id, job.version + 1, Status.SENT)
+            callback = self._create_callback(late.id, job.version + 1, Status.SENT)
             self.jobs[late.id], self.statuses[late.id] = replace(job, version=job.version + 1), Status.SENT
             self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != late.id}
         elif job.token != late.token or self.statuses[late.id] is not Status.SENT:
             return None
         version = self.jobs[late.id].version
-        return Applied(late.id, version, Status.SENT, job.queue.kind, job.client_id, False, None, told)
+        return Applied(late.id, version, Status.SENT, job.queue.kind, job.client_id, False, None, callback)
 
     def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
-        """What `DeadLetterStore.requeue` does: each that is still at the version it was listed at begins a new revision."""
+        """`DeadLetterStore.requeue`: a letter that is still at its listed version begins a new revision."""
         return {letter.id for letter in letters if self._requeue(letter)}
 
     def _requeue(self, letter: Pointer) -> bool:

@@ -1,7 +1,7 @@
-"""Our processes and commands, forked from a server that has imported their modules once: an import takes longer than a test.
+"""Processes and commands of the service, forked from a server that has imported their modules: imports cost more than a test.
 
-They are processes like any other: they can be killed and stopped, and have an environment and an output of their own.
-This module imports next to nothing, as each fork imports it to find its entry point.
+Each fork is an ordinary process with its own environment and output; tests can stop and kill it.
+This module imports almost nothing, because each fork imports it to find its entry point.
 """
 
 import multiprocessing
@@ -24,11 +24,11 @@ _OURS = [
 _LIBRARIES = ["faker", "psycopg2.extras", "pytest", "sqlalchemy.dialects.postgresql.psycopg2", "stringprep", "urllib.request"]
 _SERVERS = ["uvicorn.lifespan.on", "uvicorn.loops.uvloop", "uvicorn.protocols.http.httptools_impl"]
 _TERMINAL = ["rich._emoji_codes", "rich.console", "rich.progress", "rich.table", "typer", "typer._adapters"]
-FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests.e2e.forked"])
+FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests.support.forked"])
 
 
 def become(command: list[str], environment: dict[str, str], log: str, errors: str | None = None) -> None:
-    """Do what `python -m command` would do, in `log`'s folder; output goes to `log`, errors too unless they have a file."""
+    """Run `python -m command` in the folder of `log`. Output goes to `log`; errors too, unless `errors` names a file."""
     for descriptor, file in ((1, log), (2, errors or log)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)

@@ -1,4 +1,4 @@
-"""What a simulated service runs on: the ledger and all that belongs to it, in memory or on real Postgres and Redis."""
+"""Ledger and cache of a simulation: fakes in memory, or real Postgres and Redis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, Route, WorkQueue
 from jobs.wire import Pointer
-from tests.contract.fakes import FakeCache, FakeLedger
+from tests.support.fakes import FakeCache, FakeLedger
 
 SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A job as it stands in the ledger; `leased` says whether somebody's lease on it still runs."""
+class JobState:
+    """A job in the ledger; `leased`: its lease has not expired."""
 
     version: int
     status: Status
@@ -33,28 +33,28 @@ class Seen:
     leased: bool
 
 
-class Parts(Protocol):
-    """One ledger and one cache, for all simulated processes."""
+class Backend(Protocol):
+    """The ledger and the cache that all simulated processes share."""
 
     ledger: Any
     outbox: Any
     sweep: Any
     cache: Any
 
-    def jobs(self) -> dict[UUID, Seen]: ...
-    def rows(self) -> set[Pointer]: ...
-    def told(self) -> set[tuple[UUID, int]]: ...
-    async def letters(self) -> list[Any]: ...
+    def jobs(self) -> dict[UUID, JobState]: ...
+    def outbox_rows(self) -> set[Pointer]: ...
+    def callbacks(self) -> set[tuple[UUID, int]]: ...
+    async def dead_letters(self) -> list[Any]: ...
     async def requeue(self, letters: Sequence[Any]) -> set[UUID]: ...
     async def cached(self) -> dict[UUID, int]: ...
-    async def forget_cache(self) -> None: ...
-    def pass_time(self, seconds: float) -> None: ...
+    async def clear_cache(self) -> None: ...
+    def advance_clock(self, seconds: float) -> None: ...
     async def close(self) -> None: ...
 
 
 @dataclass
 class FakeOutbox:
-    """The outbox of a `FakeLedger`; everything in it is due, but what has been taken."""
+    """The outbox of a `FakeLedger`; every row is due until a relay takes it."""
 
     ledger: FakeLedger
     taken: set[Pointer] = field(default_factory=set)
@@ -96,8 +96,8 @@ class FakeSweep:
         return Page(len(missing), None)
 
 
-class InMemory:
-    """Dictionaries."""
+class FakeBackend:
+    """Fakes in memory."""
 
     def __init__(self) -> None:
         self.ledger = FakeLedger()
@@ -105,20 +105,20 @@ class InMemory:
         self.sweep = FakeSweep(self.ledger)
         self.cache = FakeCache()
 
-    def jobs(self) -> dict[UUID, Seen]:
+    def jobs(self) -> dict[UUID, JobState]:
         ledger = self.ledger
         return {
-            id_: Seen(job.version, ledger.statuses[id_], job.token, ledger.leases.get(id_, 0.0) > ledger.clock)
+            id_: JobState(job.version, ledger.statuses[id_], job.token, ledger.leases.get(id_, 0.0) > ledger.clock)
             for id_, job in ledger.jobs.items()
         }
 
-    def rows(self) -> set[Pointer]:
+    def outbox_rows(self) -> set[Pointer]:
         return set(self.ledger.outbox)
 
-    def told(self) -> set[tuple[UUID, int]]:
-        return self.ledger.told
+    def callbacks(self) -> set[tuple[UUID, int]]:
+        return self.ledger.callbacks
 
-    async def letters(self) -> list[Pointer]:
+    async def dead_letters(self) -> list[Pointer]:
         dead = (Status.FAILED, Status.UNKNOWN)
         return [Pointer(id_, job.version) for id_, job in self.ledger.jobs.items() if self.ledger.statuses[id_] in dead]
 
@@ -128,10 +128,10 @@ class InMemory:
     async def cached(self) -> dict[UUID, int]:
         return {id_: known.version for id_, known in self.cache.values.items()}
 
-    async def forget_cache(self) -> None:
+    async def clear_cache(self) -> None:
         self.cache.values.clear()
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         self.ledger.clock += seconds
         self.outbox.taken.clear()
 
@@ -139,8 +139,8 @@ class InMemory:
         return None
 
 
-class RealServers:
-    """Connections to Postgres and Redis that many interleavings share, one after the other."""
+class RealConnections:
+    """Connections to Postgres and Redis, shared by many interleavings in turn."""
 
     def __init__(self, database: str, redis: str, namespace: str):
         self.pool = DatabasePool(database, name="simulation", threads=4)
@@ -155,27 +155,27 @@ class RealServers:
             return cursor.fetchall() if cursor.description else []
 
     def cached(self) -> dict[UUID, int]:
-        """The version that is cached of each job."""
+        """The cached version of each job."""
         keys = list(self.redis.scan_iter(match=f"{self.namespace}:job:*", count=1000))
         values = self.redis.mget(keys) if keys else []
         return {UUID(key.decode()[-36:]): int(value.split()[0]) for key, value in zip(keys, values, strict=True) if value}
 
-    def forget_cache(self) -> None:
+    def clear_cache(self) -> None:
         keys = list(self.redis.scan_iter(match=f"{self.namespace}:job:*", count=1000))
         if keys:
             self.redis.delete(*keys)
 
     def close(self) -> None:
-        self.forget_cache()
+        self.clear_cache()
         self.redis.close()
         self._sql.close()
         self.pool.close()
 
 
-class Real:
-    """The ledger on Postgres and the cache on Redis. Time passes by setting back what is in the ledger."""
+class RealBackend:
+    """The ledger on Postgres and the cache on Redis. The clock advances by setting back the ledger's instants."""
 
-    def __init__(self, servers: RealServers):
+    def __init__(self, servers: RealConnections):
         self._servers = servers
         self._rows = servers.rows
         self.ledger = Ledger(servers.pool, grace_seconds=0)
@@ -184,26 +184,26 @@ class Real:
         self.cache = StatusCache(servers.redis_url, namespace=servers.namespace, ttl_seconds=3600)
         self._store = DeadLetterStore(servers.pool)
         self._rows("DELETE FROM outbox; DELETE FROM jobs; DELETE FROM idempotency_keys")
-        servers.forget_cache()
+        servers.clear_cache()
 
-    def jobs(self) -> dict[UUID, Seen]:
+    def jobs(self) -> dict[UUID, JobState]:
         found = self._rows(
             "SELECT CAST(id AS text), version, status, CAST(claim_token AS text), lease_until IS NOT NULL "
             "AND lease_until > now() FROM jobs"
         )
         return {
-            UUID(id_): Seen(version, Status(status), UUID(token) if token else None, leased)
+            UUID(id_): JobState(version, Status(status), UUID(token) if token else None, leased)
             for id_, version, status, token, leased in found
         }
 
-    def rows(self) -> set[Pointer]:
+    def outbox_rows(self) -> set[Pointer]:
         return {Pointer(UUID(id_), version) for id_, version in self._rows("SELECT CAST(job_id AS text), version FROM outbox")}
 
-    def told(self) -> set[tuple[UUID, int]]:
+    def callbacks(self) -> set[tuple[UUID, int]]:
         found = self._rows("SELECT CAST(parent_id AS text), parent_version FROM jobs WHERE kind = 'callback'")
         return {(UUID(parent), version) for parent, version in found}
 
-    async def letters(self) -> list[DeadLetter]:
+    async def dead_letters(self) -> list[DeadLetter]:
         return await self._store.page(Filter(kind=Kind.MESSAGE), BEFORE_ALL, 100, SECONDS)
 
     async def requeue(self, letters: Sequence[DeadLetter]) -> set[UUID]:
@@ -212,10 +212,10 @@ class Real:
     async def cached(self) -> dict[UUID, int]:
         return self._servers.cached()
 
-    async def forget_cache(self) -> None:
-        self._servers.forget_cache()
+    async def clear_cache(self) -> None:
+        self._servers.clear_cache()
 
-    def pass_time(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         for statement in (
             "UPDATE jobs SET lease_until = lease_until - {ago}, due_at = due_at - {ago}",
             "UPDATE outbox SET due_at = due_at - {ago}",

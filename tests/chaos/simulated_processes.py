@@ -1,4 +1,4 @@
-"""The actors: what an API, a worker and a relay are made of, composed as `api.app` and `consumers.worker` do it."""
+"""An API, a worker and a relay for the simulation, composed as in `api.app` and `consumers.worker`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,46 +21,46 @@ from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
 from service.recording import Recorder
 from service.statuses import Statuses
-from tests.chaos.stage import DEAD, FOREVER, QUEUE, Gated, Leases, Process
-from tests.making import SANDBOX
+from tests.chaos.steps import DEAD, FOREVER, QUEUE, Leases, Process, SteppedAdapter
+from tests.support.factories import SANDBOX
 
 if TYPE_CHECKING:
-    from tests.chaos.world import World
+    from tests.chaos.simulation import Simulation
 
 LEASE_SECONDS = 60.0
 POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline_seconds=FOREVER)
 
 
-class Api:
-    """What `service.acceptance` does, without HTTP."""
+class SimulatedApi:
+    """`service.acceptance` without HTTP."""
 
-    def __init__(self, world: "World", process: Process):
-        self.world, self.process = world, process
-        ledger, outbox, broker, cache = world.seen_by(process)
+    def __init__(self, simulation: "Simulation", process: Process):
+        self.simulation, self.process = simulation, process
+        ledger, outbox, broker, cache = simulation.adapters_of(process)
         deletes = ledger_batcher(outbox.delete)
         self._eager = EagerPublisher(broker, deletes.submit)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing)
-        world.spawn(process, self._eager.run())
+        simulation.spawn(process, self._eager.run())
 
     async def accept(self, job: NewJob) -> None:
-        """Commit, tell the client, publish, cache."""
+        """Commit, answer the client, publish, cache."""
         accepted = await self._accepting.submit(job)
         assert isinstance(accepted, Accepted)
-        self.world.told(accepted)
+        self.simulation.record_accepted(accepted)
         if not accepted.replayed:
             self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
             self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
 
 
-class Worker:
-    """What `consumers.worker` makes a worker of."""
+class SimulatedWorker:
+    """The worker of `consumers.worker`."""
 
     timeout_seconds = 10.0
 
-    def __init__(self, world: "World", process: Process):
-        self.world, self.process = world, process
-        ledger, outbox, broker, cache = world.seen_by(process)
+    def __init__(self, simulation: "Simulation", process: Process):
+        self.simulation, self.process = simulation, process
+        ledger, outbox, broker, cache = simulation.adapters_of(process)
         deletes = ledger_batcher(outbox.delete)
         eager = EagerPublisher(broker, deletes.submit)
         recorder = Recorder(
@@ -69,32 +69,32 @@ class Worker:
             Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
             lost_leases=3,
         )
-        mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: world.clock)
+        mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self, POLICY, Slots(4), mode)},
             ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
             recorder,
             Lease(LEASE_SECONDS, 5.0, 3),
-            monotonic=lambda: world.clock,
+            monotonic=lambda: simulation.clock,
         )
         self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS)
-        world.spawn(process, eager.run())
+        simulation.spawn(process, eager.run())
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
-        """The handler: one request at the provider, whose answer waits at a gate."""
-        send = self.world.request(self.process, job)
-        outcome: Outcome = await self.world.gate(self.process, "provider") or Outcome(Verdict.ACCEPTED, None, 200)
-        send.refused = outcome.surely_not_sent
+        """Handle a job: one request at the provider, whose answer waits at a gate."""
+        request = self.simulation.request(self.process, job)
+        outcome: Outcome = await self.simulation.gate(self.process, "provider") or Outcome(Verdict.ACCEPTED, None, 200)
+        request.not_sent = outcome.surely_not_sent
         return outcome
 
 
-class Relays:
-    """What `consumers.worker` makes a relay of."""
+class SimulatedRelay:
+    """The relay of `consumers.worker`."""
 
-    def __init__(self, world: "World", process: Process):
+    def __init__(self, simulation: "Simulation", process: Process):
         self.process = process
-        _, outbox, broker, _ = world.seen_by(process)
-        sweep = Gated(world, process, world.parts.sweep, Unavailable("lost"))
+        _, outbox, broker, _ = simulation.adapters_of(process)
+        sweep = SteppedAdapter(simulation, process, simulation.backend.sweep, Unavailable("the answer was lost"))
         self.sweeper = Sweeper(sweep, broker, [SANDBOX], after_seconds=30)  # type: ignore[arg-type]
         self.relay = Relay(
             outbox,

@@ -1,6 +1,6 @@
-"""Our processes as they are, but for what a test puts into them: points at which they die, a clock that is wrong, a bug.
+"""Crash points, a skewed clock and planted bugs, patched into one process of the service.
 
-Patched into the modules of the forked process alone; there is no switch for any of it in the service.
+Only the forked process has the patches; the service itself has no switch for them.
 """
 
 import os
@@ -19,26 +19,26 @@ from jobs.outcome import Outcome, Verdict
 from service.publishing import EagerPublisher, Outgoing
 from service.recording import Recorder
 from tests.chaos.planted import BUGS
-from tests.e2e import forked
+from tests.support import forked
 
 BEFORE_CLAIM = "before the claim"
 BEFORE_ACK = "after the claim, before the ack"
 BEFORE_APPLY = "after the provider's answer, before the apply"
 BEFORE_PUBLISH = "after the commit, before the publish"
-BEFORE_FORGET = "after the publish, before the outbox delete"
+BEFORE_DELETE = "after the publish, before the outbox delete"
 POINTS = {
-    "consumer": [BEFORE_CLAIM, BEFORE_ACK, BEFORE_APPLY, BEFORE_PUBLISH, BEFORE_FORGET],
-    "api": [BEFORE_PUBLISH, BEFORE_FORGET],
-    "relay": [BEFORE_FORGET],
+    "consumer": [BEFORE_CLAIM, BEFORE_ACK, BEFORE_APPLY, BEFORE_PUBLISH, BEFORE_DELETE],
+    "api": [BEFORE_PUBLISH, BEFORE_DELETE],
+    "relay": [BEFORE_DELETE],
 }
 
-HEARTBEAT_SECONDS = 2  # instead of 10: three of them are to pass while a broker is frozen
-IDLE_SECONDS = 3  # instead of 10: a leader freezes for longer
+HEARTBEAT_SECONDS = 2  # instead of 10: a frozen broker must miss three
+IDLE_SECONDS = 3  # instead of 10: a leader must freeze for longer
 
 
 def become(command: list[str], environment: dict[str, str], log: str, skew_seconds: float, bug: str | None) -> None:
-    """Do what `python -m command` would do; die at the point that is written into `log`'s neighbour `….crash`."""
-    _die_at(Path(log).with_suffix(".crash"))
+    """Run `python -m command`; die at the point that the file `….crash` beside the log names."""
+    _crash_at(Path(log).with_suffix(".crash"))
     connection.HEARTBEAT_SECONDS = HEARTBEAT_SECONDS
     leadership.IDLE_SECONDS = IDLE_SECONDS
     if skew_seconds:
@@ -53,7 +53,7 @@ def _skew(seconds: float) -> None:
     time.time = lambda: real() + seconds
 
 
-def _die_at(order: Path) -> None:
+def _crash_at(order: Path) -> None:
     def reached(point: str) -> None:
         if order.exists() and order.read_text() == point:
             order.unlink()
@@ -61,31 +61,31 @@ def _die_at(order: Path) -> None:
 
     claim, record, offer, delete = Runner._claim, Recorder.record, EagerPublisher.offer, Outbox.delete
 
-    async def fragile_claim(self: Runner, *arguments: Any) -> Claimed | None:
+    async def crashing_claim(self: Runner, *arguments: Any) -> Claimed | None:
         reached(BEFORE_CLAIM)
         job = await claim(self, *arguments)
         if job is not None:
             reached(BEFORE_ACK)
         return job
 
-    async def fragile_record(self: Recorder, job: Claimed, outcome: Outcome, *rest: Any, **named: Any) -> None:
+    async def crashing_record(self: Recorder, job: Claimed, outcome: Outcome, *rest: Any, **named: Any) -> None:
         if outcome.verdict is Verdict.ACCEPTED:
             reached(BEFORE_APPLY)
         await record(self, job, outcome, *rest, **named)
 
-    def fragile_offer(self: EagerPublisher, outgoing: Outgoing) -> None:
+    def crashing_offer(self: EagerPublisher, outgoing: Outgoing) -> None:
         reached(BEFORE_PUBLISH)
         offer(self, outgoing)
 
-    async def fragile_delete(self: Outbox, *arguments: Any) -> list[None]:
-        reached(BEFORE_FORGET)
+    async def crashing_delete(self: Outbox, *arguments: Any) -> list[None]:
+        reached(BEFORE_DELETE)
         return await delete(self, *arguments)
 
-    _put(Runner, "_claim", fragile_claim)
-    _put(Recorder, "record", fragile_record)
-    _put(EagerPublisher, "offer", fragile_offer)
-    _put(Outbox, "delete", fragile_delete)
+    _patch(Runner, "_claim", crashing_claim)
+    _patch(Recorder, "record", crashing_record)
+    _patch(EagerPublisher, "offer", crashing_offer)
+    _patch(Outbox, "delete", crashing_delete)
 
 
-def _put(owner: type, name: str, function: Callable[..., Awaitable[Any] | None]) -> None:
+def _patch(owner: type, name: str, function: Callable[..., Awaitable[Any] | None]) -> None:
     setattr(owner, name, function)

@@ -1,10 +1,10 @@
-"""What the ledger did, recorded by triggers in this run's own database, in the same transactions."""
+"""Triggers in the run's database record every step of every job, in the step's own transaction."""
 
 from infra.postgres.pool import create_engine
 from tests.chaos.evidence import Attempt, Evidence, Step
-from tests.services import sql
+from tests.support.services import sql
 
-# Written by a trigger, so that no step can be missed. `made_again`: an outbox row for a job and version that had one before.
+# A trigger misses no step.
 _INSTALL = """
 CREATE TABLE audit_steps (
     job_id uuid, version int, status text, was text, at timestamptz DEFAULT clock_timestamp()
@@ -33,15 +33,15 @@ _ATTEMPTS = """
 SELECT CAST(job_id AS text), revision, outcome, reason, charged, CAST(extract(epoch FROM ended_at) AS float8)
 FROM attempts ORDER BY ended_at
 """
-_MADE_AGAIN = """
+_REPUBLICATIONS = """
 SELECT CAST(job_id AS text), version, CAST(extract(epoch FROM at) AS float8) FROM (
     SELECT *, row_number() OVER (PARTITION BY job_id, version ORDER BY at) AS n FROM audit_outbox
 ) o WHERE n > 1
 """
-_LEFT = """
+_REMAINING = """
 SELECT 'outbox rows', count(*) FROM outbox
 UNION ALL SELECT 'leases', count(*) FROM jobs WHERE lease_until IS NOT NULL
-UNION ALL SELECT 'jobs under way', count(*) FROM jobs WHERE status IN ('queued', 'processing', 'retrying')
+UNION ALL SELECT 'unfinished jobs', count(*) FROM jobs WHERE status IN ('queued', 'processing', 'retrying')
 """
 
 
@@ -52,19 +52,19 @@ def install(database: str) -> None:
     engine.dispose()
 
 
-def left(database: str) -> dict[str, int]:
-    """What is under way in the ledger."""
-    return {str(what): int(str(count)) for what, count in sql(database, _LEFT)}
+def remaining(database: str) -> dict[str, int]:
+    """Counts of unfinished work in the ledger."""
+    return {str(name): int(str(count)) for name, count in sql(database, _REMAINING)}
 
 
 def collect(database: str, evidence: Evidence) -> None:
-    """Read all that was recorded."""
+    """Read the records into the evidence."""
     evidence.steps = [Step(*row) for row in sql(database, _STEPS)]  # type: ignore[arg-type]
     evidence.attempts = [Attempt(*row) for row in sql(database, _ATTEMPTS)]  # type: ignore[arg-type]
-    evidence.republished = [(str(row[0]), int(str(row[1])), float(str(row[2]))) for row in sql(database, _MADE_AGAIN)]
+    evidence.republications = [(str(row[0]), int(str(row[1])), float(str(row[2]))) for row in sql(database, _REPUBLICATIONS)]
     rows = sql(database, "SELECT CAST(id AS text) FROM jobs WHERE delivery = 'at_most_once'")
     evidence.at_most_once = {str(id_) for (id_,) in rows}
-    wanting = sql(database, "SELECT CAST(id AS text), kind FROM jobs WHERE callback_url IS NOT NULL")
-    evidence.wanting = {str(id_): str(kind) for id_, kind in wanting}
+    jobs_with_callback = sql(database, "SELECT CAST(id AS text), kind FROM jobs WHERE callback_url IS NOT NULL")
+    evidence.jobs_with_callback = {str(id_): str(kind) for id_, kind in jobs_with_callback}
     callbacks = sql(database, "SELECT CAST(id AS text), CAST(parent_id AS text) FROM jobs WHERE kind = 'callback'")
     evidence.parents = {str(id_): str(parent) for id_, parent in callbacks}

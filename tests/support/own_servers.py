@@ -1,4 +1,4 @@
-"""A Postgres or Redis that belongs to one test alone, so that its roles, users and certificates can be changed."""
+"""A private Postgres or Redis, so that one test can change its roles, users and certificates."""
 
 import subprocess
 import threading
@@ -15,7 +15,7 @@ from infra.services.project import Project
 
 @dataclass(frozen=True)
 class OwnServer:
-    """Its URL as an administrator; `put(name, text)` writes a file that it can read, and nobody else, and says where."""
+    """The administrator's URL. `put(name, text)` writes a file that only the server can read, and returns its path."""
 
     url: str
     put: Callable[[str, str], str]
@@ -23,7 +23,7 @@ class OwnServer:
 
 @contextmanager
 def own_server(name: str, root: Path) -> Iterator[OwnServer]:
-    """`postgres` or `redis`, started for this test, deleted after it: from the packages, else in a container."""
+    """Start `postgres` or `redis`, from packages, else in a container; delete it afterwards."""
     instance = Instance.of(name, root)
     with _private(instance) if instance.installed() else _in_a_container(instance) as started:
         yield started
@@ -40,7 +40,7 @@ def _private(instance: Instance) -> Iterator[OwnServer]:
         instance.start()
         yield OwnServer(instance.variables[instance.service.variable], put)
     finally:
-        instance.kill()  # nobody needs its data
+        instance.kill()  # its data is worthless
         instance.stop()
         instance.home.delete()
 
@@ -67,7 +67,7 @@ def _in_a_container(instance: Instance) -> Iterator[OwnServer]:
 
 @dataclass(frozen=True)
 class Certificate:
-    """For 127.0.0.1 and no name, its own authority: `file` is where it lies, for whoever is to trust it."""
+    """A self-signed certificate for 127.0.0.1; `file` is the path for clients that trust it."""
 
     file: Path
     certificate: str
@@ -75,7 +75,7 @@ class Certificate:
 
 
 def make_certificate(folder: Path) -> Certificate:
-    """By the openssl command."""
+    """Create a certificate with openssl."""
     certificate, key = folder / "server.crt", folder / "server.key"
     made = [*("-newkey", "rsa:2048", "-nodes", "-days", "2"), *("-keyout", str(key)), *("-out", str(certificate))]
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Values that many tests need."""
+"""Jobs, claims and outcomes for tests."""
 
 from uuid import UUID, uuid4
 

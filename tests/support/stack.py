@@ -1,19 +1,14 @@
-"""The whole service as real processes on free ports, with a proxy in front of each dependency."""
+"""The whole service: real processes on free ports, with a proxy in front of each dependency."""
 
 import asyncio
 import json
-import os
 import random
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,75 +17,19 @@ import aiohttp
 from cli.sandbox import Faults, Sandbox
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
-from tests.e2e.forked import FORKS, become
-from tests.proxy import Proxy
-from tests.services import Services, proxied, sql
-from tests.waiting import eventually
+from tests.support.processes import Process, as_variables, environment_without_settings, free_port, run_command
+from tests.support.proxy import Proxy
+from tests.support.services import Services, proxied, sql
+from tests.support.waiting import eventually
 
 ENDS = {"sent", "failed"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Process:
-    """One of our processes, with its output in a file."""
-
-    command: list[str]
-    environment: dict[str, str]
-    log: Path
-    forked: ForkServerProcess | None = None
-
-    def start(self) -> None:
-        self.forked = FORKS.Process(target=become, args=(self.command, self.environment, str(self.log)), daemon=True)
-        self.forked.start()
-
-    def signal(self, number: signal.Signals) -> None:
-        assert self.forked is not None and self.forked.pid
-        os.kill(self.forked.pid, number)
-
-    async def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        await self.wait()
-
-    async def wait(self, seconds: float = 60) -> int:
-        """The exit code; in a thread, as the proxies and the sandbox must go on."""
-        assert self.forked is not None
-        await asyncio.to_thread(self.forked.join, seconds)
-        assert self.forked.exitcode is not None, f"{self.command} still runs after {seconds:g} s"
-        return self.forked.exitcode
-
-    def end(self) -> None:
-        if self.forked is not None and self.forked.is_alive():
-            self.forked.kill()
-            self.forked.join()
-
-    def said(self) -> str:
-        return self.log.read_text("utf-8") if self.log.exists() else ""
-
-
-async def run_command(
-    arguments: list[str], environment: dict[str, str], folder: Path, seconds: float = 120
-) -> "subprocess.CompletedProcess[str]":
-    """Run the `posthaste` command to its end; its standard input is empty."""
-    with tempfile.TemporaryDirectory(dir=folder) as streams:
-        output, errors = Path(streams, "output"), Path(streams, "errors")
-        forked = FORKS.Process(target=become, args=(["cli", *arguments], environment, str(output), str(errors)), daemon=True)
-        forked.start()
-        await asyncio.to_thread(forked.join, seconds)
-        if forked.exitcode is None:
-            forked.kill()
-            raise AssertionError(f"posthaste {arguments} still runs after {seconds:g} s")
-        return subprocess.CompletedProcess(arguments, forked.exitcode, output.read_text("utf-8"), errors.read_text("utf-8"))
+MESSAGE = {"destination": "+1", "body": "hello"}
+REPORTS = "/api/2.0/report/posts"
 
 
 @dataclass
 class Stack:
-    """A running service. `api`, `worker` and `relay` are processes; `proxies` hurt what they depend on."""
+    """A running service with the processes `api`, `worker` and `relay`; `proxies` break its connections."""
 
     services: Services
     database: str
@@ -112,8 +51,7 @@ class Stack:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, name: str, *command: str, **settings: str) -> Process:
-        changed = {f"POSTHASTE_{setting.upper()}": value for setting, value in settings.items()}
-        process = Process(list(command), {**self.environment, **changed}, self.folder / f"{name}.log")
+        process = Process(list(command), self.environment | as_variables(settings), self.folder / f"{name}.log")
         process.start()
         self.processes[name] = process
         return process
@@ -148,16 +86,16 @@ class Stack:
     async def all_become(self, status: str, count: int, seconds: float = 180) -> None:
         await self.all_or(seconds, **{status: count})
 
-    async def all_or(self, seconds: float = 180, /, **wanted: int) -> None:
-        """Wait until there are so many jobs of each status, and none of another."""
+    async def all_or(self, seconds: float = 180, /, **expected: int) -> None:
+        """Wait until the ledger holds exactly these counts of jobs by status."""
 
         async def counts() -> dict[str, int]:
             return {str(name): int(str(n)) for name, n in self.rows("SELECT status, count(*) FROM jobs GROUP BY status")}
 
-        await eventually(counts, lambda seen: seen == wanted, seconds)
+        await eventually(counts, lambda actual: actual == expected, seconds)
 
     def rows(self, statement: str) -> list[tuple[object, ...]]:
-        """Look into the database, past the proxy."""
+        """Run one statement, bypassing the proxy."""
         return sql(self.database, statement)
 
     async def provider(self, path: str) -> Any:
@@ -179,7 +117,7 @@ class Stack:
         await eventually(ready, lambda status: status == 200)
 
     async def until_all_up(self) -> None:
-        """Wait for the API and its connections: from then on the broker has every exchange and queue of the namespace."""
+        """Wait until the API reports every service as up; then all exchanges and queues exist."""
 
         async def checks() -> set[str]:
             try:
@@ -187,14 +125,14 @@ class Stack:
             except aiohttp.ClientConnectionError:
                 return set()
 
-        await eventually(checks, lambda seen: seen == {"up"})
+        await eventually(checks, lambda states: states == {"up"})
 
     async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""
         return await run_command(list(arguments), self.environment, self.folder, seconds)
 
     async def ready(self, queue: str) -> int:
-        """How many messages of a logical queue are ready."""
+        """The number of ready messages in a logical queue."""
         states = await inspect(self.services.amqp, describe(self.namespace, ["sandbox"]))
         return next(state.ready for state in states if state.logical == queue)
 
@@ -204,18 +142,17 @@ class Stack:
         return status, time.monotonic() - started
 
 
-# What is told within a second without Postgres is tested with the default. All else waits for a disk that stalls: on a busy
-# machine a commit was seen to take longer.
+# Tests of the 503 within a second use the default. All others tolerate a slow disk: commits on a busy machine took longer.
 DEFAULT_PATIENCE = "0.8"
 QUICK = {
-    "POSTHASTE_ACCEPT_TIMEOUT_SECONDS": "10",
-    "POSTHASTE_LEASE_SECONDS": "30",  # tests of lost leases have shorter ones; elsewhere a busy machine must not lose any
-    "POSTHASTE_LEASE_MARGIN_SECONDS": "0.5",
-    "POSTHASTE_SHUTDOWN_GRACE_SECONDS": "1",
-    "POSTHASTE_OUTBOX_GRACE_SECONDS": "1",
-    "POSTHASTE_RELAY_POLL_SECONDS": "0.1",
-    "POSTHASTE_STATUS_TTL_SECONDS": "1",
-    "POSTHASTE_RATE_PER_KEY": "1000000/second",  # a fast machine must not meet it
+    "accept_timeout_seconds": "10",
+    "lease_seconds": "30",  # a busy machine must lose no lease; tests of lost leases have shorter ones
+    "lease_margin_seconds": "0.5",
+    "shutdown_grace_seconds": "1",
+    "outbox_grace_seconds": "1",
+    "relay_poll_seconds": "0.1",
+    "status_ttl_seconds": "1",
+    "rate_per_key": "1000000/second",  # no test on a fast machine may reach it
 }
 
 
@@ -230,25 +167,26 @@ async def running(
     others: dict[str, Any] | None = None,
     **settings: str,
 ) -> AsyncIterator[Stack]:
-    """A stack that is ready; whatever of it still runs afterwards is killed. On failure the logs are printed."""
+    """Start a stack and wait until it is ready; kill it afterwards. On failure print the logs."""
     database_url, postgres = await proxied(database)
     amqp_url, rabbitmq = await proxied(services.amqp)
     redis_url, redis = await proxied(services.redis)
     port, sandbox_port = free_port(), free_port()
     described = {"url": f"http://127.0.0.1:{sandbox_port}/message", "timeout_seconds": 1.5, "concurrency": 16}
-    # So many attempts that on a slow machine, too, a message outlasts the faults of its test.
+    # Enough attempts to outlast the faults of a test, even on a slow machine.
     described["retry"] = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+    providers = {"sandbox": {**described, **(provider or {})}, **(others or {})}
+    stack_settings = {
         **QUICK,
-        "POSTHASTE_DATABASE_URL": database_url,
-        "POSTHASTE_AMQP_URL": amqp_url,
-        "POSTHASTE_REDIS_URL": redis_url,
-        "POSTHASTE_NAMESPACE": namespace,
-        "POSTHASTE_PORT": str(port),
-        "POSTHASTE_PROVIDERS": json.dumps({"sandbox": {**described, **(provider or {})}, **(others or {})}),
-        **{f"POSTHASTE_{name.upper()}": value for name, value in settings.items()},
+        "database_url": database_url,
+        "amqp_url": amqp_url,
+        "redis_url": redis_url,
+        "namespace": namespace,
+        "port": str(port),
+        "providers": json.dumps(providers),
+        **settings,
     }
+    environment = environment_without_settings() | as_variables(stack_settings)
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
@@ -264,7 +202,7 @@ async def running(
             yield stack
         except BaseException:
             for name, process in stack.processes.items():
-                sys.stderr.write(f"--- {name}\n{process.said()[-3000:]}\n")
+                sys.stderr.write(f"--- {name}\n{process.output()[-3000:]}\n")
             raise
         finally:
             for process in stack.processes.values():

@@ -1,11 +1,11 @@
-"""A TCP proxy that hurts one connection like a network does: refuses, cuts, freezes, or swallows exactly one answer."""
+"""A TCP proxy that fails like a network: it refuses, cuts or freezes connections, or swallows exactly one answer."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Proxy:
-    """Forwards a port of its own to `target`, unless told otherwise. Protocol-agnostic; both directions are raw bytes."""
+    """Forwards a free port to a target, as raw bytes in both directions."""
 
     def __init__(self, host: str, port: int):
         self._target = (host, port)
@@ -42,28 +42,28 @@ class Proxy:
             writer.transport.abort()
 
     async def freeze(self) -> None:
-        """Connections stay open and new ones are taken, but nothing moves: like SIGSTOP."""
+        """Accept and keep connections but forward nothing, like SIGSTOP."""
         self._thawed.clear()
 
     async def thaw(self) -> None:
         self._thawed.set()
 
     def forsake(self) -> None:
-        """The connections there are stay open and silent for ever; new ones work: like a host that was cut off."""
+        """Silence all present connections for ever; new ones work, as after the loss of a host."""
         self._thawed.clear()
         self._thawed = asyncio.Event()
         self._thawed.set()
 
     def throttle(self, bytes_per_second: float) -> None:
-        """From now on each connection's answers come no faster; 0 for as fast as they can."""
+        """Limit the rate of each connection's answers; 0 removes the limit."""
         self._bytes_per_second = bytes_per_second
 
     def delay(self, seconds: float) -> None:
-        """From now on whatever moves, in either direction, is so much later; 0 for at once."""
+        """Delay all bytes in both directions; 0 removes the delay."""
         self._latency = seconds
 
     def ports(self) -> set[int]:
-        """The ports from which it reaches its target: by these the target names the connections that go through it."""
+        """The local ports towards the target, by which the target names its connections."""
         return {writer.get_extra_info("sockname")[1] for writer in self._writers}
 
     def cut_on_answer(self, needle: bytes, times: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""The services that tests run on: those that the environment names, else those that `make services` found or started."""
+"""The services for tests: those in the environment, else those that `make services` found or started."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
@@ -10,7 +10,9 @@ import psycopg2
 
 from infra.rabbitmq.topology import delete, describe
 from service.settings import Settings
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
+
+PROVIDERS = ["sandbox", "other"]  # of the queues that each test's namespace may have
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Services:
     management: str | None
 
     def sql(self, statement: str, database: str | None = None) -> list[tuple[object, ...]]:
-        """Run one statement in the named database, or in that of the URL."""
+        """Run one statement in `database`, by default in the URL's."""
         return sql(with_path(self.database, database) if database else self.database, statement)
 
 
 def sql(url: str, statement: str) -> list[tuple[object, ...]]:
-    """Run one statement in autocommit, on a connection of its own."""
+    """Run one statement in autocommit on a new connection."""
     connection = psycopg2.connect(url)
     try:
         connection.autocommit = True
@@ -40,7 +42,7 @@ def sql(url: str, statement: str) -> list[tuple[object, ...]]:
 
 
 def find() -> Services:
-    """A missing service is a failure, never a skip: pydantic names the variable that is not set."""
+    """Read the services' URLs. A missing one is a failure, never a skip; pydantic names its variable."""
     found = Settings()
     return Services(found.amqp_url, found.database_url, found.redis_url, found.management_url)
 
@@ -56,7 +58,7 @@ def with_port(url: str, port: int) -> str:
 
 
 async def proxied(url: str) -> tuple[str, Proxy]:
-    """The same URL through a proxy of its own."""
+    """Start a proxy for a URL; return the URL through it."""
     parts = urlsplit(url)
     assert parts.hostname and parts.port
     proxy = await Proxy(parts.hostname, parts.port).start()
@@ -68,7 +70,7 @@ def unique(prefix: str) -> str:
 
 
 async def drop_namespace(amqp: str, namespace: str, providers: list[str]) -> None:
-    """Delete everything that one test's namespace has on the broker."""
+    """Delete the exchanges and queues of a namespace."""
     async with await aio_pika.connect(amqp) as connection:
         await delete(await connection.channel(), describe(namespace, providers))
 

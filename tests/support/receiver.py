@@ -1,9 +1,10 @@
-"""A receiver of callbacks on loopback: keeps what it gets and answers as told."""
+"""A callback receiver on loopback: it records every request and gives the answers that the test chose."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any
 
 from aiohttp import web
@@ -11,6 +12,8 @@ from standardwebhooks import Webhook
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 OTHER_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oDC2FVsBQIhrs="
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 # Settings of a stack that calls receivers on loopback.
 CALLBACKS_ON: dict[str, Any] = {
@@ -35,13 +38,13 @@ class Received:
         return self.headers["webhook-id"]
 
     def verified(self, secret: str = SECRET) -> Any:
-        """The event, once the reference implementation has found its signature right."""
+        """The event, after the reference implementation has verified its signature."""
         return Webhook(secret).verify(self.body, self.headers)
 
 
 @dataclass
 class Receiver:
-    """`answers` are used up first, one each; then every request gets `answer`."""
+    """The first requests get one of `answers` each; every later one gets `answer`."""
 
     port: int = 0
     answer: int = 204
@@ -63,7 +66,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(**settings: Any) -> AsyncIterator[Receiver]:
-    """A receiver that listens."""
+    """Start a receiver."""
     receiver = Receiver(**settings)
     async with serving_on_loopback(receiver):
         yield receiver
@@ -71,7 +74,7 @@ async def receiving(**settings: Any) -> AsyncIterator[Receiver]:
 
 @asynccontextmanager
 async def serving_on_loopback(receiver: Receiver) -> AsyncIterator[None]:
-    """Let a receiver listen at a free port."""
+    """Serve a receiver on a free port."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver._receive)
     runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1)

@@ -1,4 +1,4 @@
-"""The API inside the test's own process: its lifespan, and calls without a socket."""
+"""The API in the test's own process: its lifespan, and requests without a socket."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message
 
 from api.app import Api
 from service.settings import ProviderSettings, Settings
-from tests.services import Services
+from tests.support.services import Services
 
 
 def api(services: Services, database: str, namespace: str, **settings: Any) -> ASGIApp:
@@ -22,7 +22,7 @@ def api(services: Services, database: str, namespace: str, **settings: Any) -> A
 
 @asynccontextmanager
 async def started(app: ASGIApp) -> AsyncIterator[None]:
-    """Start the application, and shut it down afterwards."""
+    """Start the application; shut it down afterwards."""
     events: asyncio.Queue[Message] = asyncio.Queue()
     answers: asyncio.Queue[Message] = asyncio.Queue()
 
@@ -40,7 +40,7 @@ async def started(app: ASGIApp) -> AsyncIterator[None]:
 
 
 async def call(app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """One request without a body, to localhost unless headers say else: the status and the JSON of its answer."""
+    """Send one request without a body to localhost; return the status and the JSON. `headers` may change the host."""
     listed = {"host": "localhost", **{name.lower(): value for name, value in (headers or {}).items()}}
     scope = {
         "type": "http",

@@ -1,0 +1,1 @@
+"""Code that several rooms of tests share. Test modules import it and never each other."""
