@@ -1,0 +1,47 @@
+"""The pages say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.settings import PREFIX, Settings, load
+from tests.docs import ROOT, pages
+from tests.docs.configuration import SECTIONS
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_a_generated_page_is_what_the_code_says(path: Path) -> None:
+    assert path.read_text("utf-8") == pages()[path], "run `make docs`"
+
+
+def test_every_setting_has_a_description_and_one_section() -> None:
+    names = [name for section in SECTIONS.values() for name in section]
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_values_of_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    for name in ("DATABASE_URL", "AMQP_URL", "REDIS_URL"):
+        monkeypatch.setenv(PREFIX + name, {"D": "postgresql://h/d", "A": "amqp://h/", "R": "redis://h"}[name[0]])
+    defaults = load()
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text("utf-8"), "utf-8")
+    assert load() == defaults
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text("utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = path.parent / file if file else path
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
