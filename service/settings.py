@@ -234,8 +234,8 @@ class Settings(BaseSettings):
         60.0,
         ge=1,
         le=86_400,
-        description="The seconds for which a claimed job belongs to its worker. It must exceed each provider's timeout plus "
-        "the margin.",
+        description="The seconds for which a claimed job belongs to its worker. The lease must exceed each provider's timeout "
+        "plus the margin.",
     )
     lease_margin_seconds: float = Field(
         5.0,

@@ -35,7 +35,7 @@ HEADER = """\
 
 For operators who deploy Posthaste or change a setting. `make docs` writes this page from `service/settings.py`.
 
-Each process reads its settings once, at start. It refuses wrong and unknown names and prints each of them.
+Each process reads its settings once, at start. Wrong and unknown names are refused, and each is printed.
 The environment wins over `.env`. `.env` wins over `.local/sandbox.env` and `.local/services.env`.
 `make services` writes `.local/services.env`. `posthaste up --sandbox` writes `.local/sandbox.env` while it runs.
 Lists, objects and booleans are JSON. [.env.example](../.env.example) shows every setting.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from api.operations import OPERATIONS
 from service.settings import PREFIX, Settings, load
 from tests.docs import ROOT, pages
 from tests.docs.configuration import SECTIONS
@@ -34,6 +35,22 @@ def test_the_values_of_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPa
     assert load() == defaults
 
 
+def test_the_http_page_names_every_operation_and_no_other() -> None:
+    page = (ROOT / "docs/http-api.md").read_text("utf-8")
+    named = re.findall(r"^\| `(GET|POST|PUT|DELETE)` \| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(named) == len(set(named))
+    assert set(named) == {(operation.method, operation.path) for operation in OPERATIONS}
+
+
+def test_the_modules_of_the_glossary_and_the_architecture_exist() -> None:
+    for name in ("glossary.md", "architecture.md"):
+        paths = re.findall(
+            r"`((?:api|consumers|cli|service|infra|jobs|migrations|tests)/[\w/]*\.?\w*)`", (ROOT / "docs" / name).read_text()
+        )
+        assert len(paths) > 20
+        assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text("utf-8")):
@@ -45,3 +62,17 @@ def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", found.read_text("utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert sum(any(map(str.isalnum, word)) for word in text.split()) <= 700
+
+
+def test_the_operations_page_lists_every_lasting_failure() -> None:
+    source = "".join(
+        path.read_text("utf-8") for room in ("api", "consumers", "service", "infra") for path in (ROOT / room).rglob("*.py")
+    )
+    subjects = set(re.findall(r'OutageLog\(\s*"([\w.]+)"', source))
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    assert subjects and all(f"\n| `{subject}` |" in page for subject in subjects)
