@@ -42,13 +42,11 @@ def test_the_http_page_names_every_operation_and_no_other() -> None:
     assert set(named) == {(operation.method, operation.path) for operation in OPERATIONS}
 
 
-def test_the_modules_of_the_glossary_and_the_architecture_exist() -> None:
-    for name in ("glossary.md", "architecture.md"):
-        paths = re.findall(
-            r"`((?:api|consumers|cli|service|infra|jobs|migrations|tests)/[\w/]*\.?\w*)`", (ROOT / "docs" / name).read_text()
-        )
-        assert len(paths) > 20
-        assert [path for path in paths if not (ROOT / path).exists()] == []
+def test_the_modules_that_the_pages_name_exist() -> None:
+    path = re.compile(r"`((?:api|benchmarks|consumers|cli|examples|infra|jobs|migrations|service|tests)/[\w/]*\.?\w*)`")
+    named = {page: path.findall(page.read_text("utf-8")) for page in PAGES}
+    assert len(named[ROOT / "docs/glossary.md"]) > 40
+    assert [(page.name, each) for page, all_ in named.items() for each in all_ if not (ROOT / each).exists()] == []
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
