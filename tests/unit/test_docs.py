@@ -35,11 +35,10 @@ def test_the_values_of_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPa
     assert load() == defaults
 
 
-def test_the_http_page_names_every_operation_and_no_other() -> None:
+def test_the_http_page_names_every_operation_with_its_scope_and_no_other() -> None:
     page = (ROOT / "docs/http-api.md").read_text("utf-8")
-    named = re.findall(r"^\| `(GET|POST|PUT|DELETE)` \| `([^`]+)` \|", page, re.MULTILINE)
-    assert len(named) == len(set(named))
-    assert set(named) == {(operation.method, operation.path) for operation in OPERATIONS}
+    named = re.findall(r"^\| `(GET|POST|PUT|DELETE)` \| `([^`]+)` \| `?([a-z:-]+)`? \|", page, re.MULTILINE)
+    assert sorted(named) == sorted((each.method, each.path, str(each.scope or "none")) for each in OPERATIONS)
 
 
 def test_the_modules_that_the_pages_name_exist() -> None:
