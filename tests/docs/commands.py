@@ -1,7 +1,7 @@
 """docs/cli.md, from the commands themselves."""
 
 import inspect
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import typer
@@ -30,10 +30,20 @@ def page() -> str:
     """docs/cli.md."""
     sections: dict[str, str] = {}
     for line, target in APPLICATIONS.items():
-        module, _, name = target.partition(":")
-        command = typer.main.get_command(getattr(import_module(module), name))
+        command = _command(resolve_name(target))
         sections |= _sections(line, command, typer.Context(command, info_name=line))
     return HEADER + "".join(f"\n{text}" for _, text in sorted(sections.items()))
+
+
+def _command(target: Any) -> Any:
+    """The command of an application, a function or a command that imports its module when it runs."""
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    if inspect.isfunction(target):
+        application = typer.Typer(add_completion=False)
+        application.command()(target)
+        return typer.main.get_command(application)
+    return target.load() if hasattr(target, "load") else target
 
 
 def _sections(line: str, command: Any, context: typer.Context) -> dict[str, str]:
@@ -41,7 +51,7 @@ def _sections(line: str, command: Any, context: typer.Context) -> dict[str, str]
     if hasattr(command, "list_commands"):
         found: dict[str, str] = {}
         for name in command.list_commands(context):
-            child = command.get_command(context, name)
+            child = _command(command.get_command(context, name))
             if f"{line} {name}" not in APPLICATIONS:
                 found |= _sections(f"{line} {name}", child, typer.Context(child, info_name=name, parent=context))
         return found
