@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions clean
+.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ format: dev ## Rewrite the code in the project's format
 
 definitions: setup ## Write infra/rabbitmq/definitions.json from the topology
 	@$(BIN)/python -m infra.rabbitmq.definitions > infra/rabbitmq/definitions.json
+
+docs: dev ## Write docs/configuration.md, docs/cli.md and .env.example from the code
+	@$(BIN)/python -m tests.docs
 
 lock: setup ## Resolve the dependencies anew (needs an index)
 	$(BIN)/pip install --quiet uv

@@ -40,11 +40,20 @@ class RetrySettings(BaseModel):
     """When failed attempts (at a provider, or at a report) are repeated; see `jobs.retry`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    attempts: int = Field(8, ge=1, le=1000)
-    base_seconds: float = Field(1.0, gt=0, le=86_400)
-    cap_seconds: float = Field(300.0, gt=0, le=86_400)
-    deadline_seconds: float = Field(86_400.0, gt=0, le=31_536_000)
-    deferrals: int = Field(50, ge=1, le=1000)
+    attempts: int = Field(8, ge=1, le=1000, description="The number of charged attempts after which a job fails.")
+    base_seconds: float = Field(
+        1.0, gt=0, le=86_400, description="The longest first delay, in seconds. Each further one may be twice as long."
+    )
+    cap_seconds: float = Field(300.0, gt=0, le=86_400, description="The longest delay, in seconds.")
+    deadline_seconds: float = Field(
+        86_400.0,
+        gt=0,
+        le=31_536_000,
+        description="The age, in seconds since acceptance or requeue, after which a job is not retried.",
+    )
+    deferrals: int = Field(
+        50, ge=1, le=1000, description="The number of uncharged deferrals of a revision. Each further one is charged."
+    )
 
     def policy(self) -> RetryPolicy:
         return RetryPolicy(self.attempts, self.base_seconds, self.cap_seconds, self.deadline_seconds, deferrals=self.deferrals)
@@ -54,9 +63,15 @@ class BreakerSettings(BaseModel):
     """When a provider that does not answer is left alone; see `jobs.breaker`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    failures: int = Field(5, ge=1, le=1000)
-    open_seconds: float = Field(5.0, gt=0, le=3600)
-    cap_seconds: float = Field(60.0, gt=0, le=3600)
+    failures: int = Field(
+        5, ge=1, le=1000, description="The number of consecutive calls without an answer that open the breaker."
+    )
+    open_seconds: float = Field(
+        5.0, gt=0, le=3600, description="The seconds for which the breaker first stays open. Each failed probe doubles them."
+    )
+    cap_seconds: float = Field(
+        60.0, gt=0, le=3600, description="The longest time, in seconds, for which the breaker stays open."
+    )
 
     def policy(self) -> BreakerPolicy:
         return BreakerPolicy(self.failures, self.open_seconds, self.cap_seconds)
@@ -90,12 +105,12 @@ class ProviderSettings(BaseModel):
     """One provider: `POST url {destination, body}`; `concurrency` slots in each consumer process."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    kind: Literal["http"] = "http"
-    url: Annotated[str, AfterValidator(_http_url)]
-    timeout_seconds: float = Field(10.0, gt=0, le=3600)
-    concurrency: int = Field(64, ge=1, le=1000)
-    retry: RetrySettings = RetrySettings()
-    breaker: BreakerSettings = BreakerSettings()
+    kind: Literal["http"] = Field("http", description="The protocol. `http` posts `{destination, body}` to the URL.")
+    url: Annotated[str, AfterValidator(_http_url)] = Field(description="The URL to which each message is posted.")
+    timeout_seconds: float = Field(10.0, gt=0, le=3600, description="The longest time, in seconds, that one call may take.")
+    concurrency: int = Field(64, ge=1, le=1000, description="The number of simultaneous calls in each worker process.")
+    retry: RetrySettings = Field(RetrySettings(), description="When failed attempts are retried.")
+    breaker: BreakerSettings = Field(BreakerSettings(), description="When the breaker opens.")
 
 
 def _scheme(*schemes: str) -> AfterValidator:
@@ -108,57 +123,208 @@ def _scheme(*schemes: str) -> AfterValidator:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. `.env.example` lists each with a sentence."""
+    """All settings. `make docs` writes docs/configuration.md and .env.example from their descriptions."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_file=ENV_FILES)
 
-    database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)]
-    migration_database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)] | None = None
-    amqp_url: Annotated[str, _scheme("amqp", "amqps"), AfterValidator(check_tls)]
-    redis_url: Annotated[str, _scheme("redis", "rediss", "unix"), AfterValidator(check_tls)]
-    management_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    host: str = "127.0.0.1"
-    port: int = Field(9006, ge=1, le=65_535)
-    allowed_hosts: list[Annotated[str, AfterValidator(_host_name)]] = []
-    auth: Literal["auto", "off"] = "auto"
-    api_key: str | None = Field(None, repr=False)
-    rate_per_key: Annotated[str, AfterValidator(_rate)] = "1000/second"
-    rate_per_address: Annotated[str, AfterValidator(_rate)] = "60/minute"
-    trusted_proxies: list[Network] = [ip_network("127.0.0.0/8"), ip_network("::1/128")]
-    backlog_high: int = Field(200_000, ge=1)
-    backlog_low: int = Field(150_000, ge=0)
-    retain_body: bool = True
-    retention_days: dict[Kind, Annotated[float, Field(gt=0, le=36_500)]] = dict.fromkeys(Kind, 30.0)
-    waiting_per_key: int = Field(1000, ge=1, le=100_000)
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
-    providers: dict[str, ProviderSettings] = Field({}, max_length=MOST_PROVIDERS)
-    providers_file: Path | None = None
-    default_provider: str | None = None
-    request_timeout_seconds: float = Field(10.0, gt=0, le=3600)
-    accept_timeout_seconds: float = Field(0.8, gt=0, le=60)
-    lease_seconds: float = Field(60.0, ge=1, le=86_400)
-    lease_margin_seconds: float = Field(5.0, ge=0.1, le=3600)
-    lost_leases: int = Field(3, ge=1, le=1000)
-    shutdown_grace_seconds: float = Field(15.0, ge=0, le=3600)
-    outbox_grace_seconds: float = Field(5.0, gt=0, le=3600)
-    relay_poll_seconds: float = Field(0.5, gt=0, le=60)
-    ready_depth: int = Field(2000, ge=1, le=1_000_000)
-    sweep_after_seconds: float = Field(30.0, gt=0, le=3600)
-    report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
-    report_retry: RetrySettings = RetrySettings(attempts=4, base_seconds=2, cap_seconds=60)
-    callback_secrets: list[Annotated[str, AfterValidator(_secret)]] = Field([], max_length=5, repr=False)
-    callback_url: str | None = None
-    callback_allow: list[Network] = []
-    callback_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = sorted(PORTS)
-    callback_timeout_seconds: float = Field(15.0, gt=0, le=60)
-    callback_concurrency: int = Field(64, ge=2, le=1000)
-    callback_retry_seconds: list[Annotated[float, Field(gt=0, le=604_800)]] = list(STANDARD_SCHEDULE)
-    callback_deadline_seconds: float = Field(604_800.0, gt=0, le=31_536_000)
-    watchdog_seconds: float = Field(30.0, gt=0, le=3600)
-    status_ttl_seconds: float = Field(5.0, gt=0, le=3600)
-    heartbeat_file: Path | None = None
+    database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)] = Field(
+        description="The Postgres database, as the role that runs. `make services` writes this setting.",
+        examples=["postgresql://posthaste:secret@127.0.0.1:5432/posthaste"],
+    )
+    migration_database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)] | None = Field(
+        None,
+        description="The same database, as the role that owns the schema. Only `posthaste migrate` uses it, and grants the "
+        "other role its privileges.",
+        examples=["postgresql://posthaste_owner:secret@127.0.0.1:5432/posthaste"],
+    )
+    amqp_url: Annotated[str, _scheme("amqp", "amqps"), AfterValidator(check_tls)] = Field(
+        description="The RabbitMQ broker. `make services` writes this setting.", examples=["amqp://guest:guest@127.0.0.1:5672/"]
+    )
+    redis_url: Annotated[str, _scheme("redis", "rediss", "unix"), AfterValidator(check_tls)] = Field(
+        description="The Redis server. `make services` writes this setting.", examples=["redis://127.0.0.1:6379/0"]
+    )
+    management_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None,
+        description="RabbitMQ's management API. `posthaste up` shows it, without its password; `posthaste rabbitmq-user` "
+        "calls it.",
+        examples=["http://guest:guest@127.0.0.1:15672"],
+    )
+    namespace: str = Field(
+        "posthaste",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="The prefix of every exchange, queue and cache key. One database belongs to one namespace.",
+    )
+    host: str = Field("127.0.0.1", description="The address at which the API listens.")
+    port: int = Field(9006, ge=1, le=65_535, description="The port at which the API listens.")
+    allowed_hosts: list[Annotated[str, AfterValidator(_host_name)]] = Field(
+        [],
+        description="Host names under which clients call the API. Addresses, `localhost` and POSTHASTE_HOST need no entry. "
+        'Without keys, other hosts get 421. With keys, the list is checked only if it has an entry. `["*"]` '
+        "allows every name.",
+        examples=[["posthaste.example.com"]],
+    )
+    auth: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto` requires a key as soon as one exists; until then the API listens on loopback only. `off` never "
+        "requires a key.",
+    )
+    api_key: str | None = Field(
+        None, repr=False, description="The API key that the `posthaste` command sends.", examples=["ph_…"]
+    )
+    rate_per_key: Annotated[str, AfterValidator(_rate)] = Field(
+        "1000/second", description="The number of requests that one key may make in a period."
+    )
+    rate_per_address: Annotated[str, AfterValidator(_rate)] = Field(
+        "60/minute", description="The number of requests without a usable key that one address may make in a period."
+    )
+    trusted_proxies: list[Network] = Field(
+        [ip_network("127.0.0.0/8"), ip_network("::1/128")],
+        description="The networks of reverse proxies. `X-Forwarded-For` is read only in requests from these.",
+    )
+    backlog_high: int = Field(200_000, ge=1, description="The number of waiting jobs at which a client's submissions get 503.")
+    backlog_low: int = Field(150_000, ge=0, description="The number of waiting jobs at which they are accepted again.")
+    retain_body: bool = Field(
+        True,
+        description="`false` deletes a message's body as soon as the message is sent. Failed and unknown messages keep theirs.",
+    )
+    retention_days: dict[Kind, Annotated[float, Field(gt=0, le=36_500)]] = Field(
+        dict.fromkeys(Kind, 30.0),
+        description="The days after its end when a job is deleted, by kind. Jobs of absent kinds are kept. Failed and unknown "
+        "jobs stay until an operator handles them.",
+    )
+    waiting_per_key: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="The number of long polls and event streams that one key may hold at one API process.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The lowest level that is logged: `debug`, `info`, `warning` or `error`."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="The format of log lines: `console` for people, `json` for machines."
+    )
+    providers: dict[str, ProviderSettings] = Field(
+        {},
+        max_length=MOST_PROVIDERS,
+        description="Providers by name, at most 1,000.",
+        examples=[{"sandbox": {"kind": "http", "url": "http://127.0.0.1:9007/message"}}],
+    )
+    providers_file: Path | None = Field(
+        None, description="A JSON file with the same content, instead of POSTHASTE_PROVIDERS.", examples=["providers.json"]
+    )
+    default_provider: str | None = Field(
+        None, description="The provider of messages that name none. Several providers require it.", examples=["sandbox"]
+    )
+    request_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=3600,
+        description="The seconds in which a request must arrive, from its first byte to the last byte of its body. A late "
+        "request gets 408.",
+    )
+    accept_timeout_seconds: float = Field(
+        0.8,
+        gt=0,
+        le=60,
+        description="The seconds in which Postgres must confirm an acceptance. A late one gets 503. Raise it where commits "
+        "are slow.",
+    )
+    lease_seconds: float = Field(
+        60.0,
+        ge=1,
+        le=86_400,
+        description="The seconds for which a claimed job belongs to its worker. The lease must exceed each provider's timeout "
+        "plus the margin.",
+    )
+    lease_margin_seconds: float = Field(
+        5.0,
+        ge=0.1,
+        le=3600,
+        description="The seconds of the lease that remain after a provider's timeout, for recording the outcome.",
+    )
+    lost_leases: int = Field(
+        3, ge=1, le=1000, description="The number of lost leases after which a job fails as `worker_lost`."
+    )
+    shutdown_grace_seconds: float = Field(
+        15.0, ge=0, le=3600, description="The seconds in which a worker finishes its running jobs after SIGTERM."
+    )
+    outbox_grace_seconds: float = Field(
+        5.0,
+        gt=0,
+        le=3600,
+        description="The seconds after a commit in which only the committing process publishes. Then the relay does.",
+    )
+    relay_poll_seconds: float = Field(0.5, gt=0, le=60, description="The seconds between two reads of the outbox by the relay.")
+    ready_depth: int = Field(
+        2000, ge=1, le=1_000_000, description="The number of ready messages up to which the relay fills a queue."
+    )
+    sweep_after_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="The seconds for which a queue shows no message although jobs wait for it. Then their messages are "
+        "published again.",
+    )
+    report_timeout_seconds: float = Field(
+        3600.0, gt=0, le=86_400, description="The longest time, in seconds, that one report may take."
+    )
+    report_retry: RetrySettings = Field(
+        RetrySettings(attempts=4, base_seconds=2, cap_seconds=60),
+        description="When failed reports are retried. The fields are those of a provider's `retry`.",
+    )
+    callback_secrets: list[Annotated[str, AfterValidator(_secret)]] = Field(
+        [],
+        max_length=5,
+        repr=False,
+        description="The secrets that sign callbacks; `posthaste callbacks secret` makes one. An empty list disables "
+        "callbacks. Rotation: add the new secret in front, give it to the receivers, remove the old one.",
+        examples=[["whsec_…"]],
+    )
+    callback_url: str | None = Field(None, description="The default callback URL.", examples=["https://example.com/posthaste"])
+    callback_allow: list[Network] = Field(
+        [],
+        description="Networks to which callbacks may go besides public addresses, at any port. `posthaste up --sandbox` "
+        "allows loopback if this is not set.",
+        examples=[["10.1.0.0/16", "192.0.2.7"]],
+    )
+    callback_ports: list[Annotated[int, Field(ge=1, le=65_535)]] = Field(
+        sorted(PORTS), description="The ports of public addresses to which callbacks may go."
+    )
+    callback_timeout_seconds: float = Field(15.0, gt=0, le=60, description="The seconds in which a receiver must answer.")
+    callback_concurrency: int = Field(
+        64,
+        ge=2,
+        le=1000,
+        description="The number of simultaneous callbacks in each worker process. One client at one host gets half of them; "
+        "one client or one host gets three quarters.",
+    )
+    callback_retry_seconds: list[Annotated[float, Field(gt=0, le=604_800)]] = Field(
+        list(STANDARD_SCHEDULE),
+        description="The delays after each failed attempt, in seconds. The default is the schedule of Standard Webhooks. "
+        "Attempts exceed delays by one.",
+    )
+    callback_deadline_seconds: float = Field(
+        604_800.0,
+        gt=0,
+        le=31_536_000,
+        description="The age, in seconds, after which a callback is not retried, even if its receiver only deferred it.",
+    )
+    watchdog_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="The seconds without a delivery, while messages wait and a slot is free, after which a worker reconnects. "
+        "If that fails, it ends.",
+    )
+    status_ttl_seconds: float = Field(
+        5.0, gt=0, le=3600, description="The seconds for which the cache keeps a status that can still change."
+    )
+    heartbeat_file: Path | None = Field(
+        None,
+        description="A file that workers and the relay touch each second while RabbitMQ is connected and Postgres answers.",
+        examples=["/run/posthaste.heartbeat"],
+    )
 
     @field_validator("providers")
     @classmethod

@@ -1,0 +1,16 @@
+"""Pages that are generated from the code. `python -m tests.docs` writes them; `tests/unit/test_docs.py` compares them."""
+
+from pathlib import Path
+
+from tests.docs import commands, configuration
+
+ROOT = Path(__file__).parents[2]
+
+
+def pages() -> dict[Path, str]:
+    """Each generated file with its text."""
+    return {
+        ROOT / "docs/configuration.md": configuration.page(),
+        ROOT / ".env.example": configuration.env_example(),
+        ROOT / "docs/cli.md": commands.page(),
+    }

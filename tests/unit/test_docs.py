@@ -1,0 +1,75 @@
+"""The pages say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from api.operations import OPERATIONS
+from service.settings import PREFIX, Settings, load
+from tests.docs import ROOT, pages
+from tests.docs.configuration import SECTIONS
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
+def test_a_generated_page_is_what_the_code_says(path: Path) -> None:
+    assert path.read_text("utf-8") == pages()[path], "run `make docs`"
+
+
+def test_every_setting_has_a_description_and_one_section() -> None:
+    names = [name for section in SECTIONS.values() for name in section]
+    assert sorted(names) == sorted(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_the_values_of_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    for name in ("DATABASE_URL", "AMQP_URL", "REDIS_URL"):
+        monkeypatch.setenv(PREFIX + name, {"D": "postgresql://h/d", "A": "amqp://h/", "R": "redis://h"}[name[0]])
+    defaults = load()
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text("utf-8"), "utf-8")
+    assert load() == defaults
+
+
+def test_the_http_page_names_every_operation_with_its_scope_and_no_other() -> None:
+    page = (ROOT / "docs/http-api.md").read_text("utf-8")
+    named = re.findall(r"^\| `(GET|POST|PUT|DELETE)` \| `([^`]+)` \| `?([a-z:-]+)`? \|", page, re.MULTILINE)
+    assert sorted(named) == sorted((each.method, each.path, str(each.scope or "none")) for each in OPERATIONS)
+
+
+def test_the_modules_that_the_pages_name_exist() -> None:
+    path = re.compile(r"`((?:api|benchmarks|consumers|cli|examples|infra|jobs|migrations|service|tests)/[\w/]*\.?\w*)`")
+    named = {page: path.findall(page.read_text("utf-8")) for page in PAGES}
+    assert len(named[ROOT / "docs/glossary.md"]) > 40
+    assert [(page.name, each) for page, all_ in named.items() for each in all_ if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text("utf-8")):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = path.parent / file if file else path
+        assert found.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", found.read_text("utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_the_readme_is_read_in_three_minutes() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert sum(any(map(str.isalnum, word)) for word in text.split()) <= 700
+
+
+def test_the_operations_page_lists_every_lasting_failure() -> None:
+    source = "".join(
+        path.read_text("utf-8") for room in ("api", "consumers", "service", "infra") for path in (ROOT / room).rglob("*.py")
+    )
+    subjects = set(re.findall(r'OutageLog\(\s*"([\w.]+)"', source))
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    assert subjects and all(f"\n| `{subject}` |" in page for subject in subjects)
