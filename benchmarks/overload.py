@@ -24,9 +24,9 @@ DRAIN_SECONDS = 300.0
 async def four_times_too_much(settings: Settings) -> None:
     """First what it can take, by clients that wait for each answer; then four times that, whatever is answered."""
     sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults
-    changed = {"BACKLOG_HIGH": str(HIGH), "BACKLOG_LOW": str(LOW)}
+    overrides = {"BACKLOG_HIGH": str(HIGH), "BACKLOG_LOW": str(LOW)}
     print(f"{TIMES} times the load it can take, for {SECONDS:g} s, with a backlog limit of {HIGH} ({LOW} to open again)")
-    async with service(settings, "benchmark", sandbox, {"concurrency": 200}, changed=changed) as (session, database):
+    async with service(settings, "benchmark", sandbox, {"concurrency": 200}, overrides=overrides) as (session, database):
         pool, api = DatabasePool(database, name="benchmark", threads=1), process_of(str(session._base_url))
         capacity = await _capacity(session, pool)
         print(f"  it can take {capacity:.0f} messages/s, and send them meanwhile")

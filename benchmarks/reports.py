@@ -11,8 +11,8 @@ import aiohttp
 from benchmarks.load import Ask, after, clients, probe
 from cli.posts import make_posts
 from cli.sandbox import Faults, Sandbox
+from cli.supervisor import Program
 from cli.temporary import MESSAGES, free_port, service
-from cli.up import Program
 from infra.postgres.posts import Posts
 from service.settings import Settings
 
