@@ -100,7 +100,7 @@ def rotate(
 def revoke(key: Prefix) -> None:
     """Revoke a key. Every process rejects it within a second."""
     if not _run(lambda store: store.revoke(_prefix(key), CALL_SECONDS)):
-        fail(f"there is no active key {_prefix(key)}")
+        fail(f"there is no key {_prefix(key)} to revoke")
     say(f"{_prefix(key)} is revoked")
 
 

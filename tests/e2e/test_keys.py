@@ -309,7 +309,7 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
 
 async def test_what_the_commands_refuse_is_said(stack: Stack) -> None:
     for arguments, said in (
-        (("clients", "create", "Not This"), "is not of the form"),
+        (("clients", "create", "Not This"), "does not match"),
         (("keys", "create", "nobody"), "there is no client 'nobody'"),
         (("keys", "revoke", "ph_nothing0"), "there is no key"),
     ):
