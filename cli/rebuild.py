@@ -32,7 +32,7 @@ async def _rebuild(settings: Settings, pool: DatabasePool) -> int:
     states = {state.logical: state for state in await inspect(settings.amqp_url, describe(settings.namespace, []))}
     for kind, queue in DEAD_QUEUES.items():
         if states[queue].ready:
-            say(f"rebuild: {queue}: skipped, it holds {states[queue].ready} messages")
+            say(f"rebuild: {queue}: skipped, it is not empty ({states[queue].ready} messages)")
             continue
         jobs = await _refill(sweep, kind)
         say(f"rebuild: {queue}: {jobs} dead letters to publish")
