@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from cli.session import CALL_SECONDS, session
+from cli.session import CALL_SECONDS, open_session
 from cli.terminal import console, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.leadership import Leadership
@@ -69,26 +69,26 @@ class Access:
 
 def run(work: Callable[[Access], Awaitable[T]]) -> T:
     """Run one command's work. An interrupted command can be repeated, as every change is fenced by the job's version."""
-    with session(hint="; the command can be repeated safely") as opened:
-        settings, store = opened.settings, DeadLetterStore(opened.pool)
+    with open_session(hint="; the command can be repeated safely") as session:
+        settings, store = session.settings, DeadLetterStore(session.pool)
 
         async def call() -> T:
             leadership = Leadership(settings.database_url, "dead letters")
             tidier = Tidier(store, DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers)), leadership)
             try:
-                return await work(Access(store, DeadLetters(store, settings.deadlines()), tidier, Queries(opened.pool)))
+                return await work(Access(store, DeadLetters(store, settings.deadlines()), tidier, Queries(session.pool)))
             finally:
                 leadership.close()
 
-        return opened.run(call())
+        return session.run(call())
 
 
 def table(groups: Iterable[Group]) -> Table:
-    made = Table("kind", "provider", "status", "reason", "count", "oldest", "newest")
+    groups_table = Table("kind", "provider", "status", "reason", "count", "oldest", "newest")
     for group in groups:
         instants = (f"{group.oldest:%Y-%m-%d %H:%M:%S}", f"{group.newest:%Y-%m-%d %H:%M:%S}")
-        made.add_row(group.kind, group.provider or "", group.status, group.reason or "", str(group.count), *instants)
-    return made
+        groups_table.add_row(group.kind, group.provider or "", group.status, group.reason or "", str(group.count), *instants)
+    return groups_table
 
 
 def print_letters(letters: list[DeadLetter]) -> None:

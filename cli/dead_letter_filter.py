@@ -66,8 +66,8 @@ def filtered(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        chosen = FilterOptions(**{name: arguments.pop(name) for name in options})
-        command(chosen.filter(), **arguments)
+        filter_ = FilterOptions(**{name: arguments.pop(name) for name in options})
+        command(filter_.filter(), **arguments)
 
     parameters = [*options.values(), *(other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cli.sandbox import Faults, Sandbox
-from cli.session import session
+from cli.session import open_session
 from cli.supervisor import CannotStart
 from cli.temporary import free_port, service
 from cli.terminal import console
@@ -36,8 +36,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the provider's faults.")] = 1,
 ) -> None:
     """Send messages through a failing sandbox, with temporary processes and a temporary database. Account for each message."""
-    with session(CannotStart, MigrationBlocked) as opened:
-        account = opened.run(_demo(opened.settings, count, seed))
+    with open_session(CannotStart, MigrationBlocked) as session:
+        account = session.run(_demo(session.settings, count, seed))
     console.print(_table(account))
     console.print("Every message is accounted for." if account.consistent else "[bold red]NOT every message is accounted for.")
     raise typer.Exit(0 if account.consistent else 1)

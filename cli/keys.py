@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from cli.session import session
+from cli.session import open_session
 from cli.terminal import console, fail, say
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
@@ -138,9 +138,9 @@ def _show(new: NewKey) -> None:
 
 
 def _run(call: Callable[[ApiKeyStore], Awaitable[T]]) -> T:
-    with session(hint="; see `posthaste doctor`") as opened:
+    with open_session(hint="; see `posthaste doctor`") as session:
 
         async def work() -> T:
-            return await call(ApiKeyStore(opened.pool))
+            return await call(ApiKeyStore(session.pool))
 
-        return opened.run(work())
+        return session.run(work())

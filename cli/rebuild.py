@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from cli.session import CALL_SECONDS, session
+from cli.session import CALL_SECONDS, open_session
 from cli.terminal import say
 from infra.postgres.pool import DatabasePool
 from infra.postgres.sweep import BATCH, Sweep
@@ -14,8 +14,8 @@ from service.settings import Settings
 
 def rebuild() -> None:
     """Publish every due job whose message is lost. Safe at any time."""
-    with session(hint="; run the command again, or see `posthaste doctor`") as opened:
-        total = opened.run(_rebuild(opened.settings, opened.pool))
+    with open_session(hint="; run the command again, or see `posthaste doctor`") as session:
+        total = session.run(_rebuild(session.settings, session.pool))
     say(f"rebuild: {total} in total; a running relay publishes them")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.session import CALL_SECONDS, session
+from cli.session import CALL_SECONDS, open_session
 from cli.terminal import fail, problems, say
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
@@ -19,8 +19,8 @@ def purge(
     kind: Annotated[list[Kind] | None, typer.Option(help="Kinds of jobs. Default: all.")] = None,
 ) -> None:
     """Delete finished jobs by age. Failed and unknown jobs are kept. The relay does the same periodically."""
-    with session(hint=REPEAT) as opened:
-        total = opened.run(_purge(opened.pool, kind or list(Kind), older_than))
+    with open_session(hint=REPEAT) as session:
+        total = session.run(_purge(session.pool, kind or list(Kind), older_than))
     say(f"purge: {total} jobs deleted")
 
 
@@ -32,8 +32,8 @@ def erase(
     """Delete all finished messages to one destination, dead letters included. Exit 3: unfinished messages are left."""
     if not yes:
         typer.confirm(f"Delete all finished messages to {destination!r} permanently?", abort=True)
-    with session(hint=REPEAT) as opened:
-        total, left = opened.run(_erase(opened.pool, destination, client))
+    with open_session(hint=REPEAT) as session:
+        total, left = session.run(_erase(session.pool, destination, client))
     say(f"erase: {total} jobs deleted")
     if left:
         fail(f"{left} messages to this destination are unfinished; run the command again when they have ended", 3)

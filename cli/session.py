@@ -42,12 +42,12 @@ def read_settings(code: int = 1, hint: str = "") -> Settings:
 
 
 @contextmanager
-def session(*refusals: type[Exception], hint: str = "", log_level: str = "error") -> Iterator[Session]:
+def open_session(*refusals: type[Exception], hint: str = "", log_level: str = "error") -> Iterator[Session]:
     """Open a session. Transient errors and `refusals` end the command with exit code 1, without a traceback."""
-    opened = Session(read_settings())
+    session = Session(read_settings())
     logs.configure(log_level, json=False)
     try:
         with exit_on(Transient, *refusals, hint=hint):
-            yield opened
+            yield session
     finally:
-        opened.close()
+        session.close()

@@ -118,7 +118,7 @@ class _Run:
     sandbox_port: int | None
     signals: list[int] = field(default_factory=list)  # received
 
-    def run(self, listed: list[Program], *, first_message: bool) -> int:
+    def run(self, processes: list[Program], *, first_message: bool) -> int:
         """Run until Ctrl-C or SIGTERM. Returns the exit code.
 
         Raises:
@@ -129,7 +129,7 @@ class _Run:
             require_free_port(self.sandbox_port, "--sandbox-port")
         stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
         with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-            command = write_command(listed, Path(folder), stop_seconds)
+            command = write_command(processes, Path(folder), stop_seconds)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda received, _: self.signals.append(received))
             process = subprocess.Popen(command, stdout=subprocess.PIPE)
