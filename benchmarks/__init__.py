@@ -1,1 +1,1 @@
-"""Measurements of the running service: ratios of one run, each against a peer or itself at rest."""
+"""Measurements of the running service. Each compares two results of one run."""

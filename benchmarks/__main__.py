@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks on the services that `make services` found; each on a database and namespace of its own."""
+"""`make bench`: run the benchmarks on the services of `make services`, each with its own database and namespace."""
 
 import asyncio
 import os
@@ -17,8 +17,8 @@ from service.settings import Settings, load
 
 Benchmark = Callable[[Settings], Coroutine[Any, Any, None]]
 
-BY_NAME: dict[str, Benchmark] = {"lists": ten_million}  # minutes and gigabytes: only when asked for
-ALL: dict[str, Benchmark] = {
+EXPLICIT: dict[str, Benchmark] = {"lists": ten_million}  # takes minutes and gigabytes: runs only by name
+DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,
     "reports": in_the_request_or_as_a_job,
     "isolation": messages_while_reports_run,
@@ -29,16 +29,17 @@ ALL: dict[str, Benchmark] = {
 
 
 def main() -> int:
-    """Run those named, else all; 2 for a name that there is not."""
-    names = sys.argv[1:] or list(ALL)
-    if unknown := set(names) - set(ALL | BY_NAME):
-        print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL | BY_NAME)}", file=sys.stderr)
+    """Run the benchmarks named on the command line, else the default ones. Exit 2: an unknown name."""
+    benchmarks = DEFAULT | EXPLICIT
+    names = sys.argv[1:] or list(DEFAULT)
+    if unknown := set(names) - set(benchmarks):
+        print(f"unknown: {', '.join(sorted(unknown))}; the benchmarks are {', '.join(benchmarks)}", file=sys.stderr)
         return 2
     settings = load()
     logs.configure("error", json=False)
-    print(f"{os.cpu_count()} processors, one machine for everything, clients included")
+    print(f"{os.cpu_count()} processors, services and clients on one machine")
     for name in names:
-        asyncio.run((ALL | BY_NAME)[name](settings))
+        asyncio.run(benchmarks[name](settings))
     return 0
 
 

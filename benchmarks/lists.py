@@ -1,4 +1,4 @@
-"""Lists over ten million messages: the plans of each filter, and how long a page takes."""
+"""Lists over ten million messages: each filter's plan and time for one page."""
 
 import os
 import re
@@ -42,22 +42,20 @@ PAGES: dict[str, tuple[str, MessageFilter]] = {
 
 
 async def ten_million(settings: Settings) -> None:
-    """Fill a database of its own, and explain a page of each filter. Takes some minutes and gigabytes."""
+    """Fill a temporary database and explain one page of each filter. Takes minutes and gigabytes."""
     database = schema.create_database(settings.owner_url, "posthaste_benchmark")
     try:
         schema.migrate(database, "posthaste-benchmark")
         pool = DatabasePool(database, name="benchmark", threads=1)
         started = time.monotonic()
         for first in range(1, MESSAGES + 1, STEP):
-            await pool.call(_filling(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
+            await pool.call(_fill(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
         await pool.call(_analyze, CALL_SECONDS)
-        size = await pool.call(
-            lambda c: c.exec_driver_sql("SELECT pg_size_pretty(pg_database_size(current_database()))").scalar(), 60
-        )
+        size = await pool.call(lambda c: c.exec_driver_sql(_SIZE).scalar(), 60)
         print(f"{MESSAGES:,} messages in {time.monotonic() - started:.0f} s, {size}")
         for name, (client_id, filter_) in PAGES.items():
-            for _ in range(2):  # the second time it is warm
-                plan = await pool.call(_explained(client_id, filter_), CALL_SECONDS)
+            for _ in range(2):  # the second run is warm
+                plan = await pool.call(_explain(client_id, filter_), CALL_SECONDS)
             index = ", ".join(dict.fromkeys(re.findall(r"using (\w+)", plan)))
             buffers = re.search(r"Buffers: shared ([^\n]*)", plan)
             took = re.search(r"Execution Time: ([0-9.]+) ms", plan)
@@ -68,7 +66,7 @@ async def ten_million(settings: Settings) -> None:
         schema.drop_database(settings.owner_url, "posthaste_benchmark")
 
 
-def _filling(first: int, last: int) -> Any:
+def _fill(first: int, last: int) -> Any:
     def work(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0").close()
         connection.execute(sa.text(_FILL), {"first": first, "last": last}).close()
@@ -83,10 +81,9 @@ def _analyze(connection: sa.Connection) -> None:
     connection.exec_driver_sql("ANALYZE jobs, message_tags").close()
 
 
-def _explained(client_id: str, filter_: MessageFilter) -> Any:
-    given = {
-        name: value for name in ("status", "destination", "tag", "reference") if (value := getattr(filter_, name)) is not None
-    }
-    parameters = {**given, "client_id": client_id, "before": "ffffffff-ffff-ffff-ffff-ffffffffffff", "limit": 51}
+def _explain(client_id: str, filter_: MessageFilter) -> Any:
+    names = ("status", "destination", "tag", "reference")
+    conditions = {name: value for name in names if (value := getattr(filter_, name)) is not None}
+    parameters = {**conditions, "client_id": client_id, "before": "ffffffff-ffff-ffff-ffff-ffffffffffff", "limit": 51}
     statement = sa.text("EXPLAIN (ANALYZE, BUFFERS) " + page_statement(filter_))
     return lambda connection: "\n".join(str(line) for (line,) in connection.execute(statement, parameters))

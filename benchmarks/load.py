@@ -1,4 +1,4 @@
-"""Load: clients that ask one after the other, and a probe that asks at a steady rate; what they saw, in quantiles."""
+"""Load: clients with one request at a time, and a probe at a steady rate. Latencies are quantiles."""
 
 import asyncio
 import statistics
@@ -7,26 +7,26 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-Ask = Callable[[], Awaitable[int]]  # one request; its HTTP status
+Request = Callable[[], Awaitable[int]]  # returns the HTTP status
 
 
 @dataclass
-class Seen:
-    """Statuses, and seconds of those answered well."""
+class Measurement:
+    """HTTP statuses, and the latencies of successful requests."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     took: float = 0.0
 
-    async def time(self, ask: Ask) -> None:
+    async def time(self, request: Request) -> None:
         started = time.monotonic()
-        status = await ask()
+        status = await request()
         self.statuses[status] += 1
         if status < 400:
             self.seconds.append(time.monotonic() - started)
 
     def quantile(self, percent: int) -> float:
-        """In milliseconds, of those answered well."""
+        """Milliseconds, of successful requests."""
         return 1000 * statistics.quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
 
     @property
@@ -34,34 +34,34 @@ class Seen:
         return len(self.seconds) / self.took
 
     def __str__(self) -> str:
-        refused = sum(count for status, count in self.statuses.items() if status >= 400)
+        rejected = sum(count for status, count in self.statuses.items() if status >= 400)
         times = f"p50 {self.quantile(50):.1f} ms, p99 {self.quantile(99):.1f} ms"
-        return f"{len(self.seconds)} answered ({self.per_second:.0f}/s), {refused} refused, {times}"
+        return f"{len(self.seconds)} successful ({self.per_second:.0f}/s), {rejected} rejected, {times}"
 
 
-async def clients(count: int, seconds: float, ask: Ask) -> Seen:
-    """`count` clients, each asking again as soon as it is answered, for `seconds`."""
-    seen, started = Seen(), time.monotonic()
+async def clients(count: int, seconds: float, request: Request) -> Measurement:
+    """Run `count` clients for `seconds`. Each sends its next request after an answer."""
+    measurement, started = Measurement(), time.monotonic()
 
     async def client() -> None:
         while time.monotonic() < started + seconds:
-            await seen.time(ask)
+            await measurement.time(request)
 
     await asyncio.gather(*(client() for _ in range(count)))
-    seen.took = time.monotonic() - started
-    return seen
+    measurement.took = time.monotonic() - started
+    return measurement
 
 
-async def probe(per_second: float, until: Callable[[], bool], ask: Ask) -> Seen:
-    """Ask at a steady rate, whatever becomes of the answers, until told to end."""
-    seen, started, asked = Seen(), time.monotonic(), 0
+async def probe(per_second: float, until: Callable[[], bool], request: Request) -> Measurement:
+    """Send requests at a steady rate until `until()` is true, without waiting for answers."""
+    measurement, started, sent = Measurement(), time.monotonic(), 0
     async with asyncio.TaskGroup() as group:
         while not until():
-            group.create_task(seen.time(ask))
-            asked += 1
-            await asyncio.sleep(max(0.0, started + asked / per_second - time.monotonic()))
-    seen.took = time.monotonic() - started
-    return seen
+            group.create_task(measurement.time(request))
+            sent += 1
+            await asyncio.sleep(max(0.0, started + sent / per_second - time.monotonic()))
+    measurement.took = time.monotonic() - started
+    return measurement
 
 
 def after(seconds: float) -> Callable[[], bool]:

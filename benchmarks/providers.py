@@ -1,4 +1,4 @@
-"""One of two providers hangs for a minute: what its messages cost, and what the other's notice of it."""
+"""One of two providers hangs for a minute: its attempts, and the other provider's latency."""
 
 import asyncio
 import random
@@ -13,24 +13,24 @@ from cli.sandbox import Faults, Sandbox
 from cli.temporary import free_port, service
 from service.settings import Settings
 
-MESSAGES = 200  # for the one that hangs
+MESSAGES = 200  # to the provider that hangs
 SECONDS = 60.0
 PER_SECOND = 20
 
 
 async def one_of_two_hangs(settings: Settings) -> None:
-    """p50 and p99 from acceptance to sent, before and while the other provider hangs; and how that one gets over it."""
-    well, ill = (Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)) for _ in range(2))  # noqa: S311  faults
-    async with service(settings, "benchmark", well, {}, others={"other": ill}) as (session, _):
+    """Measure p50 and p99 from acceptance to `sent` before and during the hang, and the time to recover."""
+    healthy, hanging = (Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)) for _ in range(2))  # noqa: S311  faults
+    async with service(settings, "benchmark", healthy, {}, others={"other": hanging}) as (session, _):
         print(f"one of two providers hangs for {SECONDS:g} s ({PER_SECOND} messages/s to the other)")
         print(f"  before: {await _sent(session, await _steady(session, SECONDS / 4))} to sent")
-        ill.faults = Faults(hang=1)
+        hanging.faults = Faults(hang=1)
         waiting = [await _submit(session, "other") for _ in range(MESSAGES)]
-        print(f"  meanwhile: {await _sent(session, await _steady(session, SECONDS))} to sent")
-        print(f"  attempts at the one that hangs, for {MESSAGES} messages that wait for it: {ill.raw}")
-        ill.faults, healed = Faults(), time.monotonic()
+        print(f"  during the hang: {await _sent(session, await _steady(session, SECONDS))} to sent")
+        print(f"  attempts at the hanging provider, for its {MESSAGES} messages: {hanging.raw}")
+        hanging.faults, recovered = Faults(), time.monotonic()
         await _sent(session, waiting)
-        print(f"  well again: all of them sent after {time.monotonic() - healed:.1f} s")
+        print(f"  recovered: all of them sent after {time.monotonic() - recovered:.1f} s")
 
 
 async def _submit(session: aiohttp.ClientSession, provider: str) -> str:
@@ -48,10 +48,10 @@ async def _steady(session: aiohttp.ClientSession, seconds: float) -> list[str]:
 
 
 async def _sent(session: aiohttp.ClientSession, ids: list[str]) -> str:
-    """Wait until all are sent; how long that took each, by Postgres' clock."""
+    """Wait until all are sent. Returns p50 and p99 by Postgres' clock."""
     milliseconds: list[float] = []
     for id_ in ids:
-        while (record := await _record(session, id_))["status"] != "sent":  # noqa: ASYNC110  nobody tells
+        while (record := await _record(session, id_))["status"] != "sent":  # noqa: ASYNC110  no notification is measured
             await asyncio.sleep(0.05)
         took = datetime.fromisoformat(record["finished_at"]) - datetime.fromisoformat(record["created_at"])
         milliseconds.append(1000 * took.total_seconds())

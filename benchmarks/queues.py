@@ -1,6 +1,6 @@
-"""One job queue, three ways, in one run: a Redis Stream, RabbitMQ by itself, and Posthaste with its ledger.
+"""Three job queues in one run: a Redis Stream, RabbitMQ alone, and Posthaste with its ledger.
 
-The provider takes no time, so that the queue is what is measured.
+The provider answers at once, so the queue is measured alone.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ STREAM, RABBIT = "posthaste-benchmark-stream", "posthaste-benchmark-queue"
 
 
 async def stream_or_rabbitmq(settings: Settings) -> None:
-    """Submit one after the other while two workers work; then the whole service, with one client and with 50."""
-    print(f"{JOBS:,} jobs, submitted one after the other, taken by {WORKERS} workers meanwhile; the provider takes no time")
+    """Submit sequentially to two workers. Then measure the whole service with one client and with 50."""
+    print(f"{JOBS:,} jobs, submitted sequentially to {WORKERS} workers; the provider answers at once")
     await asyncio.to_thread(_stream, settings.redis_url)
     await _rabbitmq(settings.amqp_url)
     await _posthaste(settings)
@@ -50,7 +50,7 @@ def _stream(url: str) -> None:
             ids = [queue.submit("+15550001", f"Hello {n}") for n in range(JOBS)]
             submitted = time.monotonic()
             until_sent(ids)
-            _say("Redis Stream (examples/redis_queue.py)", started, submitted)
+            _print("Redis Stream (examples/redis_queue.py)", started, submitted)
     finally:
         queue.delete()
 
@@ -65,19 +65,19 @@ async def _rabbitmq(url: str) -> None:
                 message = aio_pika.Message(b"+15550001 Hello %d" % n, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
                 await channel.default_exchange.publish(message, RABBIT)
 
-        async def until_taken() -> None:  # but for what the workers hold in advance, 20 of them
+        async def until_empty() -> None:  # the workers prefetch up to 20 messages
             while (await channel.declare_queue(RABBIT, passive=True)).declaration_result.message_count:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
         try:
             with _workers(["benchmarks.rabbitmq_worker", url, RABBIT]):
                 await submit(100)
-                await until_taken()
+                await until_empty()
                 started = time.monotonic()
                 await submit(JOBS)
                 submitted = time.monotonic()
-                await until_taken()
-                _say("RabbitMQ (a quorum queue, confirms, single acks)", started, submitted)
+                await until_empty()
+                _print("RabbitMQ (a quorum queue, confirms, single acks)", started, submitted)
         finally:
             await queue.delete(if_unused=False, if_empty=False)
 
@@ -87,11 +87,11 @@ async def _posthaste(settings: Settings) -> None:
     async with service(settings, "benchmark", sandbox, {}) as (session, _):
         for count in (1, 50):
             before, started = len(sandbox.keys), time.monotonic()
-            seen = await clients(count, SECONDS, lambda: _submit(session))
-            while len(sandbox.keys) - before < seen.statuses[202]:  # noqa: ASYNC110  the sandbox tells nobody
+            measurement = await clients(count, SECONDS, lambda: _submit(session))
+            while len(sandbox.keys) - before < measurement.statuses[202]:  # noqa: ASYNC110  the sandbox does not notify
                 await asyncio.sleep(0.005)
-            done = seen.statuses[202] / (time.monotonic() - started)
-            print(f"  Posthaste, {count} clients: {seen}; all sent at {done:.0f}/s by one worker")
+            done = measurement.statuses[202] / (time.monotonic() - started)
+            print(f"  Posthaste, {count} clients: {measurement}; all sent at {done:.0f}/s by one worker")
 
 
 async def _submit(session: aiohttp.ClientSession) -> int:
@@ -111,6 +111,6 @@ def _workers(module: list[str]) -> Iterator[None]:
             process.wait()
 
 
-def _say(name: str, started: float, submitted: float) -> None:
+def _print(name: str, started: float, submitted: float) -> None:
     done = time.monotonic() - started
     print(f"  {name}: {JOBS / (submitted - started):.0f} submitted/s, {JOBS / done:.0f} done/s")

@@ -1,4 +1,4 @@
-"""A worker on RabbitMQ alone: takes, does nothing for no time, acknowledges one by one; until SIGTERM."""
+"""A worker on RabbitMQ alone: it acknowledges each message at once, until SIGTERM."""
 
 import asyncio
 import sys
@@ -13,10 +13,10 @@ async def main(url: str, name: str) -> None:
         await channel.set_qos(prefetch_count=10)
         queue = await channel.get_queue(name, ensure=False)
 
-        async def received(message: AbstractIncomingMessage) -> None:
+        async def acknowledge(message: AbstractIncomingMessage) -> None:
             await message.ack()
 
-        await queue.consume(received)
+        await queue.consume(acknowledge)
         await asyncio.Event().wait()
 
 

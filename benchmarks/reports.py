@@ -1,4 +1,4 @@
-"""The report within the request against the report as a job, under 50 clients; and messages while large reports run."""
+"""Reports in the request and reports as jobs, with 50 clients each; messages during large reports."""
 
 import asyncio
 import random
@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import aiohttp
 
-from benchmarks.load import Ask, after, clients, probe
+from benchmarks.load import Request, after, clients, probe
 from cli.posts import make_posts
 from cli.sandbox import Faults, Sandbox
+from cli.supervisor import Program
 from cli.temporary import MESSAGES, free_port, service
-from cli.up import Program
 from infra.postgres.posts import Posts
 from service.settings import Settings
 
@@ -24,38 +24,40 @@ PROBES_PER_SECOND = 20
 
 
 async def in_the_request_or_as_a_job(settings: Settings) -> None:
-    """50 clients want reports of 5,000 posts: what they, and the clients of messages, have to wait."""
+    """Measure the latency of 50 clients' reports of 5,000 posts, and of messages at the same time."""
     async with _service(settings) as (session, posts):
         await asyncio.to_thread(posts.fill, make_posts(POSTS, 100, (10, 100), 1, datetime.now(UTC)))
-        print(f"reports of {POSTS:,} posts, {CLIENTS} clients for {SECONDS:g} s; messages: {PROBES_PER_SECOND}/s beside them")
-        for name, ask in (
-            ("1.0, in the request", _ask(session, "GET", "/api/1.0/report/posts")),
-            ("2.0, as a job", _ask(session, "POST", "/api/2.0/report/posts")),
+        print(
+            f"reports of {POSTS:,} posts, {CLIENTS} clients for {SECONDS:g} s; messages: {PROBES_PER_SECOND}/s at the same time"
+        )
+        for name, request in (
+            ("1.0, in the request", _request(session, "GET", "/api/1.0/report/posts")),
+            ("2.0, as a job", _request(session, "POST", "/api/2.0/report/posts")),
         ):
             reports, messages = await asyncio.gather(
-                clients(CLIENTS, SECONDS, ask), probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
+                clients(CLIENTS, SECONDS, request), probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
             )
             print(f"  {name}: {reports}")
-            print(f"    messages meanwhile: {messages}")
+            print(f"    messages at the same time: {messages}")
 
 
 async def messages_while_reports_run(settings: Settings) -> None:
-    """20 reports of 200,000 posts: POST /messages and statuses before and while they run."""
+    """Measure POST /messages and report states before and during 20 reports of 200,000 posts."""
     async with _service(settings) as (session, posts):
         await asyncio.to_thread(posts.fill, make_posts(MANY_POSTS, 1000, (10, 100), 1, datetime.now(UTC)))
         await probe(PROBES_PER_SECOND, after(3), _message(session))
         idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
         for _ in range(REPORTS):
-            await _ask(session, "POST", "/api/2.0/report/posts")()
+            await _request(session, "POST", "/api/2.0/report/posts")()
         completed = asyncio.create_task(_completed(session))
         busy, statuses = await asyncio.gather(
             probe(PROBES_PER_SECOND, completed.done, _message(session)),
-            probe(PROBES_PER_SECOND, completed.done, _ask(session, "GET", "/api/2.0/report/jobs?limit=1")),
+            probe(PROBES_PER_SECOND, completed.done, _request(session, "GET", "/api/2.0/report/jobs?limit=1")),
         )
-        print(f"messages while {REPORTS} reports of {MANY_POSTS:,} posts run ({PROBES_PER_SECOND} messages/s)")
+        print(f"messages during {REPORTS} reports of {MANY_POSTS:,} posts run ({PROBES_PER_SECOND} messages/s)")
         print(f"  idle: {idle}")
         print(f"  busy: {busy} (the reports took {busy.took:.1f} s)")
-        print(f"  report states meanwhile: {statuses}")
+        print(f"  report states at the same time: {statuses}")
         print(f"  p99 of POST /messages, busy to idle: {busy.quantile(99) / idle.quantile(99):.2f}")
 
 
@@ -76,19 +78,19 @@ async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSess
         yield session, Posts(database)
 
 
-def _ask(session: aiohttp.ClientSession, method: str, path: str) -> Ask:
-    async def ask() -> int:
+def _request(session: aiohttp.ClientSession, method: str, path: str) -> Request:
+    async def request() -> int:
         async with session.request(method, path) as response:
             await response.read()
             return response.status
 
-    return ask
+    return request
 
 
-def _message(session: aiohttp.ClientSession) -> Ask:
-    async def ask() -> int:
+def _message(session: aiohttp.ClientSession) -> Request:
+    async def request() -> int:
         async with session.post("/messages", json={"destination": "+15550001", "body": "Hello"}) as response:
             await response.read()
             return response.status
 
-    return ask
+    return request

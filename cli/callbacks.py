@@ -1,8 +1,7 @@
-"""`posthaste callbacks`: try a receiver out, be one, and make a secret."""
+"""`posthaste callbacks`: test a receiver of callbacks, run one, make a secret."""
 
 import asyncio
 import json
-import signal
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import uuid4
@@ -11,47 +10,40 @@ import typer
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from cli.terminal import console
-from cli.terminal import fail as _fail
+from cli.sandbox import stop_event
+from cli.session import read_settings
+from cli.terminal import console, fail, say
 from infra.webhooks.guard import Refused
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
 from jobs.outcome import Outcome, Verdict
-from service.settings import PREFIX, Settings, SettingsError, load
+from service.settings import PREFIX, Settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Signed callbacks (Standard Webhooks).")
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 _MAX_BYTES = 256 * 1024
 
 
-def _settings() -> Settings:
-    try:
-        return load()
-    except SettingsError as error:
-        _fail(str(error))
-
-
 @app.command()
 def secret() -> None:
-    """Print a fresh secret for POSTHASTE_CALLBACK_SECRETS."""
+    """Print a new secret for POSTHASTE_CALLBACK_SECRETS."""
     print(new_secret())
 
 
 @app.command()
 def test(url: str) -> None:
-    """Post a signed event of type `callback.test` to URL, as a worker would. Exit 0: it was taken, 1: not."""
-    settings = _settings()
+    """Post a signed event of type `callback.test` to URL, as a worker does. Exit 0: accepted, 1: not accepted."""
+    settings = read_settings()
     if not settings.callback_secrets:
-        _fail(f"{PREFIX}CALLBACK_SECRETS is not set; `posthaste callbacks secret` makes one, `make run` has one of its own")
+        fail(f"{PREFIX}CALLBACK_SECRETS is not set; `posthaste callbacks secret` makes one, `make run` has its own")
     try:
         settings.guard().check(url)
     except Refused as error:
-        _fail(f"{url}: {error}")
+        fail(f"{url}: {error}")
     outcome = asyncio.run(_post(settings, url))
-    said = outcome.reason or f"http_{outcome.provider_code}"
-    console.print(f"{url}: {outcome.verdict} ({said})", highlight=False, markup=False, soft_wrap=True)
+    say(f"{url}: {outcome.verdict} ({outcome.reason or f'http_{outcome.provider_code}'})")
     if outcome.reason == "address_refused":
-        console.print(f"The name leads to an address that is not public and not in {PREFIX}CALLBACK_ALLOW.", soft_wrap=True)
+        say(f"The name resolves to an address that is neither public nor in {PREFIX}CALLBACK_ALLOW.")
     raise typer.Exit(0 if outcome.verdict is Verdict.ACCEPTED else 1)
 
 
@@ -68,55 +60,54 @@ async def _post(settings: Settings, url: str) -> Outcome:
 
 @app.command()
 def listen(
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Where to listen.")] = 9008,
-    host: str = "127.0.0.1",
-    secret: Annotated[str | None, typer.Option(help="The whsec_ secret; else the first of POSTHASTE_CALLBACK_SECRETS.")] = None,
-    answer: Annotated[int, typer.Option(min=200, max=599, help="The status that verified callbacks are answered with.")] = 204,
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="The port.")] = 9008,
+    host: Annotated[str, typer.Option(help="The address.")] = "127.0.0.1",
+    secret: Annotated[
+        str | None, typer.Option(help="The whsec_ secret. Default: the first of POSTHASTE_CALLBACK_SECRETS.")
+    ] = None,
+    answer: Annotated[int, typer.Option(min=200, max=599, help="The status of answers to verified callbacks.")] = 204,
 ) -> None:
-    """Receive callbacks, verify and print each. Ctrl-C ends it."""
-    known = secret or next(iter(_settings().callback_secrets), None)
-    if known is None:
-        _fail(f"give --secret, or set {PREFIX}CALLBACK_SECRETS; while `make run` runs, run this in its folder")
+    """Receive callbacks until Ctrl-C. Verify and print each one."""
+    key = secret or next(iter(read_settings().callback_secrets), None)
+    if key is None:
+        fail(f"pass --secret, or set {PREFIX}CALLBACK_SECRETS; with `make run`, run this command in its folder")
     try:
-        receiver = Receiver(Webhook(check_secret(known)), answer)
-        asyncio.run(receiver.serve(host, port))
+        asyncio.run(Receiver(Webhook(check_secret(key)), answer).serve(host, port))
     except ValueError as error:
-        _fail(f"--secret: {error}", 2)
+        fail(f"--secret: {error}", 2)
     except OSError as error:
-        _fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port")
+        fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port")
 
 
 class Receiver:
-    """Verifies and prints; answers 400 to what is not signed with the secret."""
+    """Verifies and prints callbacks. Callbacks with an invalid signature get 400."""
 
     def __init__(self, webhook: Webhook, answer: int):
         self._webhook = webhook
         self._answer = answer
-        self._seen: set[str] = set()
+        self._ids: set[str] = set()
 
     async def receive(self, request: web.Request) -> web.Response:
         body = await request.read()
         try:
             event = self._webhook.verify(body, dict(request.headers))
         except (WebhookVerificationError, ValueError) as error:
-            console.print(f"refused: {error}", highlight=False, markup=False)
+            say(f"rejected: {error}")
             return web.Response(status=400, text=f"{error}\n")
         id_ = request.headers["webhook-id"]
-        again = " again" if id_ in self._seen else ""
-        self._seen.add(id_)
-        console.print(f"verified{again}: webhook-id {id_}", highlight=False, markup=False)
-        console.print(f"  {json.dumps(event, ensure_ascii=False)}", highlight=False, markup=False, soft_wrap=True)
+        again = " again" if id_ in self._ids else ""
+        self._ids.add(id_)
+        say(f"verified{again}: webhook-id {id_}")
+        say(f"  {json.dumps(event, ensure_ascii=False)}")
         return web.Response(status=self._answer)
 
     async def serve(self, host: str, port: int) -> None:
         """Answer every POST until SIGINT or SIGTERM.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is in use.
         """
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop = stop_event()
         site = web.Application(client_max_size=_MAX_BYTES)
         site.router.add_post("/{path:.*}", self.receive)
         runner = web.AppRunner(site, handle_signals=False, access_log=None, shutdown_timeout=0.5)

@@ -1,25 +1,39 @@
-"""The command's own calls to the API."""
+"""A client of the API for the commands."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 from uuid import UUID
 
+import typer
+
+from jobs.lifecycle import ENDS, Status
+
 TIMEOUT_SECONDS = 10.0
+POLL_SECONDS = 0.1
+
+BaseUrl = Annotated[str | None, typer.Option("--url", help="The API's URL. Default: from POSTHASTE_HOST and POSTHASTE_PORT.")]
+Deadline = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")]
 
 
 class ApiError(Exception):
-    """The API did not answer, or answered with a problem; the message says which and what to do. `status`: of HTTP, if any."""
+    """The API did not answer, or answered with a problem. The message names a remedy. `status` is the HTTP status, if any."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
         self.status = status
 
 
+class TimeIsUp(Exception):
+    """The deadline passed before the job ended. The job continues."""
+
+
 class Client:
-    """Speaks to one API over HTTP."""
+    """Calls one API over HTTP."""
 
     def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS):
         self._base = base.rstrip("/")
@@ -47,7 +61,7 @@ class Client:
         return self._call("GET", f"/api/2.0/report/jobs/{id_}")
 
     def is_report(self, id_: UUID) -> bool:
-        """Whether there is a report with this id; False may also mean that there is nothing."""
+        """Whether a report has this id. False also for an id that does not exist."""
         try:
             self.report(id_)
         except ApiError as error:
@@ -71,7 +85,7 @@ class Client:
         return True
 
     def wait_for(self, id_: UUID, ends: frozenset[str], seconds: float) -> str:
-        """Poll the status until it is one of `ends`; the last one seen when the time is up."""
+        """Poll the status until it is one of `ends` or the time is up. Returns the last status."""
         deadline = time.monotonic() + seconds
         while (status := self.status(id_)) not in ends and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -99,6 +113,31 @@ class Client:
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ApiError(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
+
+
+def configured_client(url: str | None) -> Client:
+    """A client of `url`, else of the API that the environment names. Needs no other setting."""
+    host, port = os.environ.get("POSTHASTE_HOST", "127.0.0.1"), os.environ.get("POSTHASTE_PORT", "9006")
+    return Client(url or f"http://{host}:{port}", key=os.environ.get("POSTHASTE_API_KEY"))
+
+
+def until_end(
+    read: Callable[[], dict[str, Any]], seconds: float, show: Callable[[dict[str, Any]], None] = lambda state: None
+) -> dict[str, Any]:
+    """Read a job's state until the job ends, and show each state. Returns the last state.
+
+    Raises:
+        TimeIsUp: the job did not end within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        state = read()
+        show(state)
+        if Status(state["status"]) in ENDS:
+            return state
+        if time.monotonic() > deadline:
+            raise TimeIsUp(f"{state['id']} is {state['status']} after {seconds:g} s; the job continues")
+        time.sleep(POLL_SECONDS)
 
 
 def _explain(error: urllib.error.HTTPError) -> str:

@@ -1,4 +1,4 @@
-"""`posthaste demo`: a few hundred messages through a provider that fails and hangs, and an account of every one of them."""
+"""`posthaste demo`: messages through a provider that fails and hangs, and an account of each one."""
 
 import asyncio
 import random
@@ -7,28 +7,45 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
-from rich.console import Console
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cli.sandbox import Faults, Sandbox
+from cli.session import open_session
+from cli.supervisor import CannotStart
 from cli.temporary import free_port, service
+from cli.terminal import console
+from infra.postgres.schema import MigrationBlocked
 from service.settings import Settings
 
 FAULTS = Faults(fail=0.10, hang=0.02)
 PROVIDER = {"timeout_seconds": 1.0, "concurrency": 32, "retry": {"attempts": 8, "base_seconds": 0.2, "cap_seconds": 2}}
 ENDS = {"sent", "failed"}
 DRAIN_SECONDS = 120.0
-SUBMITTING = 20  # requests at once
+CONCURRENCY = 20  # requests
 POLL_SECONDS = 0.1
+_COLUMNS = (TextColumn("{task.description:>9}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+def demo(
+    count: Annotated[int, typer.Option(min=2, max=100_000, help="Number of messages.")] = 300,
+    seed: Annotated[int, typer.Option(help="Seed of the provider's faults.")] = 1,
+) -> None:
+    """Send messages through a failing sandbox, with temporary processes and a temporary database. Account for each message."""
+    with open_session(CannotStart, MigrationBlocked) as session:
+        account = session.run(_demo(session.settings, count, seed))
+    console.print(_table(account))
+    console.print("Every message is accounted for." if account.consistent else "[bold red]NOT every message is accounted for.")
+    raise typer.Exit(0 if account.consistent else 1)
 
 
 @dataclass
 class Account:
-    """What became of every message that was accepted."""
+    """Accepted messages, their records, and the requests at the provider."""
 
     accepted: list[str] = field(default_factory=list)
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -41,51 +58,39 @@ class Account:
 
     @property
     def lost(self) -> int:
-        """Accepted, and neither sent nor failed when the time was up."""
+        """Accepted messages that are neither sent nor failed at the deadline."""
         return len(self.accepted) - self.statuses["sent"] - self.statuses["failed"]
 
     @property
     def consistent(self) -> bool:
-        """Nothing lost, and the provider has accepted exactly those that we call sent."""
+        """No message is lost, and the provider accepted exactly as many as are sent."""
         return self.lost == 0 and self.unique_at_provider == self.statuses["sent"]
 
     def seconds_to_sent(self) -> list[float]:
-        """From acceptance to the provider's acceptance, both by Postgres' clock."""
+        """Seconds from acceptance to `sent`, by Postgres' clock."""
         sent = [record for record in self.records.values() if record["status"] == "sent"]
         return sorted(
             (datetime.fromisoformat(r["finished_at"]) - datetime.fromisoformat(r["created_at"])).total_seconds() for r in sent
         )
 
 
-def run(settings: Settings, console: Console, count: int, seed: int) -> int:
-    """Run the demo; 0 only if every message is accounted for.
-
-    Raises:
-        CannotStart: the service does not come up.
-    """
-    account = asyncio.run(_demo(settings, console, count, seed))
-    console.print(_table(account))
-    console.print("Every message is accounted for." if account.consistent else "[bold red]NOT every message is accounted for.")
-    return 0 if account.consistent else 1
-
-
-async def _demo(settings: Settings, console: Console, count: int, seed: int) -> Account:
+async def _demo(settings: Settings, count: int, seed: int) -> Account:
     sandbox = Sandbox("127.0.0.1", free_port(), FAULTS, random.Random(seed))  # noqa: S311  faults, not secrets
     account = Account()
-    async with service(settings, "demo", sandbox, PROVIDER) as (session, _):
-        with _progress(console) as progress:
-            await _submit(session, account, count, progress)
-            await _watch(session, account, progress)
+    async with service(settings, "demo", sandbox, PROVIDER) as (http, _):
+        with Progress(*_COLUMNS, console=console) as progress:
+            await _submit(http, account, count, progress)
+            await _watch(http, account, progress)
     account.raw_at_provider, account.unique_at_provider = sandbox.raw, len(sandbox.keys)
     return account
 
 
-async def _submit(session: aiohttp.ClientSession, account: Account, count: int, progress: Progress) -> None:
+async def _submit(http: aiohttp.ClientSession, account: Account, count: int, progress: Progress) -> None:
     task = progress.add_task("accepted", total=count)
-    slots = asyncio.Semaphore(SUBMITTING)
+    slots = asyncio.Semaphore(CONCURRENCY)
 
     async def one(n: int) -> None:
-        async with slots, session.post("/messages", json={"destination": f"+1555{n:07}", "body": f"Hello {n}"}) as response:
+        async with slots, http.post("/messages", json={"destination": f"+1555{n:07}", "body": f"Hello {n}"}) as response:
             if response.status == 202:
                 account.accepted.append((await response.json())["id"])
                 progress.advance(task)
@@ -93,30 +98,25 @@ async def _submit(session: aiohttp.ClientSession, account: Account, count: int, 
     await asyncio.gather(*map(one, range(count)))
 
 
-async def _watch(session: aiohttp.ClientSession, account: Account, progress: Progress) -> None:
-    """Ask for every message until it has ended, or the time is up."""
+async def _watch(http: aiohttp.ClientSession, account: Account, progress: Progress) -> None:
+    """Read each message's record until it has ended, or until the deadline."""
     tasks = {status: progress.add_task(status, total=len(account.accepted)) for status in ("sent", "failed")}
     deadline = time.monotonic() + DRAIN_SECONDS
-    open_ids = set(account.accepted)
-    while open_ids and time.monotonic() < deadline:
-        for id_ in list(open_ids):
-            async with session.get(f"/messages/{id_}") as response:
+    unfinished = set(account.accepted)
+    while unfinished and time.monotonic() < deadline:
+        for id_ in list(unfinished):
+            async with http.get(f"/messages/{id_}") as response:
                 account.records[id_] = await response.json()
             if account.records[id_]["status"] in ENDS:
-                open_ids.discard(id_)
+                unfinished.discard(id_)
                 progress.advance(tasks[account.records[id_]["status"]])
         await asyncio.sleep(POLL_SECONDS)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:>9}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
 
 
 def _table(account: Account) -> Table:
     times = account.seconds_to_sent()
     retried = sum(record["attempts"] > 1 for record in account.records.values())
-    table = Table("", "messages", title=f"A provider that fails {FAULTS.fail:.0%} and hangs on {FAULTS.hang:.0%} of requests")
+    table = Table("", "messages", title=f"A provider that fails {FAULTS.fail:.0%} of requests and hangs on {FAULTS.hang:.0%}")
     table.columns[1].justify = "right"
     for name, value in (
         ("accepted", len(account.accepted)),

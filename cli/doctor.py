@@ -1,15 +1,20 @@
-"""`posthaste doctor`: looks at everything the service depends on, names what is wrong, and the command that mends it."""
+"""`posthaste doctor`: check each dependency of the service, and name each problem with its fix."""
 
 import asyncio
+import json
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import typer
+
 from cli.client import ApiError, Client
+from cli.session import read_settings
+from cli.terminal import console, say
+from infra import logs
 from infra.postgres import checks, schema
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
@@ -20,192 +25,183 @@ from jobs.model import CALLBACKS
 from service.settings import PREFIX, Settings
 
 CALL_SECONDS = 5.0
-CLOCK_SECONDS = 2.0  # of skew that is worth a word; nothing we do depends on equal clocks
-
-_SECRETS = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
+CLOCK_SECONDS = 2.0  # of harmless skew: no delay or lease depends on equal clocks
 
 Verdict = Literal["ok", "warning", "wrong"]
+STYLES: dict[Verdict, str] = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: how it is, in a sentence, and what mends it."""
+    """One check: its verdict, one sentence of detail, and the fix of a problem."""
 
     subject: str
     verdict: Verdict
     detail: str
-    mend: str = ""
+    fix: str = ""
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check services, schema, queues and workers. Each problem has a fix. Exit 0: healthy, 1: problems, 2: invalid settings."""
+    settings = read_settings(code=2, hint="\nfix: correct the settings (.env.example lists them), or run `make services`")
+    logs.configure("error", json=False)
+    findings = asyncio.run(examine(settings))
+    if as_json:
+        print(json.dumps(to_json(findings), indent=2))
+    else:
+        for finding in findings:
+            console.print(f"{finding.verdict:>8}  ", style=STYLES[finding.verdict], end="")
+            say(f"{finding.subject}: {finding.detail}")
+            if finding.fix:
+                say(f"          fix: {finding.fix}")
+    raise typer.Exit(exit_code(findings))
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Everything, in the order in which it is best mended. Changes nothing."""
+    """Run every check, in the order in which problems are best fixed. Changes nothing."""
     pool = DatabasePool(settings.database_url, name="doctor", threads=1)
     try:
-        looks: list[Callable[[], Awaitable[list[Finding]]]] = [
-            lambda: _postgres(settings, pool),
-            lambda: _rabbitmq(settings),
-            lambda: _redis(settings),
-        ]
-        found = [finding for look in looks for finding in await look()]
+        postgres = await _postgres(settings, pool)
     finally:
         pool.close()
-    return _providers(settings) + found + [_api(settings)]
+    return [*_providers(settings), *postgres, *await _rabbitmq(settings), *await _redis(settings), _api(settings)]
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """0 healthy, 1 something is wrong. A warning is worth reading and keeps 0."""
+    """0 healthy, 1 a problem. A warning keeps 0."""
     return int(any(finding.verdict == "wrong" for finding in findings))
 
 
-def as_json(findings: list[Finding]) -> dict[str, object]:
+def to_json(findings: list[Finding]) -> dict[str, object]:
     return {"healthy": exit_code(findings) == 0, "findings": [asdict(finding) for finding in findings]}
 
 
 async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
-    where = _without_password(settings.database_url)
+    address = _without_password(settings.database_url)
     try:
         current = await schema.check(pool, settings.namespace, CALL_SECONDS)
-        seen = await checks.look(pool, CALL_SECONDS)
+        state = await checks.look(pool, CALL_SECONDS)
     except PostgresError as error:
-        mend = f"`make services` starts one; or set {PREFIX}DATABASE_URL to one that runs"
+        fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
-            mend = f"`posthaste migrate`, with the owner's {PREFIX}MIGRATION_DATABASE_URL: it grants what running needs"
-        return [Finding("postgres", "wrong", f"{where}: {error}", mend)]
+            fix = f"`posthaste migrate` with the owner's {PREFIX}MIGRATION_DATABASE_URL grants the missing privileges"
+        return [Finding("postgres", "wrong", f"{address}: {error}", fix)]
     except schema.SchemaTooOld as error:
         return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]
     except schema.ForeignNamespace as error:
-        return [
-            Finding(
-                "schema", "wrong", str(error), f"set {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL so that they belong together"
-            )
-        ]
+        return [Finding("schema", "wrong", str(error), f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL")]
+    return [Finding("postgres", "ok", address), _revision(current), *_indexes(state), _clock(state), *_work(settings, state)]
+
+
+def _revision(current: bool) -> Finding:
     revision = schema.code_revision()
-    fit = Finding("schema", "ok", f"at revision {revision}")
-    newer = Finding(
-        "schema", "warning", f"newer than this code's {revision}", "upgrade this release when the migration is done"
-    )
-    fitting = fit if current else newer
-    return [Finding("postgres", "ok", where), fitting, *_indexes(seen), _clock(seen), *_work(settings, seen)]
+    if current:
+        return Finding("schema", "ok", f"at revision {revision}")
+    return Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
 
 
-def _indexes(seen: checks.Look) -> list[Finding]:
-    mend = "`posthaste migrate` builds it again"
+def _indexes(state: checks.Look) -> list[Finding]:
+    fix = "`posthaste migrate` builds the index again"
     return [
-        Finding("indexes", "wrong", f"{name} is not valid: statements that need it scan its table", mend)
-        for name in seen.invalid_indexes
+        Finding("indexes", "wrong", f"{name} is not valid: its statements scan the whole table", fix)
+        for name in state.invalid_indexes
     ]
 
 
-def _clock(seen: checks.Look) -> Finding:
-    skew = abs((datetime.now(UTC) - seen.clock).total_seconds())
+def _clock(state: checks.Look) -> Finding:
+    skew = abs((datetime.now(UTC) - state.clock).total_seconds())
     if skew > CLOCK_SECONDS:
-        mend = (
-            "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' and are right all the same"
-        )
-        return Finding("clock", "warning", f"{skew:.1f} s apart from Postgres' clock", mend)
+        fix = "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' clock and stay correct"
+        return Finding("clock", "warning", f"{skew:.1f} s apart from Postgres' clock", fix)
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, seen: checks.Look) -> list[Finding]:
-    findings = [
-        Finding(
-            "providers",
-            "wrong",
-            f"{jobs} jobs wait for provider {name!r}, which is not configured",
-            f"add {name!r} to {PREFIX}PROVIDERS and restart; they go on by themselves",
-        )
-        for name, jobs in seen.waiting.items()
-        if name not in settings.providers
-    ]
-    findings += [
-        Finding(
-            "providers",
-            "warning",
-            f"{name!r} is paused by an operator; its messages wait",
-            f"`posthaste providers resume {name}`",
-        )
-        for name in seen.paused
-    ]
-    if not seen.relays:
-        findings.append(Finding("relay", "wrong", "none is running", "`posthaste relay`, or `posthaste up`"))
-    elif seen.overdue:
-        findings.append(
-            Finding(
-                "relay",
-                "warning",
-                f"{seen.overdue} outbox rows are overdue by a minute",
-                "see its log; is RabbitMQ reachable from it?",
-            )
-        )
-    else:
-        findings.append(Finding("relay", "ok", "running, nothing is overdue"))
-    return findings
+def _work(settings: Settings, state: checks.Look) -> list[Finding]:
+    findings = []
+    for name, jobs in state.waiting.items():
+        if name not in settings.providers:
+            detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"
+            fix = f"add {name!r} to {PREFIX}PROVIDERS and restart; the jobs continue automatically"
+            findings.append(Finding("providers", "wrong", detail, fix))
+    for name in state.paused:
+        detail = f"an operator paused {name!r}; its messages wait"
+        findings.append(Finding("providers", "warning", detail, f"`posthaste providers resume {name}`"))
+    return [*findings, _relay(state)]
+
+
+def _relay(state: checks.Look) -> Finding:
+    if not state.relays:
+        return Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
+    if state.overdue:
+        detail = f"{state.overdue} outbox rows are overdue by a minute"
+        return Finding("relay", "warning", detail, "read the relay's log; can it reach RabbitMQ?")
+    return Finding("relay", "ok", "running, no row is overdue")
 
 
 async def _rabbitmq(settings: Settings) -> list[Finding]:
-    where = _without_password(settings.amqp_url)
+    address = _without_password(settings.amqp_url)
     try:
         states = await inspect(settings.amqp_url, describe(settings.namespace, settings.providers))
     except BrokerDown as error:
-        mend = f"`make services` starts one; or set {PREFIX}AMQP_URL to one that runs"
+        fix = f"`make services` starts RabbitMQ; or set {PREFIX}AMQP_URL to a running one"
         if "ACCESS_REFUSED" in str(error):
-            mend = 'correct the user or password; docs/operations.md, "Roles and users", says how the user is made'
-        return [Finding("rabbitmq", "wrong", f"{where}: {error}", mend)]
-    misfits = [_misfit(state) for state in states if state.problem]
-    fit = Finding("topology", "ok", f"{len(states)} queues fit")
+            fix = 'correct the user or password; docs/operations.md, "Roles and users", says how to create the user'
+        return [Finding("rabbitmq", "wrong", f"{address}: {error}", fix)]
+    topology = [_misfit(state) for state in states if state.problem]
+    topology = topology or [Finding("topology", "ok", f"{len(states)} queues are as declared")]
     unused = [] if settings.callback_secrets else [CALLBACKS.name]
-    return [Finding("rabbitmq", "ok", where), *(misfits or [fit]), *_consumers(states, unused)]
+    return [Finding("rabbitmq", "ok", address), *topology, *_consumers(states, unused)]
 
 
 def _misfit(state: QueueState) -> Finding:
     if state.problem == "missing":
-        return Finding(
-            "topology", "wrong", f"queue {state.name} is not there", "start any process of ours: each declares all queues"
-        )
+        fix = "start any process of the service: each declares all queues"
+        return Finding("topology", "wrong", f"queue {state.name} is missing", fix)
     return Finding(
         "topology",
         "wrong",
         f"queue {state.name} exists with other arguments than this release declares (406): {state.problem}",
-        f"delete it in the management UI (ours are quorum queues with x-delivery-limit {DELIVERY_LIMIT}); it comes back by "
-        "itself, and `posthaste rebuild` publishes its jobs again",
+        f"delete it in the management UI (ours are quorum queues with x-delivery-limit {DELIVERY_LIMIT}); any process declares "
+        "it again, and `posthaste rebuild` publishes its jobs",
     )
 
 
 def _consumers(states: list[QueueState], unused: list[str]) -> list[Finding]:
-    """`unused`: queues that no worker consumes with these settings; what lies in one all the same waits for others."""
+    """Check that each work queue has a consumer. `unused`: queues that need none with these settings unless they hold jobs."""
     if all(state.problem for state in states):
         return []
     idle = [state for state in states if not state.problem and not state.consumers and not state.logical.endswith(".dead")]
-    off = [
-        Finding("callbacks", "wrong", f"{s.ready} wait in {s.name}, and there is nothing to sign them with", _SECRETS)
-        for s in idle
-        if s.logical in unused and s.ready
+    fix = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
+    unsigned = [
+        Finding("callbacks", "wrong", f"{state.ready} wait in {state.name}, and no secret is set to sign them", fix)
+        for state in idle
+        if state.logical in unused and state.ready
     ]
     idle = [state for state in idle if state.logical not in unused]
     if not idle:
-        return [Finding("workers", "ok", "every work queue has a consumer"), *off]
+        return [Finding("workers", "ok", "every work queue has a consumer"), *unsigned]
     names = ", ".join(f"{state.name} ({state.ready} ready)" for state in idle)
-    mend = "`posthaste consume`, or `posthaste up`; unless its provider is paused, or left alone as it does not answer"
-    return [Finding("workers", "wrong", f"nobody consumes {names}", mend), *off]
+    fix = "`posthaste consume`, or `posthaste up`; none is needed while its provider is paused or its breaker is open"
+    return [Finding("workers", "wrong", f"no worker consumes {names}", fix), *unsigned]
 
 
 async def _redis(settings: Settings) -> list[Finding]:
-    where = _without_password(settings.redis_url)
+    address = _without_password(settings.redis_url)
     cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
     try:
         await cache.answers()
     except CacheDown as error:
-        mend = f"`make services` starts one; or set {PREFIX}REDIS_URL. Until then statuses come from Postgres"
-        return [Finding("redis", "wrong", f"{where}: {error}", mend)]
+        fix = f"`make services` starts Redis; or set {PREFIX}REDIS_URL. Until then statuses come from Postgres"
+        return [Finding("redis", "wrong", f"{address}: {error}", fix)]
     finally:
         await cache.close()
-    return [Finding("redis", "ok", where)]
+    return [Finding("redis", "ok", address)]
 
 
 def _providers(settings: Settings) -> list[Finding]:
-    """The settings have been read, so leases and timeouts fit; is anybody there?"""
+    """Check that each provider accepts connections. Settings that were read have leases and timeouts that fit."""
     if not settings.providers:
-        return [Finding("providers", "wrong", "none is configured", f"set {PREFIX}PROVIDERS; .env.example shows how")]
+        return [Finding("providers", "wrong", "no provider is configured", f"set {PREFIX}PROVIDERS; see .env.example")]
     return [_reachable(name, provider.url) for name, provider in settings.providers.items()]
 
 
@@ -214,28 +210,24 @@ def _reachable(name: str, url: str) -> Finding:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         with socket.create_connection((parts.hostname or "", port), timeout=2):
-            return Finding(f"provider {name}", "ok", f"{parts.hostname}:{port} takes connections")
+            return Finding(f"provider {name}", "ok", f"{parts.hostname}:{port} accepts connections")
     except OSError as error:
-        mend = f"start it, or correct its url in {PREFIX}PROVIDERS; its messages wait and are tried again"
-        return Finding(f"provider {name}", "warning", f"{parts.hostname}:{port}: {error.strerror or error}", mend)
+        fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
+        return Finding(f"provider {name}", "warning", f"{parts.hostname}:{port}: {error.strerror or error}", fix)
 
 
 def _api(settings: Settings) -> Finding:
-    where = f"{settings.host}:{settings.port}"
+    address = f"{settings.host}:{settings.port}"
     started = time.monotonic()
     try:
-        if Client(f"http://{where}", timeout_seconds=2).live():
-            return Finding("api", "ok", f"answers on {where} ({1000 * (time.monotonic() - started):.1f} ms)")
+        if Client(f"http://{address}", timeout_seconds=2).live():
+            return Finding("api", "ok", f"answers on {address} ({1000 * (time.monotonic() - started):.1f} ms)")
     except ApiError as error:
-        return Finding("api", "wrong", str(error), "`posthaste api`, or `posthaste up`; restart one that hangs")
-    return Finding("api", "wrong", f"{where} is somebody else", f"set {PREFIX}PORT")
+        return Finding("api", "wrong", str(error), "`posthaste api`, or `posthaste up`; restart an API that hangs")
+    return Finding("api", "wrong", f"another service answers on {address}", f"set {PREFIX}PORT")
 
 
 def _without_password(url: str) -> str:
-    """Without its query, too, which may hold one. The hosts as they are written: libpq's URLs may name several."""
+    """The URL without user, password and query. Its hosts stay as written: libpq's URLs may name several."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def run(settings: Settings) -> list[Finding]:
-    return asyncio.run(examine(settings))

@@ -1,80 +1,78 @@
-"""`posthaste clients` and `posthaste keys`: who may call, and the keys that they show."""
+"""`posthaste clients` and `posthaste keys`: API clients and their keys."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 from rich.table import Table
 
-from cli.terminal import console, fail
-from infra import logs
-from infra.errors import Transient
+from cli.session import open_session
+from cli.terminal import console, fail, say
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
 from infra.postgres.pool import DatabasePool
-from service.settings import Settings, SettingsError, load
 
 CALL_SECONDS = 10.0
 DAY = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_USUAL = [scope for scope in Scope if scope is not Scope.ADMIN]
+_DEFAULT_SCOPES = [scope for scope in Scope if scope is not Scope.ADMIN]
 
-clients_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Who may call; each sees its own jobs alone.")
-keys_app = typer.Typer(no_args_is_help=True, add_completion=False, help="The keys that clients show.")
+T = TypeVar("T")
 
-Days = Annotated[float | None, typer.Option("--expires", min=0.001, help="Days that it lasts; else for good.")]
+clients_app = typer.Typer(no_args_is_help=True, add_completion=False)
+keys_app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Prefix = Annotated[str, typer.Argument(metavar="KEY", help="The key's prefix: ph_ and eight characters.")]
 
 
 @clients_app.command("create")
 def create_client(name: str) -> None:
-    """Add a client. Jobs that were accepted before there were any keys belong to `default`."""
+    """Create a client. Jobs accepted before the first key belong to the client `default`."""
     if not _NAME.fullmatch(name):
-        fail(f"{name!r} is not of the form [a-z0-9][a-z0-9_-]{{0,62}}", 2)
-    if not _run(lambda book: book.create_client(name, CALL_SECONDS)):
-        fail(f"there is a client {name!r} already")
-    console.print(f"client {name} is there; `posthaste keys create {name}` makes a key for it", highlight=False)
+        fail(f"{name!r} does not match [a-z0-9][a-z0-9_-]{{0,62}}", 2)
+    if not _run(lambda store: store.create_client(name, CALL_SECONDS)):
+        fail(f"client {name!r} exists already")
+    say(f"client {name} is created; `posthaste keys create {name}` makes a key for it")
 
 
 @clients_app.command("list")
 def list_clients() -> None:
-    """Every client, and how many usable keys it has."""
+    """List clients with the number of their usable keys."""
     table = Table("client", "usable keys", "keys", "since")
-    for row in _run(lambda book: book.clients(CALL_SECONDS)):
+    for row in _run(lambda store: store.clients(CALL_SECONDS)):
         table.add_row(row.id, str(row.usable), str(row.keys), f"{row.created_at:%Y-%m-%d %H:%M}")
     console.print(table)
 
 
 @clients_app.command("revoke")
 def revoke_client(name: str) -> None:
-    """Revoke all keys of a client; within a second no process lets it in."""
-    count = _run(lambda book: book.revoke(name, CALL_SECONDS, of_client=True))
-    console.print(f"{count} keys of {name} revoked", highlight=False)
+    """Revoke all keys of a client. Every process rejects them within a second."""
+    count = _run(lambda store: store.revoke(name, CALL_SECONDS, of_client=True))
+    say(f"{count} keys of {name} revoked")
 
 
 @keys_app.command("create")
 def create_key(
     client: str,
-    scope: Annotated[list[Scope] | None, typer.Option(help="What it may do; else everything but admin.")] = None,
-    expires: Days = None,
+    scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the key. Default: all but admin.")] = None,
+    expires: Annotated[float | None, typer.Option(min=0.001, help="Days until the key expires. Default: never.")] = None,
 ) -> None:
-    """Make a key, and show it: this once."""
+    """Create a key and show it once."""
     new, seconds = new_key(), expires and expires * DAY
-    if not _run(lambda book: book.create_key(client, new, scope or _USUAL, seconds, CALL_SECONDS)):
-        fail(f"there is no client {client!r}; `posthaste clients create {client}` adds it")
+    if not _run(lambda store: store.create_key(client, new, scope or _DEFAULT_SCOPES, seconds, CALL_SECONDS)):
+        fail(f"there is no client {client!r}; `posthaste clients create {client}` creates it")
     _show(new)
 
 
 @keys_app.command("list")
-def list_keys(client: Annotated[str | None, typer.Argument()] = None) -> None:
-    """Every key, or a client's: what may be seen of it."""
-    table = Table("key", "client", "may", "since", "until", "")
-    for row in _run(lambda book: book.keys(client, CALL_SECONDS)):
+def list_keys(client: Annotated[str | None, typer.Argument(help="Only this client's keys.")] = None) -> None:
+    """List keys by their prefixes."""
+    table = Table("key", "client", "scopes", "since", "until", "")
+    for row in _run(lambda store: store.keys(client, CALL_SECONDS)):
         until = f"{row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else ""
-        table.add_row(
-            f"{row.prefix}_…", row.client_id, " ".join(row.scopes), f"{row.created_at:%Y-%m-%d %H:%M}", until, _state(row)
-        )
+        since = f"{row.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(f"{row.prefix}_…", row.client_id, " ".join(row.scopes), since, until, _state(row))
     console.print(table)
 
 
@@ -88,75 +86,61 @@ def _state(row: KeyRow) -> str:
 
 @keys_app.command("rotate")
 def rotate(
-    key: Annotated[str, typer.Argument(help="The visible part: ph_ and eight characters.")],
-    overlap: Annotated[float, typer.Option(min=0, help="Hours for which the old one goes on.")] = 24.0,
+    key: Prefix,
+    overlap: Annotated[float, typer.Option(min=0, help="Hours until the old key expires.")] = 24.0,
 ) -> None:
-    """Make a key in the place of another, for the same client and scopes, and show it: this once."""
+    """Replace a key by a new one for the same client and scopes, and show the new one once."""
     new = new_key()
-    if not _run(lambda book: book.rotate(_prefix(key), new, overlap * 3600, CALL_SECONDS)):
+    if not _run(lambda store: store.rotate(_prefix(key), new, overlap * 3600, CALL_SECONDS)):
         fail(f"there is no usable key {_prefix(key)}")
     _show(new)
 
 
 @keys_app.command("revoke")
-def revoke(key: Annotated[str, typer.Argument(help="The visible part: ph_ and eight characters.")]) -> None:
-    """Revoke a key; within a second no process lets it in."""
-    if not _run(lambda book: book.revoke(_prefix(key), CALL_SECONDS)):
-        fail(f"there is no key {_prefix(key)} that could be revoked")
-    console.print(f"{_prefix(key)} is revoked", highlight=False)
+def revoke(key: Prefix) -> None:
+    """Revoke a key. Every process rejects it within a second."""
+    if not _run(lambda store: store.revoke(_prefix(key), CALL_SECONDS)):
+        fail(f"there is no key {_prefix(key)} to revoke")
+    say(f"{_prefix(key)} is revoked")
 
 
 @keys_app.command("first")
 def first() -> None:
-    """Show the first key, which may do everything: this once. `posthaste migrate --first-key` reserves it."""
+    """Show the first key once. It has every scope. `posthaste migrate --first-key` reserves it."""
     new = new_key()
 
-    async def take(book: ApiKeyStore) -> bool:
-        await book.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
-        return await book.take_first(new, CALL_SECONDS)
+    async def take(store: ApiKeyStore) -> bool:
+        await store.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
+        return await store.take_first(new, CALL_SECONDS)
 
     if not _run(take):
-        fail("the first key was shown already; `posthaste keys create CLIENT` makes another")
+        fail("the first key was shown already; `posthaste keys create CLIENT` creates another")
     _show(new)
 
 
-def reserve_first(settings: Settings) -> bool:
-    """Have every request need a key, without making one that could be read from a log. False: there are keys already.
+async def reserve_first(pool: DatabasePool) -> bool:
+    """Require a key for every request, without a key that a log could leak. False: a key exists already.
 
     Raises:
         Unavailable, TryAgain: Postgres does not answer.
     """
-    return bool(_with_book(settings, lambda book: book.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)))
+    return await ApiKeyStore(pool).reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
 
 
 def _prefix(text: str) -> str:
-    """The visible part, also where the whole key was given."""
+    """The prefix of a prefix or of a whole key."""
     return text[:11].removesuffix("_…")
 
 
 def _show(new: NewKey) -> None:
     print(new.key)
-    console.print("This is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
+    console.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
 
 
-def _run(work: Callable[[ApiKeyStore], Awaitable[Any]]) -> Any:
-    try:
-        settings = load()
-    except SettingsError as error:
-        fail(str(error))
-    logs.configure("error", json=False)
-    try:
-        return _with_book(settings, work)
-    except Transient as error:
-        fail(f"{error}; `posthaste doctor` says more")
+def _run(call: Callable[[ApiKeyStore], Awaitable[T]]) -> T:
+    with open_session(hint="; see `posthaste doctor`") as session:
 
+        async def work() -> T:
+            return await call(ApiKeyStore(session.pool))
 
-def _with_book(settings: Settings, work: Callable[[ApiKeyStore], Awaitable[Any]]) -> Any:
-    async def call() -> Any:
-        pool = DatabasePool(settings.database_url, name="keys", threads=1)
-        try:
-            return await work(ApiKeyStore(pool))
-        finally:
-            pool.close()
-
-    return asyncio.run(call())
+        return session.run(work())

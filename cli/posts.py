@@ -1,38 +1,86 @@
-"""`posthaste posts`: fills the posts table with seeded random texts, empties it, and says what is in it."""
+"""`posthaste posts`: seed, truncate and count the posts that reports read."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 
+import typer
 from faker import Faker
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from infra.postgres.posts import Post, Posts
+from cli.session import read_settings
+from cli.terminal import console, exit_on, say
+from infra.postgres.errors import Unavailable
+from infra.postgres.posts import Busy, Post, Posts
 
 SECONDS_OF_A_YEAR = 365 * 24 * 3600
 
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def seed(
+    count: Annotated[
+        int, typer.Option(min=1, help="Number of posts to append: usually 1,000 to 5,000, possibly millions.")
+    ] = 1000,
+    users: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Number of users: their ids are 1 to this number.")] = 100,
+    words: Annotated[str, typer.Option(help="Words in a post, MIN:MAX.")] = "10:100",
+    seed: Annotated[int, typer.Option(help="The same seed makes the same users and texts.")] = 1,
+) -> None:
+    """Append random posts."""
+    with exit_on(BadRange, code=2):
+        bounds = parse_range(words)
+    posts, started = Posts(read_settings().database_url), time.monotonic()
+    columns = (TextColumn("posts"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with exit_on(Unavailable), Progress(*columns, console=console) as progress:
+        task = progress.add_task("posts", total=count)
+        made = make_posts(count, users, bounds, seed, datetime.now(UTC))
+        posts.fill(_with_progress(made, lambda n: progress.update(task, completed=n)))
+    seconds = time.monotonic() - started
+    say(f"posts: {count} written in {seconds:.1f} s ({count / seconds:.0f}/s)")
+
+
+@app.command()
+def truncate(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Delete all posts."""
+    if not yes:
+        typer.confirm("Delete all posts?", abort=True)
+    with exit_on(Unavailable, Busy):
+        Posts(read_settings().database_url).truncate()
+    say("posts: the table is empty")
+
+
+@app.command()
+def stats() -> None:
+    """Count posts and users."""
+    with exit_on(Unavailable):
+        table = Posts(read_settings().database_url).stats()
+    say(f"posts: {table.posts} of {table.users} users")
+    if table.oldest and table.newest:
+        say(f"posts: from {table.oldest:%Y-%m-%d} to {table.newest:%Y-%m-%d}")
+
 
 class BadRange(ValueError):
-    """The range is not of the form MIN:MAX with 0 <= MIN <= MAX."""
+    """The range does not match MIN:MAX with 0 <= MIN <= MAX."""
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """`10:100` as (10, 100).
+    """Parse `10:100` into (10, 100).
 
     Raises:
-        BadRange: anything else.
+        BadRange: the text is not such a range.
     """
     low, colon, high = text.partition(":")
     if not (colon and low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
-        raise BadRange(f"{text!r} is not a range of the form MIN:MAX, for example 10:100")
+        raise BadRange(f"--words: {text!r} is not a range of the form MIN:MAX, for example 10:100")
     return int(low), int(high)
 
 
 def make_posts(count: int, users: int, words: tuple[int, int], seed: int, now: datetime) -> Iterator[Post]:
-    """`count` random posts: user ids uniform in 1..users, lengths in `words`, instants over the year before `now`.
+    """Make `count` random posts: user ids uniform in 1..users, lengths in `words`, instants over the year before `now`.
 
-    The words are those of Faker's list, drawn by a seeded Faker: the same seed makes the same users and texts.
+    A seeded Faker draws from its list of words, so the same seed makes the same users and texts.
     """
     fake = Faker()
     fake.seed_instance(seed)
@@ -42,23 +90,11 @@ def make_posts(count: int, users: int, words: tuple[int, int], seed: int, now: d
         yield Post(draw.randint(1, users), text, now - timedelta(seconds=draw.random() * SECONDS_OF_A_YEAR))
 
 
-def seed(posts: Posts, console: Console, count: int, users: int, words: tuple[int, int], seed: int) -> None:
-    """Append the posts, with a bar that shows how far, and how long it will take."""
-    columns = (TextColumn("posts"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    started = time.monotonic()
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("posts", total=count)
-        made = make_posts(count, users, words, seed, datetime.now(UTC))
-        posts.fill(_counted(made, lambda n: progress.update(task, completed=n)))
-    seconds = time.monotonic() - started
-    console.print(f"posts: {count} written in {seconds:.1f} s ({count / seconds:.0f}/s)", highlight=False)
-
-
-def _counted(posts: Iterator[Post], tell: object) -> Iterator[Post]:
-    assert callable(tell)
+def _with_progress(posts: Iterator[Post], show: Callable[[int], None]) -> Iterator[Post]:
+    """Pass the posts through. Show their number after every 1,000 posts and at the end."""
     number = 0
     for number, post in enumerate(posts, 1):
         yield post
         if number % 1000 == 0:
-            tell(number)
-    tell(number)
+            show(number)
+    show(number)

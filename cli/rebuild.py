@@ -1,8 +1,9 @@
-"""`posthaste rebuild`: publishes again, at once, whatever waits in the ledger and has no message on its way."""
+"""`posthaste rebuild`: publish every due job whose message is lost in the broker."""
 
-from collections.abc import Callable
 from datetime import timedelta
 
+from cli.session import CALL_SECONDS, open_session
+from cli.terminal import say
 from infra.postgres.pool import DatabasePool
 from infra.postgres.sweep import BATCH, Sweep
 from infra.rabbitmq.inspection import inspect
@@ -10,36 +11,33 @@ from infra.rabbitmq.topology import describe
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue, work_queues
 from service.settings import Settings
 
-CALL_SECONDS = 30.0
+
+def rebuild() -> None:
+    """Publish every due job whose message is lost. Safe at any time."""
+    with open_session(hint="; run the command again, or see `posthaste doctor`") as session:
+        total = session.run(_rebuild(session.settings, session.pool))
+    say(f"rebuild: {total} in total; a running relay publishes them")
 
 
-async def rebuild(settings: Settings, say: Callable[[str], None]) -> int:
-    """Give outbox rows to every job that is due and has none, and to the dead letters of an empty dead queue; how many.
+async def _rebuild(settings: Settings, pool: DatabasePool) -> int:
+    """Add outbox rows for due jobs without one, and for the dead letters of each empty dead queue. Returns their number.
 
-    Safe at any time: where a message is on its way after all, its copy matches nothing (rule 3). The relay publishes them.
-
-    Raises:
-        Unavailable, TryAgain: Postgres does not answer; run it again.
-        BrokerDown: RabbitMQ cannot be asked whether the dead queues are empty.
+    Duplicates are harmless: a message whose version is stale matches nothing (rule 3).
     """
-    pool = DatabasePool(settings.database_url, name="rebuild", threads=1, statement_seconds=CALL_SECONDS)
-    try:
-        sweep, total = Sweep(pool), 0
-        for work in work_queues(settings.providers):
-            jobs = await _requeue(sweep, work)
-            say(f"{work.name}: {jobs} jobs to be published again")
-            total += jobs
-        states = {state.logical: state for state in await inspect(settings.amqp_url, describe(settings.namespace, []))}
-        for kind, queue in DEAD_QUEUES.items():
-            if states[queue].ready:
-                say(f"{queue}: not empty ({states[queue].ready} messages), left as it is")
-                continue
-            jobs = await _refill(sweep, kind)
-            say(f"{queue}: {jobs} dead letters to be published again")
-            total += jobs
-        return total
-    finally:
-        pool.close()
+    sweep, total = Sweep(pool), 0
+    for work in work_queues(settings.providers):
+        jobs = await _requeue(sweep, work)
+        say(f"rebuild: {work.name}: {jobs} jobs to publish")
+        total += jobs
+    states = {state.logical: state for state in await inspect(settings.amqp_url, describe(settings.namespace, []))}
+    for kind, queue in DEAD_QUEUES.items():
+        if states[queue].ready:
+            say(f"rebuild: {queue}: skipped, it is not empty ({states[queue].ready} messages)")
+            continue
+        jobs = await _refill(sweep, kind)
+        say(f"rebuild: {queue}: {jobs} dead letters to publish")
+        total += jobs
+    return total
 
 
 async def _requeue(sweep: Sweep, queue: WorkQueue) -> int:

@@ -1,31 +1,62 @@
-"""`posthaste report` and `posthaste wait`: submit a report, watch it, show its result; wait for any job."""
+"""`posthaste report`: submit a report, show its progress, print its result."""
 
-import time
-from collections.abc import Callable
-from typing import Any
+import json
+from enum import StrEnum
+from typing import Annotated, Any
 from uuid import UUID
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.client import Client
-from jobs.lifecycle import ENDS, Status
+from cli.client import ApiError, BaseUrl, Client, Deadline, TimeIsUp, configured_client, until_end
+from cli.terminal import console, exit_on, fail, problems, say
 
-POLL_SECONDS = 0.1
-GOOD_ENDS = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
 BAR_WIDTH = 50
 
-
-class TimeIsUp(Exception):
-    """The job has not ended within the time that was given; it goes on."""
+Row = dict[str, int]  # user_id, total_words
 
 
-def run(client: Client, progress: Console, seconds: float) -> dict[str, Any]:
-    """Submit a report and watch it until it ends; its last state.
+class Form(StrEnum):
+    """Forms of the result."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def report(
+    form: Annotated[Form, typer.Option("--format", help="The form of the result.")] = Form.TABLE,
+    top: Annotated[int, typer.Option(min=1, help="Number of users in the table and the plot.")] = 10,
+    plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
+    timeout: Deadline = 3600.0,
+    url: BaseUrl = None,
+) -> None:
+    """Submit a report of words per user, show its progress, print its result. Exit 0: completed, 1: failure, 3: timeout."""
+    client = configured_client(url)
+    with exit_on(ApiError), exit_on(TimeIsUp, code=3, hint="; `posthaste wait ID` waits longer"):
+        state = _run(client, problems, timeout)
+        if state["status"] != "completed":
+            fail(_failure(state))
+        text = client.result(UUID(state["id"]), "csv" if form is Form.CSV else "json")
+    if form is not Form.TABLE:
+        print(text.removesuffix("\r\n"))
+        return
+    rows: list[Row] = json.loads(text)["data"]
+    first = sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[:top]
+    words = sum(row["total_words"] for row in rows)
+    say(f"Top {len(first)} of {len(rows):,} users, {words:,} words in all")
+    console.print(_table(first))
+    if plot:
+        console.print(_plot(first), highlight=False)
+
+
+def _run(client: Client, progress: Console, seconds: float) -> dict[str, Any]:
+    """Submit a report and show its progress until it ends. Returns its last state.
 
     Raises:
-        ApiError: the API does not answer. TimeIsUp: see there.
+        ApiError: the API does not answer. TimeIsUp: the report did not end in time.
     """
     submitted = client.submit_report()
     id_ = UUID(submitted["id"])
@@ -35,68 +66,31 @@ def run(client: Client, progress: Console, seconds: float) -> dict[str, Any]:
         task = bar.add_task("queued", total=None, posts="")
 
         def show(state: dict[str, Any]) -> None:
-            far = state["progress"] or {}
-            about = far.get("of_about")
-            posts = f"{far['posts']:,} posts" + (f" of about {about:,}" if about else "") if far else ""
-            bar.update(task, description=state["status"], completed=far.get("posts", 0), total=about, posts=posts)
+            read = state["progress"] or {}
+            total = read.get("of_about")
+            posts = f"{read['posts']:,} posts" + (f" of about {total:,}" if total else "") if read else ""
+            bar.update(task, description=state["status"], completed=read.get("posts", 0), total=total, posts=posts)
 
-        return _until_end(lambda: client.report(id_), show, seconds)
-
-
-def wait(client: Client, id_: UUID, seconds: float) -> Status:
-    """The status in which a message or a report ends.
-
-    Raises:
-        ApiError: there is no such job, or the API does not answer. TimeIsUp: see there.
-    """
-    look = client.report if client.is_report(id_) else client.message
-    return Status(_until_end(lambda: look(id_), lambda _: None, seconds)["status"])
+        return until_end(lambda: client.report(id_), seconds, show)
 
 
-def _until_end(look: Callable[[], dict[str, Any]], show: Callable[[dict[str, Any]], None], seconds: float) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while True:
-        state = look()
-        show(state)
-        if Status(state["status"]) in ENDS:
-            return state
-        if time.monotonic() > deadline:
-            raise TimeIsUp(f"{state['id']} is {state['status']} after {seconds:g} s, and goes on")
-        time.sleep(POLL_SECONDS)
-
-
-def why(state: dict[str, Any]) -> str:
-    """Why a report has no result, for people."""
+def _failure(state: dict[str, Any]) -> str:
     last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
     return f"report {state['id']} ended as {state['status']} ({state['reason']}{last})"
 
 
-def summary(rows: list[dict[str, int]], top: int) -> str:
-    words = sum(row["total_words"] for row in rows)
-    return f"Top {min(top, len(rows))} of {len(rows):,} users, {words:,} words in all"
-
-
-def table(rows: list[dict[str, int]], top: int) -> Table:
-    """The users with the most words."""
-    shown = _top(rows, top)
-    made = Table("user", "words")
-    for column in made.columns:
+def _table(rows: list[Row]) -> Table:
+    table = Table("user", "words")
+    for column in table.columns:
         column.justify = "right"
-    for row in shown:
-        made.add_row(str(row["user_id"]), f"{row['total_words']:,}")
-    return made
+    for row in rows:
+        table.add_row(str(row["user_id"]), f"{row['total_words']:,}")
+    return table
 
 
-def plot(rows: list[dict[str, int]], top: int) -> str:
-    """A bar for each of the users with the most words."""
-    shown = _top(rows, top)
-    most = max((row["total_words"] for row in shown), default=0)
-    width = max((len(str(row["user_id"])) for row in shown), default=0)
+def _plot(rows: list[Row]) -> str:
+    most = max((row["total_words"] for row in rows), default=0) or 1
+    width = max((len(str(row["user_id"])) for row in rows), default=0)
     return "\n".join(
-        f"{row['user_id']:>{width}} {'█' * round(BAR_WIDTH * row['total_words'] / (most or 1))} {row['total_words']:,}"
-        for row in shown
+        f"{row['user_id']:>{width}} {'█' * round(BAR_WIDTH * row['total_words'] / most)} {row['total_words']:,}" for row in rows
     )
-
-
-def _top(rows: list[dict[str, int]], top: int) -> list[dict[str, int]]:
-    return sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[:top]

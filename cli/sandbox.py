@@ -1,29 +1,68 @@
-"""The sandbox: a stand-alone HTTP provider on loopback, like the exercise's, that fails as asked and counts what it gets.
+"""`posthaste sandbox`: an HTTP provider on loopback with configurable faults.
 
-`POST /message {destination, body}` answers 200 `OK`, unless a fault is drawn. `GET /stats` counts, `GET /messages` lists in
-order of arrival, `PUT /faults` changes the faults while it runs.
+`POST /message {destination, body}` answers 200 `OK` unless a fault is drawn. `GET /stats` counts requests. `GET /messages`
+lists them in order of arrival. `PUT /faults` changes the faults of a running sandbox.
 """
 
 import asyncio
 import json
 import random
+import signal
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from aiohttp import web
 
-KEPT = 100_000  # messages that GET /messages can list
+from cli.terminal import fail as exit_with
+
+SANDBOX_PORT = 9007
+LISTED = 100_000  # messages that GET /messages lists at most
+
+Share = Annotated[float, typer.Option(min=0, max=1, help="Share of requests, 0 to 1.")]
+
+
+def sandbox(
+    host: Annotated[str, typer.Option(help="The address.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port.")] = SANDBOX_PORT,
+    fail: Share = 0.0,
+    fail_status: Annotated[int, typer.Option(help="The HTTP status of failures.")] = 500,
+    slow: Share = 0.0,
+    slow_seconds: Annotated[float, typer.Option(help="The delay of slow answers.")] = 1.0,
+    hang: Share = 0.0,
+    reset: Share = 0.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same faults.")] = None,
+) -> None:
+    """Run a provider on loopback with configurable faults. GET /stats counts requests, PUT /faults changes the faults."""
+    faults = Faults(fail, fail_status, slow=slow, slow_seconds=slow_seconds, hang=hang, reset=reset)
+    provider = Sandbox(host, port, faults, random.Random(seed))  # noqa: S311  faults, not secrets
+
+    async def serve() -> None:
+        await provider.serve(stop_event())
+
+    try:
+        asyncio.run(serve())
+    except OSError as error:
+        exit_with(f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port")
+
+
+def stop_event() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Shares (0 to 1) of requests that fail, are slow, hang or are reset; and seconds without any listening socket."""
+    """Shares (0 to 1) of requests with each fault, and seconds without a listening socket."""
 
     fail: float = 0.0
     fail_status: int = 500
-    retry_after: float = 0.0  # seconds; 0: failures do not say when to come back
+    retry_after: float = 0.0  # seconds; 0: failures have no Retry-After
     slow: float = 0.0
     slow_seconds: float = 1.0
     hang: float = 0.0
@@ -31,7 +70,7 @@ class Faults:
     refuse_seconds: float = 0.0
 
     def changed(self, fields: dict[str, Any]) -> "Faults":
-        """These faults with some fields replaced.
+        """Replace some fields.
 
         Raises:
             ValueError: an unknown field, or a value that is not a number in range.
@@ -39,7 +78,7 @@ class Faults:
         known = asdict(self)
         for name, value in fields.items():
             if name not in known:
-                raise ValueError(f"{name}: unknown; there are {', '.join(known)}")
+                raise ValueError(f"{name}: unknown; the fields are {', '.join(known)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ValueError(f"{name}: must be a number from 0")
             if name in ("fail", "slow", "hang", "reset") and value > 1:
@@ -51,7 +90,7 @@ class Faults:
 
 @dataclass
 class Sandbox:
-    """The provider's state: what it was sent, and which faults it has."""
+    """The provider: its faults, its counts and the requests that it received."""
 
     host: str
     port: int
@@ -60,9 +99,9 @@ class Sandbox:
     raw: int = 0
     accepted: int = 0
     keys: set[str] = field(default_factory=set)
-    messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LISTED))
     refuse: asyncio.Event = field(default_factory=asyncio.Event)
-    on_request: Callable[[dict[str, Any]], None] | None = None  # told of each request as it comes in
+    on_request: Callable[[dict[str, Any]], None] | None = None  # called with each request
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -88,30 +127,40 @@ class Sandbox:
         self.messages.append(entry)
         if self.on_request is not None:
             self.on_request(entry)
-        faults, drawn = self.faults, self.draw.random()
-        if drawn < faults.hang:
+        return await self._answer(request, entry, self._draw_fault())
+
+    def _draw_fault(self) -> str | None:
+        """The name of one fault, drawn by the faults' shares."""
+        drawn = self.draw.random()
+        for name in ("hang", "reset", "fail", "slow"):
+            share = getattr(self.faults, name)
+            if drawn < share:
+                return name
+            drawn -= share
+        return None
+
+    async def _answer(self, request: web.Request, entry: dict[str, Any], fault: str | None) -> web.StreamResponse:
+        faults = self.faults
+        if fault == "hang":
             entry["answer"] = "hang"
             await asyncio.sleep(3600)
-        drawn -= faults.hang
-        if 0 <= drawn < faults.reset and request.transport is not None:
+        if fault == "reset" and request.transport is not None:
             entry["answer"] = "reset"
             request.transport.abort()
             return web.Response()
-        drawn -= faults.reset
-        if 0 <= drawn < faults.fail:
+        if fault == "fail":
             entry["answer"] = faults.fail_status
             wait = {"Retry-After": f"{faults.retry_after:.0f}"} if faults.retry_after else {}
-            return web.Response(status=int(faults.fail_status), text="failed, as asked", headers=wait)
-        drawn -= faults.fail
-        if 0 <= drawn < faults.slow:
+            return web.Response(status=int(faults.fail_status), text="injected failure", headers=wait)
+        if fault == "slow":
             await asyncio.sleep(faults.slow_seconds)
         entry["answer"] = 200
         self.accepted += 1
-        self.keys.add(key)
+        self.keys.add(entry["idempotency_key"])
         return web.Response(text="OK")
 
     async def stats(self, request: web.Request) -> web.Response:
-        """`raw` requests received, `accepted` answered with 200, `unique` idempotency keys among those."""
+        """Count `raw` requests, `accepted` requests (answered with 200) and their `unique` idempotency keys."""
         counts = {"raw": self.raw, "accepted": self.accepted, "unique": len(self.keys)}
         return web.json_response({**counts, "faults": asdict(self.faults)})
 
@@ -131,10 +180,10 @@ class Sandbox:
         return web.json_response(asdict(self.faults))
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Answer until `stop`; whenever asked to, stop listening for `refuse_seconds`.
+        """Answer until `stop`. The fault `refuse_seconds` closes the listening socket for that time.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is in use.
         """
         runner = web.AppRunner(self.app(), handle_signals=False, access_log=None, shutdown_timeout=0.5)
         await runner.setup()

@@ -1,4 +1,4 @@
-"""A service for a while: processes, a database and a namespace of its own, all gone afterwards. For the demo and benchmarks."""
+"""A temporary service with its own processes, database and namespace, for the demo and the benchmarks."""
 
 import asyncio
 import json
@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -18,12 +17,11 @@ import aio_pika
 import aiohttp
 
 from cli.sandbox import Sandbox
-from cli.up import CannotStart, Program, configuration
+from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
 from infra.postgres import schema
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings
 
-START_SECONDS = 90.0
 POLL_SECONDS = 0.1
 MESSAGES = (Program("api", "api"), Program("worker", "consumers messages"), Program("relay", "consumers relay"))
 
@@ -36,20 +34,20 @@ async def service(
     provider: Mapping[str, Any],
     programs: Sequence[Program] = MESSAGES,
     others: Mapping[str, Sandbox] | None = None,
-    changed: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
-    """A ready service on these settings' servers, that sends through `sandbox` and through `others`, by provider name.
+    """Run a service on these settings' servers that sends through `sandbox`, and through `others` by provider name.
 
-    `changed`: other settings, by their names without the prefix. Gives a session with its API, and its database's URL.
+    `overrides`: other settings, by their names without the prefix. Yields a session with the API, and the database's URL.
 
     Raises:
-        CannotStart: it does not come up.
+        CannotStart: the service is not ready in time.
     """
     namespace, port = f"posthaste-{name}", free_port()
     database = schema.create_database(settings.owner_url, f"posthaste_{name}")
     schema.migrate(database, namespace)
-    described = {"url": f"http://{sandbox.host}:{sandbox.port}/message", **provider}
-    more = {other: {**described, "url": f"http://{each.host}:{each.port}/message"} for other, each in (others or {}).items()}
+    sandboxes = {"sandbox": sandbox, **(others or {})}
+    providers = {each: {**provider, "url": f"http://{s.host}:{s.port}/message"} for each, s in sandboxes.items()}
     environment = {
         **os.environ,
         f"{PREFIX}DATABASE_URL": database,
@@ -58,16 +56,16 @@ async def service(
         f"{PREFIX}NAMESPACE": namespace,
         f"{PREFIX}PORT": str(port),
         f"{PREFIX}LOG_LEVEL": "warning",
-        f"{PREFIX}PROVIDERS": json.dumps({"sandbox": described, **more}),
+        f"{PREFIX}PROVIDERS": json.dumps(providers),
         f"{PREFIX}DEFAULT_PROVIDER": "sandbox",
-        **{PREFIX + name: value for name, value in (changed or {}).items()},
+        **{PREFIX + name: value for name, value in (overrides or {}).items()},
     }
     client = aiohttp.ClientSession(f"http://127.0.0.1:{port}", connector=aiohttp.TCPConnector(limit=0))
-    async with _serving(sandbox, *(others or {}).values()), _running(environment, programs), client as session:
+    async with _serving(*sandboxes.values()), _running(environment, programs), client as session:
         await _ready(session)
         yield session, database
     async with await aio_pika.connect(settings.amqp_url) as connection:
-        await delete(await connection.channel(), describe(namespace, ["sandbox", *more]))
+        await delete(await connection.channel(), describe(namespace, providers))
     schema.drop_database(settings.owner_url, f"posthaste_{name}")
 
 
@@ -85,9 +83,7 @@ async def _serving(*sandboxes: Sandbox) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _running(environment: dict[str, str], programs: Sequence[Program]) -> AsyncIterator[None]:
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-        file = Path(folder) / "supervisord.conf"
-        file.write_text(configuration(list(programs), Path(folder), stop_seconds=30))
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]
+        command = write_command(list(programs), Path(folder), stop_seconds=30)
         process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL)
         try:
             yield
@@ -105,9 +101,9 @@ async def _ready(session: aiohttp.ClientSession) -> None:
                 if response.status == 200:
                     return
         except aiohttp.ClientConnectionError:
-            pass  # not listening yet: the deadline is what ends this
+            pass  # not listening yet; the deadline ends the loop
         await asyncio.sleep(POLL_SECONDS)
-    raise CannotStart(f"the service was not ready within {START_SECONDS:g} s; `posthaste doctor` says what is wrong")
+    raise CannotStart(f"the service was not ready within {START_SECONDS:g} s; see `posthaste doctor`")
 
 
 def free_port() -> int:

@@ -1,5 +1,7 @@
-"""What every command says to the person at the terminal, and how it fails."""
+"""Output of the commands: results on standard output, problems on standard error, exit codes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
@@ -9,7 +11,21 @@ console = Console()
 problems = Console(stderr=True)
 
 
+def say(text: str, to: Console = console) -> None:
+    """Print one line as it is, without markup, highlighting or wrapping."""
+    to.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def fail(message: str, code: int = 1) -> NoReturn:
-    """Say what is wrong on standard error and end with this exit code."""
+    """Print the message on standard error and exit with `code`."""
     problems.print(f"posthaste: {message}", style="bold red", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(code)
+
+
+@contextmanager
+def exit_on(*errors: type[Exception], hint: str = "", code: int = 1) -> Iterator[None]:
+    """Turn these errors into one line on standard error and an exit code. `hint` follows the error's text."""
+    try:
+        yield
+    except errors as error:
+        fail(f"{error}{hint}", code)

@@ -1,4 +1,4 @@
-"""A small typed client: submit under an idempotency key, wait by events or by long-polls. It needs aiohttp, and no more.
+"""A small typed client: submit under an idempotency key, wait by events or by long-polls. Its one dependency is aiohttp.
 
 python -m examples.client http://127.0.0.1:9006 +15550001 "Hello"
 """
@@ -15,12 +15,12 @@ from uuid import uuid4
 import aiohttp
 
 ENDS = frozenset({"sent", "completed", "delivered", "failed", "unknown", "canceled", "expired", "discarded"})
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 WAIT_SECONDS = 50
 
 
-class Refused(Exception):
-    """Posthaste refuses the request; `problem` is its RFC 9457 body."""
+class RequestError(Exception):
+    """Posthaste rejected the request. `problem` is the RFC 9457 body of its answer."""
 
     def __init__(self, problem: dict[str, Any]):
         super().__init__(problem.get("detail"))
@@ -29,7 +29,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A job's status at one version; later states have greater versions."""
+    """A job's status at one version; later states have higher versions."""
 
     id: str
     version: int
@@ -41,7 +41,7 @@ class State:
 
 
 class Posthaste:
-    """One installation, at `base`. Use it as an async context manager."""
+    """A client of one installation, at `base`; an async context manager."""
 
     def __init__(self, base: str):
         self._session = aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=None, sock_connect=5))
@@ -55,12 +55,12 @@ class Posthaste:
         await self._session.close()
 
     async def send(self, destination: str, body: str, key: str | None = None, callback_url: str | None = None) -> str:
-        """The id of the accepted message. A lost answer or a 503 is asked again under the same key: one message comes of it.
+        """Submit one message and return its id. A lost answer or a 503 is retried under the same key, so it is accepted once.
 
-        Its end is told to `callback_url`, too: see `examples.receive_callbacks`.
+        `callback_url` is notified of the final status: see `examples.receive_callbacks`.
 
         Raises:
-            Refused: the request itself is wrong.
+            RequestError: the request is invalid.
         """
         headers = {"Idempotency-Key": key or uuid4().hex}
         fields = {"destination": destination, "body": body} | ({"callback_url": callback_url} if callback_url else {})
@@ -71,13 +71,13 @@ class Posthaste:
                 if response.status == 202:
                     return str(answer["id"])
                 if response.status < 500:
-                    raise Refused(answer)
+                    raise RequestError(answer)
             except (aiohttp.ClientConnectionError, TimeoutError):
-                pass  # whether it was accepted is unknown: the key makes it safe to ask again
-            await asyncio.sleep(AGAIN_SECONDS)
+                pass  # the message may have been accepted; the key makes a retry safe
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def events(self, id_: str) -> AsyncIterator[State]:
-        """Each newer state that is told, until the final one; connects again where the connection is lost."""
+        """Yield each newer state until the final one. Reconnects after a lost connection."""
         last = State(id_, 0, "")
         while not last.ended:
             headers = {"Last-Event-ID": str(last.version)} if last.version else {}
@@ -86,33 +86,33 @@ class Posthaste:
                     if response.status == 204:
                         return
                     if 400 <= response.status < 500:
-                        raise Refused(await response.json())
+                        raise RequestError(await response.json())
                     async for line in response.content:
                         if line.startswith(b"data: "):
                             last = State(**json.loads(line[6:]))
                             yield last
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError):
-                pass  # it is told from Last-Event-ID on
+                pass  # the next connection continues after Last-Event-ID
             if not last.ended:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def wait(self, id_: str) -> State:
-        """The final state, by long-polls: for where a proxy does not let event streams through.
+        """Return the final state, by long-polls: for a proxy that blocks event streams.
 
         Raises:
-            Refused: there is no such message.
+            RequestError: the message does not exist.
         """
         while True:
             try:
                 async with self._session.get(f"/messages/{id_}", headers={"Prefer": f"wait={WAIT_SECONDS}"}) as response:
                     answer: dict[str, Any] = await response.json()
                 if 400 <= response.status < 500:
-                    raise Refused(answer)
+                    raise RequestError(answer)
                 if response.status == 200 and (state := State(id_, answer["version"], answer["status"])).ended:
                     return state
             except (aiohttp.ClientConnectionError, TimeoutError):
-                pass  # ask again
-            await asyncio.sleep(0 if response.status == 200 else AGAIN_SECONDS)
+                pass  # retry
+            await asyncio.sleep(0 if response.status == 200 else RETRY_SECONDS)
 
 
 async def _main(base: str, destination: str, body: str) -> int:

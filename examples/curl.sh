@@ -7,16 +7,16 @@ base=$1 destination=$2 body=$3 callback=${4:-}
 key=$(cat /proc/sys/kernel/random/uuid)
 message="{\"destination\": \"$destination\", \"body\": \"$body\"${callback:+, \"callback_url\": \"$callback\"}}"
 
-# A lost answer or a 503 is asked again under the same key: one message comes of it.
+# A lost answer or a 503 is retried under the same key, so the message is accepted once.
 until accepted=$(curl -sS --fail-with-body --max-time 5 "$base/messages" \
     -H 'Content-Type: application/json' -H "Idempotency-Key: $key" -d "$message"); do
-    case $accepted in *'"status":4'*) echo "refused: $accepted" >&2; exit 1 ;; esac
+    case $accepted in *'"status":4'*) echo "rejected: $accepted" >&2; exit 1 ;; esac
     sleep 1
 done
 id=$(printf %s "$accepted" | sed -n 's/.*"id":"\([^"]*\)".*/\1/p')
 echo "accepted: $id"
 
-# Each answer comes when there is something to tell, after 50 s at the latest.
+# Each answer comes when the status changes, and after 50 s at the latest.
 while :; do
     status=$(curl -sS --max-time 60 "$base/message/$id/status" -H 'Prefer: wait=50' | sed -n 's/.*"status":"\([^"]*\)".*/\1/p') || status=
     case $status in

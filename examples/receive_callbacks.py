@@ -1,6 +1,6 @@
-"""A receiver of callbacks: verifies each, takes each once, and lets no older news overwrite newer.
+"""A receiver of callbacks: verifies each, records each once, and ignores stale ones.
 
-It needs aiohttp and standardwebhooks.
+Its dependencies are aiohttp and standardwebhooks.
 
 python -m examples.receive_callbacks whsec_… 9008      then send messages with "callback_url": "http://127.0.0.1:9008/posthaste"
 
@@ -17,29 +17,29 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 @dataclass
 class Inbox:
-    """What is known of each job, by its id. An application keeps both of these in its database, in one transaction."""
+    """The last callback of each job, by the job's id. An application keeps both fields in its database, in one transaction."""
 
     secret: str
-    seen: set[str] = field(default_factory=set)  # webhook-ids
+    webhook_ids: set[str] = field(default_factory=set)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answer 2xx once the news is kept: only then will Posthaste not send it again."""
+        """Record the callback, then answer 2xx: Posthaste retries every other answer."""
         try:
             event = Webhook(self.secret).verify(await request.read(), dict(request.headers))
         except (WebhookVerificationError, ValueError) as error:
             return web.Response(status=400, text=f"{error}\n")
-        self.take(request.headers["webhook-id"], event["data"])
+        self.record(request.headers["webhook-id"], event["data"])
         return web.Response(status=204)
 
-    def take(self, webhook_id: str, news: dict[str, Any]) -> None:
-        """Keep news once, and in order: callbacks may come twice, and a retried one after a newer one."""
-        known = self.jobs.get(news["id"])
-        if webhook_id in self.seen or (known is not None and known["sequence"] > news["sequence"]):
+    def record(self, webhook_id: str, job: dict[str, Any]) -> None:
+        """Record a callback unless it is a duplicate or stale. A retried callback may arrive after a newer one."""
+        last = self.jobs.get(job["id"])
+        if webhook_id in self.webhook_ids or (last is not None and last["sequence"] > job["sequence"]):
             return
-        self.seen.add(webhook_id)
-        self.jobs[news["id"]] = news
-        print(f"{news['id']} is {news['status']} ({news['sequence']})", flush=True)
+        self.webhook_ids.add(webhook_id)
+        self.jobs[job["id"]] = job
+        print(f"{job['id']} is {job['status']} ({job['sequence']})", flush=True)
 
 
 def application(inbox: Inbox) -> web.Application:

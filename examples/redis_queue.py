@@ -1,16 +1,16 @@
-"""The exercise's base version on a Redis Stream, in one file: what a job queue needs, with nothing but Redis.
+"""The exercise's base version on a Redis Stream, in one file: a job queue on Redis alone.
 
-    python examples/redis_queue.py demo                    # two workers, one is killed in mid-work, nothing is lost
+    python examples/redis_queue.py demo                    # two workers, one is killed, no message is lost
     python examples/redis_queue.py submit +15550001 Hello  # prints an id
     python examples/redis_queue.py work                    # one worker, until Ctrl-C
     python examples/redis_queue.py status ID
 
-Why a stream, and not a list or a sorted set: a consumer group remembers who has taken what. `XREADGROUP` hands each entry to
-one worker and keeps it pending until `XACK`; `XAUTOCLAIM` gives what a dead worker held to a living one. A list needs `LMOVE`
-into a list of one's own for that, and somebody who watches those lists; a sorted set orders by time, and needs a lock to take.
+A stream fits better than a list or a sorted set, because a consumer group tracks each entry's worker. `XREADGROUP` delivers
+an entry to one worker and keeps it pending until `XACK`. `XAUTOCLAIM` moves a dead worker's entries to a live one. A list needs
+`LMOVE` into one list a worker, and a process that watches those lists. A sorted set orders by time and needs a lock to claim.
 
-What it does not do, and Posthaste does: survive the loss of Redis (the queue is the only copy), delay a retry, or say what
-became of each attempt. An entry may be worked on twice, if its worker is slow and not dead: the work must bear that.
+Posthaste survives the loss of Redis, delays retries and records each attempt. This queue does none of that. A slow worker's
+entry may be processed twice, so the work must be idempotent.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 GROUP = "workers"
-IDLE_MS = 2000  # a worker that has not acknowledged for so long counts as dead
-DELIVERIES = 5  # then the entry is moved to the dead stream
+IDLE_MS = 2000  # without an acknowledgement for this time, a worker counts as dead
+DELIVERIES = 5  # at most; then the entry moves to the dead stream
 STATUS_SECONDS = 24 * 3600
 
 Entry = tuple[str, dict[str, str]]
@@ -44,23 +44,23 @@ class Queue:
         try:
             redis.xgroup_create(self._work, GROUP, id="0", mkstream=True)
         except ResponseError as error:
-            if "BUSYGROUP" not in str(error):  # that is: somebody has created it before us
+            if "BUSYGROUP" not in str(error):  # the group exists already
                 raise
 
     def submit(self, destination: str, body: str) -> str:
-        """Queue one message and return its id. Status and entry are written together, or not at all."""
+        """Queue one message and return its id. One transaction writes status and entry."""
         id_ = str(uuid.uuid4())
-        with self._redis.pipeline(transaction=True) as both:
-            both.set(self._status_key(id_), "queued", ex=STATUS_SECONDS)
-            both.xadd(self._work, {"id": id_, "destination": destination, "body": body})
-            both.execute()
+        with self._redis.pipeline(transaction=True) as transaction:
+            transaction.set(self._status_key(id_), "queued", ex=STATUS_SECONDS)
+            transaction.xadd(self._work, {"id": id_, "destination": destination, "body": body})
+            transaction.execute()
         return id_
 
     def status(self, id_: str) -> str | None:
         return cast("str | None", self._redis.get(self._status_key(id_)))
 
-    def take(self, worker: str, wait_ms: int = 500) -> Entry | None:
-        """The next entry for this worker: first one whose worker is dead, else a new one; None after `wait_ms`."""
+    def claim(self, worker: str, wait_ms: int = 500) -> Entry | None:
+        """Claim an entry: a dead worker's first, else a new one. None after `wait_ms`."""
         _, claimed, _ = cast(
             "tuple[str, list[Entry], list[str]]", self._redis.xautoclaim(self._work, GROUP, worker, IDLE_MS, count=1)
         )
@@ -72,7 +72,7 @@ class Queue:
         return answer[0][1][0] if answer else None
 
     def deliveries(self, entry: Entry) -> int:
-        """How often the entry has been handed out, this time included."""
+        """Number of deliveries of the entry, this one included."""
         pending = cast("list[dict[str, int]]", self._redis.xpending_range(self._work, GROUP, entry[0], entry[0], 1))
         return pending[0]["times_delivered"] if pending else 1
 
@@ -80,14 +80,14 @@ class Queue:
         self._redis.set(self._status_key(entry[1]["id"]), status, ex=STATUS_SECONDS)
 
     def finish(self, entry: Entry, status: str, *, dead: bool = False) -> None:
-        """Record what became of an entry and forget it, in one transaction; a dead one is kept in the dead stream."""
-        with self._redis.pipeline(transaction=True) as all_:
-            all_.set(self._status_key(entry[1]["id"]), status, ex=STATUS_SECONDS)
+        """Record the final status and delete the entry, in one transaction. A dead entry moves to the dead stream."""
+        with self._redis.pipeline(transaction=True) as transaction:
+            transaction.set(self._status_key(entry[1]["id"]), status, ex=STATUS_SECONDS)
             if dead:
-                all_.xadd(self.dead, dict(entry[1].items()))
-            all_.xack(self._work, GROUP, entry[0])
-            all_.xdel(self._work, entry[0])
-            all_.execute()
+                transaction.xadd(self.dead, dict(entry[1].items()))
+            transaction.xack(self._work, GROUP, entry[0])
+            transaction.xdel(self._work, entry[0])
+            transaction.execute()
 
     def delete(self) -> None:
         """Delete both streams; statuses expire."""
@@ -98,18 +98,18 @@ class Queue:
 
 
 def send(destination: str, body: str, seconds: float) -> bool:
-    """Stands for the slow provider of the exercise; True: accepted."""
+    """Stand in for the exercise's slow provider. True: accepted."""
     time.sleep(seconds)
     return True
 
 
 def work(queue: Queue, name: str, provider_seconds: float) -> None:
-    """Take, send, record, until SIGINT or SIGTERM; what is in hand is finished first."""
+    """Claim, send and record until SIGINT or SIGTERM. The claimed entry is finished first."""
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: stopping.append(received))
     while not stopping:
-        entry = queue.take(name)
+        entry = queue.claim(name)
         if entry is None:
             continue
         if queue.deliveries(entry) > DELIVERIES:
@@ -119,11 +119,11 @@ def work(queue: Queue, name: str, provider_seconds: float) -> None:
         if send(entry[1]["destination"], entry[1]["body"], provider_seconds):
             queue.finish(entry, "sent")
         else:
-            queue.mark(entry, "retrying")  # not acknowledged: it comes back after IDLE_MS
+            queue.mark(entry, "retrying")  # not acknowledged: XAUTOCLAIM delivers it again after IDLE_MS
 
 
 def demo(queue: Queue, url: str, prefix: str, count: int) -> int:
-    """Two workers, one killed in mid-work; 0 only if every message is sent all the same."""
+    """Run two workers and kill one. Returns 0 if every message is sent."""
     command = [sys.executable, __file__, "--redis", url, "--prefix", prefix, "work"]
     workers = [subprocess.Popen(command) for _ in range(2)]
     try:
@@ -147,11 +147,11 @@ def demo(queue: Queue, url: str, prefix: str, count: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="A job queue on a Redis Stream.")
     parser.add_argument("--redis", default=os.environ.get("POSTHASTE_REDIS_URL", "redis://127.0.0.1:6379/0"))
-    parser.add_argument("--prefix", default="example", help="begins every key")
+    parser.add_argument("--prefix", default="example", help="prefix of every key")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("demo").add_argument("--count", type=int, default=100)
     worker = commands.add_parser("work")
-    worker.add_argument("--provider-seconds", type=float, default=0.05, help="how long each message takes")
+    worker.add_argument("--provider-seconds", type=float, default=0.05, help="seconds for each message")
     submit = commands.add_parser("submit")
     submit.add_argument("destination")
     submit.add_argument("body")

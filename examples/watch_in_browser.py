@@ -1,6 +1,6 @@
-"""A web application in front of Posthaste: a page that sends a message and shows its states live, through EventSource.
+"""A web application in front of Posthaste: its page sends a message and shows its states live, through EventSource.
 
-The browser talks to this application alone, as it would in a real one; Posthaste has no CORS and needs none.
+The browser calls this application alone, so Posthaste needs no CORS.
 
 python -m examples.watch_in_browser http://127.0.0.1:9006 8000      then open http://127.0.0.1:8000
 """
@@ -34,7 +34,7 @@ document.querySelector("form").addEventListener("submit", async event => {
     list.append(Object.assign(document.createElement("li"), {textContent: `version ${version}: ${state.status}`}))
     if (["sent", "failed", "unknown", "discarded"].includes(state.status)) { events.close(); note.textContent = "ended" }
   })
-  events.onerror = () => note.textContent = "connecting again…"
+  events.onerror = () => note.textContent = "reconnecting…"
   events.onopen = () => note.textContent = "connected"
 })
 </script></html>
@@ -47,14 +47,14 @@ async def page(request: web.Request) -> web.Response:
 
 
 async def send(request: web.Request) -> web.Response:
-    """Hand the page's message on."""
+    """Forward the page's message."""
     headers = {"Content-Type": "application/json"}
     async with request.app[POSTHASTE].post("/messages", data=await request.read(), headers=headers) as answer:
         return web.Response(body=await answer.read(), status=answer.status, content_type=answer.content_type)
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """Hand the events on as they come. Where the connection is lost, the browser asks again from its last event on."""
+    """Forward the events. After a lost connection, the browser continues after its last event."""
     headers = {name: value for name, value in request.headers.items() if name.lower() == "last-event-id"}
     try:
         async with request.app[POSTHASTE].get(f"/messages/{request.match_info['id']}/events", headers=headers) as source:
@@ -67,7 +67,7 @@ async def events(request: web.Request) -> web.StreamResponse:
                 await response.write(chunk)
             return response
     except ClientConnectionError:
-        # A 5xx would end the browser's asking for good: an empty stream does not.
+        # The browser reconnects after an empty stream, and never after a 5xx.
         return web.Response(content_type="text/event-stream", text="retry: 500\n\n")
     except ClientPayloadError:
         return response

@@ -1,4 +1,4 @@
-"""Pages that are generated from the code. `python -m tests.docs` writes them; `tests/unit/test_docs.py` compares them."""
+"""Pages that are generated from the code. `python -m tests.docs` writes them; `tests/docs/test_docs.py` compares them."""
 
 from pathlib import Path
 

@@ -6,15 +6,7 @@ from typing import Any
 
 import typer
 
-# Each application with the command line that starts it. A group that `posthaste` imports when used stands here, too.
-APPLICATIONS = {
-    "posthaste": "cli.__main__:app",
-    "posthaste dead-letters": "cli.dead_letters:app",
-    "posthaste providers": "cli.providers:app",
-    "posthaste clients": "cli.keys:clients_app",
-    "posthaste keys": "cli.keys:keys_app",
-    "posthaste callbacks": "cli.callbacks:app",
-}
+APPLICATIONS = {"posthaste": "cli.__main__:app", "posthaste-requeue": "cli.requeue:requeue"}
 
 HEADER = """\
 # The command line

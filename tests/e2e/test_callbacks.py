@@ -315,7 +315,7 @@ async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: P
     assert f'"id": "{id_}"' in said and '"type": "message.sent"' in said
     async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
         assert response.status == 400
-    assert "refused: Missing required headers" in listening.output()
+    assert "rejected: Missing required headers" in listening.output()
 
 
 def _said(said: Callable[[], str]) -> Callable[[], Awaitable[str]]:

@@ -159,7 +159,7 @@ async def test_letters_past_their_deadline_stay_unless_they_get_a_new_one(stack:
     old, young = await _dead(stack, 400, 2)
     sql(stack.database, f"UPDATE jobs SET queued_at = queued_at - interval '2 d' WHERE id = '{old}'")
     refused = await stack.command("dead-letters", "requeue", "--yes")
-    assert refused.returncode == 0 and "1 left, as they are past their deadline" in refused.stderr
+    assert refused.returncode == 0 and "1 left, their deadline has passed" in refused.stderr
     await stack.becomes(young, "sent")
     assert await stack.status(old) == "failed"
     assert await _post(stack, "/dead-letters/requeue", {}) == (200, {**NOTHING, "expired": [old]})
@@ -280,15 +280,29 @@ async def test_wrong_requests_for_dead_letters_are_named(stack: Stack) -> None:
     assert (await _post(stack, "/dead-letters/requeue", {}))[0] == 503
 
 
-async def test_the_script_of_the_exercise_is_installed(stack: Stack) -> None:
+async def test_the_script_of_the_exercise_previews_asks_and_requeues(stack: Stack) -> None:
+    (id_,) = await _dead(stack, 400, 1)
     script = Path(sys.executable).with_name("posthaste-requeue")
     assert os.access(script, os.X_OK)
-    ran = await asyncio.to_thread(
-        subprocess.run,
-        [str(script), "list", "--json"],
-        env=stack.environment,
-        cwd=stack.folder,
-        capture_output=True,
-        check=False,
-    )
-    assert (ran.returncode, json.loads(ran.stdout)["groups"]) == (0, [])
+
+    async def run(*options: str, answer: str = "") -> "subprocess.CompletedProcess[str]":
+        command = [str(script), *options]
+        return await asyncio.to_thread(
+            subprocess.run,
+            command,
+            input=answer,
+            env=stack.environment,
+            cwd=stack.folder,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+
+    dry = await run("--reason", "http_400", "--dry-run", "--json")
+    assert (dry.returncode, json.loads(dry.stdout)) == (0, {"would_requeue": [id_]}), dry.stderr
+    declined = await run(answer="n\n")
+    assert declined.returncode == 0 and "http_400" in declined.stdout and "Requeue 1?" in declined.stdout
+    assert await stack.status(id_) == "failed"
+    requeued = await run(answer="y\n")
+    assert requeued.returncode == 0 and "1 requeued" in requeued.stdout, requeued.stderr
+    await stack.becomes(id_, "sent")

@@ -1,4 +1,4 @@
-"""`posthaste doctor` names each defect and its remedy; `posthaste demo` accounts for every message."""
+"""`posthaste doctor` names each problem and its fix; `posthaste demo` accounts for every message."""
 
 import asyncio
 import json
@@ -25,11 +25,11 @@ async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
             patch.setenv(name, value)
         settings = load()
     findings = await doctor.examine(settings)
-    return doctor.exit_code(findings), doctor.as_json(findings)
+    return doctor.exit_code(findings), doctor.to_json(findings)
 
 
 def _wrong(report: dict[str, Any]) -> dict[str, str]:
-    return {finding["subject"]: finding["mend"] for finding in report["findings"] if finding["verdict"] == "wrong"}
+    return {finding["subject"]: finding["fix"] for finding in report["findings"] if finding["verdict"] == "wrong"}
 
 
 async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
@@ -54,7 +54,7 @@ async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
     }
 
 
-async def test_each_thing_that_is_broken_is_named_with_its_mend(stack: Stack) -> None:
+async def test_each_problem_is_named_with_its_fix(stack: Stack) -> None:
     await stack.becomes(await stack.submit(), "sent")
     for service, variable in (("postgres", "DATABASE_URL"), ("rabbitmq", "AMQP_URL"), ("redis", "REDIS_URL")):
         await stack.proxies[service].refuse()

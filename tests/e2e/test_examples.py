@@ -1,4 +1,4 @@
-"""The examples work, and continue when an API restarts."""
+"""The examples work, and continue after the API restarts."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
-from examples.client import Posthaste, Refused, State
+from examples.client import Posthaste, RequestError, State
 from examples.receive_callbacks import Inbox
 from examples.receive_callbacks import application as receiving
 from examples.watch_in_browser import application
@@ -32,8 +32,8 @@ async def test_the_client_example_sends_and_waits_for_the_final_status(stack: St
         assert states[-1] == State(id_, 3, "sent") == await posthaste.wait(id_)
         try:
             await posthaste.send("", "hello")
-        except Refused as refused:
-            assert refused.problem["errors"][0]["pointer"] == "/destination"
+        except RequestError as error:
+            assert error.problem["errors"][0]["pointer"] == "/destination"
         else:
             raise AssertionError("an empty destination was taken")
 
@@ -90,8 +90,8 @@ async def test_the_receiver_takes_what_is_signed_once_and_in_order(
             assert (await eventually(news, bool, 20))["status"] == "sent"
             async with stack.session.post(url, data=b"{}") as response:
                 assert response.status == 400
-            inbox.take("another", {"id": id_, "status": "failed", "sequence": 2})
-            inbox.take(next(iter(inbox.seen)), {"id": id_, "status": "failed", "sequence": 9})
+            inbox.record("another", {"id": id_, "status": "failed", "sequence": 2})
+            inbox.record(next(iter(inbox.webhook_ids)), {"id": id_, "status": "failed", "sequence": 9})
             assert inbox.jobs[id_]["status"] == "sent"
 
 

@@ -262,7 +262,7 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
 
 async def test_commands_name_the_reason_of_a_refusal(stack: Stack) -> None:
     for arguments, said in (
-        (("clients", "create", "Not This"), "is not of the form"),
+        (("clients", "create", "Not This"), "does not match"),
         (("keys", "create", "nobody"), "there is no client 'nobody'"),
         (("keys", "revoke", "ph_nothing0"), "there is no key"),
     ):

@@ -58,7 +58,7 @@ async def test_a_queue_deleted_under_its_consumers_heals_by_itself(stack: Stack)
 async def test_rebuild_heals_a_purged_queue_at_once(stack: Stack) -> None:
     await _purge_with_jobs(stack, 200)
     stack.start("worker2", "consumers", "messages")
-    await _rebuild(stack, "200 jobs to be published again")
+    await _rebuild(stack, "200 jobs to publish")
     await stack.all_become("sent", 200, 30)
 
 

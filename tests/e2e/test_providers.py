@@ -98,7 +98,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert "5" in row and "20" in row.split("│")[-2]
     doctor = json.loads((await stack.command("doctor", "--json")).stdout)
     paused = [f for f in doctor["findings"] if "paused" in f["detail"]]
-    assert paused and "resume other" in paused[0]["mend"]
+    assert paused and "resume other" in paused[0]["fix"]
     await stack.processes["worker"].kill()
     stack.start("worker", "consumers", "messages")
     await eventually(lambda: _said(stack, "state=open"), lambda count: count == 2)

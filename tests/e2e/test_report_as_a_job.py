@@ -319,7 +319,7 @@ async def test_the_command_names_why_there_is_no_result_and_waits_no_longer_than
     sql(stack.database, "ALTER TABLE elsewhere RENAME TO posts")
     lock = _Locked(stack)
     late = await stack.command("report", "--timeout", "0.2")
-    assert late.returncode == 3 and "goes on" in late.stderr
+    assert late.returncode == 3 and "continues" in late.stderr
     lock.release()
 
 

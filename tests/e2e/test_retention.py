@@ -71,7 +71,7 @@ async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
     await stack.faults(hang=1)
     waiting = await stack.submit("+1")
     done = await stack.command("erase", "--destination", "+1", "--yes")
-    assert done.returncode == 3 and "1 messages to it are under way" in done.stderr
+    assert done.returncode == 3 and "1 messages to this destination are unfinished" in done.stderr
     for id_ in ids.values():
         assert (await stack.get(f"/messages/{id_}"))[0] == 404
     left = stack.rows("SELECT CAST(coalesce(parent_id, id) AS text) FROM jobs")

@@ -26,28 +26,28 @@ def queue(services: Services, namespace: str) -> Iterator[Queue]:
 def test_a_job_goes_to_one_worker_and_is_gone_when_finished(queue: Queue) -> None:
     id_ = queue.submit("+1", "hello")
     assert queue.status(id_) == "queued"
-    entry = queue.take("first", 10)
+    entry = queue.claim("first", 10)
     assert entry is not None and entry[1] == {"id": id_, "destination": "+1", "body": "hello"}
-    assert queue.take("second", 10) is None
+    assert queue.claim("second", 10) is None
     queue.finish(entry, "sent")
     assert queue.status(id_) == "sent"
-    assert queue.take("first", 10) is None
+    assert queue.claim("first", 10) is None
 
 
 def test_jobs_of_a_dead_worker_go_to_a_living_one(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_queue, "IDLE_MS", 100)
     queue.submit("+1", "hello")
-    held = queue.take("dead", 10)
+    held = queue.claim("dead", 10)
     deadline = time.monotonic() + 5
-    while (taken := queue.take("living", 10)) is None and time.monotonic() < deadline:
+    while (claimed := queue.claim("living", 10)) is None and time.monotonic() < deadline:
         pass
-    assert taken == held and taken is not None
-    assert queue.deliveries(taken) == 2
+    assert claimed == held and claimed is not None
+    assert queue.deliveries(claimed) == 2
 
 
 def test_a_job_that_no_worker_can_finish_becomes_a_dead_letter(queue: Queue, services: Services) -> None:
     id_ = queue.submit("+1", "hello")
-    entry = queue.take("worker", 10)
+    entry = queue.claim("worker", 10)
     assert entry is not None
     queue.finish(entry, "failed", dead=True)
     assert queue.status(id_) == "failed"

@@ -1,4 +1,4 @@
-"""The doctor's display of URLs and indexes."""
+"""The doctor's findings about URLs and indexes."""
 
 from datetime import UTC, datetime
 
@@ -26,4 +26,4 @@ def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
     seen = checks.Look(datetime.now(UTC), 1, 0, {}, [], ["jobs_backlog"])
     (finding,) = _indexes(seen)
     assert (finding.subject, finding.verdict) == ("indexes", "wrong")
-    assert "jobs_backlog" in finding.detail and "posthaste migrate" in str(finding.mend)
+    assert "jobs_backlog" in finding.detail and "posthaste migrate" in finding.fix

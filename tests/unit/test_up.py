@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.up import CannotStart, _masked, _what_to_try, configuration, programs, require_free_port
+from cli.supervisor import CannotStart, configuration
+from cli.up import _introduction, _masked, programs, require_free_port
 from service.settings import Settings
 from tests.support.processes import free_port
 
@@ -68,5 +69,5 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
 def test_no_password_of_the_management_ui_is_printed_but_its_public_default(url: str, shown: str) -> None:
     assert _masked(url) == shown
     settings = Settings(database_url="postgresql://h/db", amqp_url="amqp://h/", redis_url="redis://h", management_url=url)
-    printed = _what_to_try(settings, "http://127.0.0.1:9006", sandbox_port=None)
+    printed = _introduction(settings, "http://127.0.0.1:9006", sandbox_port=None)
     assert shown in printed and "secret" not in printed and "cret@" not in printed

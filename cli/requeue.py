@@ -1,0 +1,145 @@
+"""`posthaste-requeue`, also `posthaste dead-letters requeue`: preview, confirm, requeue."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+from uuid import UUID
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_letters, run
+from cli.dead_letter_filter import filtered
+from cli.messages import SUCCESSES
+from cli.session import CALL_SECONDS
+from cli.terminal import console, exit_on, fail, problems, say
+from infra.postgres.dead_letters import BEFORE_ALL, Filter
+from jobs.lifecycle import ENDS, Status
+from service.dead_letters import Done
+
+CANARY_FAILED = 4
+
+
+class CanaryFailed(Exception):
+    """Too few canaries succeeded. The other dead letters are unchanged."""
+
+
+@filtered
+def requeue(
+    filter_: Filter,
+    to_provider: Annotated[str | None, typer.Option("--provider", help="Requeue messages for this provider.")] = None,
+    extend: Annotated[bool, typer.Option(help="Requeue expired jobs, too, with a new deadline.")] = False,
+    dry_run: DryRun = False,
+    canary: Annotated[int, typer.Option(min=0, help="Requeue this number first. Continue only if they succeed.")] = 0,
+    canary_success: Annotated[float, typer.Option(min=0, max=1, help="Share of canaries that must succeed.")] = 0.9,
+    canary_seconds: Annotated[float, typer.Option(min=1, help="Seconds to wait for the canaries.")] = 60.0,
+    rate: Annotated[float, typer.Option(min=0.1, help="Jobs a second at most.")] = 500.0,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Requeue failed and unknown jobs: preview, confirm, requeue. Exit 0: done, 1: error, 4: too few canaries succeeded."""
+
+    async def work(access: Access) -> "dict[str, object] | _Requeue":
+        # The bound keeps a job that fails again during this run from being requeued twice.
+        now = await access.store.now(CALL_SECONDS)
+        bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
+        count = await access.preview(bounded, quiet=as_json)
+        if dry_run:
+            letters = [letter async for letter in access.all(bounded)]
+            if not as_json:
+                print_letters(letters)
+            return {"would_requeue": [str(letter.id) for letter in letters]}
+        job = _Requeue(access, bounded, to_provider, rate, extend=extend, quiet=as_json)
+        if count and (yes or typer.confirm(f"Requeue {count}?")):
+            try:
+                if canary:
+                    await job.canary(canary, canary_success, canary_seconds)
+                await job.rest(count)
+            finally:
+                await access.tidy()
+        return job
+
+    with exit_on(CanaryFailed, code=CANARY_FAILED):
+        result = run(work)
+    if as_json:
+        print(json.dumps(result.to_json() if isinstance(result, _Requeue) else result, indent=2))
+    elif isinstance(result, _Requeue):
+        result.print()
+
+
+@dataclass
+class _Requeue:
+    """One run: requeues page by page, keeps to the rate, and counts."""
+
+    access: Access
+    filter: Filter
+    provider: str | None
+    rate: float
+    extend: bool
+    quiet: bool
+    after: UUID = BEFORE_ALL
+    requeued: int = 0
+    unconfigured: list[UUID] = field(default_factory=list)
+    expired: list[UUID] = field(default_factory=list)
+
+    async def canary(self, count: int, success: float, seconds: float) -> None:
+        """Requeue the first `count` and wait for them. A canary whose first new attempt fails has failed.
+
+        Raises:
+            CanaryFailed: a smaller share than `success` succeeded in time.
+        """
+        done = await self._step(count)
+        deadline, statuses = time.monotonic() + seconds, dict[UUID, Status]()
+        while done.moved and time.monotonic() < deadline:
+            states = await self.access.queries.statuses(done.moved, CALL_SECONDS)
+            statuses = {state.id: state.status for state in states if state is not None}
+            if all(status in ENDS or status is Status.RETRYING for status in statuses.values()):
+                break
+            await asyncio.sleep(0.1)
+        good = sum(status in SUCCESSES for status in statuses.values())
+        if good < success * len(done.moved):
+            raise CanaryFailed(f"{good} of {len(done.moved)} canaries succeeded: stopped, the others are unchanged")
+        if not self.quiet:
+            say(f"{good} of {len(done.moved)} canaries succeeded; continuing")
+
+    async def rest(self, count: int) -> None:
+        """Requeue the others at the rate."""
+        columns = (TextColumn("requeue"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=problems, disable=self.quiet) as bar:
+            task = bar.add_task("requeue", total=count, completed=self.requeued)
+            size, started, before = max(1, min(PAGE, int(self.rate / 2))), time.monotonic(), self.requeued
+            while (await self._step(size)).last is not None:
+                bar.update(task, completed=self.requeued)
+                await asyncio.sleep(max(0.0, started + (self.requeued - before) / self.rate - time.monotonic()))
+
+    async def _step(self, count: int) -> Done:
+        done = await self.access.letters.requeue(self.filter, self.after, count, self.provider, extend=self.extend)
+        self.after = done.last or self.after
+        self.requeued += len(done.moved)
+        self.unconfigured += done.unconfigured
+        self.expired += done.expired
+        return done
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "requeued": self.requeued,
+            "left": [str(id_) for id_ in self.unconfigured],
+            "expired": [str(id_) for id_ in self.expired],
+        }
+
+    def print(self) -> None:
+        """Print the counts. Exit 1 if providers are not configured."""
+        console.print(f"{self.requeued} requeued", highlight=False)
+        if self.expired:
+            say(f"{len(self.expired)} left, their deadline has passed; --extend sets a new deadline", problems)
+        if self.unconfigured:
+            fail(f"{len(self.unconfigured)} left, their provider is not configured; --provider NEW chooses another")
+
+
+def main() -> None:
+    """Entry point of the script `posthaste-requeue`."""
+    app = typer.Typer(add_completion=False)
+    app.command()(requeue)
+    app()
