@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 from tests.support.stack import Stack
 
 README = Path(__file__).parents[2] / "README.md"
-POSTHASTE = ".venv/bin/posthaste "
+BIN = ".venv/bin/"
+POSTHASTE = f"{BIN}posthaste "
 
 
 def _commands() -> list[str]:
@@ -27,6 +29,11 @@ async def _run(stack: Stack, command: str) -> str:
     """Run one command of the README against `stack`; its standard output."""
     if command.startswith(POSTHASTE):
         done = await stack.command(*shlex.split(command.removeprefix(POSTHASTE)))
+    elif command.startswith(BIN):  # another script of ours
+        script = [str(Path(sys.executable).parent / command.removeprefix(BIN).split()[0]), *shlex.split(command)[1:]]
+        done = await asyncio.to_thread(
+            subprocess.run, script, env=stack.environment, capture_output=True, text=True, check=False
+        )
     else:
         command = command.replace("http://127.0.0.1:9006", stack.base).replace(":9007", f":{stack.sandbox_port}")
         done = await asyncio.to_thread(subprocess.run, ["sh", "-c", command], capture_output=True, text=True, check=False)
