@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from redis import Redis
 
-from api.callers import LOOK_SECONDS
+from api.callers import REFRESH_SECONDS
 from infra.keys import Scope, matches, new_key, prefix_of
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.pool import DatabasePool
@@ -240,7 +240,7 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
 
     await eventually(status, lambda seen: seen == "sent", 20)
     await stack.proxies["postgres"].freeze()
-    until = time.monotonic() + 3 * LOOK_SECONDS  # several looks at the keys come to nothing meanwhile
+    until = time.monotonic() + 3 * REFRESH_SECONDS  # several looks at the keys come to nothing meanwhile
     with Redis.from_url(stack.services.redis) as redis:
         while time.monotonic() < until:
             assert await admitted()
