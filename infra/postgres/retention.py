@@ -35,6 +35,7 @@ DELETE FROM jobs j USING old WHERE j.id = old.id
 _PURGE = sa.text(
     "SET LOCAL statement_timeout = :milliseconds;"
     + _DELETE.format(
+        lock="SKIP LOCKED",
         which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
     )
 )
