@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 from jinja2 import Environment, FileSystemLoader
@@ -26,7 +25,7 @@ class _Documents:
 class DocumentEndpoints:
     """The OpenAPI document and its page. The first request generates both, so the start of a process does not wait for them."""
 
-    def __init__(self, describe: Callable[[], dict[str, Any]]):
+    def __init__(self, describe: Callable[[], dict[str, object]]):
         self._describe = describe
         self._documents: asyncio.Future[_Documents] | None = None
 

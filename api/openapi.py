@@ -12,11 +12,12 @@ from pydantic import TypeAdapter
 from api import models, shapes
 from api.operations import OPERATIONS, Operation
 
+Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
 _ID = "0190163d-8694-739b-aea5-966c26f8ad91"
 
 
-_HEADERS: dict[str, dict[str, Any]] = {
+_HEADERS: dict[str, Schema] = {
     "Idempotency-Key": {
         "description": "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
         "schema": {"type": "string", "format": "idempotency-key"},
@@ -79,7 +80,7 @@ _WHY = {
 }
 
 
-def document(version: str, providers: Iterable[str]) -> dict[str, Any]:
+def document(version: str, providers: Iterable[str]) -> Schema:
     """The whole document, for an installation with these providers."""
     types = {type_ for op in OPERATIONS for type_ in (op.body, op.query, *op.answers.values()) if isinstance(type_, type)} | {
         shapes.ProblemOut
@@ -88,9 +89,9 @@ def document(version: str, providers: Iterable[str]) -> dict[str, Any]:
         [(type_.__name__, "validation", TypeAdapter(type_)) for type_ in sorted(types, key=lambda type_: type_.__name__)],
         ref_template=REF,
     )
-    schemas: dict[str, Any] = definitions["$defs"]
+    schemas: Schema = definitions["$defs"]
     _complete(schemas, sorted(providers))
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, Schema] = {}
     for op in OPERATIONS:
         paths.setdefault(op.path, {})[op.method.lower()] = _operation(op, schemas)
     return {
@@ -109,7 +110,7 @@ def document(version: str, providers: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _complete(schemas: dict[str, Any], providers: list[str]) -> None:
+def _complete(schemas: Schema, providers: list[str]) -> None:
     """Add the constraints that pydantic does not export."""
     for schema in schemas.values():
         if "properties" in schema:
@@ -131,7 +132,7 @@ def _complete(schemas: dict[str, Any], providers: list[str]) -> None:
     _exclude_nul(schemas)
 
 
-def _exclude_nul(schemas: dict[str, Any]) -> None:
+def _exclude_nul(schemas: Schema) -> None:
     """Postgres stores no NUL, so no request may contain one."""
     requests = {model.__name__ for op in OPERATIONS for model in (op.body, op.query) if model is not None}
     for name in requests | {models.DeadLetterFilter.__name__}:
@@ -141,12 +142,12 @@ def _exclude_nul(schemas: dict[str, Any]) -> None:
                     choice["pattern"] = _PLAIN
 
 
-def _operation(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+def _operation(op: Operation, schemas: Schema) -> Schema:
     responses = {str(status): _answer(status, answer, op) for status, answer in op.answers.items()}
     auth = (401, 429) if op.scope else ()
     for status in sorted({*op.problems, *auth, *_OF_BROWSERS}):
         responses.setdefault(str(status), _problem(status))
-    described: dict[str, Any] = {
+    described: Schema = {
         "operationId": op.name,
         "summary": op.summary,
         "parameters": [*_path_parameters(op), *_query_parameters(op, schemas), *(_header(name) for name in op.headers)],
@@ -161,9 +162,9 @@ def _operation(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     return described
 
 
-def _answer(status: int, answer: type | str | None, op: Operation) -> dict[str, Any]:
+def _answer(status: int, answer: type | str | None, op: Operation) -> Schema:
     headers = op.answer_headers if status < 300 or status == 304 else ("Retry-After",)
-    described: dict[str, Any] = {"description": HTTPStatus(status).phrase, "headers": _headers((*headers, "X-Request-ID"))}
+    described: Schema = {"description": HTTPStatus(status).phrase, "headers": _headers((*headers, "X-Request-ID"))}
     if isinstance(answer, str):
         described["content"] = {answer: {"schema": {"type": "string" if answer == "text/html" else "object"}}}
     elif answer is not None:
@@ -173,36 +174,36 @@ def _answer(status: int, answer: type | str | None, op: Operation) -> dict[str, 
     return described
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem(status: int) -> Schema:
     content = {"application/problem+json": {"schema": {"$ref": REF.format(model="ProblemOut")}}}
     headers = _headers((*_PROBLEM_HEADERS.get(status, ()), "X-Request-ID"))
     return {"description": _WHY[status], "headers": headers, "content": content}
 
 
-def _headers(names: Iterable[str]) -> dict[str, Any]:
+def _headers(names: Iterable[str]) -> Schema:
     always = ("X-Request-ID", "Retry-After", "WWW-Authenticate", "Location", "ETag")
     return {name: {**_HEADERS[name], "required": name in always} for name in names}
 
 
-def _header(name: str) -> dict[str, Any]:
+def _header(name: str) -> Schema:
     return {"name": name, "in": "header", "required": False, **_HEADERS[name]}
 
 
-def _path_parameters(op: Operation) -> list[dict[str, Any]]:
+def _path_parameters(op: Operation) -> list[Schema]:
     if "{id}" not in op.path:
         return []
     schema = {"type": "string", "format": "uuid", "examples": [_ID]}
     return [{"name": "id", "in": "path", "required": True, "description": "A canonical UUIDv7.", "schema": schema}]
 
 
-def _query_parameters(op: Operation, schemas: dict[str, Any]) -> list[dict[str, Any]]:
+def _query_parameters(op: Operation, schemas: Schema) -> list[Schema]:
     if op.query is None:
         return []
     properties = schemas[op.query.__name__]["properties"]
     return [{"name": name, "in": "query", "required": False, "schema": _plain(schema)} for name, schema in properties.items()]
 
 
-def _plain(schema: dict[str, Any]) -> dict[str, Any]:
+def _plain(schema: Schema) -> Schema:
     """A parameter's schema without null, which a query string cannot carry."""
     kept = {name: value for name, value in schema.items() if name not in ("default", "title")}
     choices = [choice for choice in kept.pop("anyOf", []) if choice != {"type": "null"}]
