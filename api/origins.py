@@ -27,8 +27,8 @@ _MAX_QUOTED = 100  # characters of the Host header in an answer
 class Origins:
     """Rejects a browser's requests for pages of other sites.
 
-    `Host` may be an address, localhost, or one of `names`: no other site has those. A page of another site has no key, so
-    any name passes if requests need keys, unless the operator `listed` names.
+    `Host` may be an address, localhost, or one of `names`: no other site has those. A page of another site has no key. So
+    any name passes if requests need keys and the operator has not `listed` names.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str], *, listed: bool, keys_required: Callable[[], bool]):
