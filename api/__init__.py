@@ -1,1 +1,1 @@
-"""HTTP in: routes, request models, problems. Answers in milliseconds, and 202 only once Postgres has committed."""
+"""HTTP in: operations, request models, problems. A 202 follows the commit in Postgres."""

@@ -1,11 +1,14 @@
 """`python -m api`: one API process."""
 
+import asyncio
+import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
-from api.app import Api
+from api.app import create_api
 from api.request_timeout import with_timeout
 from infra import logs
 from infra.descriptors import raise_limit
@@ -13,19 +16,23 @@ from service.settings import SettingsError, load
 
 
 class _Server(uvicorn.Server):
-    """Tells the API that it is ending before it waits for the requests that are under way: some of them wait, too."""
+    """Ends the waiting requests at a signal, because uvicorn's shutdown waits for every request."""
 
-    def __init__(self, config: uvicorn.Config, api: Api):
+    def __init__(self, config: uvicorn.Config, end_waiting: Callable[[], None]):
         super().__init__(config)
-        self._api = api
+        self._end_waiting = end_waiting
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._api.ending()
+        self._loop.call_soon_threadsafe(self._end_waiting)
         super().handle_exit(sig, frame)
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error."""
+    """Serve until SIGTERM or SIGINT. 1 if settings, schema or keys forbid the start; standard error has the reason."""
     raise_limit()
     try:
         settings = load()
@@ -36,24 +43,24 @@ def main() -> int:
             failures.append(error)
             server.should_exit = True
 
-        api = Api(settings, fatal)
+        api = create_api(settings, fatal)
     except SettingsError as error:
         print(f"posthaste api: {error}", file=sys.stderr)
         return 1
     config = uvicorn.Config(
-        api.build(),
+        api.app,
         host=settings.host,
         port=settings.port,
         http=with_timeout(settings.request_timeout_seconds),
         ws="none",
-        timeout_keep_alive=65,  # longer than proxies keep idle connections: whoever closes first must not be us
+        timeout_keep_alive=65,  # longer than proxies keep idle connections, so the proxy closes first
         log_config=None,
         access_log=False,
         server_header=False,
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
     )
-    server = _Server(config, api)
+    server = _Server(config, api.end_waiting)
     server.run()
     for failure in failures:
         print(f"posthaste api: {failure}", file=sys.stderr)

@@ -1,46 +1,36 @@
-"""The API's composition root: reads no settings itself, connects everything it is told to, and keeps it running."""
+"""The API's composition root: one function builds the process, and the lifespan starts and stops it."""
 
-import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import limits
-import structlog
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from api.callbacks import CallbackUrls
-from api.callers import Access, Keyring, NoKeys
-from api.dead_letters import DeadLetterRoutes
-from api.documents import DocumentRoutes
-from api.health import HealthRoutes
+from api.callers import Access, Keyring
+from api.dead_letters import DeadLetterEndpoints
+from api.documents import DocumentEndpoints
+from api.health import HealthEndpoints
+from api.job_history import JobHistory
 from api.limits import RateLimits
-from api.messages import MessageRoutes
+from api.messages import MessageEndpoints
 from api.middleware import Headers
 from api.openapi import document
+from api.operations import OPERATIONS, Endpoints
 from api.origins import Origins
-from api.problems import (
-    Problem,
-    on_backlog_full,
-    on_bad_data,
-    on_bug,
-    on_disconnect,
-    on_http_exception,
-    on_problem,
-    on_transient,
-)
-from api.report_jobs import ReportJobRoutes
-from api.reports import AT_ONCE, ReportRoutes
+from api.problems import EXCEPTION_HANDLERS
+from api.report_jobs import ReportJobEndpoints
+from api.reports import AT_ONCE, ReportEndpoints
+from api.shapes import VersionOut
+from api.startup import CHECK_SECONDS, Startup, may_be_open
 from api.waiting import Waiting
 from infra.errors import Transient
-from infra.keys import Scope
 from infra.postgres import schema
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
-from infra.postgres.errors import BadData
 from infra.postgres.ledger import Ledger
 from infra.postgres.lists import MessageLists
 from infra.postgres.outbox import Outbox
@@ -55,202 +45,152 @@ from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
 from service.acceptance import Acceptance
 from service.announcing import Announcer
-from service.backlog import BacklogFull, BacklogLimit
+from service.backlog import BacklogLimit
 from service.batching import Batcher, ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher
-from service.settings import Settings, is_loopback
+from service.settings import Settings
 from service.statuses import Statuses
 from service.subscriptions import Subscriptions
 
-log = structlog.get_logger()
-
 FORGET_SECONDS = 30.0
-CHECK_SECONDS = 0.8
-HOT_SECONDS = 2.0  # no call of these pools waits for longer
-_NO_KEYS = (
-    "there are no API keys, and POSTHASTE_HOST is {host}, which others can reach. Make one (`posthaste clients create NAME`, "
-    "then `posthaste keys create NAME`), listen on 127.0.0.1, or say POSTHASTE_AUTH=off"
-)
-REREAD_SECONDS = 5.0  # what a waiting client was not told of, it is told of then
+HOT_SECONDS = 2.0  # the longest call of the hot pools
+REREAD_SECONDS = 5.0  # the longest delay of a lost notification
 
 
+class _Adapters:
+    """Postgres, RabbitMQ and Redis. Nothing connects before its first use."""
+
+    def __init__(self, settings: Settings):
+        url, redis, namespace = settings.database_url, settings.redis_url, settings.namespace
+        self.hot = DatabasePool(url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
+        self.reads = DatabasePool(url, name="api reads", threads=4)
+        self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
+        self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
+        self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
+        self.queries = Queries(self.reads)
+        self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
+        self.rates = Rates(redis, namespace=namespace)
+        self.broker = Publisher(settings.amqp_url, describe(namespace, settings.providers), name="api")
+
+    async def close(self) -> None:
+        await self.cache.close()
+        await self.rates.close()
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts):
+            pool.close()
+
+
+class _UseCases:
+    """Acceptance, publishing, statuses and subscriptions on these adapters."""
+
+    def __init__(self, settings: Settings, adapters: _Adapters):
+        grace_seconds = settings.outbox_grace_seconds
+        deletes = ledger_batcher(Outbox(adapters.hot).delete)
+        self.publishing = EagerPublisher(adapters.broker, lambda pointer: deletes.submit(pointer, FORGET_SECONDS))
+        self.statuses = Statuses(adapters.cache, adapters.queries.statuses)
+        self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)
+        self.events = Events(settings.redis_url, namespace=settings.namespace, notify=self.subscriptions.notify)
+        self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
+        self.backlog = BacklogLimit(Queries(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
+        announcer = Announcer(self.publishing, self.statuses, grace_seconds=grace_seconds)
+        self.acceptance = Acceptance(self.accepts, announcer, self.backlog, timeout_seconds=settings.accept_timeout_seconds)
+
+    async def finish(self) -> None:
+        """Wait for accepted jobs, and up to a second for their publishing. The relay publishes the rest."""
+        await self.accepts.drained()
+        await self.publishing.finish(1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Api:
-    """Everything that one API process is made of."""
+    """The ASGI application of one process. `end_waiting` answers all waiting requests; it runs in the event loop."""
 
-    def __init__(self, settings: Settings, fatal: Callable[[Exception], None]):
-        self._settings = settings
-        self._fatal = fatal
-        self._default_provider = settings.provider_for_new_messages()
-        self._hot = DatabasePool(settings.database_url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
-        self._reads = DatabasePool(settings.database_url, name="api reads", threads=4)
-        self._keys = DatabasePool(settings.database_url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
-        self._counts = DatabasePool(settings.database_url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
-        self._reports = DatabasePool(
-            settings.database_url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30
-        )
-        self._ledger = Ledger(self._hot, grace_seconds=settings.outbox_grace_seconds)
-        self._queries = Queries(self._reads)
-        self._cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
-        self._supervisor = Supervisor()
-        self._keyring: Keyring | None = None
-        self._subscriptions: Subscriptions | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._seen = "not seen yet"  # what is wrong with Postgres or its schema; "" once it is well
+    app: ASGIApp
+    end_waiting: Callable[[], None]
 
-    def build(self) -> ASGIApp:
-        """The ASGI application; what needs a running loop is connected in its lifespan."""
-        settings = self._settings
-        app = Starlette(
-            lifespan=self._lifespan,
-            exception_handlers={
-                Problem: on_problem,
-                HTTPException: on_http_exception,
-                BacklogFull: on_backlog_full,
-                Transient: on_transient,
-                BadData: on_bad_data,
-                ClientDisconnect: on_disconnect,
-                Exception: on_bug,
-            },
-        )
-        app.router.redirect_slashes = False  # a path is one path
-        names = [*settings.allowed_hosts, settings.host]
-        guarded = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=self._keys_required)
-        return Headers(guarded)
+
+def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> Api:
+    """Build one API process. Nothing connects before its lifespan. `fatal` ends the process."""
+    adapters = _Adapters(settings)
+    use_cases = _UseCases(settings, adapters)
+    keyring = Keyring(
+        ApiKeyStore(adapters.keys),
+        use_cases.subscriptions.wake,
+        off=settings.auth == "off",
+        may_be_open=may_be_open(settings),
+    )
+    supervisor, startup = Supervisor(), Startup(adapters.reads, keyring, settings, fatal)
+    endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor))
+    rates = RateLimits(adapters.rates, limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address))
+    access = Access(keyring, rates)
+    tasks = {
+        "schema": startup.run,
+        "broker": adapters.broker.run,
+        "publishing": use_cases.publishing.run,
+        "events": use_cases.events.run,
+        "keys": keyring.run,
+        "backlog": use_cases.backlog.run,
+    }
 
     @asynccontextmanager
-    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        settings, self._loop = self._settings, asyncio.get_running_loop()
-        broker = Publisher(settings.amqp_url, describe(settings.namespace, settings.providers), name="api")
-        deletes = ledger_batcher(Outbox(self._hot).delete)
-        eager = EagerPublisher(
-            broker,
-            lambda pointer: deletes.submit(pointer, FORGET_SECONDS),
-        )
-        statuses = Statuses(self._cache, self._queries.statuses)
-        subscriptions = self._subscriptions = Subscriptions(statuses.read_ledger, reread_seconds=REREAD_SECONDS)
-        events = Events(settings.redis_url, namespace=settings.namespace, notify=subscriptions.notify)
-        waiting = Waiting(statuses, subscriptions, settings.waiting_per_key)
-        accepting = ledger_batcher(self._ledger.accept)
-        backlog = BacklogLimit(Queries(self._counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
-        announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
-        acceptance = Acceptance(accepting, announcer, backlog, timeout_seconds=settings.accept_timeout_seconds)
-        # As many clients may be woken at once, and ask for their records. Small batches: a body may have 64 KiB.
-        records = Batcher(self._queries.messages, key=lambda id_: id_, repeat_transient=True, max_batch=100)
-        callbacks = CallbackUrls(settings.guard(), settings.callback_url, on=bool(settings.callback_secrets))
-        store, providers = DeadLetterStore(self._reads), frozenset(settings.providers)
-        lists = MessageLists(self._reads)
-        messages = MessageRoutes(
-            acceptance, waiting, records, self._queries, lists, callbacks, providers, self._default_provider
-        )
-        reports = ReportJobRoutes(acceptance, waiting, self._queries, Totals(self._reads), callbacks)
-        rates = Rates(settings.redis_url, namespace=settings.namespace)
-        access = self._access(subscriptions, rates)
-        dead_letters = DeadLetterRoutes(store, DeadLetters(store, settings.deadlines()), providers)
-        app.router.routes += [
-            *access.to(messages.routes(), Scope.MESSAGES_READ, Scope.MESSAGES_WRITE),
-            *access.to(ReportRoutes(self._reports).routes(), Scope.REPORTS),
-            *access.to(reports.routes(), Scope.REPORTS),
-            *access.to(dead_letters.routes(), Scope.DEAD_LETTERS),
-            *self._health(broker).routes(),
-            *DocumentRoutes(lambda: document(importlib.metadata.version("posthaste"), settings.providers)).routes(),
-        ]
-        for name, run in {
-            "schema": lambda: self._watch_schema(access.keyring),
-            "broker": broker.run,
-            "publishing": eager.run,
-            "events": events.run,
-            "keys": access.keyring.run,
-            "backlog": backlog.run,
-        }.items():
-            self._supervisor.start(name, run)
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        for name, run in tasks.items():
+            supervisor.start(name, run)
         try:
             yield
         finally:
-            await accepting.drained()
-            await eager.finish(1.0)
-            await self._supervisor.stop()
-            await self._cache.close()
-            await events.close()
-            await rates.close()
-            for pool in (self._hot, self._reads, self._reports, self._keys, self._counts):
-                pool.close()
+            await use_cases.finish()
+            await supervisor.stop()
+            await use_cases.events.close()
+            await adapters.close()
 
-    def _access(self, subscriptions: Subscriptions, rates: Rates) -> Access:
-        settings = self._settings
-        keyring = self._keyring = Keyring(
-            ApiKeyStore(self._keys),
-            subscriptions.wake,
-            off=settings.auth == "off",
-            may_be_open=self._may_be_open,
-        )
-        per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
-        return Access(keyring, RateLimits(rates, per_key, per_address))
-
-    def _keys_required(self) -> bool:
-        """Whether every request needs a key, as far as is known."""
-        return self._keyring is not None and bool(self._keyring.required)
-
-    @property
-    def _may_be_open(self) -> bool:
-        """Whether everybody may call as long as there is no key: only this machine can, or it was said in so many words."""
-        return self._settings.auth == "off" or is_loopback(self._settings.host)
-
-    def ending(self) -> None:
-        """The process was told to end: whoever waits is to be answered now. May be called from a signal's handler."""
-        if self._subscriptions is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._subscriptions.close)
-
-    async def _watch_schema(self, keyring: Keyring) -> None:
-        """Until Postgres has been seen with a schema that fits; one that is too old ends the process, as missing keys do."""
-
-        def waiting(reason: str) -> None:
-            self._seen = reason
-
-        try:
-            await schema.wait_until_fit(self._reads, self._settings.namespace, waiting)
-            await self._require_keys(keyring)
-        except (schema.SchemaTooOld, schema.ForeignNamespace, NoKeys) as error:
-            self._fatal(error)
-        else:
-            waiting("")
-            log.info("api.ready", host=self._settings.host, port=self._settings.port)
-
-    async def _require_keys(self, keyring: Keyring) -> None:
-        """Wait until it is known whether there are keys.
-
-        Raises:
-            NoKeys: there are none, and the API may not be open.
-        """
-        while keyring.required is None:
-            await keyring.refresh()
-            await asyncio.sleep(0 if keyring.required is not None else CHECK_SECONDS)
-        if not keyring.required and not self._may_be_open:
-            raise NoKeys(_NO_KEYS.format(host=self._settings.host))
-        if not keyring.required and self._settings.auth == "auto":
-            log.warning("api.open", reason="there are no keys", effect="whoever can reach the loopback interface may call")
-
-    def _health(self, broker: Publisher) -> HealthRoutes:
-        async def postgres() -> str | None:
-            return self._seen or await _down(self._queries.answers(CHECK_SECONDS))
-
-        async def redis() -> str | None:
-            return await _down(self._cache.answers())
-
-        async def rabbitmq() -> str | None:
-            return None if broker.connected.is_set() else "not connected"
-
-        version = {
-            "name": "posthaste",
-            "version": importlib.metadata.version("posthaste"),
-            "schema": schema.code_revision(),
-        }
-        checks = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
-        return HealthRoutes(checks, lambda: self._supervisor.down, version)
+    routes = [operation.route(endpoints, access) for operation in OPERATIONS]
+    app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
+    app.router.redirect_slashes = False  # one path, one resource
+    names = [*settings.allowed_hosts, settings.host]
+    origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=lambda: bool(keyring.required))
+    return Api(Headers(origins), use_cases.subscriptions.close)
 
 
-async def _down(check: Awaitable[None]) -> str | None:
-    """The reason why a check fails; None when it succeeds."""
+def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, health: HealthEndpoints) -> Endpoints:
+    queries, providers = adapters.queries, frozenset(settings.providers)
+    acceptance, history = use_cases.acceptance, JobHistory(queries)
+    waiting = Waiting(use_cases.statuses, use_cases.subscriptions, settings.waiting_per_key)
+    callbacks = CallbackUrls(settings.guard(), settings.callback_url, enabled=bool(settings.callback_secrets))
+    # Many waiting clients read their records at once. A body has up to 64 KiB, so batches are small.
+    records = Batcher(queries.messages, key=lambda id_: id_, repeat_transient=True, max_batch=100)
+    lists, default = MessageLists(adapters.reads), settings.provider_for_new_messages()
+    store, release = DeadLetterStore(adapters.reads), health.release["version"]
+    return Endpoints(
+        messages=MessageEndpoints(acceptance, waiting, history, records, lists, callbacks, providers, default),
+        reports=ReportEndpoints(adapters.reports),
+        report_jobs=ReportJobEndpoints(acceptance, waiting, history, queries, Totals(adapters.reads), callbacks),
+        dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
+        health=health,
+        documents=DocumentEndpoints(lambda: document(release, providers)),
+    )
+
+
+def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> HealthEndpoints:
+    async def postgres() -> str | None:
+        return startup.waiting_for or await _failure(adapters.queries.answers(CHECK_SECONDS))
+
+    async def redis() -> str | None:
+        return await _failure(adapters.cache.answers())
+
+    async def rabbitmq() -> str | None:
+        return None if adapters.broker.connected.is_set() else "not connected"
+
+    release: VersionOut = {
+        "name": "posthaste",
+        "version": importlib.metadata.version("posthaste"),
+        "schema": schema.code_revision(),
+    }
+    return HealthEndpoints({"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}, lambda: supervisor.down, release)
+
+
+async def _failure(check: Awaitable[None]) -> str | None:
+    """The reason why a check fails; None if it succeeds."""
     try:
         await check
     except Transient as error:

@@ -1,4 +1,4 @@
-"""The API's own description: `/openapi.json` for machines, `/docs` for people. One page, without scripts."""
+"""The API's documentation: `/openapi.json` for machines, and `/docs` for people as one page without scripts."""
 
 import asyncio
 import base64
@@ -6,13 +6,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 _FOLDER = Path(__file__).parent / "pages"
 
@@ -24,33 +22,27 @@ class _Documents:
     policy: str
 
 
-class DocumentRoutes:
-    """The OpenAPI document and its page. The first request makes both: starting a process does not wait for them."""
+class DocumentEndpoints:
+    """The OpenAPI document and its page. The first request generates both, so the start of a process does not wait for them."""
 
-    def __init__(self, describe: Callable[[], dict[str, Any]]):
+    def __init__(self, describe: Callable[[], dict[str, object]]):
         self._describe = describe
         self._documents: asyncio.Future[_Documents] | None = None
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("/openapi.json", self.openapi, methods=["GET"]),
-            Route("/docs", self.docs, methods=["GET"]),
-        ]
-
     async def openapi(self, request: Request) -> Response:
-        return Response((await self._made()).document, media_type="application/json")
+        return Response((await self._generated()).document, media_type="application/json")
 
     async def docs(self, request: Request) -> Response:
-        documents = await self._made()
+        documents = await self._generated()
         return Response(documents.page, media_type="text/html", headers={"Content-Security-Policy": documents.policy})
 
-    async def _made(self) -> _Documents:
-        """In a thread, as it takes a tenth of a second; shielded, as a client that leaves cancels its request."""
+    async def _generated(self) -> _Documents:
+        """Generate in a thread, as it takes a tenth of a second. The shield protects other requests from a disconnect."""
         if self._documents is None:
-            self._documents = asyncio.ensure_future(asyncio.to_thread(self._make))
+            self._documents = asyncio.ensure_future(asyncio.to_thread(self._generate))
         return await asyncio.shield(self._documents)
 
-    def _make(self) -> _Documents:
+    def _generate(self) -> _Documents:
         document = self._describe()
         style = (_FOLDER / "docs.css").read_text("utf-8")
         pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)

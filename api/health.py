@@ -1,4 +1,4 @@
-"""Liveness, readiness and version. Ready means: a message would be accepted now, which needs Postgres alone."""
+"""Liveness, readiness and version. A ready API accepts messages, which needs Postgres alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from api.answers import as_json
+from api.shapes import LiveOut, ReadyOut, VersionOut
 
 log = structlog.get_logger()
 
@@ -18,48 +18,42 @@ REQUIRED = "postgres"
 
 
 @dataclass(frozen=True, slots=True)
-class HealthRoutes:
-    """`checks` name each dependency and return None where it is well, else what is wrong.
+class HealthEndpoints:
+    """`checks` return the reason why a dependency is down, else None. `down_tasks` names the tasks that have failed.
 
-    Anybody may ask. So the answer says `down`, and the log says why. `down_tasks` names the tasks that have failed.
+    These endpoints need no key. So the answer says `down`, and only the log has the reason.
     """
 
     checks: Mapping[str, Check]
     down_tasks: Callable[[], list[str]]
-    version: dict[str, str]
-    _logged: set[str] = field(default_factory=set)
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("/health/live", self.live, methods=["GET"]),
-            Route("/health/ready", self.ready, methods=["GET"]),
-            Route("/version", self.show_version, methods=["GET"]),
-        ]
+    release: VersionOut
+    _down: set[str] = field(default_factory=set)
 
     async def live(self, request: Request) -> Response:
-        return as_json({"status": "live"})
+        answer: LiveOut = {"status": "live"}
+        return as_json(answer)
 
     async def ready(self, request: Request) -> Response:
-        """503 only while nothing can be accepted; a missing broker or cache is named, but degrades nothing a client sees."""
+        """503 while the API accepts nothing. Without broker or cache it still accepts; the answer names them."""
         reasons = dict(zip(self.checks, await asyncio.gather(*(check() for check in self.checks.values())), strict=True))
         for name, reason in reasons.items():
             self._log_change(name, reason)
         ready, tasks = reasons[REQUIRED] is None, self.down_tasks()
-        body = {
+        answer: ReadyOut = {
             "status": "ready" if ready else "unavailable",
             "checks": {name: "up" if reason is None else "down" for name, reason in reasons.items()}
             | {"tasks": f"down: {', '.join(tasks)}" if tasks else "up"},
         }
-        return as_json(body, 200 if ready else 503, None if ready else {"Retry-After": "1"})
+        return as_json(answer, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
     def _log_change(self, name: str, reason: str | None) -> None:
-        """One line when a dependency goes down, one when it is up again."""
-        if reason is not None and name not in self._logged:
-            self._logged.add(name)
+        """Log each dependency once when it goes down, and once when it is up again."""
+        if reason is not None and name not in self._down:
+            self._down.add(name)
             log.warning("health.down", check=name, reason=reason)
-        elif reason is None and name in self._logged:
-            self._logged.remove(name)
+        elif reason is None and name in self._down:
+            self._down.remove(name)
             log.info("health.up", check=name)
 
-    async def show_version(self, request: Request) -> Response:
-        return as_json(self.version)
+    async def version(self, request: Request) -> Response:
+        return as_json(self.release)

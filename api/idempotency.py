@@ -1,6 +1,6 @@
-"""The `Idempotency-Key` header: a request sent again under its key is answered as it was, and makes no second job.
+"""The `Idempotency-Key` header: a repeated request gets the first one's answer and creates no second job.
 
-After draft-ietf-httpapi-idempotency-key-header. A key belongs to one client and route, for a day.
+It follows draft-ietf-httpapi-idempotency-key-header. A key belongs to one client and route, for one day.
 """
 
 import hashlib
@@ -10,11 +10,12 @@ import orjson
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from api.problems import FieldError, Problem
+from api.problems import invalid
+from api.shapes import FieldProblem
 from jobs.model import IdempotencyKey
 
 _HEADER = "Idempotency-Key"
-_PLAIN = re.compile(r"[!-~]{1,255}")  # visible ASCII
+_VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
 
 
 def idempotency_key(request: Request, request_body: BaseModel, index: int | None = None) -> IdempotencyKey | None:
@@ -23,7 +24,7 @@ def idempotency_key(request: Request, request_body: BaseModel, index: int | None
     if key is None:
         return None
     route = request.url.path if index is None else f"{request.url.path}#{index}"
-    # What is not said is not part of it: so a release that knows another field does not take a request sent again for another.
+    # The fingerprint omits defaults: a release that adds a field still recognises a repeated request.
     canonical = orjson.dumps(request_body.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
     return IdempotencyKey(route, key, hashlib.sha256(canonical).hexdigest())
 
@@ -32,22 +33,16 @@ def read_key(request: Request) -> str | None:
     """The header's value; None without it.
 
     Raises:
-        Problem: 422, it is given twice or is not 1 to 255 visible ASCII characters.
+        Problem: 422, the header is repeated or is not 1 to 255 visible ASCII characters.
     """
     values = request.headers.getlist(_HEADER)
-    if not values:
-        return None
-    if len(values) > 1 or not _PLAIN.fullmatch(values[0]):
-        detail = "is given twice" if len(values) > 1 else "must be 1 to 255 visible ASCII characters"
-        error = FieldError(_HEADER, "repeated" if len(values) > 1 else "wrong_format", detail)
-        raise Problem(422, "validation", f"Not valid: {_HEADER}.", errors=[error])
-    return values[0]
-
-
-def key_reused() -> Problem:
-    return Problem(422, "idempotency_key_reused", f"This {_HEADER} was used before, for another request; nothing was accepted.")
+    if len(values) > 1:
+        raise invalid(FieldProblem(_HEADER, "repeated", "is repeated"))
+    if values and not _VISIBLE_ASCII.fullmatch(values[0]):
+        raise invalid(FieldProblem(_HEADER, "wrong_format", "must be 1 to 255 visible ASCII characters"))
+    return values[0] if values else None
 
 
 def replay_header(replayed: bool) -> dict[str, str]:
-    """What tells a client that its request had been accepted before."""
+    """The header that marks the answer of a repeated request."""
     return {"Idempotent-Replayed": "true"} if replayed else {}

@@ -1,4 +1,4 @@
-"""How much a caller may ask for: requests per key, and per address without a usable key."""
+"""Rate limits: requests per key, and requests per address without a usable key."""
 
 import time
 from typing import Protocol
@@ -11,54 +11,54 @@ from infra.errors import Transient
 
 log = structlog.get_logger()
 
-DOWN_EVERY_SECONDS = 60.0
+LOG_EVERY_SECONDS = 60.0
 
 
 class Exceeded(Protocol):
-    """Too many; the next one in so many seconds."""
+    """The limit is exceeded for so many seconds."""
 
     @property
     def seconds(self) -> int: ...
 
 
 class Rates(Protocol):
-    """What is needed of Redis."""
+    """The counters in Redis."""
 
     async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None: ...
 
 
 class RateLimits:
-    """`per_key`: every request; `per_address`: those that show no usable key. While Redis is away nobody is held up."""
+    """`per_key` limits all requests of a key, `per_address` those without a usable key. Without Redis nothing is limited."""
 
     def __init__(self, rates: Rates, per_key: RateLimitItem, per_address: RateLimitItem):
         self._rates = rates
         self._per_key = per_key
         self._per_address = per_address
-        self._said_at = float("-inf")
+        self._logged_at = float("-inf")
 
-    async def key(self, prefix: str) -> None:
+    async def count_key(self, prefix: str) -> None:
         """Count a request of a key.
 
         Raises:
-            Problem: 429, there were too many.
+            Problem: 429, the limit is exceeded.
         """
         await self._count(self._per_key, prefix, "key")
 
-    async def stranger(self, address: str) -> None:
-        """Count a request without a usable key. Raises as `key`."""
+    async def count_address(self, address: str) -> None:
+        """Count a request without a usable key. Raises as `count_key`."""
         await self._count(self._per_address, address, "address")
 
-    async def _count(self, limit: RateLimitItem, name: str, what: str) -> None:
+    async def _count(self, limit: RateLimitItem, name: str, unit: str) -> None:
         try:
             exceeded = await self._rates.hit(limit, name)
         except Transient as error:
-            if time.monotonic() - self._said_at > DOWN_EVERY_SECONDS:
-                self._said_at = time.monotonic()
-                log.warning("rates.down", reason=str(error), effect="requests are not counted")
+            if time.monotonic() - self._logged_at > LOG_EVERY_SECONDS:
+                self._logged_at = time.monotonic()
+                log.warning("rates.down", reason=str(error), effect="requests are not limited")
             return
         if exceeded is not None:
             # draft-ietf-httpapi-ratelimit-headers
-            policy = f'"{what}";q={limit.amount};w={limit.get_expiry()}'
-            fields = {"RateLimit-Policy": policy, "RateLimit": f'"{what}";r=0;t={exceeded.seconds}'}
-            detail = f"More than {limit.amount} requests in {limit.get_expiry()} s by this {what}."
+            policy = f'"{unit}";q={limit.amount};w={limit.get_expiry()}'
+            fields = {"RateLimit-Policy": policy, "RateLimit": f'"{unit}";r=0;t={exceeded.seconds}'}
+            detail = f"More than {limit.amount} requests in {limit.get_expiry()} s by this {unit}."
             raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(exceeded.seconds), **fields})

@@ -1,11 +1,11 @@
-"""What every request passes through before the routes."""
+"""Request ids and security headers, for every request."""
 
 import re
 import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Answers are data: nothing in them is to be run, framed, guessed at or kept by anybody on the way.
+# Answers are data. Browsers must not execute, frame or sniff them; caches must not store them.
 _SECURITY = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
     b"x-content-type-options": b"nosniff",
@@ -15,12 +15,12 @@ _SECURITY = {
 
 
 class Headers:
-    """Gives each request an id: the client's own `X-Request-ID` where it is a plain one, else a new one; answers with it.
+    """Gives each request an id: the client's `X-Request-ID` if it is valid, else a new one. The answer repeats it.
 
-    And with what keeps a browser from making more of an answer than it is, where a route has not said otherwise.
+    It adds the security headers that an endpoint has not set itself.
     """
 
-    _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+    _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -29,15 +29,15 @@ class Headers:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if self._PLAIN.fullmatch(given) else uuid.uuid4().hex.encode()
+        client_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = client_id if self._VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
         scope["posthaste.request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                said = {name for name, _ in message["headers"]}
-                more = [(name, value) for name, value in _SECURITY.items() if name not in said]
-                message["headers"] = [*message["headers"], *more, (b"x-request-id", request_id)]
+                names = {name for name, _ in message["headers"]}
+                security = [(name, value) for name, value in _SECURITY.items() if name not in names]
+                message["headers"] = [*message["headers"], *security, (b"x-request-id", request_id)]
             await send(message)
 
         await self._app(scope, receive, send_with_id)

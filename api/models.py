@@ -1,4 +1,4 @@
-"""The shapes that clients send and get."""
+"""The request models: bodies and query strings."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ MAX_RESULT_PAGE = 10_000  # rows of a result
 
 
 def _storable(value: str) -> str:
-    """Postgres refuses the NUL character, and a lone surrogate cannot be written as UTF-8 at all."""
+    """Postgres rejects the NUL character, and UTF-8 has no lone surrogates."""
     if "\0" in value:
         raise PydanticCustomError("nul_character", "must not contain the NUL character")
     try:
@@ -45,7 +45,7 @@ Storable = AfterValidator(_storable)
 
 
 def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Metadata that can be stored and given back as it came: bounded, no NUL, no lone surrogate, numbers of 64 bits."""
+    """Metadata that Postgres stores and JSON returns unchanged: bounded, no NUL, no lone surrogate, numbers of 64 bits."""
     try:
         text = orjson.dumps(value)
     except (TypeError, ValueError) as error:  # lone surrogates, integers over 64 bits
@@ -57,12 +57,12 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
     if b"\\u0000" in text:
         raise PydanticCustomError("nul_character", "must not contain the NUL character")
     if not _in_range(value):
-        raise PydanticCustomError("unsupported_value", "has a number that is not from -2^63 to 2^63 - 1")
+        raise PydanticCustomError("unsupported_value", "has a number outside -2^63 to 2^63 - 1")
     return value
 
 
-def _in_range(value: Any) -> bool:
-    """Whether every number in it is one that every reader of JSON can hold; what overflowed to infinity is not."""
+def _in_range(value: object) -> bool:
+    """Whether every number fits into 64 bits. Infinity, the result of an overflow, does not."""
     if isinstance(value, dict):
         return all(map(_in_range, value.values()))
     if isinstance(value, list):
@@ -71,7 +71,7 @@ def _in_range(value: Any) -> bool:
 
 
 def _one_line(value: str) -> str:
-    """A destination is part of protocols that end lines where it might say so."""
+    """Protocols of providers end lines at control characters, so a destination has none."""
     if any(unicodedata.category(character) == "Cc" for character in value):
         raise PydanticCustomError("control_character", "must not contain control characters")
     if not value.strip():
@@ -83,22 +83,22 @@ CallbackUrl = Annotated[str, Field(min_length=1, max_length=MAX_URL), Storable]
 
 
 def _rfc3339(value: object) -> object:
-    """A number is no instant: which unit, and since when?"""
+    """Instants are RFC 3339 strings. pydantic also accepts numbers, which have no unit."""
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
         raise PydanticCustomError("wrong_format", "must be an instant like 2026-11-22T04:00:00Z (RFC 3339)")
     return value
 
 
 def _in_utc(value: datetime) -> datetime:
-    """Postgres knows fewer offsets than there are, and no year before 1."""
+    """Postgres supports fewer offsets, and no year before 1."""
     try:
         return value.astimezone(UTC)
     except OverflowError as error:
-        raise PydanticCustomError("wrong_format", "is too near the ends of the calendar") from error
+        raise PydanticCustomError("wrong_format", "is outside the calendar in UTC") from error
 
 
 def _whole(value: object) -> object:
-    """JSON has one kind of number: 5.0 is 5."""
+    """JSON has one number type: 5.0 is 5."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -109,10 +109,10 @@ Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
 
 
 class MessageIn(BaseModel):
-    """`POST /messages`: what to send, to whom, through which provider (default: the configured one), and how urgently.
+    """The body of `POST /messages`. Without `provider`, the default provider sends the message.
 
-    `reference`, `tags` and `metadata` are the client's own: kept and returned, not interpreted. Each end of the message is told
-    to `callback_url`; `null`: nowhere, not even at the installation's default.
+    `reference`, `tags` and `metadata` are the client's own: Posthaste stores and returns them. `callback_url` receives every
+    final status; `null` disables the default callback.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -129,7 +129,7 @@ class MessageIn(BaseModel):
 
 
 class MessageQuery(BaseModel):
-    """`GET /messages`: those that fit every field given, and a page of them."""
+    """The filter of `GET /messages`, and a page. A message matches every field of the filter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -142,7 +142,7 @@ class MessageQuery(BaseModel):
 
 
 class ReportIn(BaseModel):
-    """`POST /api/2.0/report/posts`: where its end is told; `null` for nowhere, not even at the installation's default."""
+    """The body of `POST /api/2.0/report/posts`. `callback_url` is as in `MessageIn`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -150,7 +150,7 @@ class ReportIn(BaseModel):
 
 
 class PageQuery(BaseModel):
-    """Which part of a list: at most `limit` items from behind `cursor`, the `next_cursor` of the page before."""
+    """A page of a list: at most `limit` items after `cursor`, the `next_cursor` of the previous page."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -159,7 +159,7 @@ class PageQuery(BaseModel):
 
 
 class ResultQuery(BaseModel):
-    """How a report's result is wanted: its format (else by Accept), and a page of it (else all)."""
+    """The format of a report's result, else by Accept, and a page of it, else all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -169,7 +169,7 @@ class ResultQuery(BaseModel):
 
 
 class DeadLetterFilter(BaseModel):
-    """Which dead letters: all that fit every field given."""
+    """A filter of dead letters. A dead letter matches every field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -185,14 +185,14 @@ class DeadLetterFilter(BaseModel):
 
 
 class DeadLetterQuery(DeadLetterFilter):
-    """`GET /dead-letters`: a filter, and a page of what fits."""
+    """The filter of `GET /dead-letters`, and a page."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
     cursor: Cursor | None = None
 
 
 class DeadLetterBatch(BaseModel):
-    """`POST /dead-letters/discard`: the first `limit` that fit the filter (and are among `ids`, if given)."""
+    """The body of `POST /dead-letters/discard`: the first `limit` dead letters that match the filter and the `ids`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -203,14 +203,14 @@ class DeadLetterBatch(BaseModel):
 
 
 class DeadLetterRequeue(DeadLetterBatch):
-    """`POST /dead-letters/requeue`: the same; messages for `provider`, if one is named. `extend`: past the deadline, too."""
+    """The body of `POST /dead-letters/requeue`. `provider` replaces the provider of messages; `extend` ignores deadlines."""
 
     provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
     extend: Annotated[bool, Field(strict=True)] = False
 
 
 class BatchIn(BaseModel):
-    """`POST /messages/batch`: each item is judged by itself, as one `POST /messages` would be."""
+    """The body of `POST /messages/batch`. Each item is validated separately, as the body of `POST /messages`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,120 +1,166 @@
-"""Every operation of the API in one table: what it does, who may, what it reads and answers. A test holds it to the routes."""
+"""The one table of operations. Starlette's routes, their guards and the OpenAPI document derive from it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
+from starlette.routing import Route
 
 from api import models, shapes
+from api.callers import Access, Endpoint
+from api.dead_letters import DeadLetterEndpoints
+from api.documents import DocumentEndpoints
+from api.health import HealthEndpoints
+from api.messages import MessageEndpoints
+from api.report_jobs import JOBS, ReportJobEndpoints
+from api.reports import ReportEndpoints
 from infra.keys import Scope
 
-JOBS = "/api/2.0/report/jobs"
-_READ, _WRITE, _REPORTS, _DEAD = Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.REPORTS, Scope.DEAD_LETTERS
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The endpoints of one process, by their nouns."""
+
+    messages: MessageEndpoints
+    reports: ReportEndpoints
+    report_jobs: ReportJobEndpoints
+    dead_letters: DeadLetterEndpoints
+    health: HealthEndpoints
+    documents: DocumentEndpoints
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation: what it does, who may, what it reads, what it answers (by status), and which problems it has."""
+    """One operation. `answers` are JSON shapes or media types by status; None: no content. Without a scope it needs no key."""
 
     method: str
     path: str
     summary: str
+    endpoint: Callable[[Endpoints], Endpoint]
     scope: Scope | None
-    answers: dict[int, type[BaseModel] | str | None]
+    answers: dict[int, type | str | None]
     problems: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     body_required: bool = True
     query: type[BaseModel] | None = None
-    headers: tuple[str, ...] = ()  # that it heeds
-    gives: tuple[str, ...] = ()  # headers of its good answers
+    headers: tuple[str, ...] = ()  # of requests
+    answer_headers: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         words = [word.strip("{}") for word in self.path.replace(".", "_").replace("-", "_").split("/") if word]
         return "_".join([self.method.lower(), *words])
 
+    def route(self, endpoints: Endpoints, access: Access) -> Route:
+        """The operation's route. Its guard requires the scope."""
+        endpoint = self.endpoint(endpoints)
+        guarded = endpoint if self.scope is None else access.guard(endpoint, self.scope)
+        return Route(self.path.replace("{id}", "{id:job}"), guarded, methods=[self.method], name=self.name)
 
+
+_READ, _WRITE, _REPORTS, _DEAD = Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.REPORTS, Scope.DEAD_LETTERS
 _BODY_PROBLEMS = (400, 408, 413, 415, 422)
 _KEYED = ("Idempotency-Key",)
 _ACCEPTED = ("Location", "Idempotent-Replayed")
-_WAITED = ("Prefer", "If-None-Match")
+_WAIT = ("Prefer", "If-None-Match")
 _VERSIONED = ("ETag", "Preference-Applied")
 _EVENTS = "text/event-stream"
+_STATUS: dict[int, type | str | None] = {200: shapes.StatusOut, 304: None}
 
-
-def _job(path: str, kind: str, scope: Scope) -> list[Operation]:
-    """What every kind of job can be asked."""
-    shared: dict[str, Any] = {"scope": scope, "problems": (404, 503)}
-    waited: dict[str, Any] = {"scope": scope, "headers": _WAITED, "gives": _VERSIONED, "problems": (404, 429, 503)}
-    status: dict[int, Any] = {200: shapes.StatusOut, 304: None}
-    streams: dict[str, Any] = {"headers": ("Last-Event-ID",), "scope": scope, "problems": (404, 429, 503)}
-    return [
-        Operation("GET", f"{path}/{{id}}/status", f"What became of a {kind}", answers=status, **waited),
-        Operation("GET", f"{path}/{{id}}/events", "Each change as it happens", answers={200: _EVENTS, 204: None}, **streams),
-        Operation("GET", f"{path}/{{id}}/attempts", "What each attempt came to", answers={200: shapes.AttemptsOut}, **shared),
-        Operation("GET", f"{path}/{{id}}/callbacks", "How it was told", answers={200: shapes.CallbacksOut}, **shared),
-    ]
-
-
+# Starlette tries the routes in this order, so frequent operations come first.
 OPERATIONS: list[Operation] = [
     Operation(
-        "POST", "/messages", "Accept a message", _WRITE, {202: shapes.AcceptedOut}, (*_BODY_PROBLEMS, 503), models.MessageIn,
-        headers=_KEYED, gives=_ACCEPTED,
+        "POST", "/messages", "Accept a message", lambda to: to.messages.post, _WRITE, {202: shapes.AcceptedOut},
+        (*_BODY_PROBLEMS, 503), models.MessageIn, headers=_KEYED, answer_headers=_ACCEPTED,
     ),
     Operation(
-        "GET", "/messages", "List messages, newest first", _READ, {200: shapes.MessageListOut}, (422, 503),
-        query=models.MessageQuery,
+        "GET", "/message/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
+        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
     ),
     Operation(
-        "POST", "/messages/batch", "Accept up to 1,000 messages, each judged by itself", _WRITE, {202: shapes.BatchOut},
-        (*_BODY_PROBLEMS, 503), models.BatchIn, headers=_KEYED, gives=("Idempotent-Replayed",),
+        "GET", "/messages/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
+        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
     ),
     Operation(
-        "GET", "/messages/{id}", "A message's record", _READ, {200: shapes.MessageOut, 304: None}, (404, 429, 503),
-        headers=_WAITED, gives=_VERSIONED,
-    ),
-    *_job("/messages", "message", _READ),
-    Operation(
-        "GET", "/message/{id}/status", "What became of a message", _READ, {200: shapes.StatusOut, 304: None}, (404, 429, 503),
-        headers=_WAITED, gives=_VERSIONED,
+        "GET", "/messages", "List messages, newest first", lambda to: to.messages.list, _READ,
+        {200: shapes.MessageListOut}, (422, 503), query=models.MessageQuery,
     ),
     Operation(
-        "GET", "/api/1.0/report/posts", "Total words per user, counted within the request", _REPORTS,
-        {200: shapes.TotalsOut}, (503,),
+        "POST", "/messages/batch", "Accept up to 1,000 messages, each validated separately",
+        lambda to: to.messages.post_batch, _WRITE, {202: shapes.BatchOut}, (*_BODY_PROBLEMS, 503), models.BatchIn,
+        headers=_KEYED, answer_headers=("Idempotent-Replayed",),
     ),
     Operation(
-        "POST", "/api/2.0/report/posts", "The same as a job", _REPORTS, {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503),
-        models.ReportIn, body_required=False, headers=_KEYED, gives=_ACCEPTED,
+        "GET", "/messages/{id}", "A message's record", lambda to: to.messages.record, _READ,
+        {200: shapes.MessageOut, 304: None}, (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
     ),
     Operation(
-        "GET", JOBS, "List reports, newest first", _REPORTS, {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery
+        "GET", "/messages/{id}/events", "Each status change, live", lambda to: to.messages.events, _READ,
+        {200: _EVENTS, 204: None}, (404, 429, 503), headers=("Last-Event-ID",),
     ),
     Operation(
-        "GET", f"{JOBS}/{{id}}", "A report's state, with its progress", _REPORTS, {200: shapes.ReportOut, 304: None},
-        (404, 429, 503), headers=_WAITED, gives=_VERSIONED,
-    ),
-    *_job(JOBS, "report", _REPORTS),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or a page of them", _REPORTS,
-        {200: shapes.TotalsOut}, (404, 406, 409, 422, 503), query=models.ResultQuery,
+        "GET", "/messages/{id}/attempts", "A message's attempts", lambda to: to.messages.attempts, _READ,
+        {200: shapes.AttemptsOut}, (404, 503),
     ),
     Operation(
-        "GET", "/dead-letters", "List failed and unknown jobs", _DEAD, {200: shapes.DeadLetterListOut}, (422, 503),
-        query=models.DeadLetterQuery,
+        "GET", "/messages/{id}/callbacks", "A message's callbacks", lambda to: to.messages.list_callbacks, _READ,
+        {200: shapes.CallbacksOut}, (404, 503),
     ),
     Operation(
-        "POST", "/dead-letters/requeue", "Queue dead letters anew", _DEAD, {200: shapes.RequeuedOut}, (*_BODY_PROBLEMS, 503),
-        models.DeadLetterRequeue,
+        "GET", "/api/1.0/report/posts", "Total words per user, counted within the request", lambda to: to.reports.report,
+        _REPORTS, {200: shapes.TotalsOut}, (503,),
     ),
     Operation(
-        "POST", "/dead-letters/discard", "End dead letters for good", _DEAD, {200: shapes.DiscardedOut},
-        (*_BODY_PROBLEMS, 503), models.DeadLetterBatch,
+        "POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.report_jobs.post, _REPORTS,
+        {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503), models.ReportIn, body_required=False,
+        headers=_KEYED, answer_headers=_ACCEPTED,
     ),
-    Operation("GET", "/health/live", "Whether this process answers", None, {200: shapes.LiveOut}),
     Operation(
-        "GET", "/health/ready", "Whether a message would be accepted now", None, {200: shapes.ReadyOut, 503: shapes.ReadyOut}
+        "GET", JOBS, "List reports, newest first", lambda to: to.report_jobs.list, _REPORTS,
+        {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery,
     ),
-    Operation("GET", "/version", "Which release this is", None, {200: shapes.VersionOut}),
-    Operation("GET", "/openapi.json", "This document", None, {200: "application/json"}),
-    Operation("GET", "/docs", "This document, to be read", None, {200: "text/html"}),
+    Operation(
+        "GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.report_jobs.state, _REPORTS,
+        {200: shapes.ReportOut, 304: None}, (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
+    ),
+    Operation(
+        "GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.report_jobs.status, _REPORTS, _STATUS,
+        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
+    ),
+    Operation(
+        "GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.report_jobs.events,
+        _REPORTS, {200: _EVENTS, 204: None}, (404, 429, 503), headers=("Last-Event-ID",),
+    ),
+    Operation(
+        "GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.report_jobs.attempts, _REPORTS,
+        {200: shapes.AttemptsOut}, (404, 503),
+    ),
+    Operation(
+        "GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.report_jobs.list_callbacks, _REPORTS,
+        {200: shapes.CallbacksOut}, (404, 503),
+    ),
+    Operation(
+        "GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page", lambda to: to.report_jobs.result,
+        _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503), query=models.ResultQuery,
+    ),
+    Operation(
+        "GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
+        {200: shapes.DeadLetterListOut}, (422, 503), query=models.DeadLetterQuery,
+    ),
+    Operation(
+        "POST", "/dead-letters/requeue", "Requeue dead letters", lambda to: to.dead_letters.requeue, _DEAD,
+        {200: shapes.RequeuedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterRequeue,
+    ),
+    Operation(
+        "POST", "/dead-letters/discard", "Discard dead letters", lambda to: to.dead_letters.discard, _DEAD,
+        {200: shapes.DiscardedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterBatch,
+    ),
+    Operation("GET", "/health/live", "Whether this process answers", lambda to: to.health.live, None, {200: shapes.LiveOut}),
+    Operation(
+        "GET", "/health/ready", "Whether the API accepts messages now", lambda to: to.health.ready, None,
+        {200: shapes.ReadyOut, 503: shapes.ReadyOut},
+    ),
+    Operation("GET", "/version", "The release", lambda to: to.health.version, None, {200: shapes.VersionOut}),
+    Operation("GET", "/openapi.json", "This document", lambda to: to.documents.openapi, None, {200: "application/json"}),
+    Operation("GET", "/docs", "This document as a page", lambda to: to.documents.docs, None, {200: "text/html"}),
 ]  # fmt: skip

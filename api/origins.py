@@ -1,8 +1,8 @@
-"""Requests that a browser sends for a foreign page are refused. Other clients send no such headers, and pass.
+"""Rejects requests that a browser sends for a page of another site. Other clients send no such headers, and pass.
 
-A page that has bound its own name to this address (DNS rebinding) shows that name in `Host`. A page that submits a form or
-loads an image from here shows itself in `Sec-Fetch-Site`, or in `Origin` where the browser is old or the API is not on
-loopback. The API has no CORS, so no page of another site has a use for an answer.
+DNS rebinding binds the name of another site to this address; `Host` has that name. For forms and images of another site,
+browsers set `Sec-Fetch-Site` on loopback and with TLS. Old browsers, and all browsers elsewhere, set only `Origin`. The API has
+no CORS, so no page of another site can read an answer.
 """
 
 import re
@@ -21,14 +21,14 @@ ANY = "*"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(:[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")
 _MAX_HOST = 260  # characters: a name has 253, and a port six
-_MAX_SHOWN = 100  # characters of a client's own Host that are repeated to it
+_MAX_QUOTED = 100  # characters of the Host header in an answer
 
 
 class Origins:
-    """Refuses what a browser sends for a foreign page.
+    """Rejects a browser's requests for pages of other sites.
 
-    Every `Host` may be an address or localhost, as no other site has them, or one of `names`. Keys make rebinding harmless:
-    with keys, any name passes unless names are `listed` by the operator.
+    `Host` may be an address, localhost, or one of `names`: no other site has those. A page of another site has no key. So
+    any name passes if requests need keys and the operator has not `listed` names.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str], *, listed: bool, keys_required: Callable[[], bool]):
@@ -36,7 +36,7 @@ class Origins:
         self._names = frozenset(name.lower() for name in names)
         self._listed = listed
         self._keys_required = keys_required
-        self._is_ours = lru_cache(maxsize=256)(self._judge)
+        self._is_own = lru_cache(maxsize=256)(self._is_own_name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
@@ -48,15 +48,15 @@ class Origins:
     def _problem(self, method: str, headers: Headers) -> Problem | None:
         if self._listed or not self._keys_required():
             for host in headers.getlist("host"):
-                if len(host) > _MAX_HOST or not self._is_ours(host):
-                    detail = f"This API does not answer as {host[:_MAX_SHOWN]!r}. POSTHASTE_ALLOWED_HOSTS lists its names."
+                if len(host) > _MAX_HOST or not self._is_own(host):
+                    detail = f"{host[:_MAX_QUOTED]!r} is not a name of this API. POSTHASTE_ALLOWED_HOSTS lists its names."
                     return Problem(421, "unknown_host", detail)
         if _is_foreign(method, headers):
             return Problem(403, "cross_site", "A browser sent this request for a page of another site.")
         return None
 
-    def _judge(self, host: str) -> bool:
-        """Whether a Host header names us."""
+    def _is_own_name(self, host: str) -> bool:
+        """Whether a Host header has a name of this API."""
         found = _HOST.fullmatch(host)
         if found is None:
             return False
@@ -71,11 +71,11 @@ class Origins:
 
 
 def _is_foreign(method: str, headers: Headers) -> bool:
-    """Whether a browser sent the request for a page of another site, other than by opening a link to here."""
+    """Whether a browser sent the request for a page of another site. Links from other sites are allowed."""
     site = headers.get("sec-fetch-site")
     if site is not None:
-        followed = method in _READS and headers.get("sec-fetch-mode") == "navigate"
-        return site not in ("same-origin", "none") and not followed
+        is_link = method in _READS and headers.get("sec-fetch-mode") == "navigate"
+        return site not in ("same-origin", "none") and not is_link
     origin = headers.get("origin")
     if origin is None or method in _READS:
         return False

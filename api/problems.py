@@ -1,33 +1,30 @@
 """Problems: every error answer is RFC 9457 `application/problem+json` with a stable `code` and the request's id."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
 
 import orjson
 import structlog
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ExceptionHandler
 
+from api.shapes import FieldProblem, ItemProblem, ProblemOut
+from infra.errors import Transient
+from infra.postgres.errors import BadData
+from service.acceptance import KeyTaken
 from service.backlog import BacklogFull
+from service.batching import DeadlineExceeded, Overloaded
 
 log = structlog.get_logger()
 
-
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """One bad field: a JSON pointer (RFC 6901) to it, a stable code, and a sentence."""
-
-    pointer: str
-    code: str
-    detail: str
+_MAX_ERRORS = 50  # in one problem
 
 
 class Problem(Exception):
-    """An error to be answered as it is; `headers` go with it (Retry-After, Allow, …)."""
+    """An error answer. `headers` are sent with it."""
 
     def __init__(
         self,
@@ -35,7 +32,7 @@ class Problem(Exception):
         code: str,
         detail: str,
         *,
-        errors: Sequence[FieldError] = (),
+        errors: Sequence[FieldProblem] = (),
         headers: Mapping[str, str] | None = None,
     ):
         super().__init__(detail)
@@ -46,18 +43,45 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+def invalid(*errors: FieldProblem) -> Problem:
+    """422 for invalid fields."""
+    names = ", ".join(dict.fromkeys(error.pointer for error in errors[:5]))
+    return Problem(422, "validation", f"Not valid: {names}.", errors=errors[:_MAX_ERRORS])
+
+
 def not_found() -> Problem:
-    return Problem(404, "not_found", "There is nothing here, or it is not yours.")
+    return Problem(404, "not_found", "The resource does not exist or belongs to another client.")
 
 
-def unavailable(detail: str) -> Problem:
-    """The outcome of the request is unknown to the client: it may safely be sent again later."""
-    return Problem(503, "unavailable", detail, headers={"Retry-After": "1"})
+def unavailable(detail: str, *, code: str = "unavailable", retry_after: int = 1) -> Problem:
+    """503: the client may safely repeat the request later."""
+    return Problem(503, code, detail, headers={"Retry-After": str(retry_after)})
 
 
-def describe(problem: Problem) -> dict[str, Any]:
+# The errors of lower layers. The class nearest to an error decides.
+_PROBLEMS: dict[type[Exception], Callable[[Exception], Problem]] = {
+    BacklogFull: lambda error: unavailable(f"{error} This request accepted nothing.", code="backlog_full", retry_after=5),
+    Overloaded: lambda _: unavailable("Too many requests wait for the database. This request changed nothing."),
+    DeadlineExceeded: lambda _: unavailable("The database did not answer in time. The outcome of this request is unknown."),
+    Transient: lambda _: unavailable("The database does not answer. The outcome of this request is unknown."),
+    KeyTaken: lambda _: Problem(
+        422, "idempotency_key_reused", "Another request used this Idempotency-Key. This request accepted nothing."
+    ),
+    BadData: lambda _: Problem(422, "validation", "The database rejects a value of this request."),
+}
+
+
+def problem_from(error: BaseException) -> Problem | None:
+    """The problem that reports this error. None: the error is a defect."""
+    if isinstance(error, Problem):
+        return error
+    make = next((_PROBLEMS[base] for base in type(error).__mro__ if base in _PROBLEMS), None)
+    return make(error) if make is not None and isinstance(error, Exception) else None
+
+
+def describe(problem: Problem) -> ItemProblem:
     """A problem's members as RFC 9457 names them."""
-    body: dict[str, Any] = {
+    described: ItemProblem = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,
         "status": problem.status,
@@ -65,21 +89,38 @@ def describe(problem: Problem) -> dict[str, Any]:
         "detail": problem.detail,
     }
     if problem.errors:
-        body["errors"] = [asdict(error) for error in problem.errors]
-    return body
+        described["errors"] = list(problem.errors)
+    return described
+
+
+def encode(problem: Problem, request_id: str) -> bytes:
+    """A problem's body."""
+    described: ProblemOut = {**describe(problem), "request_id": request_id}
+    return orjson.dumps(described)
 
 
 def render(request: Request, problem: Problem) -> Response:
-    body = describe(problem) | {"request_id": request.scope.get("posthaste.request_id")}
-    return Response(orjson.dumps(body), problem.status, problem.headers, media_type="application/problem+json")
+    body = encode(problem, _request_id(request))
+    return Response(body, problem.status, problem.headers, media_type="application/problem+json")
 
 
-async def on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
-    return render(request, error)
+def _request_id(request: Request) -> str:
+    return str(request.scope.get("posthaste.request_id", ""))
 
 
-async def on_http_exception(request: Request, error: Exception) -> Response:
+async def _on_known(request: Request, error: Exception) -> Response:
+    problem = problem_from(error)
+    assert problem is not None
+    return render(request, problem)
+
+
+async def _on_bad_data(request: Request, error: Exception) -> Response:
+    """Postgres rejects a value that the request model accepts. The answer cannot name its field, so the log has the reason."""
+    log.warning("request.bad_data", request_id=_request_id(request), reason=str(error))
+    return await _on_known(request, error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405, as problems."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
@@ -87,44 +128,35 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     if error.status_code != 405:
         return render(request, Problem(error.status_code, code, error.detail, headers=error.headers))
-    allow = {"Allow": ", ".join(sorted(_methods_here(request)))}
-    return render(request, Problem(405, code, f"{request.method} is not possible here.", headers=allow))
+    allow = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
+    return render(request, Problem(405, code, f"This path does not support {request.method}.", headers=allow))
 
 
-def _methods_here(request: Request) -> set[str]:
-    """Every method of this path; the framework names those of the first of its routes alone."""
+def _allowed_methods(request: Request) -> set[str]:
+    """Every method of the request's path. Starlette names only those of the first matching route."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
-    here = {route.path for route in routes if route.endpoint is request.scope.get("endpoint")}
-    return {method for route in routes if route.path in here for method in route.methods or ()}
+    paths = {route.path for route in routes if route.endpoint is request.scope.get("endpoint")}
+    return {method for route in routes if route.path in paths for method in route.methods or ()}
 
 
-def backlog_full(error: BacklogFull) -> Problem:
-    return Problem(503, "backlog_full", f"{error} This request accepted nothing.", headers={"Retry-After": "5"})
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """The client is gone, so nobody reads this answer."""
+    log.debug("request.disconnected", request_id=_request_id(request))
+    return render(request, Problem(400, "disconnected", "The client disconnected before the request was complete."))
 
 
-async def on_backlog_full(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BacklogFull)
-    return render(request, backlog_full(error))
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """Any other exception is a defect. The log has all of it, the answer nothing."""
+    log.error("request.failed", request_id=_request_id(request), exc_info=error)
+    return render(request, Problem(500, "internal_error", "This is a defect of Posthaste. The log has the details."))
 
 
-async def on_transient(request: Request, error: Exception) -> Response:
-    """A dependency that a request cannot do without is down, slow or busy."""
-    return render(request, unavailable("The database does not answer."))
-
-
-async def on_disconnect(request: Request, error: Exception) -> Response:
-    """The client hung up in mid-request: nobody will read this."""
-    log.debug("request.disconnected", request_id=request.scope.get("posthaste.request_id"))
-    return render(request, Problem(400, "disconnected", "The request was not complete when the client hung up."))
-
-
-async def on_bad_data(request: Request, error: Exception) -> Response:
-    """A value that our own checks let through, and Postgres does not: it names no field, but says whose fault it is."""
-    log.warning("request.bad_data", request_id=request.scope.get("posthaste.request_id"), reason=str(error))
-    return render(request, Problem(422, "validation", "The database refuses a value of this request."))
-
-
-async def on_bug(request: Request, error: Exception) -> Response:
-    """Whatever else was raised is a defect of ours: logged whole, answered without a word of it."""
-    log.error("request.failed", request_id=request.scope.get("posthaste.request_id"), exc_info=error)
-    return render(request, Problem(500, "internal_error", "This is a defect of Posthaste; it has been logged."))
+# Starlette's table. It chooses the class nearest to an exception.
+EXCEPTION_HANDLERS: dict[type[Exception], ExceptionHandler] = {
+    Problem: _on_known,
+    **dict.fromkeys(_PROBLEMS, _on_known),
+    BadData: _on_bad_data,
+    HTTPException: _on_http_exception,
+    ClientDisconnect: _on_disconnect,
+    Exception: _on_bug,
+}

@@ -1,22 +1,26 @@
-"""Reading a request: its size, content type, JSON and fields are checked, and every bad field is named."""
+"""Reads and validates requests: size, content type, JSON and fields. The problem names every invalid field."""
 
 import json
 from collections import Counter
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
-from api.problems import FieldError, Problem
+from api.problems import Problem, invalid
+from api.shapes import FieldProblem
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 20
-MAX_PARAMETERS = 50  # in one query string; the route with the most has eleven
-_MAX_LIKES = 100  # media ranges of an Accept header; the others are ignored
-_MAX_ERRORS = 50  # named in one problem
-_MAX_POINTER = 200  # characters of a client's own field name that are repeated to it
+MAX_PARAMETERS = 50  # in one query string; no operation has more than eleven
+_MAX_MEDIA_RANGES = 100  # of an Accept header; the others are ignored
+_MAX_POINTER = 200  # characters of a client's field name in an answer
 
 Model = TypeVar("Model", bound=BaseModel)
+Choice = TypeVar("Choice")
 
 _CODES = {
     "missing": "required",
@@ -32,83 +36,85 @@ async def read_model(request: Request, model: type[Model]) -> Model:
     """The request's JSON body as a validated model.
 
     Raises:
-        Problem: 400 not JSON or nested too deeply, 413 too large, 415 another content type, 422 naming each bad field.
+        Problem: 400 not JSON or nested too deeply, 413 too large, 415 another content type, 422 naming each invalid field.
     """
     return validated(_parse(await _read_body(request)), model)
 
 
-def validated(fields: Any, model: type[Model]) -> Model:
+def validated(fields: object, model: type[Model]) -> Model:
     """Parsed JSON as a model.
 
     Raises:
-        Problem: 422 naming each bad field.
+        Problem: 422 naming each invalid field.
     """
     if not isinstance(fields, dict):
-        raise Problem(422, "validation", "The body must be a JSON object.", errors=[_wrong_type()])
+        wrong_type = FieldProblem("", "wrong_type", "must be an object")
+        raise Problem(422, "validation", "The body must be a JSON object.", errors=[wrong_type])
     try:
         return model.model_validate({_printable(name): value for name, value in fields.items()})
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors(include_url=False, include_context=False)]
-        names = ", ".join(dict.fromkeys(problem.pointer for problem in problems[:5]))
-        raise Problem(422, "validation", f"Not valid: {names}.", errors=problems[:_MAX_ERRORS]) from error
+        raise invalid(*_field_problems(error)) from error
 
 
 def read_query(request: Request, model: type[Model]) -> Model:
     """The query string as a validated model.
 
     Raises:
-        Problem: 422 naming each bad parameter as `?name`, or `?` where there are too many.
+        Problem: 422 naming each invalid parameter as `?name`, and too many parameters as `?`.
     """
     if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
-        errors = [FieldError("?", "too_many", f"has more than {MAX_PARAMETERS} parameters")]
-        raise Problem(422, "validation", f"The query string has more than {MAX_PARAMETERS} parameters.", errors=errors)
-    given = request.query_params.multi_items()
-    twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
-    errors = [FieldError(f"?{_printable(name)}"[:_MAX_POINTER], "repeated", "is given twice") for name in sorted(twice)]
+        too_many = FieldProblem("?", "too_many", f"has more than {MAX_PARAMETERS} parameters")
+        raise Problem(422, "validation", f"The query string has more than {MAX_PARAMETERS} parameters.", errors=[too_many])
+    parameters = request.query_params.multi_items()
+    repeated = sorted(name for name, count in Counter(name for name, _ in parameters).items() if count > 1)
+    if repeated:
+        raise invalid(*(FieldProblem(f"?{_printable(name)}"[:_MAX_POINTER], "repeated", "is repeated") for name in repeated))
     try:
-        if not errors:
-            return model.model_validate(dict(given))
+        return model.model_validate(dict(parameters))
     except ValidationError as error:
-        errors = [_explain(item) for item in error.errors(include_url=False, include_context=False)]
-        errors = [FieldError("?" + each.pointer[1:], each.code, each.detail) for each in errors]
-    raise Problem(
-        422, "validation", f"Not valid: {', '.join(each.pointer for each in errors[:5])}.", errors=errors[:_MAX_ERRORS]
-    )
+        raise invalid(*(replace(each, pointer=f"?{each.pointer[1:]}") for each in _field_problems(error))) from error
+
+
+def require_provider(name: str, providers: Collection[str]) -> None:
+    """Check the name of a provider in a request body.
+
+    Raises:
+        Problem: 422, no such provider is configured.
+    """
+    if name not in providers:
+        raise invalid(FieldProblem("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(providers))}"))
 
 
 def has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-def preferred(request: Request, offered: dict[str, str]) -> str:
-    """The name of what is offered (by media type) that the Accept header likes best; RFC 9110, section 12.5.1.
+def preferred(request: Request, offered: Mapping[str, Choice]) -> Choice:
+    """The choice whose media type the Accept header prefers (RFC 9110, section 12.5.1). The first one wins a tie.
 
     Raises:
-        Problem: 406 where it likes none.
+        Problem: 406, the header accepts none.
     """
-    likes = [_liking(part) for part in request.headers.get("accept", "*/*").split(",")[:_MAX_LIKES]]
-    best, best_quality = None, 0.0
-    for media_type, name in offered.items():
+    ranges = request.headers.get("accept", "*/*").split(",")[:_MAX_MEDIA_RANGES]
+    qualities = dict(sorted(map(_media_range, ranges)))  # the highest quality of each range remains
+
+    def quality(media_type: str) -> float:
         patterns = (media_type, media_type.split("/")[0] + "/*", "*/*")
-        found = next(([q for liked, q in likes if liked == pattern] for pattern in patterns if pattern in dict(likes)), [0.0])
-        if max(found) > best_quality:
-            best, best_quality = name, max(found)
-    if best is None:
-        raise Problem(406, "not_acceptable", f"There is: {', '.join(offered)}.")
-    return best
+        return next((qualities[pattern] for pattern in patterns if pattern in qualities), 0.0)
+
+    best = max(offered, key=quality)
+    if quality(best) == 0:
+        raise Problem(406, "not_acceptable", f"Acceptable media types: {', '.join(offered)}.")
+    return offered[best]
 
 
-def _liking(part: str) -> tuple[str, float]:
-    media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    quality = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+def _media_range(text: str) -> tuple[str, float]:
+    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
+    quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
     try:
         return media_type, min(1.0, max(0.0, float(quality)))
     except ValueError:
         return media_type, 0.0
-
-
-def _wrong_type() -> FieldError:
-    return FieldError("", "wrong_type", "must be an object")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -117,12 +123,12 @@ async def _read_body(request: Request) -> bytes:
     if content_type.strip() != "application/json" or charset not in ("", "utf-8"):
         raise Problem(415, "unsupported_media_type", "Send the header Content-Type: application/json.")
     if "content-encoding" in request.headers:
-        raise Problem(415, "unsupported_media_type", "A Content-Encoding is not supported; send the body as it is.")
+        raise Problem(415, "unsupported_media_type", "Content-Encoding is not supported. Send the body without it.")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():  # a body that takes too long is given up by `api.request_timeout`
+    async for chunk in request.stream():  # `api.request_timeout` ends slow bodies
         body += chunk
         if len(body) > MAX_BYTES:
             raise _too_large()
@@ -130,42 +136,42 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _too_large() -> Problem:
-    # The rest of the body is not read, so the connection cannot be used again.
+    # The rest of the body remains unread, so the connection is unusable.
     return Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes) -> object:
     try:
-        fields = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unrepeated)
+        fields = json.loads(body.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_fields)
     except UnicodeDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
         raise _too_deep() from error
-    except _Repeated as error:
-        raise Problem(400, "repeated_field", f"The field {_printable(str(error))[:_MAX_POINTER]!r} is given twice.") from error
+    except _RepeatedField as error:
+        raise Problem(400, "repeated_field", f"The field {_printable(str(error))[:_MAX_POINTER]!r} is repeated.") from error
     except json.JSONDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not JSON: {error}.") from error
     except ValueError as error:  # NaN or Infinity, or an integer of thousands of digits
-        raise Problem(400, "malformed_json", "The body is not JSON: a number in it is out of range.") from error
+        raise Problem(400, "malformed_json", "The body is not JSON: a number is out of range.") from error
     if _deeper_than(fields, MAX_DEPTH):
         raise _too_deep()
     return fields
 
 
-class _Repeated(Exception):
-    """A field is given twice in one object: which one counts, two readers may see differently."""
+class _RepeatedField(Exception):
+    """An object repeats a field. Parsers disagree about which value counts."""
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
+def _unique_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields: dict[str, object] = {}
     for name, value in pairs:
         if name in fields:
-            raise _Repeated(name)
+            raise _RepeatedField(name)
         fields[name] = value
     return fields
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
@@ -173,19 +179,22 @@ def _too_deep() -> Problem:
     return Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
 
 
-def _deeper_than(value: Any, levels: int) -> bool:
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list):
+def _deeper_than(value: object, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
         return False
-    return levels == 0 or any(_deeper_than(inner, levels - 1) for inner in value)
+    children = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(child, levels - 1) for child in children)
 
 
-def _explain(item: Any) -> FieldError:
-    kind = item["type"]
+def _field_problems(error: ValidationError) -> list[FieldProblem]:
+    return [_field_problem(details) for details in error.errors(include_url=False, include_context=False)]
+
+
+def _field_problem(details: ErrorDetails) -> FieldProblem:
+    kind = details["type"]
     code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else kind)
-    detail = "is not a known field" if code == "unknown_field" else item["msg"]
-    return FieldError(_pointer(item["loc"]), code, detail)
+    detail = "is not a known field" if code == "unknown_field" else details["msg"]
+    return FieldProblem(_pointer(details["loc"]), code, detail)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:
@@ -194,5 +203,5 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 
 
 def _printable(name: str) -> str:
-    """A field's name as it can be sent back: a lone surrogate in it is escaped, and so is no known field's name."""
+    """A field's name with lone surrogates escaped: JSON cannot carry them, and no known field has one."""
     return name.encode("utf-8", "backslashreplace").decode()

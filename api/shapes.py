@@ -1,50 +1,59 @@
-"""The shapes of answers, for the OpenAPI document. The routes write them by hand, for speed; tests hold the two together."""
+"""The JSON of every answer. mypy checks the endpoints against these types; the OpenAPI document is generated from them."""
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+# On Python 3.11, pydantic reads no other TypedDict.
+from typing_extensions import TypedDict
 
 from jobs.lifecycle import Status
 
-Instant = Annotated[datetime, Field(description="RFC 3339 in UTC, with milliseconds")]
-ReportStatus = Literal["queued", "processing", "retrying", "completed", "failed", "unknown", "discarded"]
+Instant = Annotated[str, Field(description="RFC 3339 in UTC, with milliseconds", json_schema_extra={"format": "date-time"})]
 
 
-class Shape(BaseModel):
-    """Every answer is closed: what is not named is not there."""
+def _one_of(*values: str) -> Any:
+    """A string of the core, whose type names no values."""
+    return Field(json_schema_extra={"enum": list(values)})
 
-    model_config = ConfigDict(extra="forbid")
+
+PriorityName = Annotated[str, _one_of("normal", "high")]
+DeliveryName = Annotated[str, _one_of("at_least_once", "at_most_once")]
+KindName = Annotated[str, _one_of("message", "report", "callback")]
+ReportStatus = Annotated[str, _one_of("queued", "processing", "retrying", "completed", "failed", "unknown", "discarded")]
+DeadStatus = Annotated[str, _one_of("failed", "unknown")]
 
 
-class FieldProblem(Shape):
-    """One bad field: a JSON pointer to it (`?name` for a parameter of the query), a stable code, a sentence."""
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One invalid field: a JSON pointer (RFC 6901) or `?name` of a query parameter, a stable code, a sentence."""
 
     pointer: str
     code: str
     detail: str
 
 
-class ItemProblem(Shape):
-    """RFC 9457, with a stable `code`, and every bad field; as it stands in the place of a batch's item."""
+class ItemProblem(TypedDict):
+    """A problem (RFC 9457) with a stable `code` and every invalid field, as a batch item has it."""
 
     type: str
     title: str
     status: int
     code: str
     detail: str
-    errors: list[FieldProblem] = []
+    errors: NotRequired[list[FieldProblem]]
 
 
 class ProblemOut(ItemProblem):
-    """The same as an answer of its own, which names the request."""
+    """A problem as an answer of its own. It names the request."""
 
     request_id: str
 
 
-class AcceptedOut(Shape):
-    """A message is in the ledger: it will be sent."""
+class AcceptedOut(TypedDict):
+    """The ledger contains the message. Posthaste will send it."""
 
     id: UUID
     status: Literal["queued"]
@@ -53,33 +62,33 @@ class AcceptedOut(Shape):
 
 
 class ReportAcceptedOut(AcceptedOut):
-    """A report is in the ledger: it will be computed."""
+    """The ledger contains the report. Posthaste will compute it."""
 
     message: str
 
 
-class BatchItemOut(Shape):
-    """One item of a batch, by its index: its id, or its problem."""
+class BatchItemOut(TypedDict):
+    """One item of a batch: its index, and its id or its problem."""
 
     index: int
-    id: UUID | None = None
-    status: Literal["queued"] | None = None
-    problem: ItemProblem | None = None
+    id: NotRequired[UUID]
+    status: NotRequired[Literal["queued"]]
+    problem: NotRequired[ItemProblem]
 
 
-class BatchOut(Shape):
-    """Every item in order."""
+class BatchOut(TypedDict):
+    """Every item, in order."""
 
     data: list[BatchItemOut]
 
 
-class StatusOut(Shape):
-    """What became of a job: exactly this one field."""
+class StatusOut(TypedDict):
+    """A job's status, in exactly one field."""
 
     status: Status
 
 
-class MessageRowOut(Shape):
+class MessageRowOut(TypedDict):
     """A message in a list."""
 
     id: UUID
@@ -87,7 +96,7 @@ class MessageRowOut(Shape):
     version: int
     destination: str
     provider: str
-    priority: Literal["normal", "high"]
+    priority: PriorityName
     reference: str | None
     tags: list[str]
     attempts: int
@@ -98,8 +107,8 @@ class MessageRowOut(Shape):
     links: dict[str, str]
 
 
-class MessageListOut(Shape):
-    """A page, newest first; `next_cursor` leads to the next one, null: there is none."""
+class MessageListOut(TypedDict):
+    """A page, newest first. `next_cursor` leads to the next page; the last page has null."""
 
     data: list[MessageRowOut]
     next_cursor: str | None
@@ -108,16 +117,16 @@ class MessageListOut(Shape):
 class MessageOut(MessageRowOut):
     """A message's record."""
 
-    body: Annotated[str | None, Field(description="null: it was sent, and bodies are not kept")]
-    delivery: Literal["at_least_once", "at_most_once"]
+    body: Annotated[str | None, Field(description="null: the message was sent, and bodies are not retained")]
+    delivery: DeliveryName
     metadata: dict[str, Any] | None
     callback_url: str | None
     provider_message_id: str | None
     next_attempt_at: Instant | None
 
 
-class AttemptOut(Shape):
-    """What one attempt came to; `revision` counts requeues."""
+class AttemptOut(TypedDict):
+    """One attempt and its outcome. `revision` counts requeues."""
 
     revision: int
     n: int
@@ -129,14 +138,14 @@ class AttemptOut(Shape):
     ended_at: Instant
 
 
-class AttemptsOut(Shape):
+class AttemptsOut(TypedDict):
     """Every attempt, oldest first."""
 
     data: list[AttemptOut]
 
 
-class CallbackOut(Shape):
-    """One callback; its id is the `webhook-id`."""
+class CallbackOut(TypedDict):
+    """One callback. Its id is the `webhook-id`."""
 
     id: UUID
     type: str
@@ -150,20 +159,20 @@ class CallbackOut(Shape):
     next_attempt_at: Instant | None
 
 
-class CallbacksOut(Shape):
+class CallbacksOut(TypedDict):
     """Every callback, oldest first."""
 
     data: list[CallbackOut]
 
 
-class Progress(Shape):
-    """Posts counted, of about how many."""
+class Progress(TypedDict):
+    """The number of counted posts, and the approximate total."""
 
     posts: int
     of_about: int | None
 
 
-class ReportOut(Shape):
+class ReportOut(TypedDict):
     """A report's state."""
 
     id: UUID
@@ -181,34 +190,34 @@ class ReportOut(Shape):
     links: dict[str, str]
 
 
-class ReportListOut(Shape):
+class ReportListOut(TypedDict):
     """A page, newest first."""
 
     data: list[ReportOut]
     next_cursor: str | None
 
 
-class TotalOut(Shape):
-    """The words of one user's posts."""
+class TotalOut(TypedDict):
+    """The total words of one user's posts."""
 
     user_id: int
     total_words: int
 
 
-class TotalsOut(Shape):
-    """By ascending user id; `next_cursor` where a page was asked for."""
+class TotalsOut(TypedDict):
+    """Totals by ascending user id. Only a page has `next_cursor`."""
 
     data: list[TotalOut]
-    next_cursor: str | None = None
+    next_cursor: NotRequired[str | None]
 
 
-class DeadLetterOut(Shape):
+class DeadLetterOut(TypedDict):
     """A failed or unknown job."""
 
     id: UUID
     version: int
-    status: Literal["failed", "unknown"]
-    kind: Literal["message", "report", "callback"]
+    status: DeadStatus
+    kind: KindName
     provider: str | None
     priority: str
     destination: str | None
@@ -225,45 +234,45 @@ class DeadLetterOut(Shape):
     links: dict[str, str]
 
 
-class DeadLetterListOut(Shape):
+class DeadLetterListOut(TypedDict):
     """A page, by id."""
 
     data: list[DeadLetterOut]
     next_cursor: str | None
 
 
-class RequeuedOut(Shape):
-    """Which were queued anew, and which were left, why; or, with `dry_run`, which would be."""
+class RequeuedOut(TypedDict):
+    """The requeued jobs, and the others by reason. With `dry_run`, only `would_requeue`."""
 
-    requeued: list[UUID] = []
-    unconfigured_provider: list[UUID] = []
-    expired: list[UUID] = []
-    would_requeue: list[UUID] = []
-
-
-class DiscardedOut(Shape):
-    """Which were ended for good; or, with `dry_run`, which would be."""
-
-    discarded: list[UUID] = []
-    would_discard: list[UUID] = []
+    requeued: NotRequired[list[UUID]]
+    unconfigured_provider: NotRequired[list[UUID]]
+    expired: NotRequired[list[UUID]]
+    would_requeue: NotRequired[list[UUID]]
 
 
-class LiveOut(Shape):
-    """It answers."""
+class DiscardedOut(TypedDict):
+    """The discarded jobs. With `dry_run`, only `would_discard`."""
+
+    discarded: NotRequired[list[UUID]]
+    would_discard: NotRequired[list[UUID]]
+
+
+class LiveOut(TypedDict):
+    """The process answers."""
 
     status: Literal["live"]
 
 
-class ReadyOut(Shape):
-    """Whether a message would be accepted now, and how each dependency is."""
+class ReadyOut(TypedDict):
+    """Whether the API accepts messages now, and the state of each dependency."""
 
     status: Literal["ready", "unavailable"]
     checks: dict[str, str]
 
 
-class VersionOut(Shape):
-    """Which release this is, and which revision of the schema it needs."""
+class VersionOut(TypedDict):
+    """The release, and the schema revision that it needs."""
 
     name: str
     version: str
-    schema_: str = Field(alias="schema")
+    schema: str

@@ -3,9 +3,11 @@
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 from structlog.testing import capture_logs
 
-from api.health import HealthRoutes
+from api.health import HealthEndpoints
+from api.shapes import VersionOut
 from infra.redis.events import Events
 from tests.support.asgi import api, call, started
 from tests.support.services import Services
@@ -38,8 +40,8 @@ async def test_readiness_keeps_the_reason_to_the_log_and_logs_it_once() -> None:
     async def well() -> str | None:
         return None
 
-    routes = {route.path: route for route in HealthRoutes({"postgres": postgres, "redis": well}, list, {}).routes()}
-    ready = routes["/health/ready"]
+    release: VersionOut = {"name": "posthaste", "version": "1", "schema": "1"}
+    ready = Route("/health/ready", HealthEndpoints({"postgres": postgres, "redis": well}, list, release).ready)
     with capture_logs() as logged:
         for _ in range(3):
             status, answer = await call(ready.app, "/health/ready")

@@ -147,10 +147,10 @@ async def test_a_body_that_the_handler_does_not_read_yet_is_not_timed_out() -> N
 
         await eventually(paused, bool)
         for _ in range(2):
-            server.connection._time_is_up()
+            server.connection._on_timeout()
         server.release.set()
         await reader.readuntil(b"released")
-        server.connection._time_is_up()  # it has had no time since
+        server.connection._on_timeout()  # it has had no time since
         writer.write(b"body")
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200") and await reader.readexactly(1) == b"4"

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.types import ASGIApp, Message
 
-from api.app import Api
+from api.app import create_api
 from service.settings import ProviderSettings, Settings
 from tests.support.services import Services
 
@@ -17,7 +17,7 @@ def api(services: Services, database: str, namespace: str, **settings: Any) -> A
     """The API on these services."""
     urls: dict[str, Any] = {"database_url": database, "amqp_url": services.amqp, "redis_url": services.redis}
     providers = {"sandbox": ProviderSettings(url="http://127.0.0.1:9/message")}
-    return Api(Settings(**urls, namespace=namespace, providers=providers, **settings), lambda error: None).build()
+    return create_api(Settings(**urls, namespace=namespace, providers=providers, **settings), lambda error: None).app
 
 
 @asynccontextmanager

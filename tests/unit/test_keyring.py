@@ -9,10 +9,9 @@ import pytest
 from limits import RateLimitItem
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from api import callers
-from api.callers import Access, Keyring, client_of
+from api.callers import Access, Endpoint, Keyring, client_of
 from api.limits import RateLimits
 from api.problems import Problem
 from infra.keys import KeyRecord, NewKey, Scope, new_key
@@ -151,23 +150,23 @@ async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
         assert (await keyring.caller(_request(key.key))).client_id == "shop"
 
 
-def _access(keyring: Keyring, rates: Exhausted) -> Route:
-    """A route for reports, with exhausted limits of addresses and free limits of keys."""
+def _guarded(keyring: Keyring, rates: Exhausted) -> Endpoint:
+    """An endpoint for reports, behind limits that every address has exhausted and no key has."""
 
     class Rates(RateLimits):
-        async def key(self, prefix: str) -> None:
+        async def count_key(self, prefix: str) -> None:
             return
 
     async def handler(request: Request) -> Response:
         return Response(client_of(request))
 
     limit = limits.parse("60/minute")
-    return Access(keyring, Rates(rates, limit, limit)).to([Route("/reports", handler)], Scope.REPORTS)[0]
+    return Access(keyring, Rates(rates, limit, limit)).guard(handler, Scope.REPORTS)
 
 
-async def _code(route: Route, key: str) -> int:
+async def _code(endpoint: Endpoint, key: str) -> int:
     try:
-        response: Response = await route.endpoint(_request(key))
+        response = await endpoint(_request(key))
     except Problem as problem:
         return problem.status
     return response.status_code
@@ -176,12 +175,12 @@ async def _code(route: Route, key: str) -> int:
 async def test_bad_keys_behind_an_address_lock_out_no_valid_key() -> None:
     book, rates = Book(), Exhausted()
     key, keyring = book.add(), _keyring(book)
-    route = _access(keyring, rates)
+    endpoint = _guarded(keyring, rates)
     await keyring.refresh()
-    assert await _code(route, new_key().key) == 429
-    assert await _code(route, key.key) == 200
-    assert await _code(route, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 429
-    assert await _code(route, "") == 429
+    assert await _code(endpoint, new_key().key) == 429
+    assert await _code(endpoint, key.key) == 200
+    assert await _code(endpoint, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 429
+    assert await _code(endpoint, "") == 429
     assert rates.counted == ["192.0.2.1"] * 3
 
 
@@ -189,10 +188,10 @@ async def test_a_flood_of_bad_keys_is_looked_up_by_few_statements(monkeypatch: p
     monkeypatch.setattr(callers, "LOOKUP_SECONDS", 20.0)
     book = Book()
     key, keyring = book.add(), _keyring(book)
-    route = _access(keyring, Exhausted())
+    endpoint = _guarded(keyring, Exhausted())
     await keyring.refresh()
     bad = [new_key().key for _ in range(1500)]
-    asked = [asyncio.create_task(_code(route, each)) for each in [*bad, key.key]]
+    asked = [asyncio.create_task(_code(endpoint, each)) for each in [*bad, key.key]]
     assert set(await asyncio.gather(*asked[:-1])) == {429} and await asked[-1] == 200
     assert book.looks <= 5 and book.largest <= 500
     looks = book.looks
