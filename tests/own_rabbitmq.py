@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
-from infra.services.catalogue import RABBITMQ
-from infra.services.home import Home
-from infra.services.process import PLAIN_ENVIRONMENT
-from infra.services.project import Project
-from infra.services.rabbitmq import control
+from dev import Instance
+from dev.catalogue import RABBITMQ
+from dev.home import Home
+from dev.process import PLAIN_ENVIRONMENT
+from dev.project import Project
+from dev.rabbitmq import control
 
 
 @dataclass(frozen=True)

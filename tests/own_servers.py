@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
-from infra.services.home import Home
-from infra.services.process import write_as
-from infra.services.project import Project
+from dev import Instance
+from dev.home import Home
+from dev.process import write_as
+from dev.project import Project
 
 
 @dataclass(frozen=True)

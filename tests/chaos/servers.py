@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
+from dev import Instance
 from tests.own_rabbitmq import controller
 from tests.proxy import Proxy
 from tests.services import proxied
@@ -58,7 +58,7 @@ async def own_servers() -> AsyncIterator[Servers]:
         root = Path(folder)
         instances = {name: Instance.of(name, root) for name in ("postgres", "rabbitmq", "redis")}
         try:
-            up = [sys.executable, "-m", "infra.services", "up", "--root", str(root), "--using", "packages"]
+            up = [sys.executable, "-m", "dev", "up", "--root", str(root), "--using", "packages"]
             await asyncio.to_thread(subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=_plain())
             yield await _described(instances)
         finally:

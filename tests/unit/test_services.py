@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from infra.services import __main__ as command
-from infra.services import docker, ports
-from infra.services.__main__ import main
-from infra.services.bringup import Bringup
-from infra.services.catalogue import POSTGRES, RABBITMQ, REDIS, SERVICES
-from infra.services.envfile import Found, parse, render
-from infra.services.errors import ServiceError
-from infra.services.given import address, find
-from infra.services.home import Home, Memory
-from infra.services.process import Process
-from infra.services.rabbitmq import PrivateRabbitMQ
-from infra.services.recipes import Place
-from infra.services.resolution import Source, resolve
+from dev import __main__ as command
+from dev import docker, ports
+from dev.__main__ import main
+from dev.bringup import Bringup
+from dev.catalogue import POSTGRES, RABBITMQ, REDIS, SERVICES
+from dev.envfile import Found, parse, render
+from dev.errors import ServiceError
+from dev.given import address, find
+from dev.home import Home, Memory
+from dev.process import Process
+from dev.rabbitmq import PrivateRabbitMQ
+from dev.recipes import Place
+from dev.resolution import Source, resolve
 
 ENVIRONMENT, DOCKER, PACKAGES = Source.ENVIRONMENT, Source.DOCKER, Source.PACKAGES
 URL = "redis://cache.example:6379/0"
@@ -205,7 +205,7 @@ def test_a_copied_root_does_not_take_the_originals_processes_for_its_own(home: H
 
 
 def test_a_copied_roots_link_is_turned_to_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.services.home.APART", tmp_path / "apart")
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
     home = Home(tmp_path / "root", apart=True)
     home.root.mkdir()
     (home.root / "data").symlink_to(tmp_path / "the originals")

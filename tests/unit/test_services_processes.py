@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from infra.services import Instance, ServiceError
-from infra.services.catalogue import REDIS, Ports, Service, wait_until_ready
-from infra.services.errors import AbandonedError, NotReadyError
-from infra.services.home import Home
-from infra.services.postgres import remove_stale_lock
-from infra.services.probes import amqp_answers, management_answers, postgres_answers, redis_answers
-from infra.services.process import Process, all_pids, parse_stat, read_stat
-from infra.services.recipes import Command, Place
+from dev import Instance, ServiceError
+from dev.catalogue import REDIS, Ports, Service, wait_until_ready
+from dev.errors import AbandonedError, NotReadyError
+from dev.home import Home
+from dev.postgres import remove_stale_lock
+from dev.probes import amqp_answers, management_answers, postgres_answers, redis_answers
+from dev.process import Process, all_pids, parse_stat, read_stat
+from dev.recipes import Command, Place
 
 STAT = "{pid} ({name}) S 17 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 200"
 

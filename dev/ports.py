@@ -4,7 +4,7 @@ import random
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 LOOPBACK = "127.0.0.1"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 FILE = Path(__file__).with_name("compose.yml")
 SECONDS_TO_ANSWER = 5

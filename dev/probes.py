@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.services.errors import NotReadyError
+from dev.errors import NotReadyError
 
 SECONDS = 2.0
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.services.errors import ServiceError
-from infra.services.process import Process
+from dev.errors import ServiceError
+from dev.process import Process
 
 APART = Path("/var/lib/posthaste")
 MAKING_PASSWORD = threading.Lock()  # services start in parallel, and each may be the first to ask

@@ -1,4 +1,4 @@
-"""The command: python3 -m infra.services up|stop|status|clean [--root .local] [--using docker|packages]."""
+"""The command: python3 -m dev up|stop|status|clean [--root .local] [--using docker|packages]."""
 
 import argparse
 import os
@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from infra.services import docker
-from infra.services.bringup import Bringup
-from infra.services.catalogue import SERVICES, Service
-from infra.services.errors import NotReadyError, ServiceError
-from infra.services.home import Home
-from infra.services.resolution import Source
+from dev import docker
+from dev.bringup import Bringup
+from dev.catalogue import SERVICES, Service
+from dev.errors import NotReadyError, ServiceError
+from dev.home import Home
+from dev.resolution import Source
 
 PRINTING = threading.Lock()
 
@@ -90,7 +90,7 @@ COMMANDS = {"up": up, "stop": stop, "status": status, "clean": clean}
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python3 -m infra.services", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m dev", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--root", type=Path, default=Path(".local"), help="where their data is kept (.local)")
     parser.add_argument("--using", type=Source, choices=[Source.DOCKER, Source.PACKAGES], help="insist on one way")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from infra.services.catalogue import Service
+from dev.catalogue import Service
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from infra.services.catalogue import POSTGRES
-from infra.services.errors import ServiceError
-from infra.services.process import all_pids, read_stat, run, write_as
-from infra.services.recipes import Command, Place
+from dev.catalogue import POSTGRES
+from dev.errors import ServiceError
+from dev.process import all_pids, read_stat, run, write_as
+from dev.recipes import Command, Place
 
 VERSIONS = Path("/usr/lib/postgresql")
 

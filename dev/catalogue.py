@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from infra.services.errors import AbandonedError, NotReadyError, ServiceError
-from infra.services.probes import amqp_answers, management_answers, postgres_answers, redis_answers
+from dev.errors import AbandonedError, NotReadyError, ServiceError
+from dev.probes import amqp_answers, management_answers, postgres_answers, redis_answers
 
 Ports = Mapping[str, int]
 

@@ -4,9 +4,9 @@ import shutil
 import signal
 from collections.abc import Mapping
 
-from infra.services.catalogue import REDIS
-from infra.services.process import PLAIN_ENVIRONMENT
-from infra.services.recipes import Command, Place
+from dev.catalogue import REDIS
+from dev.process import PLAIN_ENVIRONMENT
+from dev.recipes import Command, Place
 
 
 class PrivateRedis:

@@ -12,15 +12,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from infra.services import ports
-from infra.services.catalogue import wait_until_ready
-from infra.services.errors import ServiceError
-from infra.services.home import Home, Memory
-from infra.services.postgres import PrivatePostgres
-from infra.services.process import Process, spawn
-from infra.services.rabbitmq import PrivateRabbitMQ
-from infra.services.recipes import Place, Recipe
-from infra.services.redis import PrivateRedis
+from dev import ports
+from dev.catalogue import wait_until_ready
+from dev.errors import ServiceError
+from dev.home import Home, Memory
+from dev.postgres import PrivatePostgres
+from dev.process import Process, spawn
+from dev.rabbitmq import PrivateRabbitMQ
+from dev.recipes import Place, Recipe
+from dev.redis import PrivateRedis
 
 RECIPES: dict[str, Recipe] = {
     "postgres": PrivatePostgres(),

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from infra.services import ports
-from infra.services.catalogue import POSTGRES, Service, wait_until_ready
-from infra.services.docker import FILE, compose, docker, have_image, images
-from infra.services.envfile import Found
-from infra.services.errors import ServiceError
-from infra.services.home import Home, Memory
+from dev import ports
+from dev.catalogue import POSTGRES, Service, wait_until_ready
+from dev.docker import FILE, compose, docker, have_image, images
+from dev.envfile import Found
+from dev.errors import ServiceError
+from dev.home import Home, Memory
 
 SOURCE = "docker"
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import StrEnum
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 
 class Source(StrEnum):

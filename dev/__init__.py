@@ -4,7 +4,7 @@ Standard library only, as it runs before anything is installed. Tests use `Insta
 instances.
 """
 
-from infra.services.errors import ServiceError
-from infra.services.instance import Instance
+from dev.errors import ServiceError
+from dev.instance import Instance
 
 __all__ = ["Instance", "ServiceError"]

@@ -10,9 +10,9 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from infra.services.catalogue import RABBITMQ
-from infra.services.process import PLAIN_ENVIRONMENT, write_as
-from infra.services.recipes import Command, Place
+from dev.catalogue import RABBITMQ
+from dev.process import PLAIN_ENVIRONMENT, write_as
+from dev.recipes import Command, Place
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 

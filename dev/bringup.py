@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from infra.services import docker, given, packages
-from infra.services.catalogue import SERVICES, Service
-from infra.services.envfile import Found, render
-from infra.services.errors import AbandonedError, ServiceError
-from infra.services.home import Home, write_private
-from infra.services.instance import RECIPES, Instance
-from infra.services.project import Project
-from infra.services.resolution import Source, resolve
+from dev import docker, given, packages
+from dev.catalogue import SERVICES, Service
+from dev.envfile import Found, render
+from dev.errors import AbandonedError, ServiceError
+from dev.home import Home, write_private
+from dev.instance import RECIPES, Instance
+from dev.project import Project
+from dev.resolution import Source, resolve
 
 Say = Callable[[Service, str], None]
 Job = Callable[[], list[Found]]

@@ -4,9 +4,9 @@ import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from infra.services.catalogue import RABBITMQ, Service
-from infra.services.envfile import Found
-from infra.services.errors import ServiceError
+from dev.catalogue import RABBITMQ, Service
+from dev.envfile import Found
+from dev.errors import ServiceError
 
 SECONDS = 3.0
 USUAL_PORTS = {"amqp": 5672, "amqps": 5671, "redis": 6379, "rediss": 6379, "postgresql": 5432, "postgres": 5432}

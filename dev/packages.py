@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 SCRIPT = Path(__file__).with_name("install.sh")
 
