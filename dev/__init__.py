@@ -1,7 +1,6 @@
-"""Bringing up RabbitMQ, Postgres and Redis for this checkout: `make services` and `make stop`.
+"""Bringing up RabbitMQ, Postgres and Redis on a developer's machine: `make services`, `stop` and `clean`.
 
-Standard library only, as it runs before anything is installed. Tests use `Instance` to start, stop and hurt private
-instances.
+Tests use `Instance` to start, stop, kill and freeze private instances. The wheel does not contain this package.
 """
 
 from dev.errors import ServiceError

@@ -1,125 +1,149 @@
 """Bringing all three services up.
 
-Decide for each where it comes from, install what is missing, start in parallel, write down where they are.
+Resolve the source of each, install missing packages, start in parallel, write the URLs down.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dev import docker, given, packages
-from dev.catalogue import SERVICES, Service
-from dev.envfile import Found, render
+from dev import containers, packages
+from dev.containers import Project, Report
 from dev.errors import AbandonedError, ServiceError
 from dev.home import Home, write_private
-from dev.instance import RECIPES, Instance
-from dev.project import Project
-from dev.resolution import Source, resolve
+from dev.instance import SERVICES, Instance
+from dev.service import Service
+from dev.source import Source, explicit_variables, resolve
 
-Say = Callable[[Service, str], None]
-Job = Callable[[], list[Found]]
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A service that is ready: where it comes from, and the variables that lead to it."""
+
+    title: str
+    origin: str
+    variables: Mapping[str, str]
+
+
+Job = Callable[[], list[Endpoint]]
+
+
+def render(endpoints: Sequence[Endpoint]) -> str:
+    """services.env: a comment for each service, then plain KEY=VALUE lines that make, a shell and Python read alike."""
+    lines = ["# written by `make services`; the next one writes it anew"]
+    for endpoint in endpoints:
+        lines.append(f"# {endpoint.title}: {endpoint.origin}")
+        for name, value in endpoint.variables.items():
+            if any(character.isspace() for character in value):
+                raise ServiceError(f"{name} holds white space, which no URL does: write it as %20")
+            lines.append(f"{name}={value}")
+    return "\n".join(lines) + "\n"
 
 
 class Bringup:
     """One `make services` for one root."""
 
-    def __init__(self, home: Home, environ: Mapping[str, str], say: Say) -> None:
+    def __init__(self, home: Home, environ: Mapping[str, str], report: Report) -> None:
         self.home = home
         self.environ = environ
-        self.say = say
-        self.project = Project(home, say)
+        self.report = report
+        self.project = Project(home, report)
         self.interrupted = threading.Event()
 
     def run(self, using: Source | None) -> Path:
-        """Bring all up and return the file that says where they are; ServiceError lists all that failed."""
+        """Bring all up and return the file that holds their URLs; ServiceError lists all that failed."""
         self.home.create()
         sources = self.sources(using)
         for service, source in sources.items():
             self._stop_former(service, source)
         self._install_missing([service for service, source in sources.items() if source is Source.PACKAGES])
-        found = self._all(self._jobs(sources))
+        endpoints = self._run_all(self._jobs(sources))
         path = self.home.root / "services.env"
-        write_private(path, render(sorted(found, key=lambda service: service.title)))
+        write_private(path, render(sorted(endpoints, key=lambda endpoint: endpoint.title)))
         return path
 
     def sources(self, using: Source | None) -> dict[Service, Source]:
-        """Where each service is to come from."""
+        """The source of each service."""
         return {service: self._source(service, using) for service in SERVICES.values()}
 
     def instance(self, service: Service) -> Instance:
         """The private instance of a service."""
-        return Instance(RECIPES[service.name], self.home, partial(self.say, service))
+        return Instance(service, self.home, partial(self.report, service))
 
     def _source(self, service: Service, using: Source | None) -> Source:
-        memory = self.home.recall(service.name)
-        own = service.variables(memory.ports, self.home.password())[service.variable] if memory else None
+        record = self.home.load(service.name)
+        own = service.variables(record.ports, self.home.password())[service.variable] if record else None
         try:
             return resolve(
-                given=self.environ.get(service.variable),
+                explicit=self.environ.get(service.variable),
                 own=own,
                 using=using,
-                remembered=Source(memory.source) if memory else None,
-                docker_trouble=docker.trouble,
+                remembered=Source(record.source) if record else None,
+                docker_trouble=containers.trouble,
             )
         except ServiceError as error:
             raise ServiceError(f"{service.name}: {error}") from error
 
     def _stop_former(self, service: Service, source: Source) -> None:
-        """Where it was had differently before and still runs, end that: services.env can name only one."""
-        memory = self.home.recall(service.name)
-        if memory is None or source in (Source.ENVIRONMENT, memory.source):
+        """Stop a service whose source has changed: services.env can name only one."""
+        record = self.home.load(service.name)
+        if record is None or source in (Source.ENVIRONMENT, record.source):
             return
-        self.say(service, f"was had by {memory.source} before, now by {source}; the data of before stays where it is")
-        if memory.source == Source.PACKAGES:
+        self.report(service, f"came from {record.source} before, comes from {source} now; the former data stays")
+        if record.source == Source.PACKAGES:
             self.instance(service).stop()
-        elif docker.trouble() is None:
+        elif containers.trouble() is None:
             self.project.stop(service)
 
     def _install_missing(self, services: list[Service]) -> None:
         missing = [service for service in services if not self.instance(service).installed()]
         if missing:
-            names = [RECIPES[service.name].package for service in missing]
-            packages.install(names, self.home.data / "install.log", partial(self.say, missing[0]))
+            names = [service.package for service in missing]
+            packages.install(names, self.home.data / "install.log", partial(self.report, missing[0]))
 
     def _jobs(self, sources: Mapping[Service, Source]) -> dict[str, Job]:
-        jobs: dict[str, Job] = {}
-        for service, source in sources.items():
-            if source is Source.ENVIRONMENT:
-                jobs[service.name] = partial(self._use_given, service)
-            elif source is Source.PACKAGES:
-                jobs[service.name] = partial(self._use_packages, service)
+        start = {Source.ENVIRONMENT: self._use_explicit, Source.PACKAGES: self._use_packages}
+        jobs: dict[str, Job] = {
+            service.name: partial(start[source], service) for service, source in sources.items() if source in start
+        }
         contained = [service for service, source in sources.items() if source is Source.DOCKER]
         if contained:
-            jobs["docker"] = partial(self.project.start, contained, self.interrupted)
+            jobs["docker"] = partial(self._use_containers, contained)
         return jobs
 
-    def _use_given(self, service: Service) -> list[Found]:
-        found = given.find(service, self.environ)
-        self.say(service, f"answers: {found.how}")
-        return [found]
+    def _use_explicit(self, service: Service) -> list[Endpoint]:
+        variables = explicit_variables(service, self.environ)
+        origin = f"given by {service.variable}"
+        self.report(service, f"answers: {origin}")
+        return [Endpoint(service.title, origin, variables)]
 
-    def _use_packages(self, service: Service) -> list[Found]:
+    def _use_packages(self, service: Service) -> list[Endpoint]:
         instance = self.instance(service)
         instance.start(self.interrupted)
-        return [Found(service.title, f"private instance of {instance.recipe.version()}", instance.variables)]
+        return [Endpoint(service.title, f"private instance of {service.version()}", instance.variables)]
 
-    def _all(self, jobs: Mapping[str, Job]) -> list[Found]:
-        """Run the jobs side by side. On Ctrl-C their waiting ends; what they started is recorded and goes on."""
+    def _use_containers(self, services: Sequence[Service]) -> list[Endpoint]:
+        variables = self.project.start(services, self.interrupted)
+        return [Endpoint(each.title, f"a container, {self.project.name}", variables[each]) for each in services]
+
+    def _run_all(self, jobs: Mapping[str, Job]) -> list[Endpoint]:
+        """Run the jobs in parallel. Ctrl-C ends their waiting; started processes are recorded and continue."""
         with ThreadPoolExecutor(max_workers=len(jobs)) as pool:
             futures = {name: pool.submit(job) for name, job in jobs.items()}
             try:
-                troubles = [trouble for name, future in futures.items() if (trouble := _trouble(name, future))]
+                failures = [failure for name, future in futures.items() if (failure := _failure(name, future))]
             except KeyboardInterrupt:
                 self.interrupted.set()
                 raise
-        if troubles:
-            raise ServiceError("\n".join(troubles))
-        return [found for future in futures.values() for found in future.result()]
+        if failures:
+            raise ServiceError("\n".join(failures))
+        return [endpoint for future in futures.values() for endpoint in future.result()]
 
 
-def _trouble(name: str, future: Future[list[Found]]) -> str | None:
+def _failure(name: str, future: Future[list[Endpoint]]) -> str | None:
     try:
         future.result()
     except (ServiceError, AbandonedError, OSError) as error:

@@ -1,13 +1,13 @@
-"""What can go wrong while bringing services up; the text of an error is the message shown, with what to do about it."""
+"""Errors while bringing services up; the text of each is shown to the user and names the remedy."""
 
 
 class ServiceError(Exception):
-    """Something a person has to know and act on; shown without a traceback."""
+    """A failure that the user must act on; shown without a traceback."""
 
 
 class NotReadyError(Exception):
-    """The service does not answer its own protocol yet; the text says what it did instead."""
+    """The service does not answer its own protocol yet; the text is its answer."""
 
 
 class AbandonedError(Exception):
-    """Waiting was given up because the command was interrupted; what was started goes on and is recorded."""
+    """The command was interrupted while waiting; started processes continue and are recorded."""

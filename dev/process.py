@@ -1,7 +1,6 @@
 """Processes that outlive us: started in a session of their own, recognised later by pid and start time.
 
-A pid alone is no identity, because the kernel hands it out again. Together with the start time in /proc it is one, so
-that nothing but what was started here is ever signalled.
+The kernel assigns a pid again. psutil guards against this within one run; the start time guards the runs after it.
 """
 
 import os
@@ -14,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import psutil
 
 from dev.errors import ServiceError
 
@@ -22,77 +23,65 @@ PLAIN_ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
 }
-# 1024, the usual, is little for a broker; the thousand million of some containers makes Erlang take gigabytes
+# 1024, the default, is little for a broker; the thousand million of some containers makes Erlang take gigabytes
 OPEN_FILES = 65536
 SECONDS_TO_FREEZE = 5
-
-
-class Stat(NamedTuple):
-    """The fields of /proc/PID/stat that matter here; `started` counts clock ticks since boot."""
-
-    state: str
-    parent: int
-    started: int
-
-
-def parse_stat(line: str) -> Stat:
-    """Read one stat line; the program's name in it may hold spaces and parentheses."""
-    fields = line.rpartition(")")[2].split()
-    return Stat(state=fields[0], parent=int(fields[1]), started=int(fields[19]))
-
-
-def read_stat(pid: int) -> Stat | None:
-    """The stat of a process, or None when there is no such process."""
-    try:
-        return parse_stat(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-
-
-def all_pids() -> list[int]:
-    """The pids of all processes there are."""
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process, not merely one pid."""
+    """One process, not merely one pid. `started` counts ticks since boot: setting the clock does not change it."""
 
     pid: int
     started: int
 
+    @classmethod
+    def of(cls, process: psutil.Process) -> "Process":
+        """The identity of a process that runs now."""
+        return cls(process.pid, round((process.create_time() - psutil.boot_time()) * TICKS_PER_SECOND))
+
+    def _running(self) -> psutil.Process | None:
+        """The process while it runs. A dead child of ours is reaped: Postgres takes a zombie for a running server."""
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            process = psutil.Process(self.pid)
+            if Process.of(process) != self:
+                return None
+            if process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+                return process
+            process.wait(timeout=0)  # times out for another's child: its parent reaps it
+        return None
+
     def is_alive(self) -> bool:
-        """Whether it still runs. A dead child of ours is reaped: a zombie's pid would look taken to Postgres."""
-        stat = read_stat(self.pid)
-        if stat is None or stat.started != self.started:
-            return False
-        if stat.state in "ZX":
-            _reap(self.pid)
-            return False
-        return True
+        """Whether it still runs; a zombie does not."""
+        return self._running() is not None
+
+    def is_frozen(self) -> bool:
+        """Whether a SIGSTOP has taken effect."""
+        process = self._running()
+        return process is not None and process.status() == psutil.STATUS_STOPPED
 
     def send(self, number: int) -> None:
-        """Send a signal if it is still this process; otherwise nothing happens."""
-        if self.is_alive():
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+        """Send a signal, unless the process has ended."""
+        with suppress(psutil.NoSuchProcess):
+            if process := self._running():
+                process.send_signal(number)
 
     def family(self) -> list["Process"]:
-        """The process and everything descending from it that runs, parents first."""
-        stats = {pid: read_stat(pid) for pid in all_pids()}
-        running = {pid: stat for pid, stat in stats.items() if stat is not None and stat.state not in "ZX"}
-        members = [self] if self.is_alive() else []
-        for member in members:  # grows while it is walked
-            members += [Process(pid, stat.started) for pid, stat in running.items() if stat.parent == member.pid]
-        return members
+        """The process and all its descendants that run, itself first."""
+        with suppress(psutil.NoSuchProcess):
+            if process := self._running():
+                members = [self, *map(Process.of, process.children(recursive=True))]
+                return [member for member in members if member.is_alive()]
+        return []
 
     def send_to_family(self, number: int) -> None:
-        """Send a signal to the process and everything descending from it."""
+        """Send a signal to the process and all its descendants."""
         for member in self.family():
             member.send(number)
 
     def freeze_family(self) -> None:
-        """Keep it and everything descending from it from running; returns once none of them runs, new ones included."""
+        """Send SIGSTOP until the process and all its descendants are frozen, new ones included."""
         deadline = time.monotonic() + SECONDS_TO_FREEZE
         while running := [member for member in self.family() if not member.is_frozen()]:
             if time.monotonic() > deadline:
@@ -100,11 +89,6 @@ class Process:
             for member in running:
                 member.send(signal.SIGSTOP)
             time.sleep(0.005)
-
-    def is_frozen(self) -> bool:
-        """Whether a SIGSTOP has taken hold of it."""
-        stat = read_stat(self.pid)
-        return stat is not None and stat.state == "T"
 
     def wait_end(self, seconds: float) -> bool:
         """Wait for its end; False when it still runs after that time."""
@@ -116,10 +100,7 @@ class Process:
         return True
 
     def end(self, orderly: signal.Signals, grace: float) -> bool:
-        """Ask it to end, and after `grace` seconds make it; False when it had to be made.
-
-        What was frozen by SIGSTOP is thawed first, as it could not hear otherwise.
-        """
+        """Thaw it, signal it, and kill it after `grace` seconds; False when it was killed."""
         self.send_to_family(signal.SIGCONT)
         self.send(orderly)
         if self.wait_end(grace):
@@ -128,7 +109,7 @@ class Process:
         return False
 
     def kill_family(self) -> None:
-        """End it and everything descending from it at once, as a crash of the machine would."""
+        """Kill it and all its descendants at once, as a crash of the machine would."""
         members = self.family()
         for member in members:
             member.send(signal.SIGKILL)
@@ -136,64 +117,43 @@ class Process:
             member.wait_end(10)
 
 
-def _reap(pid: int) -> None:
-    with suppress(ChildProcessError):  # somebody else's child: its parent reaps it
-        os.waitpid(pid, os.WNOHANG)
-
-
-def _identity(user: str | None) -> dict[str, Any]:
-    if user is None:
-        return {}
-    entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _open_files() -> int:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-
-
 def spawn(command: Sequence[str], *, folder: Path, user: str | None, environment: Mapping[str, str], log: Path) -> Process:
-    """Start a process that outlives us, in its own session so that Ctrl-C in a terminal passes it by."""
+    """Start a process that outlives us."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    open_files = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     with log.open("ab") as output:
         child = subprocess.Popen(
-            ["prlimit", f"--nofile={_open_files()}", *command],  # which becomes the command: the pid stays
-            cwd=folder,
-            env={**PLAIN_ENVIRONMENT, "HOME": str(folder), **environment},
+            ["prlimit", f"--nofile={open_files}", *command],  # prlimit becomes the command: the pid stays
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            umask=0o077,
-            **_identity(user),
+            **_options(folder, user, environment),
         )
-    stat = read_stat(child.pid)
-    if stat is None:
-        raise ServiceError(f"{command[0]} was reaped by somebody else right after its start")
-    child.returncode = 0  # it is meant to outlive this object: no ResourceWarning; is_alive() reaps
-    return Process(child.pid, stat.started)
+    child.returncode = 0  # it outlives this object: no ResourceWarning; is_alive() reaps it
+    return Process.of(psutil.Process(child.pid))
 
 
 def write_as(user: str | None, file: Path, text: str) -> None:
-    """Write a file as its user would: in a folder that is not ours, root must not follow what it finds there."""
+    """Write a file as its user: in a folder of another user, root must not follow that user's links."""
     run(["tee", str(file)], folder=file.parent, user=user, script=text)
 
 
 def run(command: Sequence[str], *, folder: Path, user: str | None, script: str = "", seconds: float = 120) -> None:
-    """Run a preparing command to its end, out of Ctrl-C's reach; ServiceError with its output when it fails."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**PLAIN_ENVIRONMENT, "HOME": str(folder)},
-        input=script,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
-        start_new_session=True,
-        umask=0o077,
-        check=False,
-        **_identity(user),
-    )
+    """Run a preparing command to its end; ServiceError with its output when it fails."""
+    options = _options(folder, user, {})
+    done = subprocess.run(command, input=script, stdout=subprocess.PIPE, text=True, timeout=seconds, check=False, **options)
     if done.returncode != 0:
         raise ServiceError(f"{Path(command[0]).name} failed ({done.returncode}):\n{done.stdout.strip()}")
+
+
+def _options(folder: Path, user: str | None, environment: Mapping[str, str]) -> dict[str, Any]:
+    options = {
+        "cwd": folder,
+        "env": {**PLAIN_ENVIRONMENT, "HOME": str(folder), **environment},
+        "stderr": subprocess.STDOUT,
+        "start_new_session": True,  # a Ctrl-C in the terminal does not reach it
+        "umask": 0o077,
+    }
+    if user is None:
+        return options
+    entry = pwd.getpwnam(user)
+    return {**options, "user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}

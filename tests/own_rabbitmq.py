@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev import Instance
-from dev.catalogue import RABBITMQ
+from dev.containers import Project
 from dev.home import Home
 from dev.process import PLAIN_ENVIRONMENT
-from dev.project import Project
-from dev.rabbitmq import control
+from dev.rabbitmq import RABBITMQ, control
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def _in_a_container(home: Home) -> Iterator[OwnRabbitMQ]:
     home.create()
     project = Project(home, lambda _service, _line: None)
     try:
-        (found,) = project.start([RABBITMQ], threading.Event())
-        yield _described(dict(found.variables), lambda *words: project.execute(RABBITMQ, "rabbitmqctl", *words))
+        variables = project.start([RABBITMQ], threading.Event())
+        yield _described(variables[RABBITMQ], lambda *words: project.execute(RABBITMQ, "rabbitmqctl", *words))
     finally:
         project.delete()
         home.delete()

@@ -249,7 +249,7 @@ def lose(what: str) -> Hurt:
 async def flush(at: Hurting) -> None:
     async with at.noted("FLUSHALL", "redis", repeats=False):
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", at.installation.servers.redis.instance.memory.ports["redis"]
+            "127.0.0.1", at.installation.servers.redis.instance.record.ports["redis"]
         )
         writer.write(b"FLUSHALL\r\n")
         await reader.readline()
