@@ -33,10 +33,13 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@touch $@
 
 services: setup ## Find or start RabbitMQ, Postgres and Redis (USING=docker|packages to insist)
-	@$(PYTHON) -m infra.services up --root $(ROOT) $(if $(USING),--using $(USING))
+	@$(BIN)/python -m dev up --root $(ROOT) $(if $(USING),--using $(USING))
 
-stop: ## End the services that `make services` started (their data stays)
-	@$(PYTHON) -m infra.services stop --root $(ROOT)
+# Where neither .venv nor data is, nothing runs; where only .venv is missing, it is made again to end what runs.
+STARTED := $(if $(wildcard $(VENV)/.run $(ROOT)/data),setup)
+
+stop: $(STARTED) ## End the services that `make services` started (their data stays)
+	@$(if $(STARTED),$(BIN)/python -m dev stop --root $(ROOT),echo "services  nothing to stop: none was started here")
 
 migrate: services ## Bring the database's schema to this code's revision
 	@$(BIN)/posthaste migrate
@@ -98,6 +101,6 @@ lock: setup ## Resolve the dependencies anew (needs an index)
 	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --group pyproject.toml:dev -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements-dev.lock
 
-clean: ## End the services, delete their data and .venv
-	@$(PYTHON) -m infra.services clean --root $(ROOT)
+clean: $(STARTED) ## End the services, delete their data and .venv
+	@$(if $(STARTED),$(BIN)/python -m dev clean --root $(ROOT))
 	@rm -rf $(VENV) build *.egg-info

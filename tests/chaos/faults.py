@@ -262,7 +262,7 @@ def lose_queue(what: str) -> Injector:
 async def flush(injection: Injection) -> None:
     async with injection.record("FLUSHALL", "redis", duplicates_requests=False):
         reader, writer = await asyncio.open_connection(
-            "127.0.0.1", injection.installation.servers.redis.instance.memory.ports["redis"]
+            "127.0.0.1", injection.installation.servers.redis.instance.record.ports["redis"]
         )
         writer.write(b"FLUSHALL\r\n")
         await reader.readline()

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
+from dev import Instance
 from tests.support.own_rabbitmq import controller
 from tests.support.processes import environment_without_settings
 from tests.support.proxy import Proxy
@@ -58,7 +58,7 @@ async def own_servers() -> AsyncIterator[Servers]:
         root = Path(folder)
         instances = {name: Instance.of(name, root) for name in ("postgres", "rabbitmq", "redis")}
         try:
-            up = [sys.executable, "-m", "infra.services", "up", "--root", str(root), "--using", "packages"]
+            up = [sys.executable, "-m", "dev", "up", "--root", str(root), "--using", "packages"]
             await asyncio.to_thread(
                 subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=environment_without_settings()
             )

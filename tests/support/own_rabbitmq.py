@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
-from infra.services.catalogue import RABBITMQ
-from infra.services.home import Home
-from infra.services.process import PLAIN_ENVIRONMENT
-from infra.services.project import Project
-from infra.services.rabbitmq import control
+from dev import Instance
+from dev.containers import Project
+from dev.home import Home
+from dev.process import PLAIN_ENVIRONMENT
+from dev.rabbitmq import RABBITMQ, control
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def _in_a_container(home: Home) -> Iterator[OwnRabbitMQ]:
     home.create()
     project = Project(home, lambda _service, _line: None)
     try:
-        (found,) = project.start([RABBITMQ], threading.Event())
-        yield _described(dict(found.variables), lambda *words: project.execute(RABBITMQ, "rabbitmqctl", *words))
+        variables = project.start([RABBITMQ], threading.Event())
+        yield _described(variables[RABBITMQ], lambda *words: project.execute(RABBITMQ, "rabbitmqctl", *words))
     finally:
         project.delete()
         home.delete()

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.services import Instance
-from infra.services.home import Home
-from infra.services.process import write_as
-from infra.services.project import Project
+from dev import Instance
+from dev.containers import Project
+from dev.home import Home
+from dev.process import write_as
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def _in_a_container(instance: Instance) -> Iterator[OwnServer]:
     project = Project(home, lambda _service, _line: None)
 
     def put(name: str, text: str) -> str:
-        path, user = f"/tmp/{name}", instance.recipe.user  # the package's user and the image's have one name
+        path, user = f"/tmp/{name}", service.user  # the package's user and the image's have one name
         write = f'umask 077 && printf %s "$0" >{path} && chown {user} {path}'
         project.execute(service, "sh", "-c", write, text)
         return path
 
     try:
-        (found,) = project.start([service], threading.Event())
-        yield OwnServer(dict(found.variables)[service.variable], put)
+        variables = project.start([service], threading.Event())
+        yield OwnServer(variables[service][service.variable], put)
     finally:
         project.delete()
         home.delete()

@@ -54,7 +54,7 @@ def _services(file: str) -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / file).read_text())["services"])
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "infra/services/compose.yml"])
+@pytest.mark.parametrize("file", ["docker-compose.yml", "dev/compose.yml"])
 def test_compose_files_name_tested_images_and_no_obsolete_version(file: str) -> None:
     assert "version" not in yaml.safe_load((ROOT / file).read_text())
     images = {service["image"] for service in _services(file).values()} - {"posthaste:local"}

@@ -5,23 +5,25 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
-from infra.services import __main__ as command
-from infra.services import docker, ports
-from infra.services.__main__ import main
-from infra.services.bringup import Bringup
-from infra.services.catalogue import POSTGRES, RABBITMQ, REDIS, SERVICES
-from infra.services.envfile import Found, parse, render
-from infra.services.errors import ServiceError
-from infra.services.given import address, find
-from infra.services.home import Home, Memory
-from infra.services.process import Process
-from infra.services.rabbitmq import PrivateRabbitMQ
-from infra.services.recipes import Place
-from infra.services.resolution import Source, resolve
+from dev import __main__ as command
+from dev import containers, ports
+from dev.__main__ import main
+from dev.bringup import Bringup, Endpoint, render
+from dev.errors import ServiceError
+from dev.home import Home, Record
+from dev.instance import SERVICES
+from dev.postgres import POSTGRES
+from dev.process import Process
+from dev.rabbitmq import RABBITMQ
+from dev.redis import REDIS
+from dev.service import Place
+from dev.source import Source, address, explicit_variables, resolve
 
 ENVIRONMENT, DOCKER, PACKAGES = Source.ENVIRONMENT, Source.DOCKER, Source.PACKAGES
 URL = "redis://cache.example:6379/0"
@@ -29,7 +31,7 @@ OWN = "redis://127.0.0.1:26001/0"
 
 
 @pytest.mark.parametrize(
-    ("given", "using", "remembered", "engine", "expected"),
+    ("explicit", "using", "remembered", "engine", "expected"),
     [
         (None, None, None, True, DOCKER),
         (None, None, None, False, PACKAGES),
@@ -46,42 +48,42 @@ OWN = "redis://127.0.0.1:26001/0"
     ],
 )
 def test_a_service_comes_from_the_environment_else_docker_else_packages(
-    given: str | None, using: Source | None, remembered: Source | None, engine: bool, expected: Source
+    explicit: str | None, using: Source | None, remembered: Source | None, engine: bool, expected: Source
 ) -> None:
     trouble = None if engine else "no engine answers"
-    source = resolve(given=given, own=OWN, using=using, remembered=remembered, docker_trouble=lambda: trouble)
+    source = resolve(explicit=explicit, own=OWN, using=using, remembered=remembered, docker_trouble=lambda: trouble)
     assert source is expected
 
 
-@pytest.mark.parametrize(("given", "using"), [(URL, None), (URL, DOCKER), (None, PACKAGES)])
-def test_docker_is_asked_only_where_it_matters(given: str | None, using: Source | None) -> None:
+@pytest.mark.parametrize(("explicit", "using"), [(URL, None), (URL, DOCKER), (None, PACKAGES)])
+def test_docker_is_asked_only_where_it_matters(explicit: str | None, using: Source | None) -> None:
     def asked() -> str | None:
         pytest.fail("Docker was asked")
 
-    resolve(given=given, own=None, using=using, remembered=None, docker_trouble=asked)
+    resolve(explicit=explicit, own=None, using=using, remembered=None, docker_trouble=asked)
 
 
 def test_docker_insisted_on_without_an_engine_is_refused_with_the_reason() -> None:
     with pytest.raises(ServiceError, match="no engine answers"):
-        resolve(given=None, own=None, using=DOCKER, remembered=None, docker_trouble=lambda: "no engine answers")
+        resolve(explicit=None, own=None, using=DOCKER, remembered=None, docker_trouble=lambda: "no engine answers")
 
 
 def test_data_in_docker_volumes_is_not_silently_swapped_for_an_empty_database() -> None:
     with pytest.raises(ServiceError, match="USING=packages"):
-        resolve(given=None, own=None, using=None, remembered=DOCKER, docker_trouble=lambda: "no engine answers")
+        resolve(explicit=None, own=None, using=None, remembered=DOCKER, docker_trouble=lambda: "no engine answers")
 
 
 def test_each_service_is_resolved_by_itself(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "trouble", lambda: None)
-    home.remember("rabbitmq", Memory(PACKAGES, {"amqp": 1, "management": 2}))
+    monkeypatch.setattr(containers, "trouble", lambda: None)
+    home.save("rabbitmq", Record(PACKAGES, {"amqp": 1, "management": 2}))
     bringup = Bringup(home, {"POSTHASTE_REDIS_URL": URL}, lambda _service, _line: None)
     assert bringup.sources(None) == {REDIS: ENVIRONMENT, RABBITMQ: PACKAGES, POSTGRES: DOCKER}
 
 
 def test_services_env_is_plain_pairs_with_a_comment_for_each_service() -> None:
     found = [
-        Found("PostgreSQL", "a container, posthaste-1", {"POSTHASTE_DATABASE_URL": "postgresql://u:p=%20@h:1/d?a=b"}),
-        Found("RabbitMQ", "given by POSTHASTE_AMQP_URL", {"POSTHASTE_AMQP_URL": "amqp://h/"}),
+        Endpoint("PostgreSQL", "a container, posthaste-1", {"POSTHASTE_DATABASE_URL": "postgresql://u:p=%20@h:1/d?a=b"}),
+        Endpoint("RabbitMQ", "given by POSTHASTE_AMQP_URL", {"POSTHASTE_AMQP_URL": "amqp://h/"}),
     ]
     text = render(found)
     assert text.splitlines()[1:] == [
@@ -90,7 +92,7 @@ def test_services_env_is_plain_pairs_with_a_comment_for_each_service() -> None:
         "# RabbitMQ: given by POSTHASTE_AMQP_URL",
         "POSTHASTE_AMQP_URL=amqp://h/",
     ]
-    assert parse(text) == {
+    assert dotenv_values(stream=StringIO(text)) == {
         "POSTHASTE_DATABASE_URL": "postgresql://u:p=%20@h:1/d?a=b",
         "POSTHASTE_AMQP_URL": "amqp://h/",
     }
@@ -98,7 +100,7 @@ def test_services_env_is_plain_pairs_with_a_comment_for_each_service() -> None:
 
 def test_services_env_refuses_a_value_that_would_break_a_line() -> None:
     with pytest.raises(ServiceError, match="POSTHASTE_REDIS_URL"):
-        render([Found("Redis", "given", {"POSTHASTE_REDIS_URL": "redis://h/0\nPOSTHASTE_PORT=1"})])
+        render([Endpoint("Redis", "given", {"POSTHASTE_REDIS_URL": "redis://h/0\nPOSTHASTE_PORT=1"})])
 
 
 @pytest.mark.parametrize(
@@ -119,20 +121,20 @@ def test_the_address_of_a_given_url(url: str, expected: tuple[str, int] | None) 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:notaport/0", "http://127.0.0.1/"])
 def test_what_is_no_url_of_a_service_is_refused_by_the_variables_name(url: str) -> None:
     with pytest.raises(ServiceError, match="POSTHASTE_REDIS_URL is not"):
-        find(REDIS, {"POSTHASTE_REDIS_URL": url})
+        explicit_variables(REDIS, {"POSTHASTE_REDIS_URL": url})
 
 
 def test_a_given_service_is_used_as_it_is_once_somebody_answers(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     given = {"POSTHASTE_AMQP_URL": f"amqp://127.0.0.1:{port}/x", "POSTHASTE_MANAGEMENT_URL": "http://elsewhere:15672"}
-    assert find(RABBITMQ, {**given, "POSTHASTE_REDIS_URL": URL}).variables == given
+    assert explicit_variables(RABBITMQ, {**given, "POSTHASTE_REDIS_URL": URL}) == given
 
 
 def test_a_given_service_that_does_not_answer_is_named_with_what_to_do(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     with pytest.raises(ServiceError, match=f"POSTHASTE_REDIS_URL points to 127.0.0.1:{port}.*unset the variable"):
-        find(REDIS, {"POSTHASTE_REDIS_URL": f"redis://127.0.0.1:{port}/0"})
+        explicit_variables(REDIS, {"POSTHASTE_REDIS_URL": f"redis://127.0.0.1:{port}/0"})
 
 
 @pytest.mark.parametrize(
@@ -172,17 +174,17 @@ def test_candidates_meet_neither_each_other_nor_standard_ports_nor_outgoing_conn
 
 
 def test_compose_has_each_service_published_on_loopback_alone() -> None:
-    text = docker.FILE.read_text()
-    assert docker.images().keys() == SERVICES.keys()
+    text = containers.FILE.read_text()
+    assert containers.images().keys() == SERVICES.keys()
     for service in SERVICES.values():
-        for name, port in service.usual_ports.items():
+        for name, port in service.container_ports.items():
             assert f'"127.0.0.1:${{SERVICES_{name.upper()}:-0}}:{port}"' in text
-    assert text.count('"127.0.0.1:') == sum(len(service.usual_ports) for service in SERVICES.values())
+    assert text.count('"127.0.0.1:') == sum(len(service.container_ports) for service in SERVICES.values())
 
 
 def test_rabbitmq_reads_nothing_of_another_rabbitmq() -> None:
     ports_of_ours = {"amqp": 1, "management": 2, "distribution": 3, "epmd": 4}
-    commands = PrivateRabbitMQ().commands(Place(Path("/ours"), None, ports_of_ours, "key", ""))
+    commands = RABBITMQ.commands(Place(Path("/ours"), None, ports_of_ours, "key", ""))
     environment = commands["server"].environment
     paths = {name: Path(value) for name, value in environment.items() if value.startswith("/")}
     assert all(path.is_relative_to("/ours") for path in paths.values())
@@ -192,20 +194,20 @@ def test_rabbitmq_reads_nothing_of_another_rabbitmq() -> None:
 
 
 def test_what_is_remembered_comes_back(home: Home) -> None:
-    memory = Memory(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)})
-    home.remember("redis", memory)
-    assert Home(home.root, apart=False).recall("redis") == memory
-    assert home.recall("postgres") is None
+    record = Record(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)})
+    home.save("redis", record)
+    assert Home(home.root, apart=False).load("redis") == record
+    assert home.load("postgres") is None
 
 
 def test_a_copied_root_does_not_take_the_originals_processes_for_its_own(home: Home, tmp_path: Path) -> None:
-    home.remember("redis", Memory(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)}))
+    home.save("redis", Record(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)}))
     copy = home.root.rename(tmp_path / "copy")
-    assert Home(copy, apart=False).recall("redis") is None
+    assert Home(copy, apart=False).load("redis") is None
 
 
 def test_a_copied_roots_link_is_turned_to_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.services.home.APART", tmp_path / "apart")
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
     home = Home(tmp_path / "root", apart=True)
     home.root.mkdir()
     (home.root / "data").symlink_to(tmp_path / "the originals")
@@ -276,14 +278,14 @@ def listener() -> Iterator[socket.socket]:
 
 
 def test_clean_does_not_call_deleted_what_is_in_docker_volumes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "trouble", lambda: "no engine answers")
-    home.remember("postgres", Memory(DOCKER, {"postgres": 21453}))
+    monkeypatch.setattr(containers, "trouble", lambda: "no engine answers")
+    home.save("postgres", Record(DOCKER, {"postgres": 21453}))
     with pytest.raises(ServiceError, match="make clean"):
         command.clean(Bringup(home, {}, lambda service, line: None), None)
-    assert home.recall("postgres") is not None
+    assert home.load("postgres") is not None
 
 
 def test_a_url_that_cannot_be_read_is_refused_without_a_part_of_its_password() -> None:
     with pytest.raises(ServiceError) as caught:
-        find(SERVICES["rabbitmq"], {"POSTHASTE_AMQP_URL": "amqp://me:sec/ret@h:5672/"})
+        explicit_variables(SERVICES["rabbitmq"], {"POSTHASTE_AMQP_URL": "amqp://me:sec/ret@h:5672/"})
     assert "POSTHASTE_AMQP_URL is not a URL" in str(caught.value) and "sec" not in str(caught.value)

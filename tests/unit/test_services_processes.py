@@ -1,5 +1,6 @@
 """Processes of ours: recognised, started, ended and watched; with `sleep` and `sh` in the place of services."""
 
+import asyncio
 import http.server
 import os
 import signal
@@ -8,27 +9,50 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pamqp.base
+import pamqp.commands
+import pamqp.frame
+import psutil
 import pytest
 
-from infra.services import Instance, ServiceError
-from infra.services.catalogue import REDIS, Ports, Service, wait_until_ready
-from infra.services.errors import AbandonedError, NotReadyError
-from infra.services.home import Home
-from infra.services.postgres import remove_stale_lock
-from infra.services.probes import amqp_answers, management_answers, postgres_answers, redis_answers
-from infra.services.process import Process, all_pids, parse_stat, read_stat
-from infra.services.recipes import Command, Place
+from dev import Instance, ServiceError
+from dev.errors import AbandonedError, NotReadyError
+from dev.home import Home
+from dev.postgres import POSTGRES, remove_stale_lock
+from dev.process import Process
+from dev.rabbitmq import check_amqp, check_management
+from dev.redis import REDIS, RedisService
+from dev.service import Command, Place
 
-STAT = "{pid} ({name}) S 17 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 1000 200"
+AMQP = pamqp.commands.Connection
+# The parameters that a server reports to psycopg2: each is 'S', its length, its name and its value.
+PARAMETERS = b"S\0\0\0\x18server_version\x0017.0\0S\0\0\0\x19client_encoding\0UTF8\0S\0\0\0\x17DateStyle\0ISO, MDY\0"
+
+
+def redis_answers(port: int) -> None:
+    REDIS.check({REDIS.variable: f"redis://127.0.0.1:{port}/0?protocol=2"})
+
+
+def postgres_answers(port: int) -> None:
+    POSTGRES.check({POSTGRES.variable: f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable&gssencmode=disable"})
+
+
+def amqp_answers(port: int) -> None:
+    asyncio.run(check_amqp(f"amqp://guest:guest@127.0.0.1:{port}/"))
 
 
 @pytest.mark.parametrize("name", ["redis-server", "a b", ") R 1 ((", "\N{SNOWMAN}"])
-def test_a_stat_line_is_read_whatever_the_program_is_called(name: str) -> None:
-    stat = parse_stat(STAT.format(pid=1, name=name))
-    assert (stat.state, stat.parent, stat.started) == ("S", 17, 4711)
+def test_a_process_is_recognised_whatever_the_program_is_called(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/bin/sleep")
+    with subprocess.Popen([tmp_path / name, "60"]) as child:
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        process = _identified(child.pid)
+        assert process.started == int(fields[19])
+        assert process.is_alive() and not process.is_frozen()
+        assert process in _identified(os.getpid()).family()
+        process.send(signal.SIGKILL)
 
 
 def test_a_pid_with_another_start_time_is_a_stranger_and_left_alone(sleeper: Process) -> None:
@@ -67,7 +91,7 @@ def test_a_zombie_is_no_member_of_the_family() -> None:
     command = ["sh", "-c", "true & exec sleep 60"]  # sleep never asks after the child that it took over
     with subprocess.Popen(command) as parent:
         process = _identified(parent.pid)
-        while not any(s and s.state == "Z" and s.parent == parent.pid for s in map(read_stat, all_pids())):
+        while not any(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process(parent.pid).children()):
             assert process.is_alive()
         process.freeze_family()
         assert process.family() == [process]
@@ -77,12 +101,12 @@ def test_a_zombie_is_no_member_of_the_family() -> None:
 def test_a_dead_child_is_reaped_and_not_taken_for_alive(sleeper: Process) -> None:
     os.kill(sleeper.pid, signal.SIGKILL)
     assert sleeper.wait_end(5)
-    assert read_stat(sleeper.pid) is None
+    assert not psutil.pid_exists(sleeper.pid)
 
 
 def test_an_instance_starts_once_and_ends(home: Home) -> None:
     said: list[str] = []
-    instance = Instance(Sleeping(_service(_ready), "exec sleep 60"), home, said.append)
+    instance = Instance(Sleeping(_ready, "exec sleep 60"), home, said.append)
     assert instance.pid is None
     instance.start()
     first = instance.pid
@@ -95,18 +119,18 @@ def test_an_instance_starts_once_and_ends(home: Home) -> None:
 
 
 def test_an_instance_that_ends_while_starting_shows_the_end_of_its_log(home: Home) -> None:
-    instance = Instance(Sleeping(_service(_not_ready), "echo the disk is full; exit 1"), home)
+    instance = Instance(Sleeping(_not_ready, "echo the disk is full; exit 1"), home)
     with pytest.raises(ServiceError, match=r"(?s)ended while it was starting.*the disk is full"):
         instance.start()
 
 
 def test_whoever_answers_in_the_place_of_one_that_ended_is_not_taken_for_it() -> None:
     with pytest.raises(ServiceError, match="ended while it was starting"):
-        wait_until_ready(_service(_ready), {}, ended=lambda: True, interrupted=threading.Event())
+        Sleeping(_ready, "").wait_until_ready({}, ended=lambda: True, interrupted=threading.Event())
 
 
 def test_an_instance_that_never_gets_ready_says_why(home: Home) -> None:
-    instance = Instance(Sleeping(replace(_service(_not_ready), patience=0.2), "exec sleep 60"), home)
+    instance = Instance(Sleeping(_not_ready, "exec sleep 60", timeout_seconds=0.2), home)
     with pytest.raises(ServiceError, match="not ready within 0 s: still loading"):
         instance.start()
     assert instance.stop()
@@ -117,8 +141,8 @@ def test_an_interrupted_start_is_taken_up_by_the_next(home: Home) -> None:
     interrupted.set()
     script = "exec sleep 60"
     with pytest.raises(AbandonedError):
-        Instance(Sleeping(_service(_not_ready), script), home).start(interrupted)
-    begun = Instance(Sleeping(_service(_ready), script), home)
+        Instance(Sleeping(_not_ready, script), home).start(interrupted)
+    begun = Instance(Sleeping(_ready, script), home)
     pid = begun.pid
     begun.start()
     assert begun.pid == pid is not None
@@ -126,24 +150,24 @@ def test_an_interrupted_start_is_taken_up_by_the_next(home: Home) -> None:
 
 
 def test_an_instance_that_was_dying_when_looked_at_is_started_anew(home: Home) -> None:
-    instance = Instance(Sleeping(_service(_ready), "exec sleep 60"), home)
+    instance = Instance(Sleeping(_ready, "exec sleep 60"), home)
     instance.start()
     first = instance.server
     assert first is not None
 
-    def dying(_ports: Ports) -> None:
+    def dying() -> None:
         if first.is_alive():
             first.send(signal.SIGKILL)
             raise NotReadyError("dying")
 
-    again = Instance(Sleeping(_service(dying), "exec sleep 60"), home)
+    again = Instance(Sleeping(dying, "exec sleep 60"), home)
     again.start()
     assert again.pid not in (None, first.pid)
     assert again.stop()
 
 
 def test_frozen_thawed_killed(home: Home) -> None:
-    instance = Instance(Sleeping(_service(_ready), "exec sleep 60"), home)
+    instance = Instance(Sleeping(_ready, "exec sleep 60"), home)
     instance.start()
     server = instance.server
     assert server is not None
@@ -175,34 +199,38 @@ def test_a_lock_that_names_nobody_is_left_to_postgres(tmp_path: Path) -> None:
     assert lock.exists()
 
 
+def _frames(*methods: pamqp.base.Frame) -> list[bytes]:
+    return [pamqp.frame.marshal(method, 0) for method in methods]
+
+
 @pytest.mark.parametrize(
-    ("probe", "answer", "complaint"),
+    ("probe", "answers", "complaint"),
     [
-        (redis_answers, b"+PONG\r\n", None),
-        (redis_answers, b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
-        (redis_answers, b"", "answered with b''"),
-        (lambda port: postgres_answers(port, "u", "d"), b"R\0\0\0\x17\0\0\0\nSCRAM-SHA-256\0\0", None),
+        (redis_answers, [b"+OK\r\n", b"+OK\r\n", b"+PONG\r\n"], None),  # after CLIENT SETINFO, twice
+        (redis_answers, [b"-LOADING Redis is loading the dataset in memory\r\n"], "is loading"),
+        (redis_answers, [b""], "closed by server"),
+        (postgres_answers, [b"R\0\0\0\x08\0\0\0\0" + PARAMETERS + b"Z\0\0\0\5I"], None),
         (
-            lambda port: postgres_answers(port, "u", "d"),
-            b"E\0\0\0\x30SFATAL\0C57P03\0Mthe database system is starting up\0\0",
-            "^the database system is starting up$",
+            postgres_answers,
+            [b"E\0\0\0\x30SFATAL\0C57P03\0Mthe database system is starting up\0\0"],
+            "the database system is starting up$",
         ),
-        (lambda port: postgres_answers(port, "u", "d"), b"", "answered with b''"),
-        (amqp_answers, b"\x01\x00\x00\x00\x00\x01\xf0\x00\x0a\x00\x0a\x00\x09", None),
-        (amqp_answers, b"AMQP\x00\x00\x09\x01", "AMQP header"),
-        (amqp_answers, b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x32", "AMQP header"),  # Connection.Close
+        (postgres_answers, [b""], "server closed the connection unexpectedly"),
+        (amqp_answers, _frames(AMQP.Start(), AMQP.Tune(10, 131072, 60), AMQP.OpenOk(), AMQP.CloseOk()), None),
+        (amqp_answers, [b"AMQP\x00\x00\x09\x01"], "AMQP protocol header"),
+        (amqp_answers, _frames(AMQP.Close(320, "CONNECTION_FORCED", 0, 0)), "Expected Connection.Start"),
     ],
 )
 def test_a_service_is_ready_only_when_it_answers_its_own_protocol(
-    probe: Callable[[int], None], answer: bytes, complaint: str | None
+    probe: Callable[[int], None], answers: list[bytes], complaint: str | None
 ) -> None:
-    with _answering(answer) as port:
+    with _answering(answers) as port:
         if complaint is None:
             probe(port)
         else:
             with pytest.raises(NotReadyError, match=complaint):
                 probe(port)
-    with pytest.raises(NotReadyError, match="refused"):
+    with pytest.raises(NotReadyError, match=r"refused|Errno 111"):
         probe(port)
 
 
@@ -210,33 +238,27 @@ def test_a_service_is_ready_only_when_it_answers_its_own_protocol(
 def test_management_is_ready_when_it_knows_the_user(password: str, complaint: str | None) -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), Overview) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        port = server.server_address[1]
+        url = f"http://guest:{password}@127.0.0.1:{server.server_address[1]}"
         try:
             if complaint is None:
-                management_answers(port, "guest", password)
+                asyncio.run(check_management(url))
             else:
                 with pytest.raises(NotReadyError, match=complaint):
-                    management_answers(port, "guest", password)
+                    asyncio.run(check_management(url))
         finally:
             server.shutdown()
 
 
-@dataclass
-class Sleeping:
-    """A recipe whose server is a shell script."""
+class Sleeping(RedisService):
+    """A service whose server is a shell script."""
 
-    service: Service
-    script: str
-    package = "none"
-    user = "nobody"
-    ports = ("redis",)
-    end = (signal.SIGTERM, 5.0)
+    def __init__(self, ready: Callable[[], None], script: str, timeout_seconds: float = 10) -> None:
+        self.ready = ready
+        self.script = script
+        self.timeout_seconds = timeout_seconds
 
-    def installed(self) -> bool:
-        return True
-
-    def version(self) -> str:
-        return "Sleep"
+    def check(self, variables: Mapping[str, str]) -> None:
+        self.ready()
 
     def prepare(self, place: Place) -> None:
         assert place.folder.is_dir()
@@ -257,30 +279,25 @@ class Overview(http.server.BaseHTTPRequestHandler):
         """Nothing to say."""
 
 
-def _ready(_ports: Ports) -> None:
+def _ready() -> None:
     """Always."""
 
 
-def _not_ready(_ports: Ports) -> None:
+def _not_ready() -> None:
     raise NotReadyError("still loading")
 
 
-def _service(check: Callable[[Ports], None]) -> Service:
-    return replace(REDIS, check=check, patience=10)
-
-
 def _identified(pid: int) -> Process:
-    stat = read_stat(pid)
-    assert stat is not None
-    return Process(pid, stat.started)
+    return Process.of(psutil.Process(pid))
 
 
 @contextmanager
-def _answering(answer: bytes) -> Iterator[int]:
+def _answering(answers: list[bytes]) -> Iterator[int]:
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            self.request.recv(1000)
-            self.request.sendall(answer)
+            for answer in answers:
+                self.request.recv(10_000)
+                self.request.sendall(answer)
 
     with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.handle_request)

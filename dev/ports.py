@@ -1,16 +1,15 @@
-"""Loopback ports: chosen once, remembered, and chosen anew when somebody else took one meanwhile."""
+"""Loopback ports: chosen once, remembered, and replaced when another process took one meanwhile."""
 
-import random
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 LOOPBACK = "127.0.0.1"
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens there (connections of an earlier owner that are still closing do not count)."""
+    """Whether no process listens there (connections of an earlier owner that are still closing do not count)."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -18,11 +17,6 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
         return True
-
-
-def shuffled(candidates: range) -> Iterator[int]:
-    """The candidates in random order, so that two checkouts seldom want the same."""
-    return iter(random.sample(candidates, len(candidates)))
 
 
 def settle(

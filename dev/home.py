@@ -1,4 +1,4 @@
-"""Where the services of one root keep their data, and what is remembered about each.
+"""The data folder of one root, and the record of each of its services.
 
 A normal user has all of it under `<root>/data`. Root cannot: Postgres refuses to run as root, and its own user cannot
 reach a checkout under a closed home folder. So root's data lies in a folder of its own, which `<root>/data` points to.
@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.services.errors import ServiceError
-from infra.services.process import Process
+from dev.errors import ServiceError
+from dev.process import Process
 
 APART = Path("/var/lib/posthaste")
-MAKING_PASSWORD = threading.Lock()  # services start in parallel, and each may be the first to ask
+MAKING_PASSWORD = threading.Lock()  # services start in parallel
 
 
 def write_private(path: Path, text: str) -> None:
@@ -34,8 +34,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What is remembered of one service: how it was brought up, its ports, its processes by role."""
+class Record:
+    """One service: its source, its ports, its processes by role."""
 
     source: str
     ports: dict[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Home:
         """Make the folders, and the symlink where the data lies apart."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_another_users()
-        self.data.mkdir(parents=True, exist_ok=True, mode=0o711)  # others may pass through to what is theirs
+        self.data.mkdir(parents=True, exist_ok=True, mode=0o711)  # other users may pass through to their folders
         if self.apart:
             self._point_to_data()
 
@@ -71,7 +71,7 @@ class Home:
             link.symlink_to(self.data)
 
     def user_for(self, package_user: str) -> str | None:
-        """Whom a service runs as: its package's user where we are root, else ourselves (None)."""
+        """The user that a service runs as: its package's where we are root, else ourselves (None)."""
         return package_user if self.apart else None
 
     def folder(self, name: str, user: str | None) -> Path:
@@ -84,23 +84,23 @@ class Home:
         return folder
 
     def log(self, name: str) -> Path:
-        """The log of a service's present run; that of the run before has `.1` appended."""
+        """The log of a service's current run; that of the previous run has `.1` appended."""
         return self.data / f"{name}.log"
 
     def has_password(self) -> bool:
-        """Whether the database role's password has been made up already."""
+        """Whether the database role has a password already."""
         return (self.data / "postgres.password").exists()
 
     def password(self) -> str:
-        """The database role's password, made up once."""
+        """The database role's password, generated once."""
         path = self.data / "postgres.password"
         with MAKING_PASSWORD:
             if not path.exists():
                 write_private(path, secrets.token_hex(16))
         return path.read_text()
 
-    def recall(self, name: str) -> Memory | None:
-        """What is remembered of a service; None for nothing, or for what was copied here from another root."""
+    def load(self, name: str) -> Record | None:
+        """The record of a service; None where there is none, or where it was copied from another root."""
         try:
             content = json.loads((self.data / f"{name}.json").read_text())
         except FileNotFoundError:
@@ -108,12 +108,12 @@ class Home:
         if content["root"] != str(self.root):
             return None
         processes = {role: Process(*identity) for role, identity in content["processes"].items()}
-        return Memory(content["source"], content["ports"], processes)
+        return Record(content["source"], content["ports"], processes)
 
-    def remember(self, name: str, memory: Memory) -> None:
-        """Keep what is to be known of a service by the next command."""
-        processes = {role: [process.pid, process.started] for role, process in memory.processes.items()}
-        content = {"root": str(self.root), "source": memory.source, "ports": memory.ports, "processes": processes}
+    def save(self, name: str, record: Record) -> None:
+        """Keep the record of a service for the next command."""
+        processes = {role: [process.pid, process.started] for role, process in record.processes.items()}
+        content = {"root": str(self.root), "source": record.source, "ports": record.ports, "processes": processes}
         write_private(self.data / f"{name}.json", json.dumps(content, indent=1))
 
     def delete(self) -> None:
@@ -125,14 +125,14 @@ class Home:
         (self.root / "services.env").unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Only one command at a time works on a root; a second waits and says so."""
+    def locked(self, report: Callable[[str], None]) -> Iterator[None]:
+        """One command at a time works on a root; a second waits and reports it."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_another_users()
         with (self.root / "services.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say("another command is at work on these services: waiting for it")
+                report("another command is at work on these services: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -1,27 +1,42 @@
-"""PostgreSQL as a private instance: a cluster of our own, on loopback only, with a role that may create databases."""
+"""PostgreSQL: a private instance has a cluster of its own, on loopback only, with a role that may create databases."""
 
 import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
-from infra.services.catalogue import POSTGRES
-from infra.services.errors import ServiceError
-from infra.services.process import all_pids, read_stat, run, write_as
-from infra.services.recipes import Command, Place
+import psutil
+import psycopg2
+
+from dev.errors import NotReadyError, ServiceError
+from dev.process import run, write_as
+from dev.service import PROBE_SECONDS, Command, Place, Ports, Service
 
 VERSIONS = Path("/usr/lib/postgresql")
 
 
-class PrivatePostgres:
-    """Made by initdb, which Debian keeps in a folder per major version."""
+class PostgresService(Service):
+    """One server of the newest installed major version; Debian keeps a folder for each."""
 
-    service = POSTGRES
+    name = "postgres"
+    title = "PostgreSQL"
+    variable = "POSTHASTE_DATABASE_URL"
+    container_ports: ClassVar[Ports] = {"postgres": 5432}
+    candidates = range(20000, 21500)
     package = "postgresql"
     user = "postgres"
     ports = ("postgres",)
-    end = (signal.SIGINT, 30.0)  # fast shutdown: clients are cut off, what they committed is safe
+    end = (signal.SIGINT, 30.0)  # fast shutdown: it disconnects clients; commits are safe
+
+    def variables(self, ports: Ports, password: str) -> dict[str, str]:
+        return {self.variable: f"postgresql://posthaste:{password}@127.0.0.1:{ports['postgres']}/posthaste"}
+
+    def check(self, variables: Mapping[str, str]) -> None:
+        try:
+            psycopg2.connect(variables[self.variable], connect_timeout=PROBE_SECONDS).close()
+        except psycopg2.OperationalError as error:
+            raise NotReadyError(str(error).strip()) from error
 
     def installed(self) -> bool:
         return bool(_majors())
@@ -91,23 +106,20 @@ def _make_cluster(place: Place) -> None:
 
 
 def remove_stale_lock(data: Path) -> None:
-    """Remove postmaster.pid where its pid now belongs to a stranger, or to a zombie that nobody reaps (containers).
+    """Remove postmaster.pid where its pid belongs to a stranger, or to a zombie that nobody reaps (containers).
 
-    Postgres itself copes with a pid that is gone, but takes any other process of its user for a running server.
-    The file also guards against backends that outlived their server; so it stays while anybody works in the folder.
+    Postgres itself accepts a pid that is gone, but takes any other process of its user for a running server.
+    The file also guards against backends that outlived their server; so it stays while a process works in the folder.
     """
     lock = data / "postmaster.pid"
     if not lock.exists():
         return
-    stat = read_stat(int(lock.read_text().split("\n", 1)[0]))
-    if stat is not None and not _somebody_works_in(data):
+    folder = str(data.resolve())
+    if psutil.pid_exists(int(lock.read_text().split("\n", 1)[0])) and not any(
+        process.info["cwd"] == folder  # None for zombies and for processes of other users, which are not of this cluster
+        for process in psutil.process_iter(["cwd"])
+    ):
         lock.unlink()
 
 
-def _somebody_works_in(data: Path) -> bool:
-    for pid in all_pids():
-        # gone meanwhile, a zombie, or another user's and so not of this cluster
-        with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            if Path(f"/proc/{pid}/cwd").readlink() == data.resolve():
-                return True
-    return False
+POSTGRES = PostgresService()

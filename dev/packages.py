@@ -1,4 +1,4 @@
-"""Installing what is missing from the distribution's packages, having said so first."""
+"""Installing missing packages of the distribution, announced first."""
 
 import os
 import shlex
@@ -9,22 +9,22 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from infra.services.errors import ServiceError
+from dev.errors import ServiceError
 
 SCRIPT = Path(__file__).with_name("install.sh")
 
 
-def install(packages: Sequence[str], log: Path, say: Callable[[str], None]) -> None:
-    """Install the packages by apt-get, as root or through sudo; ServiceError tells what to run where that cannot be."""
+def install(packages: Sequence[str], log: Path, report: Callable[[str], None]) -> None:
+    """Install packages by apt-get, as root or through sudo; ServiceError names the command to run by hand."""
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
         raise ServiceError(
-            f"{names}: neither does a Docker engine answer nor is there apt-get to install packages. Start Docker, "
+            f"{names}: no Docker engine answers, and there is no apt-get to install packages. Start Docker, "
             "or name running services in POSTHASTE_DATABASE_URL, POSTHASTE_AMQP_URL and POSTHASTE_REDIS_URL"
         )
     by_hand = f"sudo sh {shlex.quote(str(SCRIPT))} {names}"
     command = [*_as_root(by_hand), "sh", str(SCRIPT), *packages]
-    say(f"installing {names} by apt-get, their own services not started (may take a minute; log: {log})")
+    report(f"installing {names} by apt-get, their own services not started (may take a minute; log: {log})")
     code = _run_to_its_end(command, log)
     if code != 0:
         last = log.read_text(errors="replace").splitlines()[-10:]
@@ -32,7 +32,7 @@ def install(packages: Sequence[str], log: Path, say: Callable[[str], None]) -> N
 
 
 def _run_to_its_end(command: list[str], log: Path) -> int:
-    """Run it with Ctrl-C ignored: half an installation helps nobody."""
+    """Run it with Ctrl-C ignored: an installation must not stop halfway."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the child inherits this
     try:
         with log.open("wb") as output:
@@ -49,7 +49,7 @@ def _run_to_its_end(command: list[str], log: Path) -> int:
 def _as_root(by_hand: str) -> list[str]:
     if os.geteuid() == 0:
         return []
-    # with nobody there to type a password, sudo must do without one
+    # without a terminal nobody types a password
     sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
     if shutil.which("sudo") is None or subprocess.run([*sudo, "-v"], check=False).returncode != 0:
         raise ServiceError(f"packages are missing, and installing them takes root. Run: {by_hand}")

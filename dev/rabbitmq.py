@@ -1,19 +1,27 @@
-"""RabbitMQ as a private instance: a node, an epmd and a cookie of its own, so that it never meets another RabbitMQ.
+"""RabbitMQ: a private instance has a node, an epmd and a cookie of its own, so that it never meets another RabbitMQ.
 
 The server is run from the package's own folder: the wrapper in /usr/sbin insists on root or the package's user. Every
-place that it would read below /etc/rabbitmq is named here instead.
+path that it would read below /etc/rabbitmq is set here instead.
 """
 
+import asyncio
+import logging
 import os
 import shutil
 import signal
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
-from infra.services.catalogue import RABBITMQ
-from infra.services.process import PLAIN_ENVIRONMENT, write_as
-from infra.services.recipes import Command, Place
+import aiohttp
 
+from dev.errors import NotReadyError
+from dev.process import PLAIN_ENVIRONMENT, write_as
+from dev.service import PROBE_SECONDS, Command, Place, Ports, Service
+from infra.rabbitmq.connection import BROKER_ERRORS, connect
+
+logging.getLogger("aiormq").addHandler(logging.NullHandler())  # a refused connection is no news while it starts
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 CONFIGURATION = """\
@@ -27,14 +35,30 @@ raft.wal_max_size_bytes = 67108864
 """
 
 
-class PrivateRabbitMQ:
+class RabbitMQService(Service):
     """Two processes: epmd, which Erlang nodes find each other by, and the broker."""
 
-    service = RABBITMQ
+    name = "rabbitmq"
+    title = "RabbitMQ"
+    variable = "POSTHASTE_AMQP_URL"
+    container_ports: ClassVar[Ports] = {"amqp": 5672, "management": 15672}
+    candidates = range(21500, 24500)
+    timeout_seconds = 150
     package = "rabbitmq-server"
     user = "rabbitmq"
     ports = ("amqp", "management", "distribution", "epmd")
     end = (signal.SIGTERM, 30.0)
+
+    def variables(self, ports: Ports, password: str) -> dict[str, str]:
+        # guest may connect over loopback only, where everything here listens
+        return {
+            self.variable: f"amqp://guest:guest@127.0.0.1:{ports['amqp']}/",
+            "POSTHASTE_MANAGEMENT_URL": f"http://guest:guest@127.0.0.1:{ports['management']}",
+        }
+
+    def check(self, variables: Mapping[str, str]) -> None:
+        with ThreadPoolExecutor(1) as thread:  # tests call from inside an event loop
+            thread.submit(asyncio.run, _check(variables[self.variable], variables["POSTHASTE_MANAGEMENT_URL"])).result()
 
     def installed(self) -> bool:
         return SERVER.exists() and shutil.which("epmd", path=PLAIN_ENVIRONMENT["PATH"]) is not None
@@ -56,6 +80,33 @@ class PrivateRabbitMQ:
     def commands(self, place: Place) -> Mapping[str, Command]:
         epmd = ["epmd", "-address", "127.0.0.1", "-port", str(place.ports["epmd"])]
         return {"epmd": Command(epmd), "server": Command([str(SERVER)], _environment(place))}
+
+
+async def _check(amqp: str, management: str) -> None:
+    await check_management(management)
+    await check_amqp(amqp)
+
+
+async def check_amqp(url: str) -> None:
+    """Open a connection."""
+    try:
+        await (await connect(url, "check")).close()
+    except BROKER_ERRORS as error:
+        raise NotReadyError(f"AMQP: {str(error) or type(error).__name__}") from error
+
+
+async def check_management(url: str) -> None:
+    """Call the management API as the URL's user: the plugin runs and the user exists."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PROBE_SECONDS)) as session,
+            session.get(f"{url}/api/overview") as answer,
+        ):
+            status = answer.status
+    except (aiohttp.ClientError, OSError) as error:
+        raise NotReadyError(f"management: {str(error) or type(error).__name__}") from error
+    if status != 200:
+        raise NotReadyError(f"management answered {status}")
 
 
 def control(place: Place, *arguments: str) -> Command:
@@ -93,3 +144,6 @@ def _environment(place: Place) -> dict[str, str]:
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"+S {schedulers}:{schedulers} +sbwt none +sbwtdcpu none +sbwtdio none "
         "-kernel inet_dist_use_interface {127,0,0,1}",
     }
+
+
+RABBITMQ = RabbitMQService()

@@ -1,0 +1,91 @@
+"""The command: python -m dev up|stop|clean [--root .local] [--using docker|packages]."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from dev import containers
+from dev.bringup import Bringup
+from dev.errors import ServiceError
+from dev.home import Home
+from dev.instance import SERVICES
+from dev.service import Service
+from dev.source import Source
+
+PRINTING = threading.Lock()
+
+
+def report(service: Service, line: str) -> None:
+    """One line about one service; lines of services starting in parallel do not mix."""
+    with PRINTING:
+        print(f"{service.name:<9} {line}", flush=True)
+
+
+def up(bringup: Bringup, using: Source | None) -> None:
+    """Start all three; running ones stay as they are."""
+    print(f"services  all ready; where they are: {bringup.run(using)}")
+
+
+def stop(bringup: Bringup, _using: Source | None) -> None:
+    """Stop the services that were started for this root, and no others."""
+    stopped = [_stop(bringup, service) for service in SERVICES.values()]
+    if not any(stopped):
+        print("services  nothing to stop: none was started here, or all have ended")
+
+
+def _stop(bringup: Bringup, service: Service) -> bool:
+    record = bringup.home.load(service.name)
+    if record is None:
+        return False
+    if record.source == Source.PACKAGES:
+        return bringup.instance(service).stop()
+    if trouble := containers.trouble():
+        report(service, f"was started in a container, but {trouble}: not running, as far as can be seen")
+        return False
+    return bringup.project.stop(service)
+
+
+def clean(bringup: Bringup, using: Source | None) -> None:
+    """Stop them and delete their data."""
+    stop(bringup, using)
+    trouble = containers.trouble()
+    if trouble is None and bringup.project.delete():
+        print("services  containers and volumes deleted")
+    if trouble and any(record.source == Source.DOCKER for record in map(bringup.home.load, SERVICES) if record):
+        raise ServiceError(f"the data is in Docker volumes, but {trouble}: start Docker and run `make clean` again")
+    bringup.home.delete()
+    print(f"services  data deleted: {bringup.home.data}")
+
+
+COMMANDS = {"up": up, "stop": stop, "clean": clean}
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; the exit code is 0 when it succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m dev", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--root", type=Path, default=Path(".local"), help="the folder of their data (.local)")
+    parser.add_argument("--using", type=Source, choices=[Source.DOCKER, Source.PACKAGES], help="insist on one source")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+    home = Home(options.root)
+    try:
+        with home.locked(lambda line: print(f"services  {line}", flush=True)):
+            COMMANDS[options.command](Bringup(home, os.environ, report), options.using)
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except PermissionError as error:
+        print(f"{error.filename} is not ours: use the user it belongs to, or another --root", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("services  interrupted; started services continue: the next `make services` waits for them", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
