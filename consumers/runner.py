@@ -18,7 +18,7 @@ from consumers.modes import Mode
 from consumers.slots import Slots
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.model import Claimed, Priority, Progress
-from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
+from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
 from service.batching import Batcher
@@ -64,7 +64,7 @@ class Work:
     slots: Slots
     mode: Mode
     priority: Priority = Priority.NORMAL
-    on_shutdown: Outcome = CUT_OFF
+    on_shutdown: Outcome = UNKNOWN_AT_SHUTDOWN
     gate: Gate | None = None
 
     @property

@@ -37,7 +37,7 @@ from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import BreakerPolicy
 from jobs.model import Kind, WorkQueue, work_queues
-from jobs.outcome import CUT_SHORT
+from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.announcing import Announcer
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
@@ -213,7 +213,7 @@ def _works(
             message = SendMessage(adapters.providers[queue.provider])
             works[queue.name] = Work(message, policy, own, concurrent, queue.priority, gate=gates[queue.provider])
         elif queue.kind is Kind.REPORT:
-            works[queue.name] = Work(report, policy, own, exclusive, on_shutdown=CUT_SHORT)
+            works[queue.name] = Work(report, policy, own, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
             works[queue.name] = Work(callback, policy, own, concurrent)
     return works

@@ -10,7 +10,7 @@ import yarl
 
 from infra.resolving import LookUpTimeout, Resolver, ResolverBusy
 from jobs.outcome import Outcome, Verdict
-from jobs.retry import retry_after_seconds, their_clock
+from jobs.retry import remote_clock, retry_after_seconds
 
 _BODY_SECONDS = 2.0  # that a body may take after its head
 
@@ -69,7 +69,7 @@ def _release(response: aiohttp.ClientResponse) -> None:
 
 def _requested_wait(headers: Mapping[str, str]) -> float | None:
     """The seconds of a Retry-After header. A date is compared with the answer's own Date."""
-    return retry_after_seconds(headers.get("Retry-After"), their_clock(headers.get("Date"), datetime.now(UTC)))
+    return retry_after_seconds(headers.get("Retry-After"), remote_clock(headers.get("Date"), datetime.now(UTC)))
 
 
 async def _body(content: aiohttp.StreamReader, longest: int, until: float) -> bytes:

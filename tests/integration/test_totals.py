@@ -7,7 +7,7 @@ from infra.postgres import totals as room
 from infra.postgres.totals import Totals
 from jobs.decision import decide
 from jobs.model import Claimed
-from jobs.outcome import CUT_SHORT
+from jobs.outcome import RELEASED_AT_SHUTDOWN
 from jobs.retry import RetryPolicy
 from tests.integration.conftest import Hurt
 from tests.making import ACCEPTED, claim_request, report
@@ -59,7 +59,7 @@ async def test_a_worker_that_lost_the_job_stores_nothing(hurt: Hurt) -> None:
 async def test_what_an_earlier_claim_left_is_never_seen_and_goes(hurt: Hurt) -> None:
     totals, first = Totals(hurt.pool), await _claimed(hurt)
     assert await totals.store(first, {1: 1, 2: 2}, 5)
-    release = decide(first, CUT_SHORT, RetryPolicy(), ran_seconds=1, jitter=0)
+    release = decide(first, RELEASED_AT_SHUTDOWN, RetryPolicy(), ran_seconds=1, jitter=0)
     await hurt.ledger.apply([release], 5)
     second = await _claimed(hurt, first.id, 3)
     assert await totals.store(second, {1: 5}, 5)

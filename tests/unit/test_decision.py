@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status, allowed
 from jobs.model import Delivery, LostLease, Route, Transition
-from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict, from_http
+from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict, from_http
 from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
 from tests.making import ACCEPTED, SANDBOX, claimed, new_id
 
@@ -33,8 +33,8 @@ ROWS = [
     (1, 0.0, RETRY, Status.RETRYING, "http_500", True, Route.WORK),
     (2, 0.0, RETRY, Status.FAILED, "attempts_exhausted", True, Route.DEAD),
     (0, 99.9, RETRY, Status.FAILED, "deadline_exceeded", True, Route.DEAD),
-    (0, 0.0, CUT_OFF, Status.RETRYING, "shutdown", True, Route.WORK),
-    (2, 0.0, CUT_OFF, Status.FAILED, "attempts_exhausted", True, Route.DEAD),
+    (0, 0.0, UNKNOWN_AT_SHUTDOWN, Status.RETRYING, "shutdown", True, Route.WORK),
+    (2, 0.0, UNKNOWN_AT_SHUTDOWN, Status.FAILED, "attempts_exhausted", True, Route.DEAD),
     (2, 99.9, NOT_STARTED, Status.QUEUED, "not_started", False, Route.WORK),
     (2, 0.0, WAIT, Status.QUEUED, "http_429", False, Route.WORK),
     (2, 0.0, PATIENCE, Status.QUEUED, "http_429", False, Route.WORK),
@@ -48,7 +48,7 @@ CAREFUL_ROWS = [
     (0, RETRY, Status.UNKNOWN, "http_500"),
     (0, Outcome(Verdict.RETRYABLE, "http_408", 408), Status.UNKNOWN, "http_408"),
     (0, LOST_ANSWER, Status.UNKNOWN, "timeout"),
-    (0, CUT_OFF, Status.UNKNOWN, "shutdown"),
+    (0, UNKNOWN_AT_SHUTDOWN, Status.UNKNOWN, "shutdown"),
     (0, NOT_SENT, Status.RETRYING, "no_connection"),
     (2, NOT_SENT, Status.FAILED, "attempts_exhausted"),
     (2, WAIT, Status.QUEUED, "http_429"),
