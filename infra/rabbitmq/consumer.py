@@ -49,7 +49,7 @@ class Delivery:
 class Consumer:
     """Consumes queues on one connection, with a channel and a prefetch each.
 
-    A queue that the broker cannot use for `mend_after_seconds` is created anew. `pause()` cancels consumption of one queue
+    A queue that the broker cannot use for `repair_after_seconds` is created anew. `pause()` cancels consumption of one queue
     until `resume()`; `stop()` cancels all for good. Deliveries that are held stay valid.
     """
 
@@ -62,13 +62,13 @@ class Consumer:
         prefetch: Mapping[str, int],
         *,
         name: str,
-        mend_after_seconds: float = 30.0,
+        repair_after_seconds: float = 30.0,
     ):
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
         self._name = name
-        self._repairer = QueueRepairer(url, topology, after_seconds=mend_after_seconds)
+        self._repairer = QueueRepairer(url, topology, after_seconds=repair_after_seconds)
         self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -108,7 +108,7 @@ class Consumer:
         """Whether there is a connection, with a channel for every queue."""
         return len(self._queues) == len(self._prefetch)
 
-    def quiet_seconds(self, queue: str) -> float | None:
+    def silent_seconds(self, queue: str) -> float | None:
         """For how long the broker has given nothing of a queue that it was asked for; None where it is not asked now."""
         return time.monotonic() - self._heard[queue] if queue in self._tags else None
 

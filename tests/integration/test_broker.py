@@ -134,7 +134,7 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
         await consumer.pause(QUEUE)
         await consumer.stop()
         await consumer.resume(QUEUE)
-        assert consumer.quiet_seconds(QUEUE) is None  # the broker is not asked
+        assert consumer.silent_seconds(QUEUE) is None  # the broker is not asked
         await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
         await eventually(lambda: publisher.ready_messages(QUEUE), lambda ready: ready == 1)
         assert received.empty()
