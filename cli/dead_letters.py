@@ -24,11 +24,11 @@ from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore,
 from infra.postgres.leadership import Leadership
 from infra.postgres.pool import DatabasePool
 from infra.postgres.queries import Queries
-from infra.rabbitmq.dead_queue import DeadQueues, Looked
+from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from infra.rabbitmq.topology import describe
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
-from service.dead_letters import DeadLetters, Done, Tidier
+from service.dead_letters import BatchResult, DeadLetters, Tidier
 from service.settings import Settings, SettingsError, load
 
 PAGE = 500
@@ -129,7 +129,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would go, cha
 def list_(filter_: Filter, as_json: AsJson = False) -> None:
     """How many there are of each sort, and what lies in the dead queues and cannot be decoded."""
 
-    async def look(desk: Desk) -> tuple[list[Group], dict[str, Looked]]:
+    async def look(desk: Desk) -> tuple[list[Group], dict[str, TidyResult]]:
         return await desk.store.groups(filter_, CALL_SECONDS), await _tidy(desk)
 
     groups, queues = _run(look)
@@ -306,7 +306,7 @@ class _Moving:
                 bar.update(task, completed=self.moved)
                 await asyncio.sleep(max(0.0, started + (self.moved - before) / self._rate - time.monotonic()))
 
-    async def _step(self, count: int) -> Done:
+    async def _step(self, count: int) -> BatchResult:
         done = await self._desk.letters.requeue(self._wanted, self._after, count, self._provider, extend=self._extend)
         self._after = done.last or self._after
         self.moved += len(done.moved)
@@ -315,7 +315,7 @@ class _Moving:
         return done
 
 
-async def _tidy(desk: Desk, *, drop_undecodable: bool = False) -> dict[str, Looked]:
+async def _tidy(desk: Desk, *, drop_undecodable: bool = False) -> dict[str, TidyResult]:
     """Tidy the dead queues, after whoever is at it now."""
     deadline = time.monotonic() + CALL_SECONDS
     while (found := await desk.tidier.tidy(drop_undecodable=drop_undecodable)) is None:

@@ -30,7 +30,7 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class TidyResult:
     """The result of a reading: how many were acknowledged, how many went back, and those that cannot be decoded (back, too)."""
 
     acknowledged: int
@@ -45,7 +45,7 @@ class DeadQueues:
         self._url = url
         self._topology = topology
 
-    async def tidy(self, queue: str, stale: Stale, *, drop_undecodable: bool = False) -> Looked:
+    async def tidy(self, queue: str, stale: Stale, *, drop_undecodable: bool = False) -> TidyResult:
         """Acknowledge copies whose jobs have moved on and second copies (and, if asked, what cannot be decoded).
 
         Raises:
@@ -54,7 +54,7 @@ class DeadQueues:
         reading = _Reading(stale, drop_undecodable)
         async with self._connected() as connection:
             await reading.read(connection, self._topology.name(queue))
-        return Looked(reading.acknowledged, reading.kept, reading.foreign)
+        return TidyResult(reading.acknowledged, reading.kept, reading.foreign)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:

@@ -38,7 +38,7 @@ def _forget_first(put: Put) -> None:
     publish = EagerPublisher._publish
 
     async def forgetting(self: EagerPublisher, outgoing: Outgoing) -> None:
-        await self._forget(outgoing.pointer)
+        await self._delete_row(outgoing.pointer)
         await publish(self, outgoing)
 
     put(EagerPublisher, "_publish", forgetting)

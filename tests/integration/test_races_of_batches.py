@@ -33,7 +33,7 @@ def accepting(hurt: Hurt) -> Batcher[NewJob, Accepted | KeyReused]:
 
 
 def claiming(hurt: Hurt) -> Batcher[ClaimRequest, Claimed | None]:
-    return ledger_batcher(hurt.ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
+    return ledger_batcher(hurt.ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
 
 
 def applying(hurt: Hurt) -> Batcher[Transition, Applied | None]:
