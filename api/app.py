@@ -235,7 +235,7 @@ class Api:
             return self._seen or await _down(self._queries.answers(CHECK_SECONDS))
 
         async def redis() -> str | None:
-            return await _down(self._cache.answers())
+            return await _down(self._cache.ping())
 
         async def rabbitmq() -> str | None:
             return None if broker.connected.is_set() else "not connected"

@@ -274,14 +274,14 @@ def posts_stats() -> None:
 def rabbitmq_user() -> None:
     """Create or update the RabbitMQ user of POSTHASTE_AMQP_URL, limited to the namespace."""
     from infra.rabbitmq.topology import permission
-    from infra.rabbitmq.user import CannotMake, make
+    from infra.rabbitmq.user import UserNotCreated, create_user
 
     settings = _settings()
     if settings.management_url is None:
         _fail(f"{PREFIX}MANAGEMENT_URL is not set: name an administrator's", 2)
     try:
-        name = make(settings.management_url, settings.amqp_url, settings.namespace)
-    except CannotMake as error:
+        name = create_user(settings.management_url, settings.amqp_url, settings.namespace)
+    except UserNotCreated as error:
         _fail(str(error))
     console.print(f"rabbitmq: the user {name} may use {permission(settings.namespace)}", highlight=False, markup=False)
 

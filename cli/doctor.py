@@ -193,7 +193,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     where = _without_password(settings.redis_url)
     cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
     try:
-        await cache.answers()
+        await cache.ping()
     except CacheDown as error:
         mend = f"`make services` starts one; or set {PREFIX}REDIS_URL. Until then statuses come from Postgres"
         return [Finding("redis", "wrong", f"{where}: {error}", mend)]

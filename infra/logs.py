@@ -1,4 +1,4 @@
-"""Structured logs: one line per event, with a stable `action` name first and the job's id. Never a body or destination."""
+"""Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ from infra.log_output import LogOutput
 
 
 def configure(level: str, *, json: bool) -> None:
-    """Send structlog and the standard library's loggers to standard error, as text for people or JSON for machines."""
+    """Send structlog and the standard library's loggers to standard error, as text or as JSON."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -19,7 +19,7 @@ def configure(level: str, *, json: bool) -> None:
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if json
-        # Plain: the default prints every local variable, bodies and destinations among them, and takes seconds for it.
+        # The default formatter takes seconds and prints local variables, bodies and destinations among them.
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     )
     structlog.configure(
@@ -45,15 +45,15 @@ def configure(level: str, *, json: bool) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # It logs as an error what it also raises, at every attempt to connect: we say it once.
+    # It logs every failed attempt to connect as an error; the connection logs the first one.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(_SaidAlready())
-    for chatty in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
-        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger("uvicorn.error").addFilter(_DuplicateErrors())
+    for library in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
 
 
-class _SaidAlready(logging.Filter):
-    """Drops uvicorn's own report of an exception in a request: we log it with the request's id."""
+class _DuplicateErrors(logging.Filter):
+    """Drops uvicorn's log of an exception in a request. The API logs the exception with the request's id."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Exception in ASGI application")

@@ -129,8 +129,8 @@ AS_TEXT = {
     "http://[fc00::1]/": "private",
     "http://[fd00:ec2::254]/": "private",
     "http://[ff02::1]/": "multicast",
-    "http://[100::1]/": "not given out",
-    "http://[4000::1]/": "not given out",
+    "http://[100::1]/": "not allocated",
+    "http://[4000::1]/": "not allocated",
 }
 
 FINE = [
@@ -173,7 +173,7 @@ def test_what_the_allow_list_names_may_be_called_at_any_port() -> None:
 
 def test_the_ports_are_a_setting() -> None:
     Guard(ports=[9999]).check("https://example.com:9999/")
-    with pytest.raises(Refused, match="port 443 is not allowed; there is: 9999"):
+    with pytest.raises(Refused, match="port 443 is not allowed; allowed ports: 9999"):
         Guard(ports=[9999]).check("https://example.com/")
 
 
