@@ -17,11 +17,11 @@ class Mode(Protocol):
     """The three points at which queues differ: before the claim, before the attempt, during the attempt."""
 
     def reserve(self, queue: str) -> AbstractAsyncContextManager[None]:
-        """Held from before the claim until the outcome is recorded."""
+        """The context of an execution, from before the claim until the outcome is recorded."""
         ...
 
     def isolate(self, job: Claimed, claimed_at: float) -> AbstractAsyncContextManager[float | None]:
-        """Held during the attempt. Yields the monotonic instant from which the lease counts; None: the lease is lost."""
+        """The context of an attempt. Yields the monotonic start of the lease; None: the lease is lost."""
         ...
 
     async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:

@@ -35,7 +35,7 @@ class Quarantine:
 
     @asynccontextmanager
     async def enter(self, *, suspect: bool) -> AsyncIterator[None]:
-        """Held during an attempt. A `suspect` excludes other jobs, within the limit."""
+        """The context of an attempt. A `suspect` excludes other jobs, within the limit."""
         if suspect:
             async with self._suspects, self._closed():
                 yield

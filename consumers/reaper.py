@@ -36,7 +36,7 @@ class LossRecorder(Protocol):
 class Reaper:
     """Reaps only after one whole lease of unbroken contact with Postgres. `policies`: by logical work queue.
 
-    Workers thus record their outcomes after an outage of Postgres, or a step of its clock, before the jobs are retried.
+    After an outage of Postgres, or a step of its clock, workers can thus record their outcomes before a retry.
     """
 
     def __init__(

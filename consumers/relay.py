@@ -132,10 +132,10 @@ class Relay:
             room = min(BATCH, self._ready_depth - await self._broker.ready_messages(queue))
         if room <= 0:
             return 0
-        taken = await self._outbox.take(queue, room, CALL_SECONDS)
-        errors = await asyncio.gather(*map(self._publish, taken))
-        published = [due.pointer for due, error in zip(taken, errors, strict=True) if error is None]
-        unpublished = [due.pointer for due, error in zip(taken, errors, strict=True) if error is not None]
+        rows = await self._outbox.take(queue, room, CALL_SECONDS)
+        errors = await asyncio.gather(*map(self._publish, rows))
+        published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
+        unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
         if published:
             if refusals := self._refusals.pop(queue, None):
                 refusals.succeeded()

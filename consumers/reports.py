@@ -65,6 +65,6 @@ def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:
 
 
 def _with_progress(posts: Iterator[tuple[int, str]], progress: Progress) -> Iterator[tuple[int, str]]:
-    for done, post in enumerate(posts, 1):
-        progress.done = done
+    for count, post in enumerate(posts, 1):
+        progress.done = count
         yield post

@@ -20,7 +20,7 @@ CALL_SECONDS = 10.0
 PAGES = 10  # of one queue in one sweep
 # The relay is behind in a queue if a row has been due for so long. It then publishes messages out of order.
 BEHIND_SECONDS = 5.0
-# A job has lost its message if a job of the same queue that became due so much later has been claimed.
+# A job has lost its message if another one of its queue, due so much later, has been claimed.
 OVERTAKEN = timedelta(seconds=60)
 
 
@@ -48,9 +48,9 @@ class _Pass:
 class Sweeper:
     """Sweeps each work queue every `after_seconds / 6`, a bounded number of rows at a time.
 
-    A waiting job without an outbox row is published again in two cases. Its queue has had no ready message for
-    `after_seconds`, or a job that became due a minute later has been claimed. No message of a queue counts as lost while the
-    relay is behind in it, or before the messages that were published out of order have been claimed.
+    A waiting job without an outbox row is published again in two cases: its queue has had no ready message for
+    `after_seconds`, or a job that became due a minute later has been claimed. Queues in which the relay is behind are skipped,
+    until the messages that it published out of order have been claimed.
     """
 
     def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[WorkQueue], *, after_seconds: float):

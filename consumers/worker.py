@@ -189,8 +189,14 @@ def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consu
         if queue.provider is not None:
             queues.setdefault(queue.provider, []).append(queue)
     return {
-        name: Gate(name, [queue.name for queue in own], slots[own[0]], consumer, settings.providers[name].breaker.policy())
-        for name, own in queues.items()
+        name: Gate(
+            name,
+            [queue.name for queue in provider_queues],
+            slots[provider_queues[0]],
+            consumer,
+            settings.providers[name].breaker.policy(),
+        )
+        for name, provider_queues in queues.items()
     }
 
 
@@ -207,15 +213,15 @@ def _works(
     report = CountWords(adapters.posts, Totals(adapters.hot), timeout_seconds=settings.report_timeout_seconds)
     callback = SendCallback(adapters.callbacks, Hosts(settings.callback_concurrency, BreakerPolicy()))
     works: dict[str, Work] = {}
-    for queue, own in slots.items():
+    for queue, queue_slots in slots.items():
         policy = policies[queue.name]
         if queue.provider is not None:
             message = SendMessage(adapters.providers[queue.provider])
-            works[queue.name] = Work(message, policy, own, concurrent, queue.priority, gate=gates[queue.provider])
+            works[queue.name] = Work(message, policy, queue_slots, concurrent, queue.priority, gate=gates[queue.provider])
         elif queue.kind is Kind.REPORT:
-            works[queue.name] = Work(report, policy, own, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
+            works[queue.name] = Work(report, policy, queue_slots, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
-            works[queue.name] = Work(callback, policy, own, concurrent)
+            works[queue.name] = Work(callback, policy, queue_slots, concurrent)
     return works
 
 

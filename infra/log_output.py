@@ -36,8 +36,8 @@ class LogOutput(logging.handlers.QueueHandler):
         """Wait at most `seconds` until every queued line is written."""
         deadline = time.monotonic() + seconds
         with self.queue.all_tasks_done:
-            while self.queue.unfinished_tasks and (left := deadline - time.monotonic()) > 0:
-                self.queue.all_tasks_done.wait(left)
+            while self.queue.unfinished_tasks and (seconds_left := deadline - time.monotonic()) > 0:
+                self.queue.all_tasks_done.wait(seconds_left)
 
     def _write(self) -> None:
         while True:

@@ -45,7 +45,7 @@ def correct_count(count: int, counted: int, uncertain: int) -> int:
 
 
 class BacklogLimit:
-    """Rejects the jobs of a client from `high` waiting jobs on, until `low` are left.
+    """Rejects the jobs of a client that has `high` waiting jobs, until it has `low`.
 
     Each admission adds one, and a query corrects the count every second. Scheduled jobs, callbacks, and jobs of a paused
     provider do not count. While Postgres does not answer, the last count applies for a minute.
@@ -110,7 +110,7 @@ class BacklogLimit:
 
     @contextmanager
     def admission(self, client_id: str) -> Iterator[None]:
-        """Held from the admission of one job until its commit.
+        """The context of one job, from its admission until its commit.
 
         Raises:
             BacklogFull: too many of its jobs are waiting.

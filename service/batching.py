@@ -107,13 +107,13 @@ class Batcher(Generic[Item, Result]):
         except TimeoutError as error:
             raise DeadlineExceeded(f"no result within {timeout:.3g} s") from (entry.last_error or error)
 
-    def post(self, item: Item, timeout: float, done: Callable[["asyncio.Future[Result]"], object]) -> None:
-        """Like `submit` without waiting. `done` receives the settled future, unless the deadline passes before the flush.
+    def post(self, item: Item, timeout: float, callback: Callable[["asyncio.Future[Result]"], object]) -> None:
+        """Like `submit` without waiting. `callback` receives the settled future, unless the deadline passes before the flush.
 
         Raises:
             Overloaded: too many items are waiting.
         """
-        self._enqueue(item, timeout).futures[0].add_done_callback(done)
+        self._enqueue(item, timeout).futures[0].add_done_callback(callback)
 
     def _enqueue(self, item: Item, timeout: float) -> _Entry[Item, Result]:
         if len(self._waiting) >= self._capacity:
@@ -141,13 +141,13 @@ class Batcher(Generic[Item, Result]):
     def _take(self) -> list[_Entry[Item, Result]]:
         now = asyncio.get_running_loop().time()
         batch: list[_Entry[Item, Result]] = []
-        first: dict[Hashable, _Entry[Item, Result]] = {}
+        by_key: dict[Hashable, _Entry[Item, Result]] = {}
         while self._waiting and len(batch) < self._max_batch:
             entry = self._waiting.popleft()
             if not entry.is_live(now):
                 continue
             if self._key is not None:
-                original = first.setdefault(self._key(entry.item), entry)
+                original = by_key.setdefault(self._key(entry.item), entry)
                 if original is not entry:
                     original.join(entry)
                     continue

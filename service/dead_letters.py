@@ -67,22 +67,22 @@ class DeadLetters:
         letters = await self.requeueable(filter_, after, limit, provider, extend=extend)
         targets = [(letter, self._target(letter.queue, provider)) for letter in letters]
         moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
-        only = self._requeueable(provider, extend=extend, negated=True)
-        left = await self._store.page(filter_, after, limit, CALL_SECONDS, only)
-        configured = {letter.id for letter in left if self._target(letter.queue, provider).name in self._deadlines}
+        condition = self._requeueable(provider, extend=extend, negated=True)
+        others = await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
+        configured = {letter.id for letter in others if self._target(letter.queue, provider).name in self._deadlines}
         return BatchResult(
             [letter.id for letter in letters if letter.id in moved],
             letters[-1].id if letters else None,
-            unconfigured=[letter.id for letter in left if letter.id not in configured],
-            expired=[letter.id for letter in left if letter.id in configured],
+            unconfigured=[letter.id for letter in others if letter.id not in configured],
+            expired=[letter.id for letter in others if letter.id in configured],
         )
 
     async def requeueable(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> list[DeadLetter]:
         """The first `limit` that match the filter and can be requeued."""
-        only = self._requeueable(provider, extend=extend, negated=False)
-        return await self._store.page(filter_, after, limit, CALL_SECONDS, only)
+        condition = self._requeueable(provider, extend=extend, negated=False)
+        return await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
 
     def _requeueable(self, provider: str | None, *, extend: bool, negated: bool) -> Requeueable:
         deadlines = dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines

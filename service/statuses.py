@@ -59,14 +59,14 @@ class Statuses:
     def cache(self, status: KnownStatus) -> None:
         """Write a status to the cache in the background."""
         try:
-            self._writes.post(status, CACHE_SECONDS * 5, self._written)
+            self._writes.post(status, CACHE_SECONDS * 5, self._record_write)
         except Overloaded as error:
             self._outage.failed(error)
 
-    def _written(self, done: "asyncio.Future[None]") -> None:
-        if done.cancelled():
+    def _record_write(self, write: "asyncio.Future[None]") -> None:
+        if write.cancelled():
             return
-        if (error := done.exception()) is None:
+        if (error := write.exception()) is None:
             self._outage.succeeded()
         else:
             self._outage.failed(error)

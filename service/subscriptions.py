@@ -47,13 +47,13 @@ class Subscription:
         while self.active:
             if self._latest is not None and self._latest.version > version:
                 return self._latest
-            left = deadline - time.monotonic()
-            if left <= 0:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 return None
             self._wake_up.clear()
             pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  spreads the rereads
             try:
-                async with asyncio.timeout(min(left, pause)):
+                async with asyncio.timeout(min(seconds_left, pause)):
                     await self._wake_up.wait()
             except TimeoutError:
                 await self._reread()

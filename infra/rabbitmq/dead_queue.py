@@ -83,19 +83,19 @@ class _Reading:
         """Read the messages that are ready now. Kept copies stay unacknowledged, so that the next ones are delivered."""
         channel = await connection.channel()
         ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
-        while (left := ready - self.acknowledged - self.kept) > 0:
-            if not await self._read_channel(connection, name, left):
+        while (count := ready - self.acknowledged - self.kept) > 0:
+            if not await self._read_channel(connection, name, count):
                 return
 
-    async def _read_channel(self, connection: AbstractConnection, name: str, left: int) -> bool:
+    async def _read_channel(self, connection: AbstractConnection, name: str, count: int) -> bool:
         """Read until one channel holds its prefetch of kept copies. False: nothing more is delivered."""
         channel, deliveries = await connection.channel(), asyncio.Queue[AbstractIncomingMessage]()
         await channel.set_qos(prefetch_count=_PREFETCH)
         source = await channel.get_queue(name, ensure=False)
         tag = await source.consume(deliveries.put)
-        kept_before, end = self.kept, self.kept + self.acknowledged + left
-        while self.kept - kept_before < _PREFETCH and (rest := end - self.kept - self.acknowledged) > 0:
-            page = await _page(deliveries, min(rest, _PAGE))
+        kept_before, end = self.kept, self.kept + self.acknowledged + count
+        while self.kept - kept_before < _PREFETCH and (remaining := end - self.kept - self.acknowledged) > 0:
+            page = await _page(deliveries, min(remaining, _PAGE))
             if not page:
                 return False
             await self._settle(page)
