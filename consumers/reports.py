@@ -60,7 +60,7 @@ class CountWords:
 
 
 def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:
-    progress.about = about_how_many(connection)
+    progress.estimate = about_how_many(connection)
     return total_words(_with_progress(texts(connection), progress))
 
 

@@ -16,12 +16,14 @@ def configure(level: str, *, json: bool) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_nones,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if json
+    output: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if json:
+        output += [structlog.processors.EventRenamer("action"), structlog.processors.format_exc_info]
+        output.append(structlog.processors.JSONRenderer())
+    else:
         # The default formatter takes seconds and prints local variables, bodies and destinations among them.
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    )
+        plain = structlog.dev.plain_traceback
+        output.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -29,19 +31,7 @@ def configure(level: str, *, json: bool) -> None:
         cache_logger_on_first_use=True,
     )
     handler = LogOutput(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.EventRenamer("action"),
-                structlog.processors.format_exc_info,
-                renderer,
-            ]
-            if json
-            else [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=output))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

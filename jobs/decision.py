@@ -77,29 +77,10 @@ def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, charged: bool
 def _reschedule(
     job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt | None, reason: str | None, delay: float
 ) -> Transition:
-    return Transition(
-        job.id,
-        job.version,
-        job.token,
-        to,
-        cause,
-        attempt,
-        reason,
-        delay_seconds=delay,
-        route=Route.WORK,
-        queue=job.queue.name,
-    )
+    step = Transition(job.id, job.version, job.token, to, cause, attempt, reason, delay_seconds=delay)
+    return replace(step, route=Route.WORK, queue=job.queue.name)
 
 
 def _dead_letter(job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt, reason: str | None) -> Transition:
-    return Transition(
-        job.id,
-        job.version,
-        job.token,
-        to,
-        cause,
-        attempt,
-        reason,
-        route=Route.DEAD,
-        queue=job.queue.dead,
-    )
+    step = Transition(job.id, job.version, job.token, to, cause, attempt, reason)
+    return replace(step, route=Route.DEAD, queue=job.queue.dead)

@@ -82,7 +82,7 @@ def sources(cause: Cause) -> frozenset[Status]:
     return frozenset(edge.source for edge in TRANSITIONS if edge.cause is cause)
 
 
-def allowed(source: Status, target: Status, cause: Cause) -> bool:
+def is_allowed(source: Status, target: Status, cause: Cause) -> bool:
     return Edge(source, target, cause) in TRANSITIONS
 
 

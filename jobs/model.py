@@ -168,10 +168,10 @@ class LostLease:
 
 @dataclass(slots=True)
 class Progress:
-    """The progress of a long job, updated by its handler: items done, and their approximate total (None: unknown)."""
+    """The progress of a long job, updated by its handler: items done, and their estimated total (None: unknown)."""
 
     done: int = 0
-    about: int | None = None
+    estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ Stale = Callable[[Sequence[Pointer]], Awaitable[set[Pointer]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class UndecodableMessage:
     """A message in a dead queue that cannot be decoded."""
 
     body: bytes
@@ -35,7 +35,7 @@ class TidyResult:
 
     acknowledged: int
     kept: int
-    undecodable: list[Foreign]
+    undecodable: list[UndecodableMessage]
 
 
 class DeadQueues:
@@ -54,7 +54,7 @@ class DeadQueues:
         reading = _Reading(stale, drop_undecodable)
         async with self._connected() as connection:
             await reading.read(connection, self._topology.name(queue))
-        return TidyResult(reading.acknowledged, reading.kept, reading.foreign)
+        return TidyResult(reading.acknowledged, reading.kept, reading.undecodable)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
@@ -77,7 +77,7 @@ class _Reading:
         self._copies: set[tuple[bytes, int]] = set()
         self.acknowledged = 0
         self.kept = 0
-        self.foreign: list[Foreign] = []
+        self.undecodable: list[UndecodableMessage] = []
 
     async def read(self, connection: AbstractConnection, name: str) -> None:
         """Read the messages that are ready now. Kept copies stay unacknowledged, so that the next ones are delivered."""
@@ -109,7 +109,7 @@ class _Reading:
             try:
                 pointer = decode(message.body)
             except Undecodable as error:
-                self.foreign.append(Foreign(message.body, str(error), message))
+                self.undecodable.append(UndecodableMessage(message.body, str(error), message))
                 removals += [message] if self._drop_undecodable else []
                 continue
             key = (pointer.id.bytes, pointer.version)

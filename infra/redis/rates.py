@@ -16,7 +16,7 @@ from infra.redis.tls import share_context
 
 
 @dataclass(frozen=True, slots=True)
-class Exceeded:
+class LimitExceeded:
     """The limit is exceeded. The next call is admitted after `seconds`."""
 
     seconds: int
@@ -39,7 +39,7 @@ class Rates:
         )
         self._window = SlidingWindowCounterRateLimiter(redis)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None:
+    async def hit(self, limit: RateLimitItem, name: str) -> LimitExceeded | None:
         """Count one call; None: it is within the limit.
 
         Raises:
@@ -52,7 +52,7 @@ class Rates:
                 stats = await self._window.get_window_stats(limit, name)
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheDown(str(error) or "no answer within 50 ms") from error
-        return Exceeded(max(1, math.ceil(stats.reset_time - time.time())))
+        return LimitExceeded(max(1, math.ceil(stats.reset_time - time.time())))
 
     async def close(self) -> None:
         await self._pool.aclose()
