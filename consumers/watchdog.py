@@ -56,7 +56,7 @@ class Watchdog:
         Raises:
             ConsumerStuck: a rebuilt connection did not help.
         """
-        outage = OutageLog("watchdog", "a stuck consumer is not noticed")
+        outage = OutageLog("watchdog", "stuck consumers are not detected")
         while True:
             await asyncio.sleep(self._seconds / 3)
             try:
