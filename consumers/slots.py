@@ -26,8 +26,7 @@ class Slots:
         self._limit = limit
         self._grant()
 
-    @property
-    def idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether a slot is free and no job waits for one."""
         return self._free > self.count - self._limit and not any(self._waiting.values())
 

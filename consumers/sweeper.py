@@ -48,9 +48,9 @@ class _Pass:
 class Sweeper:
     """Sweeps each work queue every `after_seconds / 6`, a bounded number of rows at a time.
 
-    A waiting job without an outbox row is published again in two cases: its queue has had no ready message for
-    `after_seconds`, or a job that became due a minute later has been claimed. Queues in which the relay is behind are skipped,
-    until the messages that it published out of order have been claimed.
+    A waiting job without an outbox row is published again in two cases. Its queue has had no ready message for
+    `after_seconds`; or a job that became due a minute later has been claimed. A queue is skipped while the relay is behind in
+    it, and until the messages that were published out of order have been claimed.
     """
 
     def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[WorkQueue], *, after_seconds: float):

@@ -36,14 +36,14 @@ class Watchdog:
     def __init__(
         self,
         consumer: Consumer,
-        idle: Mapping[str, Callable[[], bool]],
+        is_idle: Mapping[str, Callable[[], bool]],
         ready: Callable[[str], Awaitable[int]],
         *,
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._consumer = consumer
-        self._idle = idle
+        self._is_idle = is_idle
         self._ready = ready
         self._seconds = seconds
         self._monotonic = monotonic
@@ -72,9 +72,9 @@ class Watchdog:
         Raises:
             ConsumerStuck: a queue delivers nothing long after the connection was rebuilt.
         """
-        for queue, idle in self._idle.items():
+        for queue, is_idle in self._is_idle.items():
             silent_seconds = self._consumer.silent_seconds(queue)
-            if silent_seconds is None or not idle() or not await self._ready(queue):
+            if silent_seconds is None or not is_idle() or not await self._ready(queue):
                 self._stuck_since.pop(queue, None)
                 continue
             # Counted from the first check that found a message: a message that has just arrived proves nothing.

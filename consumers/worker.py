@@ -140,7 +140,7 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     runner = Runner(works, claims, recorder, lease)
     watchdog = Watchdog(
         consumer,
-        {queue.name: partial(getattr, queue_slots, "idle") for queue, queue_slots in slots.items()},
+        {queue.name: queue_slots.is_idle for queue, queue_slots in slots.items()},
         publisher.ready_messages,
         seconds=settings.watchdog_seconds,
     )

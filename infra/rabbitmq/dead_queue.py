@@ -12,7 +12,7 @@ from infra.rabbitmq.inspection import BrokerDown
 from infra.rabbitmq.topology import Topology, declare
 from jobs.wire import Pointer, Undecodable, decode
 
-_SILENCE_SECONDS = 2.0  # after this another reader holds the rest
+_SILENCE_SECONDS = 2.0  # afterwards the rest is assumed to be with another reader
 _PAGE = 1000
 # Unacknowledged copies of one channel. Without an explicit prefetch a quorum queue stops at 2,000.
 _PREFETCH = 10_000
