@@ -21,7 +21,7 @@ class RetryPolicy:
     deferrals: int = 50
 
 
-def scheduled(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPolicy:
+def schedule_policy(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPolicy:
     """The policy of one immediate attempt, and one after each delay of the schedule."""
     return RetryPolicy(len(schedule) + 1, deadline_seconds=deadline_seconds, schedule=schedule)
 

@@ -17,7 +17,7 @@ from infra.webhooks.guard import PORTS, Guard, Network, Refused
 from infra.webhooks.signing import check_secret
 from jobs.breaker import BreakerPolicy
 from jobs.model import CALLBACKS, REPORTS, Kind, work_queues
-from jobs.retry import RetryPolicy, scheduled
+from jobs.retry import RetryPolicy, schedule_policy
 
 PREFIX = "POSTHASTE_"
 # Later files win over earlier ones, the environment over all. `make services` writes the first, and `posthaste up --sandbox`
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         """When a failed job is tried again, by the logical name of each work queue."""
         others = {
             REPORTS.name: self.report_retry.policy(),
-            CALLBACKS.name: scheduled(tuple(self.callback_retry_seconds), self.callback_deadline_seconds),
+            CALLBACKS.name: schedule_policy(tuple(self.callback_retry_seconds), self.callback_deadline_seconds),
         }
         return {
             queue.name: others[queue.name] if queue.provider is None else self.providers[queue.provider].retry.policy()
