@@ -176,7 +176,7 @@ def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> He
         return startup.waiting_for or await _failure(adapters.queries.answers(CHECK_SECONDS))
 
     async def redis() -> str | None:
-        return await _failure(adapters.cache.answers())
+        return await _failure(adapters.cache.ping())
 
     async def rabbitmq() -> str | None:
         return None if adapters.broker.connected.is_set() else "not connected"

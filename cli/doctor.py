@@ -189,7 +189,7 @@ async def _redis(settings: Settings) -> list[Finding]:
     address = _without_password(settings.redis_url)
     cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
     try:
-        await cache.answers()
+        await cache.ping()
     except CacheDown as error:
         fix = f"`make services` starts Redis; or set {PREFIX}REDIS_URL. Until then statuses come from Postgres"
         return [Finding("redis", "wrong", f"{address}: {error}", fix)]

@@ -17,7 +17,7 @@ from cli.session import CALL_SECONDS
 from cli.terminal import console, exit_on, fail, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
 from jobs.lifecycle import ENDS, Status
-from service.dead_letters import Done
+from service.dead_letters import BatchResult
 
 CANARY_FAILED = 4
 
@@ -114,7 +114,7 @@ class _Requeue:
                 bar.update(task, completed=self.requeued)
                 await asyncio.sleep(max(0.0, started + (self.requeued - before) / self.rate - time.monotonic()))
 
-    async def _step(self, count: int) -> Done:
+    async def _step(self, count: int) -> BatchResult:
         done = await self.access.letters.requeue(self.filter, self.after, count, self.provider, extend=self.extend)
         self.after = done.last or self.after
         self.requeued += len(done.moved)

@@ -1,1 +1,1 @@
-"""Work out: take deliveries, claim their jobs, do them, record what became of them; and the relay that publishes."""
+"""Work out: workers claim jobs, execute them and record their outcomes; the relay publishes."""

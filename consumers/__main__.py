@@ -7,7 +7,7 @@ import sys
 import uvloop
 
 from consumers.relay_process import run_relay
-from consumers.watchdog import Stuck
+from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker
 from infra import logs
 from infra.descriptors import raise_limit
@@ -30,8 +30,7 @@ async def _run(roles: list[str], settings: Settings) -> None:
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT; 1 where the settings or the schema do not fit, with the reason on standard error, and where
-    consuming is stuck."""
+    """Run until SIGTERM or SIGINT. 1: the settings or the schema do not fit, or a consumer is stuck; 2: wrong arguments."""
     roles = sys.argv[1:]
     if roles != ["relay"] and (not roles or set(roles) - set(KINDS)):
         print(USAGE, file=sys.stderr)
@@ -42,9 +41,9 @@ def main() -> int:
         logs.configure(settings.log_level, json=settings.log_format == "json")
         try:
             uvloop.run(_run(roles, settings))
-        except* Stuck as stuck:
-            raise stuck.exceptions[0] from None
-    except (SettingsError, SchemaTooOld, ForeignNamespace, Stuck) as error:
+        except* ConsumerStuck as errors:
+            raise errors.exceptions[0] from None
+    except (SettingsError, SchemaTooOld, ForeignNamespace, ConsumerStuck) as error:
         print(f"posthaste {' '.join(roles)}: {error}", file=sys.stderr)
         return 1
     return 0

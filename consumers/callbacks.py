@@ -1,26 +1,26 @@
-"""The handler of callbacks: posts to receivers. One client's slow or dead receiver does not delay other clients' callbacks."""
+"""The handler of callbacks. One client's slow or dead receiver does not delay other clients' callbacks."""
 
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from consumers.shares import NoShare, Shares
+from consumers.shares import Shares, ShareTimeout
 from infra.webhooks.guard import Refused, split
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.model import Claimed, Progress
 from jobs.outcome import Outcome, Verdict
-from service.settings import CALLBACK_PATIENCE
+from service.settings import CALLBACK_WAIT_SECONDS
 
-KNOWN_HOSTS = 10_000
+MAX_RECEIVERS = 10_000  # receivers whose breaker is kept
 
-# Neither was sent, so neither is charged; the backoff of deferrals spaces them.
+# Neither call was sent, so neither is charged. The backoff of deferrals spaces the retries.
 HOST_BUSY = Outcome(Verdict.DEFERRED, "host_busy", surely_not_sent=True)
-LEFT_ALONE = Outcome(Verdict.DEFERRED, "host_left_alone", surely_not_sent=True)
+BREAKER_OPEN = Outcome(Verdict.DEFERRED, "host_left_alone", surely_not_sent=True)
 
 
 class Sender(Protocol):
-    """What the handler needs of `infra.webhooks`."""
+    """The part of `infra.webhooks` that the handler uses."""
 
     timeout_seconds: float
 
@@ -29,78 +29,79 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """One client's receivers at one host. Another client's receivers at that host have a breaker of their own."""
+    """One client's receivers at one host. Each client has its own breaker for a host."""
 
     client_id: str
     host: str
 
 
 @dataclass(slots=True)
-class _Known:
-    """The breaker of a receiver, and its calls: those under way, and with those that wait."""
+class _ReceiverState:
+    """A receiver's breaker. `in_flight`: its calls; `callers`: its calls and those that wait for a share."""
 
     breaker: Breaker
-    calling: int = 0
+    in_flight: int = 0
     callers: int = 0
 
 
 class Hosts:
-    """Bounds the slots that one receiver, client or host may hold, and leaves receivers alone that do not answer.
+    """Bounds the slots of each receiver, client and host, and keeps a breaker for each receiver.
 
-    A client at one host gets half of the slots; a client, and a host, three quarters in all.
+    A receiver gets half of the slots; a client, and a host, three quarters.
     """
 
     def __init__(self, slots: int, policy: BreakerPolicy, *, monotonic: Callable[[], float] = time.monotonic):
-        self._half, self._most = max(1, slots // 2), max(1, slots * 3 // 4)
+        self._per_receiver, self._per_party = max(1, slots // 2), max(1, slots * 3 // 4)
         self._policy = policy
         self._monotonic = monotonic
         self._shares = Shares()
-        self._known: dict[Receiver, _Known] = {}
+        self._states: dict[Receiver, _ReceiverState] = {}
 
     async def call(self, receiver: Receiver, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Call a receiver if its shares are free in time and its breaker lets it; else the call is deferred."""
-        known = self._known.setdefault(receiver, _Known(Breaker(self._policy)))
-        limits = {receiver: self._half, ("client", receiver.client_id): self._most, ("host", receiver.host): self._most}
-        known.callers += 1
+        """Call a receiver. The call is deferred if no share is free in time, or the breaker is open."""
+        state = self._states.setdefault(receiver, _ReceiverState(Breaker(self._policy)))
+        client, host = ("client", receiver.client_id), ("host", receiver.host)
+        limits = {receiver: self._per_receiver, client: self._per_party, host: self._per_party}
+        state.callers += 1
         try:
-            async with self._shares.take(limits, seconds=CALLBACK_PATIENCE):
-                return await self._call(known, send)
-        except NoShare:
+            async with self._shares.take(limits, seconds=CALLBACK_WAIT_SECONDS):
+                return await self._call(state, send)
+        except ShareTimeout:
             return HOST_BUSY
         finally:
-            known.callers -= 1
-            self._forget(receiver, known)
+            state.callers -= 1
+            self._evict(receiver, state)
 
-    async def _call(self, known: _Known, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _call(self, receiver: _ReceiverState, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
         now = self._monotonic()
-        state = known.breaker.state(now)
-        if state is State.OPEN or (state is State.HALF_OPEN and known.calling):
-            return replace(LEFT_ALONE, retry_after_seconds=max(0.0, (known.breaker.until or now) - now))
-        known.calling += 1
+        state = receiver.breaker.state(now)
+        if state is State.OPEN or (state is State.HALF_OPEN and receiver.in_flight):
+            return replace(BREAKER_OPEN, retry_after_seconds=max(0.0, (receiver.breaker.until or now) - now))
+        receiver.in_flight += 1
         try:
             outcome = await send()
         finally:
-            known.calling -= 1
-        if outcome.verdict is not Verdict.DEFERRED:  # one receiver's plea for patience is not its whole host's
-            known.breaker = known.breaker.after(outcome, self._monotonic())
+            receiver.in_flight -= 1
+        if outcome.verdict is not Verdict.DEFERRED:  # the Retry-After of one URL does not bind the whole host
+            receiver.breaker = receiver.breaker.after(outcome, self._monotonic())
         return outcome
 
-    def _forget(self, receiver: Receiver, known: _Known) -> None:
-        """Healthy receivers are forgotten; of the others at most `KNOWN_HOSTS` are kept."""
-        if not known.callers and (known.breaker == Breaker(self._policy) or len(self._known) > KNOWN_HOSTS):
-            self._known.pop(receiver, None)
+    def _evict(self, receiver: Receiver, state: _ReceiverState) -> None:
+        """Remove a healthy receiver; keep at most `MAX_RECEIVERS` others."""
+        if not state.callers and (state.breaker == Breaker(self._policy) or len(self._states) > MAX_RECEIVERS):
+            self._states.pop(receiver, None)
 
 
 @dataclass(frozen=True)
 class SendCallback:
-    """Posts one claimed callback to its URL, under its id."""
+    """Posts one claimed callback to its URL. The event id is the job id."""
 
     sender: Sender
     hosts: Hosts
 
     @property
     def timeout_seconds(self) -> float:
-        return CALLBACK_PATIENCE + self.sender.timeout_seconds
+        return CALLBACK_WAIT_SECONDS + self.sender.timeout_seconds
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
         assert job.destination is not None and job.body is not None  # every callback has both
@@ -110,7 +111,7 @@ class SendCallback:
 
 
 def host_of(url: str) -> str:
-    """Host and port of a URL in one spelling: lower case, the scheme's port spelled out."""
+    """Host and port of a URL, normalized: lower case, with the scheme's default port."""
     try:
         host, port = split(url)
     except Refused:  # the sender refuses it, too

@@ -1,4 +1,4 @@
-"""Keeps the dead queues true: copies whose jobs were requeued, discarded or sent since are taken out (in each relay)."""
+"""Removes stale copies from the dead queues: their jobs were requeued, discarded or sent since. Each relay runs it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 
 
 class DeadWatch:
-    """Every `every_seconds`: a dead queue that holds more than the ledger calls dead has stale copies, and is tidied."""
+    """Compares queue and ledger every `every_seconds`. A dead queue with more messages than dead jobs has stale copies."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class DeadWatch:
         self._ready = ready
         self._dead = dead
         self._every = every_seconds
-        self._undecodable: dict[Kind, int] = {}  # these stay, and are no reason for another look
+        self._undecodable: dict[Kind, int] = {}  # these stay, and do not count as stale
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check the queues until cancelled."""
         outage = OutageLog("dead_queues", "stale copies stay in the dead queues")
         while True:
             await asyncio.sleep(self._every)
@@ -44,13 +44,14 @@ class DeadWatch:
                 outage.succeeded()
 
     async def check(self, kind: Kind) -> None:
-        """Tidy this kind's dead queue, if there is reason to."""
+        """Tidy this kind's dead queue if it has stale copies."""
         queue = DEAD_QUEUES[kind]
         ready = await self._ready(queue)
         if ready <= await self._dead(kind) + self._undecodable.get(kind, 0):
             return
-        found = await self._tidier.tidy([kind])
-        if found is not None:
-            self._undecodable[kind] = len(found[queue].undecodable)
-            if found[queue].acknowledged:
-                log.info("dead_queue.tidied", queue=queue, removed=found[queue].acknowledged, kept=found[queue].kept)
+        results = await self._tidier.tidy([kind])
+        if results is not None:
+            result = results[queue]
+            self._undecodable[kind] = len(result.undecodable)
+            if result.acknowledged:
+                log.info("dead_queue.tidied", queue=queue, removed=result.acknowledged, kept=result.kept)

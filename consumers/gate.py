@@ -1,4 +1,4 @@
-"""The gate before a provider: whether this process takes and sends its messages now, and how many at once."""
+"""The gate of a provider: whether this process consumes its messages now, and how many at once."""
 
 import asyncio
 import time
@@ -15,16 +15,17 @@ log = structlog.get_logger()
 
 
 class QueueSwitch(Protocol):
-    """Turns the consumption of a queue by this process off and on."""
+    """Pauses and resumes the consumption of a queue by this process."""
 
     async def pause(self, queue: str) -> None: ...
     async def resume(self, queue: str) -> None: ...
 
 
 class Gate:
-    """Closed while the provider's breaker is open or an operator has paused it; one at a time while it is half-open.
+    """Pauses the provider's queues while its breaker is open, or an operator has paused the provider.
 
-    While it is closed its queues are not consumed, so that their messages wait in the broker, where everybody can see them.
+    A half-open breaker admits one message at a time. The messages of paused queues wait in the broker, where operators see
+    them.
     """
 
     def __init__(
@@ -52,36 +53,36 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing may be begun now."""
+        """Whether no attempt may begin now."""
         return self.state is State.OPEN
 
     def record_outcome(self, outcome: Outcome) -> None:
-        """Learn from what one send came to."""
+        """Count the outcome of one attempt in the breaker."""
         before = self._breaker
         self._breaker = before.after(outcome, self._monotonic())
         if self._breaker.until != before.until:
             self._changed.set()
 
     def pause(self, paused: bool) -> None:
-        """Do as the operator says."""
+        """Apply the operator's pause, or its end."""
         if paused != self._paused:
             self._paused = paused
             self._changed.set()
 
     async def run(self) -> None:
-        """Consume, or not, as the state of the moment wants it; until cancelled."""
-        shown = State.CLOSED
+        """Apply each change of state, until cancelled."""
+        before = State.CLOSED
         while True:
             self._changed.clear()
             state = self.state
-            if state is not shown:
-                await self._turn(shown, state)
-                shown = state
-            await self._until_change(state)
+            if state is not before:
+                await self._apply(before, state)
+                before = state
+            await self._wait_for_change(state)
 
-    async def _turn(self, before: State, state: State) -> None:
-        say = log.info if state is State.CLOSED else log.warning
-        say("provider.gate", provider=self._provider, state=state, paused=self._paused or None)
+    async def _apply(self, before: State, state: State) -> None:
+        log_change = log.info if state is State.CLOSED else log.warning
+        log_change("provider.gate", provider=self._provider, state=state, paused=self._paused or None)
         self._slots.limit(1 if state is State.HALF_OPEN else self._slots.count)
         if state is State.OPEN:
             for queue in self._queues:
@@ -90,11 +91,11 @@ class Gate:
             for queue in self._queues:
                 await self._switch.resume(queue)
 
-    async def _until_change(self, state: State) -> None:
-        """Until somebody tells us something, or the open time is over; half-open, the next outcome decides."""
-        until = self._breaker.until
-        timed = state is State.OPEN and not self._paused and until is not None
-        seconds = max(0.0, until - self._monotonic()) if timed and until is not None else None
+    async def _wait_for_change(self, state: State) -> None:
+        """Wait for an outcome, a pause, or the end of the breaker's open time."""
+        until, seconds = self._breaker.until, None
+        if state is State.OPEN and not self._paused and until is not None:
+            seconds = max(0.0, until - self._monotonic())
         try:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()

@@ -1,4 +1,4 @@
-"""The heartbeat: a file that a worker or relay touches while it can work. A container's health check reads its age."""
+"""The heartbeat: a file that a healthy worker or relay touches. A container's health check reads its age."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ CALL_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Touches `file` while the event loop runs, RabbitMQ is connected and Postgres answers. Without a file it does nothing."""
+    """Touches `file` every second while RabbitMQ is connected and Postgres answers. Without a file it does nothing."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Heartbeat:
         self._postgres = postgres
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Touch the file until cancelled."""
         while self._file is not None:
             await self.beat(self._file)
             await asyncio.sleep(BEAT_SECONDS)

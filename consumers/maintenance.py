@@ -1,4 +1,4 @@
-"""Housekeeping: what has served its time is deleted, a little at a time (in each relay)."""
+"""Maintenance: expired idempotency keys and jobs are deleted in small batches. Each relay runs it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -12,28 +12,28 @@ from jobs.model import Kind
 
 log = structlog.get_logger()
 
-KEY_SECONDS = 24 * 3600.0  # an idempotency key is remembered for so long
+KEY_SECONDS = 24 * 3600.0  # the life of an idempotency key
 DAY = 86_400.0
 BATCH = 1000
 CALL_SECONDS = 10.0
 EVERY_SECONDS = 60.0
-PAUSE_SECONDS = 0.1  # between batches, for the service's own statements
+PAUSE_SECONDS = 0.1  # between batches, so that other statements are not delayed
 
 
 class Keys(Protocol):
-    """What is needed of the ledger."""
+    """The part of the ledger that maintenance uses."""
 
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int: ...
 
 
 class Jobs(Protocol):
-    """Who deletes jobs that are over."""
+    """The part of retention that maintenance uses."""
 
     def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]: ...
 
 
 class Maintenance:
-    """Forgets idempotency keys whose day is over, and jobs whose `days` are (by kind; a kind that is not named stays)."""
+    """Deletes idempotency keys after a day, and final jobs after the `days` of their kind. Other kinds are kept."""
 
     def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float]):
         self._keys = keys
@@ -41,8 +41,8 @@ class Maintenance:
         self._days = days
 
     async def run(self) -> None:
-        """Clean up every minute, until cancelled."""
-        outage = OutageLog("maintenance", "nothing is deleted")
+        """Delete every minute, until cancelled."""
+        outage = OutageLog("maintenance", "old jobs and keys are not deleted")
         while True:
             try:
                 await self.clean()
@@ -53,18 +53,18 @@ class Maintenance:
             await asyncio.sleep(EVERY_SECONDS)
 
     async def clean(self) -> int:
-        """Delete all that is due, in batches; returns how much."""
-        total = count = await self._forget()
+        """Delete expired keys and jobs in batches; returns their number."""
+        total = count = await self._delete_keys()
         if count:
-            log.info("housekeeping.keys_forgotten", keys=count)
+            log.info("maintenance.keys_deleted", keys=count)
         for kind, days in self._days.items():
             count = await self._purge(kind, days * DAY)
             total += count
             if count:
-                log.info("housekeeping.purged", kind=kind, jobs=count, older_than_days=days)
+                log.info("maintenance.jobs_deleted", kind=kind, jobs=count, older_than_days=days)
         return total
 
-    async def _forget(self) -> int:
+    async def _delete_keys(self) -> int:
         total, count = 0, BATCH
         while count == BATCH:
             count = await self._keys.forget_keys(KEY_SECONDS, BATCH, CALL_SECONDS)

@@ -1,4 +1,4 @@
-"""The handler of messages: hands them to their provider."""
+"""The handler of messages: sends them through their provider."""
 
 from dataclasses import dataclass
 

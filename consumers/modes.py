@@ -4,34 +4,35 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from consumers.gate import QueueSwitch
 from consumers.quarantine import Quarantine
 from consumers.renewer import Renewer
 from jobs.model import Claimed, Progress
+from jobs.outcome import Outcome
 
 
 class Mode(Protocol):
     """The three points at which queues differ: before the claim, before the attempt, during the attempt."""
 
     def reserve(self, queue: str) -> AbstractAsyncContextManager[None]:
-        """Held from before the claim until the outcome is recorded."""
+        """The context of an execution, from before the claim until the outcome is recorded."""
         ...
 
     def isolate(self, job: Claimed, claimed_at: float) -> AbstractAsyncContextManager[float | None]:
-        """Held during the attempt. Yields the monotonic instant from which the lease counts; None: the lease is lost."""
+        """The context of an attempt. Yields the monotonic start of the lease; None: the lease is lost."""
         ...
 
-    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Any]") -> None:
+    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
         """Return when the handler's call is done."""
         ...
 
 
 class Concurrent:
-    """Many short jobs at once. A job that may have killed workers runs in quarantine, under a whole lease.
+    """Many short jobs at once. A job that may have killed workers runs in quarantine, under a renewed lease.
 
-    `limit`: how many leases a job may lose.
+    `limit`: the lost leases that end a job.
     """
 
     def __init__(self, renewer: Renewer, limit: int, *, monotonic: Callable[[], float] = time.monotonic):
@@ -42,7 +43,7 @@ class Concurrent:
 
     @asynccontextmanager
     async def reserve(self, queue: str) -> AsyncIterator[None]:
-        await self._quarantine.door_open()
+        await self._quarantine.wait_until_open()
         yield
 
     @asynccontextmanager
@@ -54,7 +55,7 @@ class Concurrent:
             else:
                 yield begun_at if await self._renewer.begin(job) else None
 
-    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Any]") -> None:
+    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
         await asyncio.wait({call})
 
 
@@ -77,5 +78,5 @@ class Exclusive:
     async def isolate(self, job: Claimed, claimed_at: float) -> AsyncIterator[float | None]:
         yield claimed_at  # an attempt takes minutes: no other job waits for its end
 
-    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Any]") -> None:
+    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
         await self._renewer.keep(job, progress, call)

@@ -20,7 +20,7 @@ class ProviderPauses:
 
     async def run(self) -> None:
         """Poll until cancelled. A worker without gates has nothing to pause."""
-        outage = OutageLog("provider_pauses", "the last known pauses hold")
+        outage = OutageLog("provider_pauses", "the last pauses stay in force")
         while self._gates:
             try:
                 paused = await self._store.paused(4 * POLL_SECONDS)

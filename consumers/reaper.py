@@ -1,4 +1,4 @@
-"""The reaper: takes jobs back whose worker let the lease run out. One in every consumer process."""
+"""The reaper: records expired leases, so that their jobs are retried. Each worker process runs one."""
 
 import asyncio
 import time
@@ -20,29 +20,29 @@ _LONGEST_POLL = 5.0
 
 
 class Leases(Protocol):
-    """What the reaper needs of the ledger."""
+    """The part of the ledger that the reaper uses."""
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]: ...
     async def clock(self, timeout: float) -> float: ...
     def contact_seconds(self) -> float: ...
 
 
-class Records(Protocol):
-    """Who commits that a lease was lost."""
+class LossRecorder(Protocol):
+    """The part of the recorder that the reaper uses."""
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None: ...
 
 
 class Reaper:
-    """Reaps only after one whole lease of its own unbroken contact with Postgres; `policies` by logical work queue.
+    """Reaps only after one whole lease of unbroken contact with Postgres. `policies`: by logical work queue.
 
-    After a database outage, or a step of its clock, the workers thus record what they hold before it is tried again.
+    After an outage of Postgres, or a step of its clock, workers can thus record their outcomes before a retry.
     """
 
     def __init__(
         self,
         leases: Leases,
-        recorder: Records,
+        recorder: LossRecorder,
         policies: Mapping[str, RetryPolicy],
         *,
         lease_seconds: float,
@@ -53,7 +53,7 @@ class Reaper:
         self._policies = policies
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
-        self._offset: float | None = None  # of Postgres' clock from ours
+        self._offset: float | None = None  # between Postgres' clock and the local one
         self._stepped_at = float("-inf")
         self._outage = OutageLog("reaper", "jobs of lost workers are not retried")
 
@@ -64,7 +64,7 @@ class Reaper:
             await asyncio.sleep(min(_LONGEST_POLL, self._lease_seconds / 4))
 
     async def reap(self) -> int:
-        """Take back what has expired, if this process may; returns how many."""
+        """Record the expired leases if contact and clocks allow it; returns their number."""
         try:
             expired = await self._leases.expired_leases(BATCH, CALL_SECONDS)
             self._compare_clocks(await self._leases.clock(CALL_SECONDS))
@@ -74,18 +74,20 @@ class Reaper:
         self._outage.succeeded()
         if min(self._leases.contact_seconds(), self._monotonic() - self._stepped_at) < self._lease_seconds:
             return 0
-        return sum(await asyncio.gather(*map(self._take_back, expired)))
+        return sum(await asyncio.gather(*map(self._record, expired)))
 
     def _compare_clocks(self, clock: float) -> None:
-        """Notice a step of Postgres' clock: every live lease may look expired after it."""
+        """Detect a step of Postgres' clock: live leases may look expired after it."""
         offset = clock - self._monotonic()
         if self._offset is not None and abs(offset - self._offset) > self._lease_seconds / 4:
             self._stepped_at = self._monotonic()
-            log.warning("clock.stepped", seconds=round(offset - self._offset, 1), effect="no lease is reaped for one lease")
+            log.warning(
+                "clock.stepped", seconds=round(offset - self._offset, 1), effect="reaping pauses for the length of a lease"
+            )
         self._offset = offset
 
-    async def _take_back(self, job: LostLease) -> bool:
-        """Record one lost lease. An error of one job keeps neither the others nor the reaper from their work."""
+    async def _record(self, job: LostLease) -> bool:
+        """Record one lost lease. An error of one job stops neither the others nor the reaper."""
         try:
             await self._recorder.record_lost(job, self._policies.get(job.queue.name, RetryPolicy()))
         except Exception:

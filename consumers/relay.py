@@ -1,4 +1,4 @@
-"""The relay: publishes whatever is due in the outbox and still there: after crashes, retry delays, a broker that was down."""
+"""The relay: publishes due outbox rows, after crashes, retry delays and outages of the broker."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +20,7 @@ CALL_SECONDS = 5.0
 
 
 class Outbox(Protocol):
-    """What the relay needs of the outbox."""
+    """The part of the outbox that the relay uses."""
 
     async def queues_due(self, timeout: float) -> list[str]: ...
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]: ...
@@ -29,7 +29,7 @@ class Outbox(Protocol):
 
 
 class Broker(Protocol):
-    """What the relay needs of RabbitMQ."""
+    """The part of the publisher that the relay uses."""
 
     connected: asyncio.Event
 
@@ -40,17 +40,17 @@ class Broker(Protocol):
 
 
 class Relay:
-    """One is active at a time (`leads` says whether it is this one), others stand by.
+    """One relay is active at a time, others stand by. `acquire_lead`: whether this one is active.
 
-    Work queues are topped up to `ready_depth` messages, so that a million due at once neither flood the broker nor starve the
-    rest. Dead queues have no limit: nothing consumes them. Queues are topped up concurrently, so a stuck one delays no other.
+    Work queues are topped up to `ready_depth` messages: a million due jobs neither flood the broker nor starve other queues.
+    Dead queues have no limit: nothing consumes them. Queues are topped up concurrently: a stuck queue delays no other.
     """
 
     def __init__(
         self,
         outbox: Outbox,
         broker: Broker,
-        leads: Callable[[], Awaitable[bool]],
+        acquire_lead: Callable[[], Awaitable[bool]],
         *,
         queues: frozenset[str],
         ready_depth: int,
@@ -58,7 +58,7 @@ class Relay:
     ):
         self._outbox = outbox
         self._broker = broker
-        self._leads = leads
+        self._acquire_lead = acquire_lead
         self._queues = queues
         self._ready_depth = ready_depth
         self._poll_seconds = poll_seconds
@@ -72,7 +72,7 @@ class Relay:
         """Publish until cancelled."""
         try:
             while True:
-                # First, as asking for the lead keeps it: a relay without a broker must lose it to another one.
+                # Before `_lead`, which keeps the lead: a relay without a broker must lose it to another relay.
                 await self._broker.connected.wait()
                 try:
                     if await self._lead():
@@ -90,20 +90,20 @@ class Relay:
                 task.cancel()
 
     async def _lead(self) -> bool:
-        leading = await self._leads()
+        leading = await self._acquire_lead()
         if leading != self.is_leading:
             log.info("relay.active" if leading else "relay.standby")
         self.is_leading = leading
         return leading
 
     async def round(self) -> int:
-        """Top up each queue once, and wait for all; returns how many messages were published."""
+        """Top up each queue once; returns the number of published messages."""
         await self._start()
         await asyncio.gather(*self._topping_up.values(), return_exceptions=True)
         return await self._settle()
 
     async def _start(self) -> None:
-        """Begin to top up each queue that has due rows and is not being topped up."""
+        """Start a task for each queue that has due rows and no task."""
         due = await self._outbox.queues_due(CALL_SECONDS)
         self._park({queue for queue in due if queue not in self._queues})
         for queue in due:
@@ -111,7 +111,7 @@ class Relay:
                 self._topping_up[queue] = asyncio.create_task(self._top_up(queue))
 
     async def _settle(self) -> int:
-        """Wait until a queue is topped up, for one poll at most; how many messages were published. Raises their errors."""
+        """Wait for the first tasks to end, one poll at most; returns the number of published messages. Raises their errors."""
         if not self._topping_up:
             return 0
         done, _ = await asyncio.wait(self._topping_up.values(), timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +121,7 @@ class Relay:
         return sum(task.result() for task in done)
 
     def _park(self, queues: set[str]) -> None:
-        """Rows of a provider that is no longer configured wait in the outbox; said once."""
+        """Log once that rows of an unconfigured provider wait in the outbox."""
         for queue in sorted(queues - self._parked):
             log.warning("relay.parked", queue=queue, reason="no configured provider has this queue; its jobs wait")
         self._parked = queues
@@ -132,10 +132,10 @@ class Relay:
             room = min(BATCH, self._ready_depth - await self._broker.ready_messages(queue))
         if room <= 0:
             return 0
-        taken = await self._outbox.take(queue, room, CALL_SECONDS)
-        errors = await asyncio.gather(*map(self._publish, taken))
-        published = [due.pointer for due, error in zip(taken, errors, strict=True) if error is None]
-        unpublished = [due.pointer for due, error in zip(taken, errors, strict=True) if error is not None]
+        rows = await self._outbox.take(queue, room, CALL_SECONDS)
+        errors = await asyncio.gather(*map(self._publish, rows))
+        published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
+        unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
         if published:
             if refusals := self._refusals.pop(queue, None):
                 refusals.succeeded()

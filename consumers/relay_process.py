@@ -9,7 +9,7 @@ from consumers.dead_watch import DeadWatch
 from consumers.heartbeat import Heartbeat
 from consumers.maintenance import Maintenance
 from consumers.relay import Relay
-from consumers.startup import schema_fits
+from consumers.startup import wait_for_schema
 from consumers.sweeper import Sweeper
 from infra.postgres import schema
 from infra.postgres.dead_letters import DeadLetterStore
@@ -30,7 +30,7 @@ CALL_SECONDS = 10.0
 
 
 class _Pools:
-    """The connections to Postgres. Sweeps and purges have their own: they must not delay publishing."""
+    """The pools of one relay process. Sweeps and purges have their own, so that they do not delay publishing."""
 
     def __init__(self, url: str):
         self.relay = DatabasePool(url, name="relay", threads=2)
@@ -40,8 +40,8 @@ class _Pools:
         self.tidy_leadership = Leadership(url, "dead letters")
 
     def close(self) -> None:
-        for each in (self.relay, self.sweep, self.purge, self.relay_leadership, self.tidy_leadership):
-            each.close()
+        for connection in (self.relay, self.sweep, self.purge, self.relay_leadership, self.tidy_leadership):
+            connection.close()
 
 
 async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
@@ -52,7 +52,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     """
     pools = _Pools(settings.database_url)
     try:
-        if await schema_fits(pools.relay, settings.namespace, stop):
+        if await wait_for_schema(pools.relay, settings.namespace, stop):
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(loop) for loop in _loops(settings, pools)]
                 await stop.wait()

@@ -1,4 +1,4 @@
-"""The handler of reports: reads every post in one snapshot, counts its words in our code, and stores the totals."""
+"""The handler of reports: reads every post in one snapshot, counts its words in Python, and stores the totals."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -13,7 +13,7 @@ from jobs.words import total_words
 
 STORE_SECONDS = 60.0
 
-# By SQLSTATE: what an operator would look for. Whatever else passes is "database_unavailable".
+# Reason codes by SQLSTATE. Every other error is "database_unavailable".
 _REASONS = {
     "42P01": "posts_missing",
     "42703": "posts_changed",
@@ -24,21 +24,21 @@ _REASONS = {
 
 
 class DatabasePool(Protocol):
-    """Where posts are read: calls block a thread of their own for as long as the report takes."""
+    """The part of the pool that reports use. A call blocks one of its threads for the whole report."""
 
     async def call(self, work: Callable[[sa.Connection], dict[int, int]], timeout: float) -> dict[int, int]: ...
 
 
 class Totals(Protocol):
-    """Where totals are kept; False: the job is not ours any more."""
+    """The part of the totals that reports use. `store` returns False if the lease is lost."""
 
     async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool: ...
 
 
 class CountWords:
-    """Computes one report within `timeout_seconds`. Without side effects until the totals are stored, so it can be repeated."""
+    """Computes one report within `timeout_seconds`. It has no side effects before the totals are stored."""
 
-    timeout_seconds = 0.0  # its lease is renewed all the time
+    timeout_seconds = 0.0  # the lease is renewed during the call
 
     def __init__(self, pool: DatabasePool, totals: Totals, *, timeout_seconds: float):
         self._pool = pool
@@ -47,24 +47,24 @@ class CountWords:
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
         try:
-            counted = await self._pool.call(lambda connection: _count(connection, progress), self._limit)
-            stored = await self._totals.store(job, counted, STORE_SECONDS)
+            totals = await self._pool.call(lambda connection: _count(connection, progress), self._limit)
+            stored = await self._totals.store(job, totals, STORE_SECONDS)
         except DeadlinePassed:
             return Outcome(Verdict.RETRYABLE, "report_timeout")
         except PostgresError as error:
             return Outcome(Verdict.RETRYABLE, _REASONS.get(error.sqlstate or "", "database_unavailable"))
         except BadData:
             return Outcome(Verdict.REJECTED, "bad_data")
-        # Not stored: the job has been taken from us, and so this outcome is refused like every other.
+        # Not stored: another claim has the job, so the ledger rejects this outcome.
         return Outcome(Verdict.ACCEPTED if stored else Verdict.RETRYABLE, None if stored else "lease_lost")
 
 
 def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:
-    progress.about = about_how_many(connection)
-    return total_words(_told(texts(connection), progress))
+    progress.estimate = about_how_many(connection)
+    return total_words(_with_progress(texts(connection), progress))
 
 
-def _told(posts: Iterator[tuple[int, str]], progress: Progress) -> Iterator[tuple[int, str]]:
-    for done, post in enumerate(posts, 1):
-        progress.done = done
+def _with_progress(posts: Iterator[tuple[int, str]], progress: Progress) -> Iterator[tuple[int, str]]:
+    for count, post in enumerate(posts, 1):
+        progress.done = count
         yield post

@@ -1,7 +1,7 @@
 """The runner: decode → slot → claim → acknowledge → handle → record.
 
-RabbitMQ's part ends with the claim: from then on an expired lease brings a job back, never a redelivery. Slots bound the work;
-the prefetch only fills them.
+RabbitMQ's part ends with the claim. From then on an expired lease recovers a job, never a redelivery. Slots bound the running
+jobs; the prefetch only fills them.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from consumers.modes import Mode
 from consumers.slots import Slots
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.model import Claimed, Priority, Progress
-from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
+from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
 from service.batching import Batcher
@@ -30,7 +30,7 @@ CLAIM_RETRY_SECONDS = 1.0
 
 
 class Delivery(Protocol):
-    """What the runner needs of a delivery."""
+    """The part of a delivery that the runner uses."""
 
     @property
     def body(self) -> bytes: ...
@@ -42,11 +42,11 @@ class Delivery(Protocol):
 
 
 class Handler(Protocol):
-    """Does one claimed job and returns its outcome. It never acknowledges, commits, or raises to mean "retry"."""
+    """Executes one claimed job and returns its outcome. It never acknowledges, commits, or raises to mean "retry"."""
 
     @property
     def timeout_seconds(self) -> float:
-        """The longest that one call takes without its lease being renewed."""
+        """The longest duration of a call without a renewal of its lease."""
         ...
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome: ...
@@ -54,7 +54,7 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How this process works on one queue.
+    """The handling of one queue's jobs in this process.
 
     `mode`: how its jobs share the worker. `on_shutdown`: the outcome of an interrupted job. `gate`: the provider's gate.
     """
@@ -64,7 +64,7 @@ class Work:
     slots: Slots
     mode: Mode
     priority: Priority = Priority.NORMAL
-    on_shutdown: Outcome = CUT_OFF
+    on_shutdown: Outcome = UNKNOWN_AT_SHUTDOWN
     gate: Gate | None = None
 
     @property
@@ -75,9 +75,9 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """`seconds`: how long a claim lasts. `margin_seconds`: kept free after a handler's timeout, to record the outcome.
+    """`seconds`: the length of a lease. `margin_seconds`: the time after a handler's timeout for recording the outcome.
 
-    `limit`: how many leases one job may lose.
+    `limit`: the lost leases that end a job.
     """
 
     seconds: float
@@ -122,7 +122,7 @@ class Runner:
         task.add_done_callback(self._finished)
 
     async def stop(self, grace_seconds: float) -> None:
-        """Requeue what has not started. Finish the rest within the grace, then interrupt it: its outcome is unknown."""
+        """Requeue jobs that have not started. Interrupt the others after the grace, and record their outcomes."""
         self._stopping = True
         if self._running:
             await asyncio.wait(self._running, timeout=grace_seconds)
@@ -131,7 +131,12 @@ class Runner:
         if self._running:
             await asyncio.wait(self._running, timeout=self._lease.margin_seconds)
         if self._running:
-            log.warning("worker.left_to_lease", jobs=len(self._running), reason="Postgres did not take their outcome in time")
+            log.warning(
+                "worker.unrecorded",
+                jobs=len(self._running),
+                reason="Postgres did not answer in time",
+                effect="their leases expire",
+            )
         for task in self._running:
             task.cancel()
 
@@ -174,7 +179,7 @@ class Runner:
             await self._recorder.record(job, outcome, work.policy, ran_seconds=self._monotonic() - leased_at)
 
     async def _take(self, execution: Execution) -> Claimed | None:
-        """Claim, then acknowledge; None: the delivery is stale, or requeued. Waits as long as Postgres is away."""
+        """Claim, then acknowledge. None: the delivery is stale, or requeued. Waits while Postgres is unavailable."""
         pointer, delivery = execution.pointer, execution.delivery
         try:
             job = await self._claim(pointer)

@@ -1,4 +1,4 @@
-"""Shares: how many calls at once each key may make, where one call counts for several keys."""
+"""Shares: a limit of concurrent calls for each key, where one call counts for several keys."""
 
 import asyncio
 from collections import Counter
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 
-class NoShare(Exception):
+class ShareTimeout(Exception):
     """The shares of a call were not free in time."""
 
 
@@ -18,18 +18,18 @@ class _Waiter:
 
 
 class Shares:
-    """A call takes one of each of its keys, or waits and takes none: waiting for one share never holds another."""
+    """A call acquires a share of all its keys at once. While it waits for one share, it holds no other."""
 
     def __init__(self) -> None:
-        self._taken: Counter[Hashable] = Counter()
+        self._in_use: Counter[Hashable] = Counter()
         self._waiting: list[_Waiter] = []
 
     @asynccontextmanager
     async def take(self, limits: Mapping[Hashable, int], *, seconds: float) -> AsyncIterator[None]:
-        """Hold a share of each key while at most so many are held; the first to come that fits goes first.
+        """Hold a share of each key. `limits`: the calls at once by key. The first waiting call that fits is granted.
 
         Raises:
-            NoShare: they were not free within `seconds`.
+            ShareTimeout: the shares were not free within `seconds`.
         """
         waiter = _Waiter(limits, asyncio.get_running_loop().create_future())
         self._waiting.append(waiter)
@@ -39,7 +39,7 @@ class Shares:
                 await waiter.granted
         except TimeoutError as error:
             self._withdraw(waiter)
-            raise NoShare from error
+            raise ShareTimeout from error
         except BaseException:
             self._withdraw(waiter)
             raise
@@ -50,9 +50,9 @@ class Shares:
 
     def _grant(self) -> None:
         for waiter in list(self._waiting):
-            if all(self._taken[key] < limit for key, limit in waiter.limits.items()):
+            if all(self._in_use[key] < limit for key, limit in waiter.limits.items()):
                 self._waiting.remove(waiter)
-                self._taken.update(waiter.limits.keys())
+                self._in_use.update(waiter.limits.keys())
                 waiter.granted.set_result(None)
 
     def _withdraw(self, waiter: _Waiter) -> None:
@@ -63,7 +63,7 @@ class Shares:
 
     def _return(self, waiter: _Waiter) -> None:
         for key in waiter.limits:
-            self._taken[key] -= 1
-            if not self._taken[key]:
-                del self._taken[key]
+            self._in_use[key] -= 1
+            if not self._in_use[key]:
+                del self._in_use[key]
         self._grant()

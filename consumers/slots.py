@@ -1,4 +1,4 @@
-"""Slots: how many jobs of one provider a process does at once, shared by its priorities."""
+"""Slots: the jobs of one provider that a process runs at once, shared by its priorities."""
 
 import asyncio
 from collections import deque
@@ -9,9 +9,9 @@ from jobs.model import Priority
 
 
 class Slots:
-    """`count` slots. A free one goes to whoever waits with priority `high` first, in order of arrival.
+    """`count` slots. A free slot is granted to priority `high` first, in order of arrival.
 
-    One slot in ten stays for `normal` (none where there is only one slot), so that a flood of `high` does not starve it.
+    One slot in ten is reserved for `normal`, so that a flood of `high` does not starve it. A single slot is not reserved.
     """
 
     def __init__(self, count: int):
@@ -22,18 +22,17 @@ class Slots:
         self._waiting: dict[Priority, deque[asyncio.Future[None]]] = {priority: deque() for priority in Priority}
 
     def limit(self, limit: int) -> None:
-        """From now on at most so many are held; those that are held already stay."""
+        """Grant at most `limit` slots at once from now on; slots that are in use stay so."""
         self._limit = limit
         self._grant()
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody waits for a slot, and one is free."""
+    def is_idle(self) -> bool:
+        """Whether a slot is free and no job waits for one."""
         return self._free > self.count - self._limit and not any(self._waiting.values())
 
     @asynccontextmanager
     async def slot(self, priority: Priority) -> AsyncIterator[None]:
-        """Hold one slot, waiting for it if need be."""
+        """Hold one slot; waits until it is granted."""
         await self._acquire(priority)
         try:
             yield

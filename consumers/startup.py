@@ -1,4 +1,4 @@
-"""What every consumer process waits for before it starts."""
+"""The start of a consumer process: it waits for a schema that fits."""
 
 import asyncio
 
@@ -6,18 +6,18 @@ from infra.postgres import schema
 from infra.postgres.pool import DatabasePool
 
 
-async def schema_fits(pool: DatabasePool, namespace: str, stop: asyncio.Event) -> bool:
-    """Wait until Postgres answers with a schema that this code can run on. False: `stop` was set first.
+async def wait_for_schema(pool: DatabasePool, namespace: str, stop: asyncio.Event) -> bool:
+    """Wait until Postgres answers and its schema fits this release. False: `stop` was set first.
 
     Raises:
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
-    fitting = asyncio.ensure_future(schema.wait_until_fit(pool, namespace, lambda _: None))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({fitting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not fitting.done():
-        fitting.cancel()
+    schema_check = asyncio.ensure_future(schema.wait_until_fit(pool, namespace, lambda _: None))
+    shutdown = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({schema_check, shutdown}, return_when=asyncio.FIRST_COMPLETED)
+    shutdown.cancel()
+    if not schema_check.done():
+        schema_check.cancel()
         return False
-    fitting.result()
+    schema_check.result()
     return True

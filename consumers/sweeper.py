@@ -1,4 +1,4 @@
-"""The sweeper: finds jobs whose messages were lost inside the broker, and has them published again (in the active relay)."""
+"""The sweeper: finds jobs whose messages were lost in the broker, and queues them for the relay. The active relay runs it."""
 
 import asyncio
 import time
@@ -18,28 +18,28 @@ log = structlog.get_logger()
 
 CALL_SECONDS = 10.0
 PAGES = 10  # of one queue in one sweep
-# The relay is behind in a queue if a row has been due for so long: then messages are published out of their order.
+# The relay is behind in a queue if a row has been due for so long. It then publishes messages out of order.
 BEHIND_SECONDS = 5.0
-# Of jobs in one queue, one that became due so much later has been claimed: the earlier one's message is not there.
+# A job has lost its message if another one of its queue, due so much later, has been claimed.
 OVERTAKEN = timedelta(seconds=60)
 
 
 class Jobs(Protocol):
-    """What the sweeper needs of the ledger."""
+    """The part of the ledger that the sweeper uses."""
 
     async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation: ...
     async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page: ...
 
 
 class Broker(Protocol):
-    """What the sweeper needs of RabbitMQ."""
+    """The part of the publisher that the sweeper uses."""
 
     async def ready_messages(self, queue: str) -> int: ...
 
 
 @dataclass(slots=True)
 class _Pass:
-    """A pass over the jobs of one queue that are due before `before`; those due until `after` have been scanned."""
+    """A pass over one queue's jobs that were due before `before`. Jobs due until `after` have been scanned."""
 
     before: datetime
     after: datetime | None = None
@@ -48,9 +48,9 @@ class _Pass:
 class Sweeper:
     """Sweeps each work queue every `after_seconds / 6`, a bounded number of rows at a time.
 
-    A job that waits without an outbox row is published again when its queue has shown no ready message for `after_seconds`, or
-    when jobs that became due a minute later have been claimed. While the relay is behind in a queue, and until what it
-    published out of order has been claimed, nothing of that queue counts as lost.
+    A waiting job without an outbox row is published again in two cases. Its queue has had no ready message for
+    `after_seconds`; or a job that became due a minute later has been claimed. A queue is skipped while the relay is behind in
+    it, and until the messages that were published out of order have been claimed.
     """
 
     def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[WorkQueue], *, after_seconds: float):
@@ -79,47 +79,47 @@ class Sweeper:
                 outage.succeeded()
 
     async def sweep_once(self, now: float | None = None) -> int:
-        """Sweep every queue; returns how many jobs are to be published again. Raises what jobs and broker raise."""
+        """Sweep every queue; returns the number of requeued jobs. Raises the errors of ledger and broker."""
         now = time.monotonic() if now is None else now
         return sum(await asyncio.gather(*(self._sweep(queue, now) for queue in self._queues)))
 
     async def _sweep(self, queue: WorkQueue, now: float) -> int:
-        under_way = self._passes.get(queue)
-        if under_way is None:
+        current = self._passes.get(queue)
+        if current is None:
             before = await self._lost_before(queue, now)
             if before is None:
                 return 0
-            under_way = self._passes[queue] = _Pass(before)
-        return await self._continue(queue, under_way)
+            current = self._passes[queue] = _Pass(before)
+        return await self._continue(queue, current)
 
     async def _lost_before(self, queue: WorkQueue, now: float) -> datetime | None:
-        """The instant before which a job of this queue that is due and has no row has lost its message; None: unknown."""
+        """The due instant before which a job without an outbox row has lost its message; None: unknown."""
         ready = await self._broker.ready_messages(queue.name)
-        seen = await self._jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
-        if seen.is_behind or queue not in self._behind_until:
-            self._behind_until[queue] = seen.now
-        known = self._claimed_until.get(queue)
-        if seen.claimed_until is not None and (known is None or seen.claimed_until > known):
-            self._claimed_until[queue] = known = seen.claimed_until
-        if ready or seen.is_behind:
+        observation = await self._jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
+        if observation.is_behind or queue not in self._behind_until:
+            self._behind_until[queue] = observation.now
+        claimed_until = self._claimed_until.get(queue)
+        if observation.claimed_until is not None and (claimed_until is None or observation.claimed_until > claimed_until):
+            self._claimed_until[queue] = claimed_until = observation.claimed_until
+        if ready or observation.is_behind:
             self._empty_since.pop(queue, None)
         elif now - self._empty_since.setdefault(queue, now) >= self._after:
             self._empty_since[queue] = now
-            return seen.now - timedelta(seconds=self._after)
-        # What became due after the relay caught up was published in order: once it is claimed, so was all before it.
-        overtaken = known and known - OVERTAKEN
+            return observation.now - timedelta(seconds=self._after)
+        # Jobs that became due after the relay caught up are published in order, so a claim implies all earlier claims.
+        overtaken = claimed_until and claimed_until - OVERTAKEN
         return overtaken if overtaken and overtaken >= self._behind_until[queue] else None
 
-    async def _continue(self, queue: WorkQueue, under_way: _Pass) -> int:
+    async def _continue(self, queue: WorkQueue, current: _Pass) -> int:
         total = 0
         for _ in range(PAGES):
-            page = await self._jobs.requeue(queue, before=under_way.before, after=under_way.after, timeout=CALL_SECONDS)
+            page = await self._jobs.requeue(queue, before=current.before, after=current.after, timeout=CALL_SECONDS)
             total += page.requeued
             if page.last is None:
                 self._passes.pop(queue, None)
                 break
-            # Rows of one instant that fill a page are passed over together.
-            under_way.after = page.last if page.last != under_way.after else page.last + timedelta(microseconds=1)
+            # If rows of one instant fill a page, the pass skips the rest of them.
+            current.after = page.last if page.last != current.after else page.last + timedelta(microseconds=1)
         if total:
             log.warning("sweep.requeued", queue=queue.name, jobs=total, reason="their messages were lost in the broker")
         return total

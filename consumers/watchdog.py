@@ -1,6 +1,6 @@
-"""The watchdog: a consumer that looks alive and gets nothing while messages wait is made anew; else the process ends.
+"""The watchdog: rebuilds a connected consumer that receives nothing while messages wait; ends the process if that fails.
 
-That is the most reported failure of systems like ours, and no client library can see it from inside.
+Such consumers are the most frequently reported failure of AMQP workers. No client library can detect them by itself.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from infra.outage_log import OutageLog
 log = structlog.get_logger()
 
 
-class Stuck(Exception):
-    """Consuming does not come back although the connection was made anew; the supervisor shall start this process anew."""
+class ConsumerStuck(Exception):
+    """A rebuilt connection did not resume consumption. The supervisor must restart this process."""
 
 
 class Consumer(Protocol):
-    """What the watchdog needs of the consumer."""
+    """The part of the consumer that the watchdog uses."""
 
-    def quiet_seconds(self, queue: str) -> float | None: ...
+    def silent_seconds(self, queue: str) -> float | None: ...
     def rebuild(self) -> None: ...
 
 
 class Watchdog:
-    """Bites when a queue that is consumed, with a slot free, has given nothing for `seconds` although it holds messages.
+    """Rebuilds the connection when a queue with messages and a free slot has delivered nothing for `seconds`.
 
     A busy worker, a paused queue and a connection that is being rebuilt are healthy.
     """
@@ -36,27 +36,27 @@ class Watchdog:
     def __init__(
         self,
         consumer: Consumer,
-        idle: Mapping[str, Callable[[], bool]],
+        is_idle: Mapping[str, Callable[[], bool]],
         ready: Callable[[str], Awaitable[int]],
         *,
         seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ):
         self._consumer = consumer
-        self._idle = idle
+        self._is_idle = is_idle
         self._ready = ready
         self._seconds = seconds
         self._monotonic = monotonic
         self._rebuilt_at: float | None = None
-        self._hungry_since: dict[str, float] = {}
+        self._stuck_since: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Look until cancelled.
+        """Check until cancelled.
 
         Raises:
-            Stuck: see there.
+            ConsumerStuck: a rebuilt connection did not help.
         """
-        outage = OutageLog("watchdog", "a stuck consumer is not noticed")
+        outage = OutageLog("watchdog", "stuck consumers are not detected")
         while True:
             await asyncio.sleep(self._seconds / 3)
             try:
@@ -67,27 +67,27 @@ class Watchdog:
                 outage.succeeded()
 
     async def check(self) -> None:
-        """One look at all queues.
+        """Check all queues once.
 
         Raises:
-            Stuck: a queue is still silent long after the connection was made anew.
+            ConsumerStuck: a queue delivers nothing long after the connection was rebuilt.
         """
-        for queue, idle in self._idle.items():
-            quiet = self._consumer.quiet_seconds(queue)
-            if quiet is None or not idle() or not await self._ready(queue):
-                self._hungry_since.pop(queue, None)
+        for queue, is_idle in self._is_idle.items():
+            silent_seconds = self._consumer.silent_seconds(queue)
+            if silent_seconds is None or not is_idle() or not await self._ready(queue):
+                self._stuck_since.pop(queue, None)
                 continue
-            # From the first time that messages were seen waiting: one that has come this moment is no sign.
-            hungry = self._monotonic() - self._hungry_since.setdefault(queue, self._monotonic())
-            if quiet < hungry:
-                del self._hungry_since[queue]
-            elif hungry >= self._seconds:
-                self._bite(queue, hungry)
+            # Counted from the first check that found a message: a message that has just arrived proves nothing.
+            stuck_seconds = self._monotonic() - self._stuck_since.setdefault(queue, self._monotonic())
+            if silent_seconds < stuck_seconds:
+                del self._stuck_since[queue]
+            elif stuck_seconds >= self._seconds:
+                self._rebuild(queue, stuck_seconds)
 
-    def _bite(self, queue: str, hungry: float) -> None:
+    def _rebuild(self, queue: str, stuck_seconds: float) -> None:
         if self._rebuilt_at is not None and self._monotonic() - self._rebuilt_at < 3 * self._seconds:
-            raise Stuck(f"queue {queue} has messages and gives none, although the connection was made anew")
-        log.error("consumer.stuck", queue=queue, seconds=round(hungry, 1), effect="the connection is made anew")
+            raise ConsumerStuck(f"queue {queue} has messages but delivers none, although the connection was rebuilt")
+        log.error("consumer.stuck", queue=queue, seconds=round(stuck_seconds, 1), effect="the connection is rebuilt")
         self._rebuilt_at = self._monotonic()
-        self._hungry_since.clear()
+        self._stuck_since.clear()
         self._consumer.rebuild()

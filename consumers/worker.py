@@ -19,7 +19,7 @@ from consumers.renewer import Renewer
 from consumers.reports import CountWords
 from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
-from consumers.startup import schema_fits
+from consumers.startup import wait_for_schema
 from consumers.watchdog import Watchdog
 from infra.postgres import schema
 from infra.postgres.ledger import Ledger
@@ -37,7 +37,7 @@ from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import BreakerPolicy
 from jobs.model import Kind, WorkQueue, work_queues
-from jobs.outcome import CUT_SHORT
+from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.announcing import Announcer
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
@@ -47,8 +47,8 @@ from service.statuses import Statuses
 
 log = structlog.get_logger()
 
-FORGET_SECONDS = 30.0
-REPORTS_AT_ONCE = 1  # a report keeps one processor busy: start more processes, not more reports in one
+DELETE_SECONDS = 30.0
+REPORTS_AT_ONCE = 1  # a report occupies one processor: more reports need more processes
 
 
 class _Adapters:
@@ -56,7 +56,7 @@ class _Adapters:
 
     def __init__(self, settings: Settings):
         url = settings.database_url
-        # A worker records within the margin, so a silence of Postgres that is shorter expires no lease.
+        # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
         self.reads = DatabasePool(url, name="worker reads", threads=1)
         self.posts = DatabasePool(
@@ -64,8 +64,8 @@ class _Adapters:
         )
         self.cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         self.providers = {
-            name: HttpProvider(each.url, timeout_seconds=each.timeout_seconds, concurrency=each.concurrency)
-            for name, each in settings.providers.items()
+            name: HttpProvider(provider.url, timeout_seconds=provider.timeout_seconds, concurrency=provider.concurrency)
+            for name, provider in settings.providers.items()
         }
         self.callbacks = CallbackSender(
             settings.guard(),
@@ -101,7 +101,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     """
     adapters = _Adapters(settings)
     try:
-        if await schema_fits(adapters.hot, settings.namespace, stop):
+        if await wait_for_schema(adapters.hot, settings.namespace, stop):
             log.info("worker.ready", kinds=sorted(kinds), providers=sorted(settings.providers))
             await _run(_build(settings, kinds, adapters), settings.shutdown_grace_seconds, stop)
     finally:
@@ -125,22 +125,22 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     ledger = Ledger(adapters.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
     slots = _slots(settings, kinds)
     # The prefetch only fills the slots. An exclusive queue prefetches one job: another worker may take the next.
-    prefetch = {queue.name: each.count for queue, each in slots.items()}
-    consumer = Consumer(settings.amqp_url, topology, prefetch, name="worker", mend_after_seconds=settings.watchdog_seconds)
+    prefetch = {queue.name: queue_slots.count for queue, queue_slots in slots.items()}
+    consumer = Consumer(settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds)
     gates = _gates(settings, slots, consumer)
     publisher = Publisher(settings.amqp_url, topology, name="worker")
     deletes = ledger_batcher(Outbox(adapters.hot).delete)
-    eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, FORGET_SECONDS))
+    eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS))
     recorder = _recorder(settings, adapters, ledger, eager)
     lease = Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases)
     renewer = Renewer(ledger, lease.seconds)
     modes = Concurrent(renewer, lease.limit), Exclusive(renewer, consumer)
     works = _works(settings, adapters, slots, gates, modes)
-    claims = ledger_batcher(ledger.claim, key=lambda request: request.pointer, twin=lambda _: None)
+    claims = ledger_batcher(ledger.claim, key=lambda request: request.pointer, duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, lease)
     watchdog = Watchdog(
         consumer,
-        {queue.name: partial(getattr, each, "idle") for queue, each in slots.items()},
+        {queue.name: queue_slots.is_idle for queue, queue_slots in slots.items()},
         publisher.ready_messages,
         seconds=settings.watchdog_seconds,
     )
@@ -167,12 +167,12 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
 def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]:
     """The queues that this worker consumes, with their slots. The priorities of one provider share its slots."""
     slots: dict[WorkQueue, Slots] = {}
-    of_provider = {name: Slots(provider.concurrency) for name, provider in settings.providers.items()}
+    by_provider = {name: Slots(provider.concurrency) for name, provider in settings.providers.items()}
     for queue in work_queues(settings.providers):
         if queue.kind not in kinds:
             continue
         if queue.provider is not None:
-            slots[queue] = of_provider[queue.provider]
+            slots[queue] = by_provider[queue.provider]
         elif queue.kind is Kind.REPORT:
             slots[queue] = Slots(REPORTS_AT_ONCE)
         elif settings.callback_secrets:
@@ -183,14 +183,20 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
 
 
 def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consumer) -> dict[str, Gate]:
-    """By provider."""
+    """The gates by provider."""
     queues: dict[str, list[WorkQueue]] = {}
     for queue in slots:
         if queue.provider is not None:
             queues.setdefault(queue.provider, []).append(queue)
     return {
-        name: Gate(name, [each.name for each in own], slots[own[0]], consumer, settings.providers[name].breaker.policy())
-        for name, own in queues.items()
+        name: Gate(
+            name,
+            [queue.name for queue in provider_queues],
+            slots[provider_queues[0]],
+            consumer,
+            settings.providers[name].breaker.policy(),
+        )
+        for name, provider_queues in queues.items()
     }
 
 
@@ -201,21 +207,21 @@ def _works(
     gates: Mapping[str, Gate],
     modes: tuple[Concurrent, Exclusive],
 ) -> dict[str, Work]:
-    """By logical queue."""
+    """The works by logical queue."""
     concurrent, exclusive = modes
     policies = settings.policies()
     report = CountWords(adapters.posts, Totals(adapters.hot), timeout_seconds=settings.report_timeout_seconds)
     callback = SendCallback(adapters.callbacks, Hosts(settings.callback_concurrency, BreakerPolicy()))
     works: dict[str, Work] = {}
-    for queue, own in slots.items():
+    for queue, queue_slots in slots.items():
         policy = policies[queue.name]
         if queue.provider is not None:
             message = SendMessage(adapters.providers[queue.provider])
-            works[queue.name] = Work(message, policy, own, concurrent, queue.priority, gate=gates[queue.provider])
+            works[queue.name] = Work(message, policy, queue_slots, concurrent, queue.priority, gate=gates[queue.provider])
         elif queue.kind is Kind.REPORT:
-            works[queue.name] = Work(report, policy, own, exclusive, on_shutdown=CUT_SHORT)
+            works[queue.name] = Work(report, policy, queue_slots, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
-            works[queue.name] = Work(callback, policy, own, concurrent)
+            works[queue.name] = Work(callback, policy, queue_slots, concurrent)
     return works
 
 

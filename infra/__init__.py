@@ -1,1 +1,1 @@
-"""The outside world: a room for each service we talk to, and what is shared between processes."""
+"""Adapters: a package for each external service, and modules that they share."""

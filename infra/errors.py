@@ -1,4 +1,4 @@
-"""The base of every error that a repeated call may overcome."""
+"""The base of all errors that a retry may resolve."""
 
 
 class Transient(Exception):

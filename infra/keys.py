@@ -1,4 +1,4 @@
-"""API keys: `ph_`, eight characters that may be seen, and a secret of 32. Only the hash of the whole is kept."""
+"""API keys: `ph_`, a public prefix of 8 characters, and a secret of 32. Only the hash of the key is stored."""
 
 import hashlib
 import hmac
@@ -10,11 +10,11 @@ from enum import StrEnum
 
 _ALPHABET = string.ascii_letters + string.digits
 _KEY = re.compile(r"(ph_[A-Za-z0-9]{8})_[A-Za-z0-9]{32}")
-OPEN_CLIENT = "default"  # whose jobs those are that were accepted without a key
+OPEN_CLIENT = "default"  # the client of jobs that are accepted without a key
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """The permissions of a key."""
 
     MESSAGES_WRITE = "messages:write"
     MESSAGES_READ = "messages:read"
@@ -25,7 +25,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key as it is shown once, and what is kept of it."""
+    """A new key, which is displayed once, with the prefix and the hash that are stored."""
 
     key: str
     prefix: str
@@ -34,7 +34,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What is known of a key. `usable`: neither expired nor revoked, by Postgres' clock."""
+    """A stored key. `usable`: neither expired nor revoked, by Postgres' clock."""
 
     prefix: str
     client_id: str
@@ -44,16 +44,16 @@ class KeyRecord:
 
 
 def new_key() -> NewKey:
-    """A fresh key: 32 random characters are 190 bits, so that a plain SHA-256 of it cannot be guessed at."""
+    """A new key. Its 32 random characters are 190 bits, so a plain SHA-256 is safe to store."""
     prefix = "ph_" + _random(8)
     key = f"{prefix}_{_random(32)}"
     return NewKey(key, prefix, _hash(key))
 
 
 def prefix_of(key: str) -> str | None:
-    """The part by which a key is found; None: this is no key."""
-    found = _KEY.fullmatch(key)
-    return found and found[1]
+    """The prefix that identifies a key in the store; None: the text is not a key."""
+    match = _KEY.fullmatch(key)
+    return match and match[1]
 
 
 def matches(key: str, hash_: str) -> bool:

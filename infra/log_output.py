@@ -1,4 +1,4 @@
-"""Log lines on their way out: written by a thread of its own, so that a pipe whose reader stalls never stops an event loop."""
+"""Log output. A thread of its own writes the lines, so that a stalled pipe never blocks an event loop."""
 
 import logging
 import logging.handlers
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class LogOutput(logging.handlers.QueueHandler):
-    """Formats a line at once and queues it. Lines that do not fit are dropped; `log.dropped` says how many."""
+    """Formats and queues each line. Lines beyond the capacity are dropped; `log.dropped` has their number."""
 
     queue: "queue.Queue[str]"
 
@@ -33,11 +33,11 @@ class LogOutput(logging.handlers.QueueHandler):
             self._dropped += 1
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until every queued line is written, for `seconds` at most: the reader may be gone."""
+        """Wait at most `seconds` until every queued line is written."""
         deadline = time.monotonic() + seconds
         with self.queue.all_tasks_done:
-            while self.queue.unfinished_tasks and (left := deadline - time.monotonic()) > 0:
-                self.queue.all_tasks_done.wait(left)
+            while self.queue.unfinished_tasks and (seconds_left := deadline - time.monotonic()) > 0:
+                self.queue.all_tasks_done.wait(seconds_left)
 
     def _write(self) -> None:
         while True:
@@ -45,7 +45,7 @@ class LogOutput(logging.handlers.QueueHandler):
             try:
                 self._stream.write(line)
                 self._stream.flush()
-            except (OSError, ValueError):  # the pipe or the stream is closed: there is nowhere left to say so
+            except (OSError, ValueError):  # the stream is closed, so nothing can be logged
                 continue
             finally:
                 self.queue.task_done()

@@ -1,4 +1,4 @@
-"""Structured logs: one line per event, with a stable `action` name first and the job's id. Never a body or destination."""
+"""Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
 import sys
@@ -9,19 +9,21 @@ from infra.log_output import LogOutput
 
 
 def configure(level: str, *, json: bool) -> None:
-    """Send structlog and the standard library's loggers to standard error, as text for people or JSON for machines."""
+    """Send structlog and the standard library's loggers to standard error, as text or as JSON."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_nones,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer()
-        if json
-        # Plain: the default prints every local variable, bodies and destinations among them, and takes seconds for it.
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
-    )
+    output: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if json:
+        output += [structlog.processors.EventRenamer("action"), structlog.processors.format_exc_info]
+        output.append(structlog.processors.JSONRenderer())
+    else:
+        # The default formatter takes seconds and prints local variables, bodies and destinations among them.
+        plain = structlog.dev.plain_traceback
+        output.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -29,31 +31,19 @@ def configure(level: str, *, json: bool) -> None:
         cache_logger_on_first_use=True,
     )
     handler = LogOutput(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.EventRenamer("action"),
-                structlog.processors.format_exc_info,
-                renderer,
-            ]
-            if json
-            else [structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=output))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # It logs as an error what it also raises, at every attempt to connect: we say it once.
+    # It logs every failed attempt to connect as an error; the connection logs the first one.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(_SaidAlready())
-    for chatty in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
-        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+    logging.getLogger("uvicorn.error").addFilter(_DuplicateErrors())
+    for library in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
+        logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
 
 
-class _SaidAlready(logging.Filter):
-    """Drops uvicorn's own report of an exception in a request: we log it with the request's id."""
+class _DuplicateErrors(logging.Filter):
+    """Drops uvicorn's log of an exception in a request. The API logs the exception with the request's id."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("Exception in ASGI application")

@@ -1,4 +1,4 @@
-"""One log line when failures of one thing begin to last, and one when they end: not one for each attempt."""
+"""One log line when an outage begins, and one when it ends, instead of one for each attempt."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,9 @@ LASTING_SECONDS = 1.0
 
 
 class OutageLog:
-    """Logs `<subject>.down` once failures have lasted `after_seconds`, and `<subject>.up` at the first success after that.
+    """Logs `<subject>.down` after `after_seconds` of failures, and `<subject>.up` at the next success.
 
-    `effect`: what the failures mean for users of the service. Each failure is logged at debug level, too.
+    `effect`: the consequence for users of the service. Each failure is also logged at debug level.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Name resolution of outgoing calls: each sender has threads of its own, and each look-up a deadline."""
+"""Name resolution of outgoing calls. Each sender has its own threads, and each look-up a deadline."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ class LookUpTimeout(OSError):
 
 
 class ResolverBusy(OSError):
-    """All threads of the resolver are held by look-ups that hang."""
+    """Hanging look-ups occupy all threads of the resolver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Address:
 class Resolver(AbstractResolver):
     """Resolves with getaddrinfo in at most `threads` threads; a look-up fails after `seconds`.
 
-    Equal look-ups share one thread, so a name that hangs holds one thread. The threads are daemons: no exit waits for them.
+    Equal look-ups share one thread, so a hanging name occupies one thread. The threads are daemons: no exit waits for them.
     """
 
     def __init__(self, *, threads: int, seconds: float):
@@ -42,40 +42,42 @@ class Resolver(AbstractResolver):
         """The addresses of a host.
 
         Raises:
-            OSError: there are none; `LookUpTimeout`, `ResolverBusy` among them.
+            OSError: the host has no address; its subclasses `LookUpTimeout` and `ResolverBusy`.
         """
         look_up = self._running.get((host, family)) or self._start((host, family))
         await asyncio.wait({look_up}, timeout=self._seconds)
         if not look_up.done():
             raise LookUpTimeout(f"{host} was not resolved within {self._seconds:g} s")
-        found = look_up.result()
-        if isinstance(found, OSError):
-            raise found
+        result = look_up.result()
+        if isinstance(result, OSError):
+            raise result
         return [
-            ResolveResult(hostname=host, host=each.text, port=port, family=each.family, proto=each.proto, flags=_NUMERIC)
-            for each in found
+            ResolveResult(
+                hostname=host, host=address.text, port=port, family=address.family, proto=address.proto, flags=_NUMERIC
+            )
+            for address in result
         ]
 
     async def close(self) -> None:
-        """Nothing is held that needs closing."""
+        """Required by the interface; the resolver has no resources."""
 
     def _start(self, name: Name) -> "asyncio.Future[list[_Address] | OSError]":
         if len(self._running) >= self._threads:
-            raise ResolverBusy(f"{self._threads} look-ups are under way")
+            raise ResolverBusy(f"{self._threads} look-ups are running")
         loop = asyncio.get_running_loop()
         self._running[name] = loop.create_future()
         threading.Thread(target=self._work, args=(name, loop), name=f"look-up of {name[0]}", daemon=True).start()
         return self._running[name]
 
     def _work(self, name: Name, loop: asyncio.AbstractEventLoop) -> None:
-        found = _look_up(*name)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(self._end, name, found)
+        result = _look_up(*name)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._end, name, result)
 
-    def _end(self, name: Name, found: list[_Address] | OSError) -> None:
+    def _end(self, name: Name, result: list[_Address] | OSError) -> None:
         look_up = self._running.pop(name)
         if not look_up.cancelled():
-            look_up.set_result(found)
+            look_up.set_result(result)
 
 
 def _look_up(host: str, family: socket.AddressFamily) -> list[_Address] | OSError:

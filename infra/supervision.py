@@ -1,4 +1,4 @@
-"""Supervised tasks: a failure is logged with the task's name, and the task starts again after a pause."""
+"""Supervised tasks. A failed task is logged by its name, and restarts after a pause."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """Runs named tasks until it is stopped. A task that returns has ended and is not started again.
+    """Runs named tasks until it is stopped. A task that returns is not restarted.
 
     Pauses double from the first to the longest. A failed task is down until it has run for `steady_seconds`.
     """
@@ -27,8 +27,8 @@ class Supervisor:
         return sorted(self._down)
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Start a task; `run` is called anew for each restart."""
-        self._tasks.append(asyncio.create_task(self._keep(name, run), name=name))
+        """Start a task. Each restart calls `run` again."""
+        self._tasks.append(asyncio.create_task(self._supervise(name, run), name=name))
 
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end."""
@@ -36,7 +36,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+    async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         loop, pause = asyncio.get_running_loop(), self._first_pause
         while True:
             started = loop.time()

@@ -1,6 +1,6 @@
-"""TLS as the services' URLs ask for it, checked at start: the clients pass over a word that is not theirs, and go without.
+"""The TLS parameters of service URLs, checked at start. The clients ignore unknown parameters and connect without TLS checks.
 
-Each scheme has its client's own words: libpq's, aiormq's, redis-py's.
+Each scheme has the parameters of its client: libpq, aiormq or redis-py.
 """
 
 from pathlib import Path
@@ -15,20 +15,20 @@ _POSTGRES_VERIFIES = ("require", "verify-ca", "verify-full")
 
 
 def check_tls(url: str) -> str:
-    """The URL as it is.
+    """Return the URL unchanged.
 
     Raises:
-        ValueError: it names a certificate or key in words that its scheme does not heed, or a file that is not there.
+        ValueError: its scheme does not support one of its TLS parameters, or a file does not exist.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    heeded = _FILES.get("postgresql" if parts.scheme == "postgres" else parts.scheme, ())
+    supported = _FILES.get("postgresql" if parts.scheme == "postgres" else parts.scheme, ())
     for scheme, names in _FILES.items():
-        for name in query.keys() & set(names) - set(heeded):
-            raise ValueError(f"{name} is heeded in {scheme}:// URLs alone")
-    for name in query.keys() & set(heeded):
-        if query[name] != "system" and not Path(query[name]).is_file():  # libpq's word for the authorities of the system
-            raise ValueError(f"{name}: there is no file {query[name]}")
+        for name in query.keys() & set(names) - set(supported):
+            raise ValueError(f"{name} is supported only in {scheme}:// URLs")
+    for name in query.keys() & set(supported):
+        if query[name] != "system" and not Path(query[name]).is_file():  # libpq's name for the system's authorities
+            raise ValueError(f"{name}: the file {query[name]} does not exist")
     if "sslrootcert" in query and query.get("sslmode") not in _POSTGRES_VERIFIES:
-        raise ValueError(f"sslrootcert is heeded with sslmode={' or '.join(_POSTGRES_VERIFIES)} alone")
+        raise ValueError(f"sslrootcert requires sslmode={' or '.join(_POSTGRES_VERIFIES)}")
     return url

@@ -1,1 +1,1 @@
-"""The core: what a job is, which transitions it can make, when it is tried again. Pure; standard library only."""
+"""The core: jobs, their transitions and their retry policy. Pure; standard library only."""

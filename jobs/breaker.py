@@ -1,4 +1,4 @@
-"""A circuit breaker: a provider that does not answer is left alone for a while, then tried with one message at a time.
+"""A circuit breaker. Consecutive calls without an answer open it; half-open, it admits one call at a time.
 
 After Michael Nygard, "Release It!", 2007. Immutable: each step returns the next state.
 Instants are the caller's monotonic seconds.
@@ -12,7 +12,7 @@ from jobs.retry import DEFERRAL_FLOOR
 
 
 class State(StrEnum):
-    """Closed: send. Open: do not. Half-open: send one at a time, and see."""
+    """Closed: calls are sent. Open: calls are refused. Half-open: one call at a time probes the provider."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -21,7 +21,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """Opens after `failures` in a row without an answer, for `open_seconds`, doubled while it stays ill up to `cap_seconds`."""
+    """Opens after `failures` consecutive failures, for `open_seconds`, doubled by each further opening up to `cap_seconds`."""
 
     failures: int = 5
     open_seconds: float = 5.0
@@ -30,11 +30,11 @@ class BreakerPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """What is known of a provider: failures in a row, how often it was opened in a row, and until when."""
+    """The state of one breaker: consecutive failures, consecutive openings, and the end of its open time."""
 
     policy: BreakerPolicy
     failures: int = 0
-    opened: int = 0
+    openings: int = 0
     until: float | None = None
 
     def state(self, now: float) -> State:
@@ -43,7 +43,7 @@ class Breaker:
         return State.OPEN if now < self.until else State.HALF_OPEN
 
     def after(self, outcome: Outcome, now: float) -> "Breaker":
-        """The breaker after one send. Any answer but a plea for patience closes it: what answers is there."""
+        """The breaker after one call. A deferral opens it for the requested time; every other answer closes it."""
         if outcome.verdict is Verdict.RELEASED:
             return self
         if outcome.verdict is Verdict.DEFERRED:
@@ -53,9 +53,9 @@ class Breaker:
         if outcome.answered:
             return Breaker(self.policy)
         state, failures = self.state(now), self.failures + 1
-        if state is State.OPEN:  # begun before it was opened
+        if state is State.OPEN:  # the call began before the breaker opened
             return self
         if state is State.CLOSED and failures < self.policy.failures:
             return replace(self, failures=failures)
-        seconds = min(self.policy.cap_seconds, self.policy.open_seconds * 2.0 ** min(self.opened, 30))
-        return Breaker(self.policy, 0, self.opened + 1, now + seconds)
+        seconds = min(self.policy.cap_seconds, self.policy.open_seconds * 2.0 ** min(self.openings, 30))
+        return Breaker(self.policy, 0, self.openings + 1, now + seconds)

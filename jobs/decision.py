@@ -1,4 +1,4 @@
-"""Decisions: which transition follows from an outcome. Pure, so every rule is a line in a test."""
+"""Decisions: the transition that follows from an outcome. Pure, so every rule is a line in a test."""
 
 from dataclasses import replace
 
@@ -21,82 +21,66 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
     """The transition after `outcome`, `ran_seconds` after the claim; `jitter` from [0, 1)."""
     cause = _CAUSES[outcome.verdict]
     if outcome.verdict is Verdict.RELEASED:
-        return _again(job, Status.QUEUED, cause, None, outcome.reason, 0.0)
+        return _reschedule(job, Status.QUEUED, cause, None, outcome.reason, 0.0)
     deferred = outcome.verdict is Verdict.DEFERRED
     charged = not deferred or job.deferrals >= policy.deferrals
     cause = Cause.RETRYABLE if deferred and charged else cause
     attempt = Attempt(outcome.verdict, charged, outcome.reason, outcome.provider_code, ran_seconds)
     if outcome.verdict is Verdict.ACCEPTED:
-        done = Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT
-        return Transition(job.id, job.version, job.token, done, cause, attempt, provider_message_id=outcome.provider_message_id)
+        status = Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT
+        return Transition(
+            job.id, job.version, job.token, status, cause, attempt, provider_message_id=outcome.provider_message_id
+        )
     if outcome.verdict is Verdict.REJECTED:
-        return _dead(job, Status.FAILED, cause, attempt, outcome.reason)
+        return _dead_letter(job, Status.FAILED, cause, attempt, outcome.reason)
     if job.delivery is Delivery.AT_MOST_ONCE and not outcome.surely_not_sent:
-        return _dead(job, Status.UNKNOWN, Cause.OUTCOME_UNKNOWN, attempt, outcome.reason)
+        return _dead_letter(job, Status.UNKNOWN, Cause.OUTCOME_UNKNOWN, attempt, outcome.reason)
     if charged and job.attempts + 1 >= policy.attempts:
-        return _dead(job, Status.FAILED, cause, attempt, "attempts_exhausted")
+        return _dead_letter(job, Status.FAILED, cause, attempt, "attempts_exhausted")
     delay = _delay(job, outcome, policy, charged=charged, jitter=jitter)
     if job.age_seconds + ran_seconds + delay > policy.deadline_seconds:
-        failed = cause if charged else Cause.RETRYABLE
-        return _dead(job, Status.FAILED, failed, attempt, "deadline_exceeded")
-    return _again(job, Status.RETRYING if charged else Status.QUEUED, cause, attempt, outcome.reason, delay)
+        cause = cause if charged else Cause.RETRYABLE
+        return _dead_letter(job, Status.FAILED, cause, attempt, "deadline_exceeded")
+    return _reschedule(job, Status.RETRYING if charged else Status.QUEUED, cause, attempt, outcome.reason, delay)
 
 
 def decide_lost(job: LostLease, policy: RetryPolicy, *, limit: int, jitter: float) -> Transition:
     """The transition of a job that has lost its `lost_leases + 1`-th lease.
 
-    A lost lease is not charged: the worker may never have started. `limit` bounds the leases that one job may lose; a job that
-    had not started does not count.
+    A lost lease is not charged: the attempt may never have begun. `limit` bounds the lost leases of one job. A lease that
+    expired before its attempt began does not count.
     """
     if not job.started:
-        return _again(job, Status.RETRYING, Cause.LEASE_LOST, Attempt("lease_lost", False, "not_started"), "not_started", 0.0)
-    return replace(_lost(job, policy, limit, jitter), counts_as_lost=True)
+        attempt = Attempt("lease_lost", False, "not_started")
+        return _reschedule(job, Status.RETRYING, Cause.LEASE_LOST, attempt, "not_started", 0.0)
+    return replace(_after_loss(job, policy, limit, jitter), counts_as_lost=True)
 
 
-def _lost(job: LostLease, policy: RetryPolicy, limit: int, jitter: float) -> Transition:
+def _after_loss(job: LostLease, policy: RetryPolicy, limit: int, jitter: float) -> Transition:
     attempt = Attempt("lease_lost", charged=False, reason="lease_lost")
     if job.delivery is Delivery.AT_MOST_ONCE:
-        return _dead(job, Status.UNKNOWN, Cause.LEASE_LOST, attempt, "lease_lost")
+        return _dead_letter(job, Status.UNKNOWN, Cause.LEASE_LOST, attempt, "lease_lost")
     if job.lost_leases + 1 >= limit:
-        return _dead(job, Status.FAILED, Cause.LEASE_LOST, attempt, "worker_lost")
+        return _dead_letter(job, Status.FAILED, Cause.LEASE_LOST, attempt, "worker_lost")
     delay = backoff_seconds(policy, job.lost_leases + 1, jitter)
-    return _again(job, Status.RETRYING, Cause.LEASE_LOST, attempt, "lease_lost", delay)
+    return _reschedule(job, Status.RETRYING, Cause.LEASE_LOST, attempt, "lease_lost", delay)
 
 
 def _delay(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, charged: bool, jitter: float) -> float:
-    """Seconds until the next try. A charged try waits for the policy's backoff, a deferral at least for its own."""
+    """Seconds until the next claim. A charged attempt waits for the policy's backoff, a deferral at least for its own."""
     backoff = backoff_seconds(policy, job.attempts + 1, jitter) if charged else 0.0
     if outcome.verdict is not Verdict.DEFERRED:
         return backoff
     return max(backoff, deferral_seconds(outcome.retry_after_seconds, job.deferrals, jitter))
 
 
-def _again(
+def _reschedule(
     job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt | None, reason: str | None, delay: float
 ) -> Transition:
-    return Transition(
-        job.id,
-        job.version,
-        job.token,
-        to,
-        cause,
-        attempt,
-        reason,
-        delay_seconds=delay,
-        route=Route.WORK,
-        queue=job.queue.name,
-    )
+    step = Transition(job.id, job.version, job.token, to, cause, attempt, reason, delay_seconds=delay)
+    return replace(step, route=Route.WORK, queue=job.queue.name)
 
 
-def _dead(job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt, reason: str | None) -> Transition:
-    return Transition(
-        job.id,
-        job.version,
-        job.token,
-        to,
-        cause,
-        attempt,
-        reason,
-        route=Route.DEAD,
-        queue=job.queue.dead,
-    )
+def _dead_letter(job: Claimed | LostLease, to: Status, cause: Cause, attempt: Attempt, reason: str | None) -> Transition:
+    step = Transition(job.id, job.version, job.token, to, cause, attempt, reason)
+    return replace(step, route=Route.DEAD, queue=job.queue.dead)

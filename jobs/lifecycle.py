@@ -1,11 +1,11 @@
-"""The transition table of every job, as data. `docs/lifecycle.md` draws it; a test holds the two together."""
+"""The transition table of every job, as data. `docs/lifecycle.md` draws it; a test compares the two."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of a job. `sent`: the provider accepted it; `delivered`: a receipt said that it arrived."""
+    """The status of a job. `sent`: the provider accepted it. `delivered`: a receipt confirmed it."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """What moves a job from one status to the next."""
+    """The cause of a transition."""
 
     CLAIM = "claim"
     ACCEPTED = "accepted"
@@ -54,7 +54,7 @@ def _edges(sources: str, targets: str, cause: Cause) -> set[Edge]:
 
 TRANSITIONS: frozenset[Edge] = frozenset(
     _edges("queued retrying", "processing", Cause.CLAIM)
-    | _edges("failed unknown", "processing", Cause.CLAIM)  # a dead letter moved back by hand: revision + 1
+    | _edges("failed unknown", "processing", Cause.CLAIM)  # a dead letter that was moved by hand: revision + 1
     | _edges("processing", "sent completed", Cause.ACCEPTED)
     | _edges("processing", "retrying failed", Cause.RETRYABLE)  # failed: attempts or deadline exhausted
     | _edges("processing", "failed", Cause.REJECTED)
@@ -71,7 +71,7 @@ TRANSITIONS: frozenset[Edge] = frozenset(
     | _edges("sent", "delivered failed", Cause.RECEIPT)
 )
 
-# These end a job for waiting clients and for retention, although some have a way back.
+# The final statuses, for waiting clients and for retention. Some have an exit: requeue, discard, receipt.
 ENDS: frozenset[Status] = frozenset(
     map(Status, ["sent", "completed", "delivered", "failed", "unknown", "canceled", "expired", "discarded"])
 )
@@ -82,10 +82,10 @@ def sources(cause: Cause) -> frozenset[Status]:
     return frozenset(edge.source for edge in TRANSITIONS if edge.cause is cause)
 
 
-def allowed(source: Status, target: Status, cause: Cause) -> bool:
+def is_allowed(source: Status, target: Status, cause: Cause) -> bool:
     return Edge(source, target, cause) in TRANSITIONS
 
 
 def has_exit(status: Status) -> bool:
-    """Whether a job in this status can still change: the status cache keeps such an answer for seconds only."""
+    """Whether a job in this status can still change. The status cache keeps such a status for seconds only."""
     return any(edge.source is status for edge in TRANSITIONS)

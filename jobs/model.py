@@ -1,4 +1,4 @@
-"""What a job is: its kinds, and the shapes in which it is accepted, claimed and moved on."""
+"""Jobs: their kinds and queues, and the values in which they are accepted, claimed and changed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ class Kind(StrEnum):
 
     MESSAGE = "message"
     REPORT = "report"
-    CALLBACK = "callback"  # tells a client that one of the others has ended
+    CALLBACK = "callback"  # notifies a client of another job's final status
 
 
 class Priority(StrEnum):
-    """A queue of its own for each: message priority inside one queue differs between RabbitMQ 3.10 and 4."""
+    """Each priority has its own queue: message priority inside one queue differs between RabbitMQ 3.10 and 4."""
 
     HIGH = "high"
     NORMAL = "normal"
 
 
 class Delivery(StrEnum):
-    """What happens when an outcome is unknown: try again (perhaps twice at the provider), or stop and let a person decide."""
+    """The policy for unknown outcomes: retry (the provider may receive a duplicate), or stop for an operator."""
 
     AT_LEAST_ONCE = "at_least_once"
     AT_MOST_ONCE = "at_most_once"
 
 
 class Route(StrEnum):
-    """Which exchange an outbox row goes to: work to do, or the copy of a dead letter."""
+    """The exchange of an outbox row: work, or the copy of a dead letter."""
 
     WORK = "work"
     DEAD = "dead"
@@ -40,7 +40,7 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkQueue:
-    """Where jobs wait: messages in a queue for each provider and priority, every other kind in one of its own."""
+    """The queue of a job. Messages have one for each provider and priority; every other kind has one."""
 
     kind: Kind
     provider: str | None = None
@@ -53,7 +53,7 @@ class WorkQueue:
 
     @property
     def dead(self) -> str:
-        """The logical name of the queue where this kind's dead letters lie."""
+        """The logical name of the queue that holds this kind's dead letters."""
         return f"{self.kind}s.dead"
 
 
@@ -73,7 +73,7 @@ def work_queues(providers: Iterable[str]) -> list[WorkQueue]:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What a client calls one request to one route; `fingerprint`: the SHA-256 (hex) of what it asks for."""
+    """A client's name for one request to one route. `fingerprint`: the SHA-256 (hex) of the request."""
 
     route: str
     key: str
@@ -82,10 +82,10 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A validated job that is to be accepted: a message has a destination and a body, a report neither.
+    """A validated job before its acceptance. A message has a destination and a body; a report has neither.
 
-    `reference`, `tags` and `metadata` are the client's own: kept, returned. With a `key`, at most one job comes of it. Each
-    end that it comes to is told to `callback_url`.
+    `reference`, `tags` and `metadata` are stored and returned unchanged. At most one job is accepted under a `key`. Each
+    final status is posted to `callback_url`.
     """
 
     id: UUID
@@ -103,12 +103,12 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A job as its claim returned it: fenced by `version`, owned through `token` until the lease ends.
+    """A claimed job, fenced by `version` and owned through `token` until the lease ends.
 
-    The `destination` of a callback is its URL, its `body` the JSON text that is posted there.
+    A callback's `destination` is its URL; its `body` is the JSON text of the request.
 
-    `attempts` counts what was charged against the limit in this revision, `tries` every claim that ended in an
-    outcome or a lost lease; `age_seconds` is measured by Postgres' clock from acceptance (or requeue) to the claim.
+    `attempts` counts the charged attempts of this revision. `tries` counts every claim that ended in an outcome or a lost
+    lease. `age_seconds`: from acceptance (or requeue) to the claim, by Postgres' clock.
     """
 
     id: UUID
@@ -128,22 +128,22 @@ class Claimed:
 
     @property
     def deferrals(self) -> int:
-        """The uncharged tries of this revision, those of lost leases aside."""
+        """The uncharged tries of this revision, except lost leases."""
         return max(0, self.tries - self.attempts - self.lost_leases)
 
     @property
     def idempotency_key(self) -> str:
-        """The key that the provider sees: equal for every retry, another one once requeued from `failed`.
+        """The key that the provider receives: equal in every retry, different after a requeue from `failed`.
 
-        So a provider that replays its first answer does not replay the failure. What was requeued from `unknown` keeps its
-        key: if the provider has it already, it can tell.
+        A provider that replays its first answer would replay the failure. A requeue from `unknown` keeps the key: the provider
+        may already have the message.
         """
         return f"{self.id}" if self.key_revision == 0 else f"{self.id}-{self.key_revision}"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownStatus:
-    """A job's status at one version, of which kind it is, and whose. `at`: monotonic, not later than its commit or read."""
+    """A job's status at one version, its kind and its client. `at`: monotonic seconds, not later than the commit or read."""
 
     id: UUID
     version: int
@@ -155,7 +155,7 @@ class KnownStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostLease:
-    """A job in `processing` whose lease has run out, as the reaper found it; `started`: False if it surely had not begun."""
+    """A job in `processing` whose lease has expired. `started`: False if its attempt cannot have begun."""
 
     id: UUID
     version: int
@@ -168,17 +168,17 @@ class LostLease:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a long job is, told by its handler while it runs: items done, of about how many if that is known."""
+    """The progress of a long job, updated by its handler: items done, and their estimated total (None: unknown)."""
 
     done: int = 0
-    about: int | None = None
+    estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The row to be written for a claim that ended; `ran_seconds` by the worker's monotonic clock, if it is known.
+    """The attempt row of a claim that ended. `ran_seconds`: by the worker's monotonic clock; None: unknown.
 
-    `reason` is this attempt's own; the job's may say more (`attempts_exhausted`).
+    `reason` belongs to the attempt. The job may have another one (`attempts_exhausted`).
     """
 
     outcome: str
@@ -190,10 +190,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of one job, applied only if the job is still at `version` and claimed under `token`.
+    """A change of one job. It applies only while the job is at `version` and claimed under `token`.
 
     `delay_seconds` counts from the commit, by Postgres' clock. A message is published to `queue` by `route`; None publishes
-    nothing. `counts_as_lost`: whether this lost lease counts against the job's limit.
+    nothing. `counts_as_lost`: whether the lost lease counts against the job's limit.
     """
 
     id: UUID

@@ -1,4 +1,4 @@
-"""Outcomes: how an attempt ended, with a reason code that is safe to show."""
+"""Outcomes of attempts, with reason codes that are safe to show."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,18 +9,19 @@ class Verdict(StrEnum):
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
-    RETRYABLE = "retryable"  # it failed, or may have failed: charged
-    UNKNOWN = "unknown"  # the request was written and no answer came
-    DEFERRED = "deferred"  # the provider asks to wait: not sent, not charged
+    RETRYABLE = "retryable"  # may succeed later: charged
+    UNKNOWN = "unknown"  # the request was written, no answer arrived
+    DEFERRED = "deferred"  # not sent, and not charged: the provider requested a delay
     RELEASED = "released"  # not started
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one attempt. `reason` is a stable code without provider text; `provider_code` an HTTP status.
+    """The outcome of one attempt. `reason` is a stable code without provider text; `provider_code` is an HTTP status.
 
-    `surely_not_sent`: the provider cannot have received it, so even `at_most_once` is retried. `retry_after_seconds`: the
-    provider's Retry-After. `answered`: False if there was no connection, or no answer in time; the breaker counts these.
+    `surely_not_sent`: the provider cannot have received the message, so even `at_most_once` retries it.
+    `retry_after_seconds`: the provider's Retry-After. `answered`: False without a connection, or without an answer in time;
+    the breaker counts such calls.
     """
 
     verdict: Verdict
@@ -33,8 +34,8 @@ class Outcome:
 
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
-CUT_OFF = Outcome(Verdict.UNKNOWN, "shutdown")
-CUT_SHORT = Outcome(Verdict.RELEASED, "shutdown")  # of work without effects outside the ledger: as if never started
+UNKNOWN_AT_SHUTDOWN = Outcome(Verdict.UNKNOWN, "shutdown")
+RELEASED_AT_SHUTDOWN = Outcome(Verdict.RELEASED, "shutdown")  # for work without effects outside the ledger
 
 _RETRYABLE_4XX = frozenset({408, 425})
 

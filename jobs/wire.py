@@ -1,7 +1,7 @@
 """The body of an AMQP message: `{"v": format, "id": job id, "version": job version}` and nothing else.
 
-The names are frozen. Unknown fields are ignored, so that a newer release may add some; an incompatible format gets a new
-number and new queue names, so that two releases can run side by side.
+The names are frozen. Unknown fields are ignored, so a newer release may add fields. An incompatible format gets a new
+number and new queue names, so two releases can run side by side.
 """
 
 import json
@@ -17,12 +17,12 @@ _MAX_VERSION = 2**31 - 1
 
 
 class Undecodable(ValueError):
-    """The message is not one that this release can read."""
+    """This release cannot decode the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """Names a job at one version: all that travels through the broker."""
+    """A job at one version: the whole content of an AMQP message."""
 
     id: UUID
     version: int

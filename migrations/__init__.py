@@ -1,1 +1,1 @@
-"""The schema's history: revisions 0001, 0002, … Expand first, contract a release later."""
+"""The revisions of the schema: 0001, 0002, … Expand first, contract a release later."""

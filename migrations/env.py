@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection it is handed, under the limits that `infra.postgres.schema` has set on it."""
+"""Runs the revisions on the connection of `infra.postgres.schema`, which sets its timeouts."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Acceptance of jobs: commit together with concurrent submissions, then publish, then cache."""
+"""Acceptance of jobs: commit a batch of concurrent submissions, then publish, then cache."""
 
 import time
 from uuid import UUID
@@ -22,7 +22,7 @@ class KeyTaken(Exception):
 
 
 class Acceptance:
-    """The only entrance for jobs. `timeout_seconds` bounds the wait for the commit."""
+    """Accepts every job. `timeout_seconds` bounds the wait for the commit."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Acceptance:
         self._timeout = timeout_seconds
 
     async def accept(self, job: NewJob) -> Accepted:
-        """Commit a job, then publish and cache it. An equal request under the same key gets the first one's answer.
+        """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
 
         Raises:
             BacklogFull: too many jobs of the client are waiting.
@@ -52,7 +52,7 @@ class Acceptance:
             accepted = await self._accepts.submit(job, self._timeout)
         if isinstance(accepted, KeyReused):
             raise KeyTaken
-        if accepted.replayed:  # the first request has published it, or the relay does
+        if accepted.replayed:  # the first request has published it, or the relay will
             return accepted
         self._announcer.publish(Pointer(job.id, 1), Route.WORK, job.queue.name, started)
         self._announcer.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
@@ -61,5 +61,5 @@ class Acceptance:
 
 
 def new_job_id() -> UUID:
-    """A UUIDv7: ids sort by time, so new rows share index pages."""
+    """A new UUIDv7. Ids sort by time, so new rows share index pages."""
     return UUID(int=uuid_utils.uuid7().int)

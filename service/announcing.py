@@ -1,6 +1,6 @@
-"""After the commit: publish the job's message, then cache its status. Nothing is announced before its commit.
+"""After the commit: publish the job's message and cache its status.
 
-The outbox row covers the gap: if this process dies in between, the relay publishes the message after `grace_seconds`.
+The outbox row covers the gap. If this process dies after the commit, the relay publishes the message after `grace_seconds`.
 """
 
 from jobs.model import KnownStatus, Route
@@ -23,6 +23,6 @@ class Announcer:
         """Publish one message. `started`: monotonic seconds, before the commit."""
         self._publisher.offer(Outgoing(pointer, route, queue, headers, started + self._grace))
 
-    def cache(self, known: KnownStatus) -> None:
-        """Write a status to the cache; waiting clients are notified by it."""
-        self._statuses.remember(known)
+    def cache(self, status: KnownStatus) -> None:
+        """Write a status to the cache, which notifies waiting clients."""
+        self._statuses.cache(status)

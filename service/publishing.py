@@ -1,4 +1,4 @@
-"""Publishing after a commit: publish the message, then delete its outbox row. Either may fail; the relay has the row."""
+"""Publishing after a commit: publish the message, then delete its outbox row. If either fails, the relay repeats it."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ CAPACITY = 20_000  # messages of one queue that wait to be published
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A copy that was committed to the outbox; `expires_at` (monotonic seconds) is when the relay takes it over."""
+    """A message with a committed outbox row. The relay publishes it from `expires_at` (monotonic seconds) on."""
 
     pointer: Pointer
     route: Route
@@ -31,7 +31,7 @@ class Outgoing:
 
 
 class Broker(Protocol):
-    """What publishing needs of RabbitMQ; `errors` is what `publish` raises when the message is not known to be there."""
+    """The part of the publisher that eager publishing uses. `publish` raises `Transient` without a confirm."""
 
     connected: asyncio.Event
 
@@ -41,22 +41,22 @@ class Broker(Protocol):
 
 
 class EagerPublisher:
-    """Publishes what this process has just committed, by queue in commit order, and deletes its outbox rows.
+    """Publishes the messages of this process's commits, by queue in commit order, and deletes their outbox rows.
 
-    Each queue has `IN_FLIGHT` slots of its own: one that never confirms delays no other. What does not fit into `CAPACITY`,
-    or cannot be published before it is due, is left to the relay.
+    Each queue has `IN_FLIGHT` slots of its own, so a queue without confirms delays no other. The relay publishes messages
+    beyond `CAPACITY`, and messages that expire before they are published.
     """
 
-    def __init__(self, broker: Broker, forget: Callable[[Pointer], Awaitable[None]]):
+    def __init__(self, broker: Broker, delete_row: Callable[[Pointer], Awaitable[None]]):
         self._broker = broker
-        self._forget = forget
+        self._delete_row = delete_row
         self._waiting: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
         self._in_flight: Counter[str] = Counter()
         self._arrived = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def offer(self, outgoing: Outgoing) -> None:
-        """Publish this soon; never blocks."""
+        """Queue a message for publishing; never blocks."""
         waiting = self._waiting[outgoing.queue]
         if len(waiting) >= CAPACITY:
             _drop_expired(waiting)
@@ -85,9 +85,9 @@ class EagerPublisher:
     async def _publish(self, outgoing: Outgoing) -> None:
         try:
             await self._broker.publish(outgoing.pointer, outgoing.route, outgoing.queue, outgoing.headers)
-            await self._forget(outgoing.pointer)
+            await self._delete_row(outgoing.pointer)
         except Transient as error:
-            # Still in the outbox: the relay publishes it when it is due. A second copy is harmless.
+            # The outbox row is still there, so the relay publishes the message. A duplicate is harmless.
             log.debug("publish.left_to_relay", id=str(outgoing.pointer.id), reason=str(error))
         finally:
             self._in_flight[outgoing.queue] -= 1
@@ -95,14 +95,14 @@ class EagerPublisher:
                 self._arrived.set()
 
     async def finish(self, seconds: float) -> None:
-        """Give what is waiting and under way a last chance; the rest is the relay's."""
+        """Wait at most `seconds` until all is published; the relay publishes the rest."""
         deadline = time.monotonic() + seconds
         while (self._tasks or any(self._waiting.values())) and time.monotonic() < deadline:  # noqa: ASYNC110  once, at the end
             await asyncio.sleep(0.01)
 
 
 def _drop_expired(waiting: deque[Outgoing]) -> None:
-    """Leave to the relay what it has taken over by now; the oldest are first."""
+    """Drop the messages that the relay publishes by now; the oldest are first."""
     now = time.monotonic()
     while waiting and waiting[0].expires_at <= now:
         waiting.popleft()

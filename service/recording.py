@@ -41,7 +41,7 @@ class Recorder:
         self._announcer.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
 
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
-        """Commit the outcome of a claimed job, however long Postgres is away."""
+        """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
         transition = decide(job, outcome, policy, ran_seconds=ran_seconds, jitter=random.random())  # noqa: S311
         recorded = await self._apply(transition, queue=job.queue.name, attempt=job.attempts + 1, code=outcome.provider_code)
         if not recorded and transition.to is Status.SENT:
@@ -53,17 +53,17 @@ class Recorder:
         await self._apply(transition, queue=job.queue.name, lost_leases=job.lost_leases + 1)
 
     async def _accept_late(self, late: LateAcceptance) -> None:
-        """The lease had expired before the provider accepted: the job may be `unknown`, or wait for a retry."""
+        """Record an acceptance after the lease expired: the job is `unknown`, or waits for a retry."""
         started = time.monotonic()
         applied = await self._late.submit(late)
         if applied is not None:
             self._announce(applied, started)
-            log.info("job.sent", id=str(applied.id), version=applied.version, reason="late", code=late.provider_code)
+            log.info("job.sent", id=str(applied.id), version=applied.version, reason="late_acceptance", code=late.provider_code)
 
     def _announce(self, applied: Applied, started: float) -> None:
-        """Cache the status, and publish the callback that the transition made."""
-        known = KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started)
-        self._announcer.cache(known)
+        """Cache the status, and publish the callback of the transition."""
+        status = KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started)
+        self._announcer.cache(status)
         if applied.callback is not None:
             self._announcer.publish(Pointer(applied.callback, 1), Route.WORK, CALLBACKS.name, started)
 

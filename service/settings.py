@@ -17,7 +17,7 @@ from infra.webhooks.guard import PORTS, Guard, Network, Refused
 from infra.webhooks.signing import check_secret
 from jobs.breaker import BreakerPolicy
 from jobs.model import CALLBACKS, REPORTS, Kind, work_queues
-from jobs.retry import RetryPolicy, scheduled
+from jobs.retry import RetryPolicy, schedule_policy
 
 PREFIX = "POSTHASTE_"
 # Later files win over earlier ones, the environment over all. `make services` writes the first, and `posthaste up --sandbox`
@@ -26,7 +26,7 @@ SANDBOX_FILE = ".local/sandbox.env"
 ENV_FILES = (".local/services.env", SANDBOX_FILE, ".env")
 # Standard Webhooks 1.0.0, "Deliverability and reliability": the delays after each failed attempt, the last after three days.
 STANDARD_SCHEDULE = (5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-CALLBACK_PATIENCE = 1.0  # seconds that a callback may wait for its host's share of the slots
+CALLBACK_WAIT_SECONDS = 1.0  # seconds that a callback may wait for its host's share of the slots
 # A worker has a channel for each queue, two a provider; RabbitMQ allows 2,047 channels on a connection.
 MOST_PROVIDERS = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
@@ -367,7 +367,7 @@ class Settings(BaseSettings):
     def _callbacks_fit(self) -> None:
         if (
             self.callback_secrets
-            and CALLBACK_PATIENCE + self.callback_timeout_seconds + self.lease_margin_seconds >= self.lease_seconds
+            and CALLBACK_WAIT_SECONDS + self.callback_timeout_seconds + self.lease_margin_seconds >= self.lease_seconds
         ):
             raise ValueError(
                 f"{PREFIX}LEASE_SECONDS is {self.lease_seconds:g}: it must exceed {PREFIX}CALLBACK_TIMEOUT_SECONDS "
@@ -408,7 +408,7 @@ class Settings(BaseSettings):
         """When a failed job is tried again, by the logical name of each work queue."""
         others = {
             REPORTS.name: self.report_retry.policy(),
-            CALLBACKS.name: scheduled(tuple(self.callback_retry_seconds), self.callback_deadline_seconds),
+            CALLBACKS.name: schedule_policy(tuple(self.callback_retry_seconds), self.callback_deadline_seconds),
         }
         return {
             queue.name: others[queue.name] if queue.provider is None else self.providers[queue.provider].retry.policy()

@@ -1,4 +1,4 @@
-"""A job's status for whoever asks: from the cache if it is there, else from the ledger, which refills the cache."""
+"""The statuses of jobs: from the cache, or from the ledger, which refills the cache."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +16,7 @@ DOWN_AFTER_SECONDS = 1.0
 
 
 class Cache(Protocol):
-    """What is needed of the status cache; both raise `Transient`."""
+    """The part of the status cache that is used here. Both methods raise `Transient`."""
 
     async def read(self, ids: Sequence[UUID], timeout: float) -> Sequence[KnownStatus | None]: ...
     async def write(self, entries: Sequence[KnownStatus], timeout: float) -> Sequence[None]: ...
@@ -26,51 +26,51 @@ Ledger = Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None
 
 
 class Statuses:
-    """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. Never fails because of the cache."""
+    """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. The cache's errors never reach callers."""
 
     def __init__(self, cache: Cache, ledger: Ledger):
         self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
-        self._cached = Batcher(cache.read, key=_itself, max_batch=1000)
-        self._stored = Batcher(ledger, key=_itself, repeat_transient=True)
+        self._cache_reads = Batcher(cache.read, key=_identity, max_batch=1000)
+        self._ledger_reads = Batcher(ledger, key=_identity, repeat_transient=True)
         self._writes = Batcher(cache.write, max_batch=1000)
 
     async def read(self, id_: UUID) -> KnownStatus | None:
-        """The job's status, whosever it is; None where there is no such job.
+        """The status of any client's job; None: there is no such job.
 
         Raises:
             DeadlineExceeded, Overloaded: neither cache nor ledger answered.
         """
         try:
-            known = await self._cached.submit(id_, CACHE_SECONDS)
+            status = await self._cache_reads.submit(id_, CACHE_SECONDS)
             self._outage.succeeded()
-            if known is not None:
-                return known
+            if status is not None:
+                return status
         except Transient as error:
             self._outage.failed(error)
-        known = await self._stored.submit(id_, LEDGER_SECONDS)
-        if known is not None:
-            self.remember(known)
-        return known
+        status = await self.read_ledger(id_)
+        if status is not None:
+            self.cache(status)
+        return status
 
     async def read_ledger(self, id_: UUID) -> KnownStatus | None:
-        """The job's status, past the cache. Raises as `read`."""
-        return await self._stored.submit(id_, LEDGER_SECONDS)
+        """The job's status, without the cache. Raises as `read`."""
+        return await self._ledger_reads.submit(id_, LEDGER_SECONDS)
 
-    def remember(self, known: KnownStatus) -> None:
-        """Put a status into the cache, soon and at leisure."""
+    def cache(self, status: KnownStatus) -> None:
+        """Write a status to the cache in the background."""
         try:
-            self._writes.post(known, CACHE_SECONDS * 5, self._written)
+            self._writes.post(status, CACHE_SECONDS * 5, self._record_write)
         except Overloaded as error:
             self._outage.failed(error)
 
-    def _written(self, done: "asyncio.Future[None]") -> None:
-        if done.cancelled():
+    def _record_write(self, write: "asyncio.Future[None]") -> None:
+        if write.cancelled():
             return
-        if (error := done.exception()) is None:
+        if (error := write.exception()) is None:
             self._outage.succeeded()
         else:
             self._outage.failed(error)
 
 
-def _itself(id_: UUID) -> UUID:
+def _identity(id_: UUID) -> UUID:
     return id_

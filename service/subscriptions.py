@@ -26,19 +26,19 @@ class Subscription:
         self._is_active = is_active
         self._id = id_
         self._latest: KnownStatus | None = None
-        self._woken = asyncio.Event()
+        self._wake_up = asyncio.Event()
 
-    def notify(self, known: KnownStatus) -> None:
-        if self._latest is None or known.version > self._latest.version:
-            self._latest = known
-            self._woken.set()
+    def notify(self, status: KnownStatus) -> None:
+        if self._latest is None or status.version > self._latest.version:
+            self._latest = status
+            self._wake_up.set()
 
     def wake(self) -> None:
-        self._woken.set()
+        self._wake_up.set()
 
     @property
     def active(self) -> bool:
-        """Whether a client still waits."""
+        """Whether the client still waits."""
         return not self._subscriptions.closed and self._is_active()
 
     async def after(self, version: int, seconds: float = float("inf")) -> KnownStatus | None:
@@ -47,25 +47,25 @@ class Subscription:
         while self.active:
             if self._latest is not None and self._latest.version > version:
                 return self._latest
-            left = deadline - time.monotonic()
-            if left <= 0:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 return None
-            self._woken.clear()
-            pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  so that rereads spread
+            self._wake_up.clear()
+            pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  spreads the rereads
             try:
-                async with asyncio.timeout(min(left, pause)):
-                    await self._woken.wait()
+                async with asyncio.timeout(min(seconds_left, pause)):
+                    await self._wake_up.wait()
             except TimeoutError:
                 await self._reread()
         return None
 
     async def _reread(self) -> None:
         try:
-            known = await self._subscriptions.read(self._id)
+            status = await self._subscriptions.read(self._id)
         except Transient:
             return  # the next reread may succeed
-        if known is not None:
-            self.notify(known)
+        if status is not None:
+            self.notify(status)
 
 
 class Subscriptions:
@@ -92,13 +92,13 @@ class Subscriptions:
             if not self._by_job[id_]:
                 del self._by_job[id_]
 
-    def notify(self, known: KnownStatus) -> None:
-        """Pass a status on to the subscriptions of its job."""
-        for subscription in self._by_job.get(known.id, ()):
-            subscription.notify(known)
+    def notify(self, status: KnownStatus) -> None:
+        """Notify the subscriptions of the status' job."""
+        for subscription in self._by_job.get(status.id, ()):
+            subscription.notify(status)
 
     def close(self) -> None:
-        """End every subscription: the process shuts down, and each request answers with the status it knows."""
+        """End every subscription at shutdown. Each request then answers with its last status."""
         self.closed = True
         self.wake()
 

@@ -81,7 +81,7 @@ class Ledger:
             "token": str(job.token),
             "lease": lease_seconds,
             "done": progress.done,
-            "about": progress.about,
+            "about": progress.estimate,
         }
         return await self._pool.call(lambda connection: connection.execute(RENEW, parameters).rowcount == 1, timeout)
 

@@ -1,1 +1,1 @@
-"""Providers: who really sends a message. Slow, failing and timing out is their normal state."""
+"""Providers of messages. They are expected to be slow, to fail and to time out."""

@@ -1,4 +1,4 @@
-"""A provider that is reached by HTTP: `POST url {"destination": …, "body": …}` with an `Idempotency-Key` header."""
+"""A provider over HTTP: `POST url {"destination": …, "body": …}` with an `Idempotency-Key` header."""
 
 import aiohttp
 import orjson
@@ -8,15 +8,15 @@ from infra.http_calls import outcome_of, post, resolver, timeouts
 from jobs.outcome import Outcome, from_http
 
 _LOOK_UPS = 2  # threads: a provider has one name
-_LONGEST_ANSWER = 64 * 1024  # bytes that are read for a message id
+_MAX_BODY = 64 * 1024  # bytes that are read for the message id
 
 
 class HttpProvider:
-    """Sends through one URL over pooled connections. `send` never raises: every end is an outcome."""
+    """Sends to one URL over pooled connections. `send` returns an outcome for every error."""
 
     def __init__(self, url: str, *, timeout_seconds: float, concurrency: int):
         self.timeout_seconds = timeout_seconds
-        self._url = yarl.URL(url)  # a ValueError at start rather than at the first message
+        self._url = yarl.URL(url)  # raises ValueError at start, not at the first message
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=concurrency, keepalive_timeout=30, resolver=resolver(timeout_seconds, threads=_LOOK_UPS)
@@ -24,17 +24,15 @@ class HttpProvider:
             timeout=timeouts(timeout_seconds),
             headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # an encoding that cannot be decoded would hide the status
+            auto_decompress=False,  # a wrong content encoding would hide the status
         )
 
     async def send(self, destination: str, body: str, idempotency_key: str) -> Outcome:
-        """Hand one message to the provider. The status decides, whatever happens to the answer's body."""
+        """Send one message. Only the HTTP status decides; errors in the response body are ignored."""
         payload = orjson.dumps({"destination": destination, "body": body})
         headers = {"Idempotency-Key": idempotency_key}
         try:
-            answer = await post(
-                self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_LONGEST_ANSWER
-            )
+            answer = await post(self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY)
         except (aiohttp.ClientError, TimeoutError) as error:
             return outcome_of(error)
         return from_http(answer.status, _message_id(answer.body), answer.retry_after_seconds)
@@ -44,7 +42,7 @@ class HttpProvider:
 
 
 def _message_id(content: bytes) -> str | None:
-    """The provider's own id of the message, if its answer is a JSON object with one."""
+    """The provider's id of the message, if the response is a JSON object with a string `id`."""
     try:
         answer = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,1 +1,1 @@
-"""RabbitMQ: topology as data, a connection that is rebuilt whole, a publisher that waits for confirms, and consumers."""
+"""RabbitMQ: the topology as data, the connection, the publisher with confirms, and the consumer."""

@@ -1,7 +1,7 @@
-"""A connection that is rebuilt whole: whatever is lost (connection, channel, queue), everything on it is made anew.
+"""A connection that is rebuilt as a whole after the loss of the connection, a channel or a queue.
 
-Plain connections under a loop of our own, not the client's "robust" ones: those restore piece by piece, and a consumer that
-looks alive and gets nothing is the most reported failure of systems like ours.
+The loop uses plain connections, not the client's "robust" ones. Robust connections restore each part separately, and may leave
+a consumer that receives nothing (docs/decisions/0002).
 """
 
 import asyncio
@@ -23,21 +23,21 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 log = structlog.get_logger()
 
-# What a lost or refusing broker looks like through aio-pika and aiormq.
+# The errors of aio-pika and aiormq for a lost connection, or a broker that rejects a request.
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 
 Session = Callable[[AbstractConnection], Awaitable[None]]
 
 
 class SessionOver(Exception):
-    """Something on the connection was lost; all of it is to be made anew."""
+    """A part of the connection was lost; the whole connection must be rebuilt."""
 
 
 async def keep_connected(url: str, topology: Topology, session: Session, *, name: str) -> None:
-    """Run `session` on a connection with the topology declared, again and again, until cancelled.
+    """Run `session` on a connection with a declared topology, and reconnect after its end, until cancelled.
 
-    The session ends by raising `SessionOver` or an error of the broker. One line says that it is waited for, one that it
-    is back; attempts are spaced by exponential backoff with jitter (0.2 s to 5 s).
+    The session ends with `SessionOver` or a broker error. The beginning and the end of an outage are logged once. Attempts are
+    spaced by exponential backoff with jitter (0.2 s to 5 s).
     """
     pause = _FIRST_PAUSE
     waiting = False
@@ -65,26 +65,26 @@ async def keep_connected(url: str, topology: Topology, session: Session, *, name
 
 
 async def connect(url: str, name: str) -> AbstractConnection:
-    """A new connection, called `posthaste <name>` in the management UI.
+    """Open a connection, displayed as `posthaste <name>` in the management UI.
 
     Raises:
-        BROKER_ERRORS: there is none to be had within 5 s.
+        BROKER_ERRORS: the broker does not accept it within 5 s.
     """
     properties: dict[str, FieldValue] = {"connection_name": f"posthaste {name}"}
     try:
         with client_calls():
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await aio_pika.connect(url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties)
-    except StopAsyncIteration as error:  # how the client says that the broker hung up in mid-handshake
-        raise ConnectionResetError("the broker hung up in mid-handshake") from error
+    except StopAsyncIteration as error:  # the client raises this if the handshake is cut
+        raise ConnectionResetError("the broker closed the connection during the handshake") from error
 
 
 @contextmanager
 def client_calls() -> Iterator[None]:
-    """Turn what the client lets out when a connection dies under it into an error of the broker.
+    """Turn the client's undocumented errors after a lost connection into a broker error.
 
-    That is a bare `Exception`, or the cancellation of one of its own inner tasks, to whoever waits for them: unturned, the one
-    ends a process of ours, and the other a loop without a word.
+    The client raises a bare `Exception`, or cancels the tasks that its callers await. The first would end the process, and the
+    second would end a loop silently.
     """
     try:
         yield
@@ -100,7 +100,7 @@ def client_calls() -> Iterator[None]:
 
 
 async def _close(connection: AbstractConnection) -> None:
-    """Close in an orderly way if the broker plays along; a frozen one must not hold us up."""
+    """Close the connection. The timeout covers a frozen broker."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await connection.close()

@@ -1,4 +1,4 @@
-"""Consumption of queues: each delivery is dispatched as it arrives."""
+"""Consumption of queues. Each delivery is dispatched on arrival."""
 
 import asyncio
 import time
@@ -14,27 +14,27 @@ from infra.rabbitmq.topology import Topology
 
 log = structlog.get_logger()
 
-_TURN_SECONDS = 3.0
+_CALL_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery: its body, the logical queue it came from, and how to settle it."""
+    """One delivery from a logical queue."""
 
     body: bytes
     queue: str
     message: AbstractIncomingMessage
 
     async def ack(self) -> None:
-        """The ledger has the job, or it is stale: the broker may forget this message."""
+        """Remove the message from the queue: the ledger has the job, or the message is stale."""
         await self._settle(self.message.ack)
 
     async def reject(self) -> None:
-        """The message cannot be used: the broker moves it to the dead queue."""
+        """Move the message to the dead queue."""
         await self._settle(lambda: self.message.reject(requeue=False))
 
     async def nack(self) -> None:
-        """Somebody else shall have it: the broker puts it back."""
+        """Return the message to the queue for another consumer."""
         await self._settle(lambda: self.message.nack(requeue=True))
 
     async def _settle(self, act: Callable[[], object]) -> None:
@@ -42,18 +42,18 @@ class Delivery:
             with client_calls():
                 await act()  # type: ignore[misc]
         except BROKER_ERRORS as error:
-            # The channel is gone, and with it the tag: the broker delivers again, and the next claim finds it stale.
+            # The channel is lost. The broker redelivers the message, and the next claim finds it stale.
             log.debug("delivery.unsettled", queue=self.queue, reason=str(error))
 
 
 class Consumer:
-    """Consumes queues on one connection, with a channel and a prefetch each.
+    """Consumes queues on one connection, each with its own channel and prefetch.
 
-    A queue that the broker cannot use for `mend_after_seconds` is created anew. `pause()` cancels consumption of one queue
-    until `resume()`; `stop()` cancels all for good. Deliveries that are held stay valid.
+    A queue that the broker cannot use for `repair_after_seconds` is recreated. `pause()` stops the consumption of one queue
+    until `resume()`; `stop()` stops all queues for good. Deliveries in progress stay valid.
     """
 
-    _dispatch: Callable[[Delivery], None]  # set by `run`, before anything is consumed
+    _dispatch: Callable[[Delivery], None]  # set by `run`
 
     def __init__(
         self,
@@ -62,23 +62,23 @@ class Consumer:
         prefetch: Mapping[str, int],
         *,
         name: str,
-        mend_after_seconds: float = 30.0,
+        repair_after_seconds: float = 30.0,
     ):
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
         self._name = name
-        self._repairer = QueueRepairer(url, topology, after_seconds=mend_after_seconds)
-        self._queues: dict[str, AbstractQueue] = {}  # of the connection of the moment
+        self._repairer = QueueRepairer(url, topology, after_seconds=repair_after_seconds)
+        self._queues: dict[str, AbstractQueue] = {}  # of the current connection
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
-        self._turning = asyncio.Lock()
+        self._switching = asyncio.Lock()
         self._over = asyncio.Event()
-        self._heard: dict[str, float] = {}  # monotonic instants of the last delivery, or of the beginning of consuming
+        self._delivered_at: dict[str, float] = {}  # monotonic; initially the start of consumption
         self._stopped = False
 
     async def run(self, dispatch: Callable[[Delivery], None]) -> None:
-        """Consume until cancelled; each delivery goes to `dispatch`, which must return at once."""
+        """Consume until cancelled. `dispatch` receives each delivery, and must not block."""
         self._dispatch = dispatch
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} consumer")
 
@@ -89,7 +89,7 @@ class Consumer:
             for logical, prefetch in self._prefetch.items():
                 self._queues[logical] = await self._open(connection, logical, prefetch, over)
                 async with self._repairer.repairing(logical):
-                    await self._turn(logical)
+                    await self._switch(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")
         finally:
@@ -105,62 +105,62 @@ class Consumer:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, with a channel for every queue."""
+        """Whether the connection has a channel for each queue."""
         return len(self._queues) == len(self._prefetch)
 
-    def quiet_seconds(self, queue: str) -> float | None:
-        """For how long the broker has given nothing of a queue that it was asked for; None where it is not asked now."""
-        return time.monotonic() - self._heard[queue] if queue in self._tags else None
+    def silent_seconds(self, queue: str) -> float | None:
+        """Seconds since the last delivery of a queue; None: the queue is not consumed now."""
+        return time.monotonic() - self._delivered_at[queue] if queue in self._tags else None
 
     def rebuild(self) -> None:
-        """Drop the connection and make everything on it anew."""
+        """Close the connection and open a new one."""
         self._over.set()
 
     async def pause(self, queue: str) -> None:
-        """Take no more from this queue; whoever else consumes it gets the next. Holds across reconnects."""
+        """Stop consuming this queue, also after reconnects. Other consumers receive its messages."""
         self._paused.add(queue)
-        await self._turn_quietly(queue)
+        await self._try_switch(queue)
 
     async def resume(self, queue: str) -> None:
-        """Take from this queue again, unless stopped."""
+        """Consume this queue again, unless stopped."""
         if not self._stopped:
             self._paused.discard(queue)
-            await self._turn_quietly(queue)
+            await self._try_switch(queue)
 
     async def stop(self) -> None:
-        """Ask the broker for no more deliveries."""
+        """Stop consuming all queues."""
         self._stopped = True
         for queue in self._prefetch:
             await self.pause(queue)
 
-    async def _turn_quietly(self, queue: str) -> None:
+    async def _try_switch(self, queue: str) -> None:
         try:
             with client_calls():
-                await self._turn(queue)
+                await self._switch(queue)
         except BROKER_ERRORS as error:
-            # What the broker believes is in doubt: a new session begins with what is wanted then.
-            log.debug("consumer.not_turned", queue=queue, reason=str(error))
+            # The broker's state is unknown. A new session starts from the current pauses.
+            log.debug("consumer.switch_failed", queue=queue, reason=str(error))
             self._over.set()
 
-    async def _turn(self, logical: str) -> None:
-        """Consume or cancel, so that the broker is told what is wanted now."""
-        async with self._turning:
+    async def _switch(self, logical: str) -> None:
+        """Start or cancel the consumption of a queue according to its pause."""
+        async with self._switching:
             queue, tag, paused = self._queues.get(logical), self._tags.get(logical), logical in self._paused
             if queue is None:
                 return
             if paused and tag is not None:
                 del self._tags[logical]
-                await queue.cancel(tag, timeout=_TURN_SECONDS)
+                await queue.cancel(tag, timeout=_CALL_SECONDS)
             elif not paused and tag is None:
-                tag = await queue.consume(self._receiver(logical), timeout=_TURN_SECONDS)
+                tag = await queue.consume(self._receiver(logical), timeout=_CALL_SECONDS)
                 if self._queues.get(logical) is queue:  # else that session is over
-                    self._heard[logical] = time.monotonic()
+                    self._delivered_at[logical] = time.monotonic()
                     self._tags[logical] = tag
 
     def _receiver(self, logical: str) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
-        # Returns at once: the client cancels its callbacks when a channel closes, and no job's work may be cut like that.
-        async def received(message: AbstractIncomingMessage) -> None:
-            self._heard[logical] = time.monotonic()
+        # Does not execute the job: the client cancels its callbacks when a channel closes.
+        async def receive(message: AbstractIncomingMessage) -> None:
+            self._delivered_at[logical] = time.monotonic()
             self._dispatch(Delivery(message.body, logical, message))
 
-        return received
+        return receive

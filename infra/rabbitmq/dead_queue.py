@@ -1,4 +1,4 @@
-"""A dead queue, read through once: stale copies are acknowledged, the rest goes back as it was."""
+"""Tidying of dead queues: one reading acknowledges stale copies and returns the rest."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -12,17 +12,17 @@ from infra.rabbitmq.inspection import BrokerDown
 from infra.rabbitmq.topology import Topology, declare
 from jobs.wire import Pointer, Undecodable, decode
 
-_SILENCE_SECONDS = 2.0  # another reader holds the rest
+_SILENCE_SECONDS = 2.0  # afterwards the rest is assumed to be with another reader
 _PAGE = 1000
-# Copies that one channel holds unacknowledged. Without a prefetch of its own a quorum queue stops at 2,000.
-_HELD = 10_000
+# Unacknowledged copies of one channel. Without an explicit prefetch a quorum queue stops at 2,000.
+_PREFETCH = 10_000
 
 Stale = Callable[[Sequence[Pointer]], Awaitable[set[Pointer]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
-    """A message in the dead queue that is not one of ours: what a tool shows and exports of it."""
+class UndecodableMessage:
+    """A message in a dead queue that cannot be decoded."""
 
     body: bytes
     reason: str
@@ -30,35 +30,35 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """The result of a reading: how many were acknowledged, how many went back, and those that cannot be decoded (back, too)."""
+class TidyResult:
+    """The result of one reading: the numbers of acknowledged and kept messages, and the undecodable ones."""
 
     acknowledged: int
     kept: int
-    undecodable: list[Foreign]
+    undecodable: list[UndecodableMessage]
 
 
 class DeadQueues:
-    """The dead queues of one namespace. Each reading has a connection of its own; memory holds ids, at most the ready count."""
+    """The dead queues of one namespace. Each reading opens its own connection, and keeps the ids of its messages in memory."""
 
     def __init__(self, url: str, topology: Topology):
         self._url = url
         self._topology = topology
 
-    async def tidy(self, queue: str, stale: Stale, *, drop_undecodable: bool = False) -> Looked:
-        """Acknowledge copies whose jobs have moved on and second copies (and, if asked, what cannot be decoded).
+    async def tidy(self, queue: str, stale: Stale, *, drop_undecodable: bool = False) -> TidyResult:
+        """Acknowledge stale and duplicate copies; `drop_undecodable`: undecodable messages, too.
 
         Raises:
-            BrokerDown: RabbitMQ cannot be reached, or was lost on the way; what was not acknowledged is still there.
+            BrokerDown: RabbitMQ is unreachable, or the connection was lost. Unacknowledged messages stay in the queue.
         """
         reading = _Reading(stale, drop_undecodable)
         async with self._connected() as connection:
             await reading.read(connection, self._topology.name(queue))
-        return Looked(reading.acknowledged, reading.kept, reading.foreign)
+        return TidyResult(reading.acknowledged, reading.kept, reading.undecodable)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[AbstractConnection]:
-        """A connection; closing it gives back what has not been acknowledged by then."""
+        """A connection. Its end returns unacknowledged messages to their queue."""
         try:
             with client_calls():
                 async with await connect(self._url, "dead letters") as connection:
@@ -77,62 +77,62 @@ class _Reading:
         self._copies: set[tuple[bytes, int]] = set()
         self.acknowledged = 0
         self.kept = 0
-        self.foreign: list[Foreign] = []
+        self.undecodable: list[UndecodableMessage] = []
 
     async def read(self, connection: AbstractConnection, name: str) -> None:
-        """Read what is ready now. A copy that is kept stays with its channel, so the next one is delivered behind it."""
-        counting = await connection.channel()
-        ready = (await counting.declare_queue(name, passive=True)).declaration_result.message_count or 0
-        while (left := ready - self.acknowledged - self.kept) > 0:
-            if not await self._read_channel(connection, name, left):
+        """Read the messages that are ready now. Kept copies stay unacknowledged, so that the next ones are delivered."""
+        channel = await connection.channel()
+        ready = (await channel.declare_queue(name, passive=True)).declaration_result.message_count or 0
+        while (count := ready - self.acknowledged - self.kept) > 0:
+            if not await self._read_channel(connection, name, count):
                 return
 
-    async def _read_channel(self, connection: AbstractConnection, name: str, left: int) -> bool:
-        """Read until one channel holds as many copies as it may; False: nothing more is delivered."""
-        channel, held = await connection.channel(), asyncio.Queue[AbstractIncomingMessage]()
-        await channel.set_qos(prefetch_count=_HELD)
+    async def _read_channel(self, connection: AbstractConnection, name: str, count: int) -> bool:
+        """Read until one channel holds its prefetch of kept copies. False: nothing more is delivered."""
+        channel, deliveries = await connection.channel(), asyncio.Queue[AbstractIncomingMessage]()
+        await channel.set_qos(prefetch_count=_PREFETCH)
         source = await channel.get_queue(name, ensure=False)
-        tag = await source.consume(held.put)
-        kept_before, seen_before = self.kept, self.kept + self.acknowledged
-        while self.kept - kept_before < _HELD and (rest := left - (self.kept + self.acknowledged - seen_before)) > 0:
-            page = await _page(held, min(rest, _PAGE))
+        tag = await source.consume(deliveries.put)
+        kept_before, end = self.kept, self.kept + self.acknowledged + count
+        while self.kept - kept_before < _PREFETCH and (remaining := end - self.kept - self.acknowledged) > 0:
+            page = await _page(deliveries, min(remaining, _PAGE))
             if not page:
                 return False
-            await self._judge(page)
+            await self._settle(page)
         await source.cancel(tag)
         return True
 
-    async def _judge(self, page: Sequence[AbstractIncomingMessage]) -> None:
+    async def _settle(self, page: Sequence[AbstractIncomingMessage]) -> None:
         copies: list[tuple[Pointer, AbstractIncomingMessage]] = []
-        done: list[AbstractIncomingMessage] = []
+        removals: list[AbstractIncomingMessage] = []
         for message in page:
             try:
                 pointer = decode(message.body)
             except Undecodable as error:
-                self.foreign.append(Foreign(message.body, str(error), message))
-                done += [message] if self._drop_undecodable else []
+                self.undecodable.append(UndecodableMessage(message.body, str(error), message))
+                removals += [message] if self._drop_undecodable else []
                 continue
             key = (pointer.id.bytes, pointer.version)
             if key in self._copies:
-                done.append(message)
+                removals.append(message)
             else:
                 self._copies.add(key)
                 copies.append((pointer, message))
-        old = await self._stale([pointer for pointer, _ in copies])
-        done += [message for pointer, message in copies if pointer in old]
-        for message in done:
+        stale = await self._stale([pointer for pointer, _ in copies])
+        removals += [message for pointer, message in copies if pointer in stale]
+        for message in removals:
             await message.ack()
-        self.acknowledged += len(done)
-        self.kept += len(page) - len(done)
+        self.acknowledged += len(removals)
+        self.kept += len(page) - len(removals)
 
 
-async def _page(held: "asyncio.Queue[AbstractIncomingMessage]", limit: int) -> list[AbstractIncomingMessage]:
-    """At most `limit` messages; fewer, or none, once the broker has been silent."""
+async def _page(deliveries: "asyncio.Queue[AbstractIncomingMessage]", limit: int) -> list[AbstractIncomingMessage]:
+    """At most `limit` messages; fewer, or none, after a silence of the broker."""
     page: list[AbstractIncomingMessage] = []
     try:
         while len(page) < limit:
             async with asyncio.timeout(_SILENCE_SECONDS):
-                page.append(await held.get())
+                page.append(await deliveries.get())
     except TimeoutError:
         return page
     return page

@@ -1,6 +1,6 @@
-"""The topology as RabbitMQ's definitions file, for operators who prepare a broker by import: `make definitions` writes it.
+"""The topology as RabbitMQ's definitions file, for operators that prepare a broker by import. `make definitions` writes it.
 
-No process of ours reads it: each declares the same topology itself.
+No process reads the file: each process declares the same topology itself.
 """
 
 import json

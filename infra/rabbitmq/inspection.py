@@ -1,4 +1,4 @@
-"""Looking at the broker without changing it: which of our exchanges and queues are there, and do they fit."""
+"""Inspection of the broker without changes: the state of each queue of a topology."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ _CALL_SECONDS = 5.0
 
 
 class BrokerDown(Transient):
-    """RabbitMQ cannot be reached, or refuses us; the message says why."""
+    """RabbitMQ is unreachable, or rejects the connection; the message names the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """A queue as the broker has it. `problem`: None, `missing`, or the broker's own words on what does not fit."""
+    """A queue on the broker. `problem`: None, `missing`, or the broker's error for a mismatch."""
 
     logical: str
     name: str
@@ -31,7 +31,7 @@ async def inspect(url: str, topology: Topology) -> list[QueueState]:
     """The state of every queue of a topology.
 
     Raises:
-        BrokerDown: RabbitMQ cannot be reached, or does not answer.
+        BrokerDown: RabbitMQ is unreachable, or does not answer.
     """
     try:
         with client_calls():
@@ -42,9 +42,9 @@ async def inspect(url: str, topology: Topology) -> list[QueueState]:
 
 
 async def _state(connection: AbstractConnection, spec: QueueSpec) -> QueueState:
-    """Asked passively first, so that nothing is made; then declared anew, which changes nothing where it fits."""
+    """Declare passively first, so that nothing is created, then with arguments, which reveals a mismatch."""
     try:
-        # A channel each, as the broker answers "no" by closing it.
+        # A channel for each queue: the broker closes the channel on a mismatch.
         channel = await connection.channel()
         declared = await channel.declare_queue(spec.name, passive=True, timeout=_CALL_SECONDS)
         counts = declared.declaration_result

@@ -1,4 +1,4 @@
-"""Publishing: persistent, mandatory, and done only when the broker has confirmed it."""
+"""Publishing: persistent, mandatory, and complete only with the broker's confirm."""
 
 import asyncio
 import itertools
@@ -20,13 +20,13 @@ log = structlog.get_logger()
 
 
 class NotPublished(Transient):
-    """The broker did not confirm the message. It may be in its queue all the same; the outbox still has it."""
+    """The broker did not confirm the message. The queue may have it; the outbox still has its row."""
 
 
 class Publisher:
-    """One connection and channel for publishing alone: a memory alarm blocks publishers, and must not block consumers.
+    """Publishes on its own connection: a memory alarm blocks publishers, and must not block consumers.
 
-    `run()` keeps it connected; `publish()` waits for the confirm; `connected` is set while there is a channel.
+    `run()` keeps it connected; `publish()` waits for the confirm; `connected` is set while the channel is open.
     """
 
     def __init__(self, url: str, topology: Topology, *, name: str):
@@ -46,10 +46,10 @@ class Publisher:
     async def _session(self, connection: AbstractConnection) -> None:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._exchanges = {route: await channel.get_exchange(self._topology.exchange(route), ensure=False) for route in Route}
-        self._depths = await connection.channel()  # a queue that is missing closes the channel that asks for it
+        self._depths = await connection.channel()  # a missing queue closes the channel that inspects it
         self._broken.clear()
-        for either in (channel, self._depths):
-            either.close_callbacks.add(lambda *_: self._broken.set())
+        for open_channel in (channel, self._depths):
+            open_channel.close_callbacks.add(lambda *_: self._broken.set())
         self.connected.set()
         try:
             await self._broken.wait()
@@ -63,7 +63,7 @@ class Publisher:
         """Send one message to its logical queue and wait for the confirm.
 
         Raises:
-            NotPublished: not connected, refused, unroutable or not confirmed within 10 s.
+            NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
         """
         exchange = self._exchanges.get(route)
         if exchange is None:
@@ -72,26 +72,26 @@ class Publisher:
             encode(pointer),
             content_type=CONTENT_TYPE,
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            # Unique among the publishes in flight: the client finds a returned message's confirm by it.
+            # Unique in flight: the client matches a returned message with its confirm by this id.
             message_id=f"{pointer.id}.{pointer.version}.{next(self._counter)}",
             headers=dict[str, FieldValue](headers or {}),
         )
         try:
-            # The client's own timeout does not cover waiting for a connection that the broker has blocked.
+            # The client's own timeout does not cover a blocked connection.
             with client_calls():
                 async with asyncio.timeout(CONFIRM_SECONDS):
                     await exchange.publish(message, routing_key=queue, mandatory=True)
         except PublishError as error:
-            self._broken.set()  # a queue or binding is gone: connecting anew declares it again
-            raise NotPublished(f"no queue takes {queue}") from error
-        except Exception as error:  # besides its named errors the client raises a bare Exception on what waits at a close
+            self._broken.set()  # a queue or binding is missing: reconnecting declares it
+            raise NotPublished(f"no queue is bound to {queue}") from error
+        except Exception as error:  # at a close the client also raises a bare Exception
             raise NotPublished(str(error) or type(error).__name__) from error
 
     async def ready_messages(self, queue: str) -> int:
-        """How many messages of a logical queue are ready for a consumer.
+        """The number of messages of a logical queue that are ready for a consumer.
 
         Raises:
-            NotPublished: the broker cannot say.
+            NotPublished: the broker does not answer.
         """
         channel = self._depths
         if channel is None:

@@ -1,7 +1,7 @@
-"""Queues that the broker has and cannot use: made anew, as the ledger holds whatever was in them.
+"""Repair of queues that the broker lists but cannot use. They are recreated, and the ledger restores their messages.
 
-RabbitMQ 3.10 forgets what belongs to a quorum queue when it is killed within a second of declaring it: from then on the queue
-is listed and inspected, refuses every message, and answers a consumer with INTERNAL_ERROR, for good (found by the fault suite).
+RabbitMQ 3.10 loses a quorum queue's state if it is killed within a second of the declaration. The queue is still listed, but
+rejects every message, and answers each consumer with INTERNAL_ERROR (found by the fault suite).
 """
 
 import time
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class QueueRepairer:
-    """Remembers which queues the broker cannot use, and since when; `after_seconds` of that, it makes them anew."""
+    """Recreates a queue after `after_seconds` of internal errors."""
 
     def __init__(self, url: str, topology: Topology, *, after_seconds: float):
         self._url = url
@@ -28,20 +28,20 @@ class QueueRepairer:
 
     @asynccontextmanager
     async def repairing(self, queue: str) -> AsyncIterator[None]:
-        """Around a request to consume a queue: whether the broker fails in it. Raises what is raised within."""
+        """Wraps a request to consume a queue, and counts its internal errors. Errors are raised again."""
         try:
             yield
         except ConnectionInternalError:
             since = self._since.setdefault(queue, time.monotonic())
-            # At once, and not when we are connected again: by then another worker may have done so, and the queue be well.
+            # Not after the reconnect: another worker may have repaired the queue by then.
             if time.monotonic() - since >= self._after:
                 await self._recreate(queue, time.monotonic() - since)
             raise
         self._since.pop(queue, None)
 
     async def _recreate(self, queue: str, seconds: float) -> None:
-        """Delete and declare it anew. What was lost in it, the sweep publishes again."""
-        log.error("queue.remade", queue=queue, reason="the broker has it and cannot use it", for_seconds=round(seconds))
+        """Delete and declare the queue. The sweep publishes its messages again."""
+        log.error("queue.recreated", queue=queue, reason="the broker lists it but cannot use it", for_seconds=round(seconds))
         async with await connect(self._url, "repairer") as connection:
             channel = await connection.channel()
             await channel.queue_delete(self._topology.name(queue))

@@ -1,7 +1,7 @@
-"""Exchanges and queues as values, declared by one function. Logical names are without namespace; names on the broker with.
+"""Exchanges and queues as values, declared by one function. Logical names have no namespace; names on the broker have one.
 
-All queues are durable quorum queues with their arguments set explicitly, so that they behave alike on RabbitMQ 3.10 and 4.x.
-Arguments of a queue that exists cannot be changed (406): what may need tuning belongs into a policy.
+All queues are durable quorum queues with explicit arguments, so that they behave alike on RabbitMQ 3.10 and 4.x. The arguments
+of an existing queue cannot be changed (406). Tunable values belong into a policy.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel
 
 from jobs.model import DEAD_QUEUES, Route, work_queues
 
-# There is no "unlimited" that both 3.10 and 4.x understand; a low limit kills prefetched jobs on every reconnect.
+# RabbitMQ 3.10 and 4.x share no value for "unlimited". A low limit dead-letters prefetched jobs after reconnects.
 DELIVERY_LIMIT = 1_000_000
 
 _EXCHANGES = {Route.WORK: "jobs", Route.DEAD: "dead"}
@@ -20,7 +20,7 @@ _EXCHANGES = {Route.WORK: "jobs", Route.DEAD: "dead"}
 
 @dataclass(frozen=True, slots=True)
 class QueueSpec:
-    """A queue, the exchange it is bound to (by its logical name as routing key), and its arguments."""
+    """A queue, its exchange and its arguments. The routing key is the logical name."""
 
     logical: str
     name: str
@@ -30,7 +30,7 @@ class QueueSpec:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Everything that one namespace has on the broker."""
+    """The queues and exchanges of one namespace."""
 
     namespace: str
     queues: tuple[QueueSpec, ...]
@@ -47,20 +47,20 @@ class Topology:
 
 
 def permission(namespace: str) -> str:
-    """What a user of this namespace may configure, write and read: a regular expression over names on the broker.
+    """The permissions (configure, write, read) of a namespace's user: a regular expression over names on the broker.
 
-    Enough for all we do; dead-lettering asks for it, too: to read the queue and to write the exchange, at its declaration.
+    The declaration of a dead-letter exchange requires them, too: read on the queue and write on the exchange.
     """
     return rf"^{namespace}\..*$"
 
 
 def describe(namespace: str, providers: Iterable[str]) -> Topology:
-    """The topology of a namespace whose messages go to these providers; reports have a queue in any."""
+    """The topology of a namespace with these providers. Reports and callbacks always have a queue."""
     quorum: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
     dead = f"{namespace}.{_EXCHANGES[Route.DEAD]}"
     queues = [QueueSpec(name, f"{namespace}.{name}", dead, dict(quorum)) for name in DEAD_QUEUES.values()]
     for work in work_queues(providers):
-        # What a consumer rejects (it cannot be decoded) must reach the dead queue: at-least-once needs reject-publish.
+        # A rejected (undecodable) message must reach the dead queue. The strategy at-least-once requires reject-publish.
         arguments = quorum | {
             "x-dead-letter-exchange": dead,
             "x-dead-letter-routing-key": work.dead,
@@ -72,7 +72,7 @@ def describe(namespace: str, providers: Iterable[str]) -> Topology:
 
 
 async def delete(channel: AbstractChannel, topology: Topology) -> None:
-    """Delete everything of a namespace, with all messages in it: for demos and tests, which have namespaces of their own."""
+    """Delete all queues and exchanges of a namespace, with their messages. Only demos and tests call it."""
     for spec in topology.queues:
         await channel.queue_delete(spec.name)
     for exchange in topology.exchanges:
@@ -80,7 +80,7 @@ async def delete(channel: AbstractChannel, topology: Topology) -> None:
 
 
 async def declare(channel: AbstractChannel, topology: Topology) -> None:
-    """Declare and bind everything; idempotent. A queue that exists with other arguments closes the channel (406)."""
+    """Declare and bind all queues; idempotent. An existing queue with other arguments closes the channel (406)."""
     exchanges = {name: await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True) for name in topology.exchanges}
     for spec in topology.queues:
         queue = await channel.declare_queue(spec.name, durable=True, arguments=dict(spec.arguments))

@@ -1,1 +1,1 @@
-"""Redis: the status cache. Everything in it can be lost at any moment."""
+"""Redis: the status cache, its notifications, and rate limits. All of its data can be lost at any moment."""

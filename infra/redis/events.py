@@ -1,4 +1,4 @@
-"""Transitions as they are heard: the status cache publishes what it writes, and one subscription of a process hears it all."""
+"""Notifications of transitions. The status cache publishes each write, and one subscription in each process receives it."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 0.5
 
 
 class Events:
-    """Calls `heard` for every transition that any process caches; a lost write, or a Redis that is away, tells none."""
+    """Calls `notify` for each status that any process caches. Lost writes and outages of Redis lose notifications."""
 
     def __init__(self, url: str, *, namespace: str, notify: Callable[[KnownStatus], None]):
         self._redis = Redis.from_url(
@@ -61,12 +61,12 @@ class Events:
     def _publish(self, text: str) -> None:
         id_, _, value = text.partition(" ")
         try:
-            known = parse(UUID(id_), value, time.monotonic())
+            status = parse(UUID(id_), value, time.monotonic())
         except ValueError:
             log.debug("events.unreadable", text=text[:100])
             return
-        if known is not None:
-            self._notify(known)
+        if status is not None:
+            self._notify(status)
 
     async def close(self) -> None:
         await self._redis.aclose()

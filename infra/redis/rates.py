@@ -1,4 +1,4 @@
-"""How often somebody has called lately: counted in Redis, for all processes, by the library `limits`."""
+"""Request rates, counted in Redis for all processes by the library `limits`."""
 
 import asyncio
 import math
@@ -16,21 +16,21 @@ from infra.redis.tls import share_context
 
 
 @dataclass(frozen=True, slots=True)
-class Exceeded:
-    """There were too many; the next one may come in so many seconds."""
+class LimitExceeded:
+    """The limit is exceeded. The next call is admitted after `seconds`."""
 
     seconds: int
 
 
 class Rates:
-    """Counts within a window that slides, by two counters a name; each call has 50 ms, like every call of Redis."""
+    """Counts calls within a sliding window, with two counters a name. Each Redis call has a timeout of 50 ms."""
 
     def __init__(self, url: str, *, namespace: str):
         self._pool = BlockingConnectionPool.from_url(
             url, max_connections=32, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
         )
         share_context(self._pool)
-        # The library wants a URL of its own form even where it is handed the connections.
+        # The library requires a URL of its own form even with an explicit pool.
         redis = RedisStorage(
             "async+redis://",
             implementation="redispy",
@@ -39,11 +39,11 @@ class Rates:
         )
         self._window = SlidingWindowCounterRateLimiter(redis)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None:
-        """Count one call; None: it may be made.
+    async def hit(self, limit: RateLimitItem, name: str) -> LimitExceeded | None:
+        """Count one call; None: it is within the limit.
 
         Raises:
-            CacheDown: Redis does not answer in time; nobody knows.
+            CacheDown: Redis does not answer in time.
         """
         try:
             async with asyncio.timeout(CALL_SECONDS):
@@ -52,7 +52,7 @@ class Rates:
                 stats = await self._window.get_window_stats(limit, name)
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheDown(str(error) or "no answer within 50 ms") from error
-        return Exceeded(max(1, math.ceil(stats.reset_time - time.time())))
+        return LimitExceeded(max(1, math.ceil(stats.reset_time - time.time())))
 
     async def close(self) -> None:
         await self._pool.aclose()

@@ -1,4 +1,4 @@
-"""The status cache: one small value a job, ordered by the job's version, so that a late write never hides a newer status."""
+"""The status cache: one value a job. Writes compare the job's version, so a late write never replaces a newer status."""
 
 import asyncio
 import time
@@ -17,11 +17,11 @@ from jobs.model import Kind, KnownStatus
 log = structlog.get_logger()
 
 CALL_SECONDS = 0.05
-STALE_SECONDS = 1.0  # a write so long after its commit or read is dropped: an expired key has nothing to compare with
+STALE_SECONDS = 1.0  # older writes are dropped: an expired key has no version to compare
 LONG_TTL_SECONDS = 3600.0
 
-# Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it holds a newer one.
-# What is newer than what it held is told on the channel ARGV[#ARGV], with the job's id before it.
+# Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it has a newer one.
+# A newer value is published on the channel ARGV[#ARGV], after the job's id.
 _WRITE = """
 for i = 1, #KEYS do
     local held = redis.call('GET', KEYS[i])
@@ -38,11 +38,11 @@ end
 
 
 class CacheDown(Transient):
-    """Redis does not answer within its 50 ms; the ledger has the answer."""
+    """Redis does not answer within 50 ms. The ledger has the status."""
 
 
 class StatusCache:
-    """Reads and writes in batches, each within 50 ms. States that can still change are kept `ttl_seconds`."""
+    """Reads and writes in batches, each within 50 ms. Statuses that can still change expire after `ttl_seconds`."""
 
     def __init__(self, url: str, *, namespace: str, ttl_seconds: float):
         pool = BlockingConnectionPool.from_url(
@@ -59,7 +59,7 @@ class StatusCache:
         return f"{self._prefix}{id_}"
 
     async def read(self, ids: Sequence[UUID], timeout: float = CALL_SECONDS) -> list[KnownStatus | None]:
-        """What is cached of these jobs, in their order.
+        """The cached statuses of these jobs, in their order; None: not cached.
 
         Raises:
             CacheDown: no answer in time.
@@ -73,7 +73,7 @@ class StatusCache:
         return [None if value is None else parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
 
     async def write(self, entries: Sequence[KnownStatus], timeout: float = CALL_SECONDS) -> list[None]:
-        """Keep these, each unless a newer version is there or it is too old to be trusted.
+        """Write each status, unless the cache has a newer version or the status is older than `STALE_SECONDS`.
 
         Raises:
             CacheDown: no answer in time.
@@ -92,11 +92,11 @@ class StatusCache:
                 raise CacheDown(str(error) or "no answer within 50 ms") from error
         return [None] * len(entries)
 
-    async def answers(self) -> None:
+    async def ping(self) -> None:
         """Return if Redis answers.
 
         Raises:
-            CacheDown: it does not.
+            CacheDown: no answer in time.
         """
         try:
             async with asyncio.timeout(CALL_SECONDS * 4):
@@ -109,15 +109,15 @@ class StatusCache:
 
 
 def channel(namespace: str) -> str:
-    """Where every transition that is cached is told."""
+    """The channel on which each cached status is published."""
     return f"{namespace}:events"
 
 
 def parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus | None:
-    """A cached value, as it is published and kept; None: another release wrote it, and this one cannot read it."""
+    """Parse a value of the cache or its channel; None: this release cannot read it."""
     try:
         version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
         return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)
     except ValueError:
-        log.debug("cache.unreadable", id=str(id_), effect="the ledger has the status")
+        log.debug("cache.unreadable", id=str(id_), effect="the status is read from the ledger")
         return None

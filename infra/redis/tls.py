@@ -1,6 +1,6 @@
-"""Connections over TLS (`rediss://`) that share one context: making one costs half of the time that a call may take.
+"""Connections over TLS (`rediss://`) with one shared context.
 
-The client makes a context for every connection, which takes 25 ms and holds up the event loop: calls would seldom get one.
+The client creates a context for each connection. That takes 25 ms, half of a call's timeout, and blocks the event loop.
 """
 
 from contextlib import suppress
@@ -10,8 +10,8 @@ from redis.asyncio import ConnectionPool, SSLConnection
 from redis.asyncio.connection import RedisSSLContext
 
 
-class _Sharing(SSLConnection):
-    """A connection on the context of its pool."""
+class _SharedContextConnection(SSLConnection):
+    """A connection with the TLS context of its pool."""
 
     def __init__(self, *, shared: RedisSSLContext, **options: Any):
         super().__init__(**options)
@@ -19,11 +19,11 @@ class _Sharing(SSLConnection):
 
 
 def share_context(pool: ConnectionPool) -> None:
-    """Give a new pool's TLS connections one context; a pool of others stays as it is."""
+    """Give all TLS connections of a new pool one context. Pools without TLS are unchanged."""
     if not issubclass(pool.connection_class, SSLConnection):
         return
     shared = pool.connection_class(**pool.connection_kwargs).ssl_context
-    with suppress(OSError):  # a certificate that cannot be read: each connection says so
+    with suppress(OSError):  # an unreadable certificate: each connection raises the error
         shared.get()
     pool.connection_kwargs["shared"] = shared
-    pool.connection_class = _Sharing
+    pool.connection_class = _SharedContextConnection

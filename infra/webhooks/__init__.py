@@ -1,1 +1,1 @@
-"""Webhooks: URLs that clients name are called, guarded and signed."""
+"""Webhooks: signed requests to the callback URLs of clients, guarded against SSRF."""

@@ -1,8 +1,7 @@
-"""The guard against server-side request forgery: which URLs may be called on a client's word.
+"""The guard against server-side request forgery through callback URLs.
 
-A URL is checked as text when it is given, and every address as it is about to be connected to: names can change what they
-answer, so only the address that is connected to counts. What is not written in the plainest way is refused, as two parsers may
-read it differently.
+A URL is checked as text on acceptance. Each address is checked again before the connection, because a name can resolve to
+another address later. URLs in an unusual form are rejected, because two parsers may read them differently.
 """
 
 import re
@@ -53,26 +52,26 @@ _SPECIAL_6: dict[str, str] = {
     "fec0::/10": "private",
     "ff00::/8": "multicast",
 }
-_SPECIAL: list[tuple[Network, str]] = [(ip_network(text), what) for text, what in (_SPECIAL_4 | _SPECIAL_6).items()]
-_UNICAST_6 = IPv6Network("2000::/3")  # all that has been given out
+_SPECIAL: list[tuple[Network, str]] = [(ip_network(text), purpose) for text, purpose in (_SPECIAL_4 | _SPECIAL_6).items()]
+_UNICAST_6 = IPv6Network("2000::/3")  # the allocated part of the address space
 
 
 class Refused(Exception):
-    """A URL or an address that must not be called; the message goes to whoever gave it."""
+    """A URL or an address that must not be called. Clients receive the message."""
 
 
 class Guard:
-    """Lets through http and https to public addresses at `ports`, and to the networks of `allow` at any port."""
+    """Permits http and https to public addresses at `ports`, and to the networks of `allow` at any port."""
 
     def __init__(self, allow: Collection[Network] = (), ports: Collection[int] = PORTS):
         self._allow = tuple(allow)
         self._ports = frozenset(ports)
 
     def check(self, url: str) -> None:
-        """Look at a URL as text; names are not resolved.
+        """Check a URL as text; names are not resolved.
 
         Raises:
-            Refused: it can be seen to be forbidden, or is not written plainly.
+            Refused: it is forbidden, or not in the plain form.
         """
         host, port = split(url)
         literal = _literal(host)
@@ -80,11 +79,11 @@ class Guard:
             self.permit(literal, port)
         elif host == "localhost" or host.endswith(".localhost"):  # RFC 6761
             self.permit(IPv4Address("127.0.0.1"), port)
-        elif not self._allow:  # else its address may turn out to be allowed at any port
+        elif not self._allow:  # otherwise the address may be allowed at any port
             self._permit_port(port)
 
     def permit(self, address: IPv4Address | IPv6Address | str, port: int) -> None:
-        """Look at an address that is about to be connected to.
+        """Check the address of a connection before it is opened.
 
         Raises:
             Refused: it is forbidden.
@@ -92,23 +91,23 @@ class Guard:
         ip = ip_address(address.partition("%")[0]) if isinstance(address, str) else address
         if any(ip in network for network in self._allow):
             return
-        what = next((what for network, what in _SPECIAL if ip in network), None)
-        if what is None and ip.version == 6 and ip not in _UNICAST_6:
-            what = "not given out"
-        if what is not None:
-            raise Refused(f"the address {ip} is {what}; it is not on this installation's allow-list")
+        purpose = next((purpose for network, purpose in _SPECIAL if ip in network), None)
+        if purpose is None and ip.version == 6 and ip not in _UNICAST_6:
+            purpose = "not allocated"
+        if purpose is not None:
+            raise Refused(f"the address {ip} is {purpose}; it is not on this installation's allow-list")
         self._permit_port(port)
 
     def _permit_port(self, port: int) -> None:
         if port not in self._ports:
-            raise Refused(f"the port {port} is not allowed; there is: {', '.join(map(str, sorted(self._ports)))}")
+            raise Refused(f"the port {port} is not allowed; allowed ports: {', '.join(map(str, sorted(self._ports)))}")
 
 
 def split(url: str) -> tuple[str, int]:
-    """Host (lower case, an IPv6 address without brackets) and port of a plainly written URL.
+    """Host (lower case, an IPv6 address without brackets) and port of a URL in plain form.
 
     Raises:
-        Refused: it is not an http or https URL, or not a plain one.
+        Refused: it is not an http or https URL, or not in the plain form.
     """
     if len(url) > MAX_URL:
         raise Refused(f"must have at most {MAX_URL} characters")
@@ -118,14 +117,14 @@ def split(url: str) -> tuple[str, int]:
     if "#" in rest:
         raise Refused("must not have a fragment")
     if not _TEXT.fullmatch(rest) or re.search("%(?![0-9A-Fa-f]{2})", rest):
-        raise Refused("must be plain ASCII, with everything else percent-encoded and names in punycode")
+        raise Refused("must be plain ASCII; percent-encode other characters, and write names in punycode")
     authority = re.split("[/?]", rest, maxsplit=1)[0].lower()
     if "@" in authority:
         raise Refused("must not have credentials")
-    found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?", authority)
-    if found is None or int(found[2] or 80) > 65_535:
-        raise Refused("must have a host, and a port from 1 to 65535 or none")
-    return _host(found[1]), int(found[2] or _PORT_OF[scheme.lower()])
+    match = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::([1-9][0-9]{0,4}))?", authority)
+    if match is None or int(match[2] or 80) > 65_535:
+        raise Refused("must have a host, and no port or one from 1 to 65535")
+    return _host(match[1]), int(match[2] or _PORT_OF[scheme.lower()])
 
 
 def _host(text: str) -> str:
@@ -136,7 +135,7 @@ def _host(text: str) -> str:
             raise Refused(f"{text} is not an IPv6 address") from error
     if len(text) > 253 or not _NAME.fullmatch(text):
         raise Refused("the host is not a name or an address")
-    # A host that ends in a number is an IPv4 address to most parsers, in one of many old forms: only the plain one will do.
+    # Most parsers read a host that ends in a number as an IPv4 address. Only the dotted form is accepted.
     if re.fullmatch("[0-9]+|0x[0-9a-f]*", text.rpartition(".")[2]) and _literal(text) is None:
         raise Refused("the host is not an IPv4 address of the form 192.0.2.1")
     return text

@@ -1,4 +1,4 @@
-"""Posts signed events to guarded URLs. Redirects are not followed, answers not read beyond their status, addresses checked."""
+"""Posts signed events to guarded URLs. Redirects are not followed, and response bodies are not read."""
 
 import socket
 from datetime import UTC, datetime
@@ -12,26 +12,26 @@ from infra.webhooks.guard import Guard, Refused
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict, from_callback
 
-_LOOK_UPS_PER_CALL, _MOST_LOOK_UPS = 4, 512  # threads: a look-up that hangs outlives its call
+_LOOK_UPS_PER_CALL, _MAX_LOOK_UPS = 4, 512  # threads: a hanging look-up outlives its call
 REFUSED = Outcome(Verdict.REJECTED, "address_refused", surely_not_sent=True)
 
 
 class _Forbidden(OSError):
-    """The guard refuses an address; an OSError, as that is what connecting may raise."""
+    """The guard rejects an address. An OSError, because the client expects one from connecting."""
 
 
 class _GuardedResolver(AbstractResolver):
-    """Names resolve to nothing where one of their addresses is forbidden."""
+    """Rejects a name if one of its addresses is forbidden."""
 
     def __init__(self, guard: Guard, inner: AbstractResolver):
         self._guard = guard
         self._inner = inner
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        for each in found:
-            _permit(self._guard, each["host"], port)
-        return found
+        results = await self._inner.resolve(host, port, family)
+        for result in results:
+            _permit(self._guard, result["host"], port)
+        return results
 
     async def close(self) -> None:
         await self._inner.close()
@@ -45,7 +45,7 @@ def _permit(guard: Guard, address: str, port: int) -> None:
 
 
 class CallbackSender:
-    """Sends within `timeout_seconds`, name resolution and TLS included. `send` never raises: whatever happens is an outcome."""
+    """Sends within `timeout_seconds`, including name resolution and TLS. `send` returns an outcome for every error."""
 
     def __init__(
         self,
@@ -61,10 +61,10 @@ class CallbackSender:
         self._signer = signer
 
         def open_socket(info: aiohttp.connector.AddrInfoType) -> socket.socket:
-            _permit(guard, str(info[4][0]), int(info[4][1]))  # whatever was resolved: this is what is connected to
+            _permit(guard, str(info[4][0]), int(info[4][1]))  # the address of the connection, whatever the name resolved to
             return socket.socket(info[0], info[1], info[2])
 
-        threads = min(_MOST_LOOK_UPS, concurrency * _LOOK_UPS_PER_CALL)
+        threads = min(_MAX_LOOK_UPS, concurrency * _LOOK_UPS_PER_CALL)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=concurrency,
@@ -76,14 +76,14 @@ class CallbackSender:
             headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept": "*/*"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trust_env=False,  # a proxy would connect where we do not see
+            trust_env=False,  # a proxy would connect to unchecked addresses
         )
 
     async def send(self, url: str, id_: str, body: str) -> Outcome:
-        """Post one event. The status decides; the body of the answer is not read."""
+        """Post one event. Only the HTTP status decides; the response body is not read."""
         try:
             self._guard.check(url)
-        except Refused:  # it was well when it was accepted: the allow-list has become shorter
+        except Refused:  # the allow-list has changed since the acceptance
             return REFUSED
         headers = self._signer.headers(id_, datetime.now(UTC), body)
         try:

@@ -1,4 +1,4 @@
-"""The ledger: jobs, their attempts, the outbox, and the namespace that this database belongs to."""
+"""The ledger: jobs, attempts, the outbox, and the namespace of the database."""
 
 from alembic import op
 
@@ -13,8 +13,8 @@ CREATE TABLE installation (
 )
 """
 
-# due_at: not to be taken up before (retry delays). queued_at: accepted, or requeued (the retry deadline counts from it).
-# attempts: charged against the limit in this revision. tries: rows of `attempts` in this revision.
+# due_at: the earliest claim (retry delays). queued_at: the acceptance or the requeue; the retry deadline counts from it.
+# attempts: the charged attempts of this revision. tries: the rows of `attempts` of this revision.
 _JOBS = """
 CREATE TABLE jobs (
     id                   uuid PRIMARY KEY,
@@ -47,8 +47,8 @@ CREATE TABLE jobs (
 
 _LEASES = "CREATE INDEX jobs_lease ON jobs (lease_until) WHERE status = 'processing'"
 
-# A row for every claim that ended in an outcome or a lost lease, with the token it was claimed under: where a lost answer
-# to a COMMIT left doubt, the token found here says that the step was recorded.
+# A row for each claim that ended in an outcome or a lost lease, with its claim token. After a COMMIT in doubt, the token
+# shows whether the transition was recorded.
 _ATTEMPTS = """
 CREATE TABLE attempts (
     job_id         uuid NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -65,7 +65,7 @@ CREATE TABLE attempts (
 )
 """
 
-# No foreign key: its check would cost every accept a look-up, and a row whose job is gone is harmless (it matches nothing).
+# No foreign key: its check would cost each accept a look-up. A row without a job matches nothing.
 _OUTBOX = """
 CREATE TABLE outbox (
     job_id       uuid NOT NULL,

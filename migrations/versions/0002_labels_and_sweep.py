@@ -1,11 +1,11 @@
-"""What clients attach to a message, and the index by which the sweep finds jobs that wait without a message."""
+"""Tags and metadata of messages, and the indexes of the sweep."""
 
 from alembic import op
 
 revision = "0002"
 down_revision = "0001"
 
-# json and not jsonb: metadata is returned as it came, key order and all, and never looked into.
+# json, not jsonb: metadata is returned unchanged, including the order of its keys, and never queried.
 _LABELS = "ALTER TABLE jobs ADD COLUMN tags text[] NOT NULL DEFAULT '{}', ADD COLUMN metadata json"
 
 _WAITING = """
@@ -13,7 +13,7 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_waiting ON jobs (provider, priority
 WHERE status IN ('queued', 'retrying')
 """
 
-# Which due instant has been reached by claims: small, as only what is being worked on is in it.
+# The latest due instant of claimed jobs. The index is small: it has only jobs in `processing`.
 _CLAIMED = """
 CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_claimed ON jobs (provider, priority, due_at) WHERE status = 'processing'
 """
@@ -23,7 +23,7 @@ _DEAD = "CREATE INDEX CONCURRENTLY IF NOT EXISTS jobs_dead ON jobs (id) WHERE st
 
 def upgrade() -> None:
     op.execute(_LABELS)
-    with op.get_context().autocommit_block():  # concurrently: the service goes on while a large table is indexed
+    with op.get_context().autocommit_block():  # concurrently, so that the service continues meanwhile
         op.execute(_WAITING)
         op.execute(_CLAIMED)
         op.execute(_DEAD)

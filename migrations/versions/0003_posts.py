@@ -1,4 +1,4 @@
-"""The posts that reports are about. No total column: totals are computed."""
+"""The posts that reports count. There is no column of totals: totals are computed."""
 
 from alembic import op
 

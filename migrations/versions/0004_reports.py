@@ -1,4 +1,4 @@
-"""Reports as jobs: how far a long job is, and the totals that a report came to."""
+"""Reports as jobs: the progress of a job, and the totals of a report."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0003"
 
 _PROGRESS = "ALTER TABLE jobs ADD COLUMN progress_done bigint, ADD COLUMN progress_about bigint"
 
-# By claim: a worker that was thought dead may still be writing. The rows of the claim that completed the job are its result.
+# Keyed by claim: a worker with a lost lease may still be writing. The result is the rows of the completing claim.
 _TOTALS = """
 CREATE TABLE report_totals (
     job_id       uuid NOT NULL REFERENCES jobs ON DELETE CASCADE,

@@ -1,13 +1,13 @@
-"""How often a message may reach its provider, under which key, and whether a claim was begun."""
+"""The delivery guarantee of a message, the revision of its idempotency key, and whether its attempt began."""
 
 from alembic import op
 
 revision = "0005"
 down_revision = "0004"
 
-# started: false from the claim of a job that has lost a lease before until its work begins; a worker that dies in between
-# counts nothing against it.
-# key_revision: the revision whose idempotency key the provider sees; a requeue from `failed` begins a new one.
+# started: false from the claim of a job with a lost lease until its attempt begins. A lease that is lost meanwhile does not
+# count.
+# key_revision: the revision of the provider's idempotency key. A requeue from `failed` begins a new one.
 _DELIVERY = """
 ALTER TABLE jobs
     ADD COLUMN delivery text NOT NULL DEFAULT 'at_least_once' CHECK (delivery IN ('at_least_once', 'at_most_once')),

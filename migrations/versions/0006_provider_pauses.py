@@ -1,4 +1,4 @@
-"""Providers that an operator has paused."""
+"""Pauses of providers by operators."""
 
 from alembic import op
 

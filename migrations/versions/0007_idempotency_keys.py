@@ -1,11 +1,11 @@
-"""What a client calls its own requests, so that one sent again is answered as it was."""
+"""Idempotency keys of clients. A repeated request returns the first result."""
 
 from alembic import op
 
 revision = "0007"
 down_revision = "0006"
 
-# No foreign key: a key's day may outlast the job's retention, and its answer is then still the right one.
+# No foreign key: a key may outlive its job, and its result is still valid.
 _KEYS = """
 CREATE TABLE idempotency_keys (
     client_id    text NOT NULL,

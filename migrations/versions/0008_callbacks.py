@@ -1,4 +1,4 @@
-"""Where clients want to be told of a job's end, and which job a callback tells of."""
+"""The callback URL of a job, and the parent job of a callback."""
 
 from alembic import op
 
@@ -12,7 +12,7 @@ ALTER TABLE jobs
     ADD COLUMN parent_version integer
 """
 
-# One for each end of a job: a job that was requeued may end again, at a later version.
+# One callback for each final status. A requeued job reaches another one at a later version.
 _ONE_EACH = """
 CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS jobs_callbacks ON jobs (parent_id, parent_version) WHERE kind = 'callback'
 """

@@ -1,4 +1,4 @@
-"""Who may call: clients, and the keys that they show."""
+"""Clients and their API keys."""
 
 from alembic import op
 
@@ -12,7 +12,7 @@ CREATE TABLE clients (
 )
 """
 
-# The key itself is shown once and is nowhere here: its SHA-256 is enough to know it again, as it is 190 random bits.
+# The key itself is displayed once and not stored. Its 190 random bits make a plain SHA-256 safe.
 _KEYS = """
 CREATE TABLE api_keys (
     prefix      text PRIMARY KEY,

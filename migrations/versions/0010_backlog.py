@@ -1,4 +1,4 @@
-"""The index by which each client's waiting jobs are counted."""
+"""The index for counting the waiting jobs of a client."""
 
 from alembic import op
 

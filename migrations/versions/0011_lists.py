@@ -1,4 +1,4 @@
-"""The indexes by which clients list their messages, newest first, whole or by one thing that they have in common."""
+"""The indexes for lists of messages, newest first, with one filter or none."""
 
 from alembic import op
 
@@ -12,7 +12,7 @@ _INDEXES = (
     "jobs_by_reference ON jobs (client_id, reference, id) WHERE kind = 'message' AND reference IS NOT NULL",
 )
 
-# A row for each tag: an index over the arrays would find all messages with a tag, and then sort them.
+# A row for each tag. An index over the arrays would find all messages with a tag, and then sort them.
 _TAGS = """
 CREATE TABLE message_tags (
     client_id  text NOT NULL,
@@ -22,7 +22,7 @@ CREATE TABLE message_tags (
 )
 """
 
-# Nothing has asked for them yet, and a retention that deletes a job looks for its tags by it.
+# Retention deletes the tags of a job through this index.
 _BY_JOB = "CREATE INDEX message_tags_by_job ON message_tags (job_id)"
 
 _KNOWN = """

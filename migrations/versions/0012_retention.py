@@ -1,4 +1,4 @@
-"""The index by which jobs are found whose time is up."""
+"""The index for finding jobs past their retention."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The index by which one client's dead letters are listed and requeued, in the order of their ids."""
+"""The index for listing and requeueing one client's dead letters by id."""
 
 from alembic import op
 

@@ -50,7 +50,7 @@ class SimulatedApi:
         self.simulation.record_accepted(accepted)
         if not accepted.replayed:
             self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
-            self._statuses.remember(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
+            self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
 
 
 class SimulatedWorker:
@@ -72,7 +72,7 @@ class SimulatedWorker:
         mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self, POLICY, Slots(4), mode)},
-            ledger_batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None),
+            ledger_batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None),
             recorder,
             Lease(LEASE_SECONDS, 5.0, 3),
             monotonic=lambda: simulation.clock,

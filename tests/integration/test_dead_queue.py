@@ -69,7 +69,7 @@ async def test_stale_copies_behind_thousands_of_live_ones_are_removed(services: 
 async def test_more_copies_than_a_channel_may_hold_are_read(
     services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dead_queue, "_HELD", 40)
+    monkeypatch.setattr(dead_queue, "_PREFETCH", 40)
     monkeypatch.setattr(dead_queue, "_PAGE", 20)
     topology = describe(broker_namespace, PROVIDERS)
     mixed = [pointer for _ in range(10) for pointer in (*copies(9), *copies(1, version=1))]

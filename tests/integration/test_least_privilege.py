@@ -29,7 +29,7 @@ from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import declare, delete, describe
-from infra.rabbitmq.user import CannotMake, make
+from infra.rabbitmq.user import UserNotCreated, create_user
 from infra.redis.acl import rules
 from infra.redis.events import Events
 from infra.redis.rates import Rates
@@ -174,7 +174,7 @@ async def limited(rabbitmq: OwnRabbitMQ) -> AsyncIterator[str]:
     """The URL of a user limited to the namespace, created twice: the second time changes nothing."""
     url = _as(rabbitmq.amqp, "runner")
     for _ in range(2):
-        assert await asyncio.to_thread(make, rabbitmq.management, url, NAMESPACE) == "runner"
+        assert await asyncio.to_thread(create_user, rabbitmq.management, url, NAMESPACE) == "runner"
     yield url
     async with await aio_pika.connect(rabbitmq.amqp) as connection:
         await delete(await connection.channel(), describe(NAMESPACE, PROVIDERS))
@@ -238,8 +238,8 @@ async def test_the_limited_user_is_kept_from_other_namespaces(rabbitmq: OwnRabbi
 
 
 async def test_an_administrator_is_not_limited_by_mistake(rabbitmq: OwnRabbitMQ) -> None:
-    with pytest.raises(CannotMake, match="guest"):
-        make(rabbitmq.management, rabbitmq.amqp, NAMESPACE)
+    with pytest.raises(UserNotCreated, match="guest"):
+        create_user(rabbitmq.management, rabbitmq.amqp, NAMESPACE)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, 
         assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
         (read,) = await cache.read([known.id], SECONDS)
         assert read is not None and read.status == Status.QUEUED
-        await cache.answers()
+        await cache.ping()
     finally:
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)

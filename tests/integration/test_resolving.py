@@ -112,7 +112,7 @@ async def test_a_name_that_hangs_holds_one_thread_however_often_it_is_looked_up(
 
 
 async def test_without_a_free_thread_a_call_is_deferred_and_not_charged(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.webhooks.sender._MOST_LOOK_UPS", 1)
+    monkeypatch.setattr("infra.webhooks.sender._MAX_LOOK_UPS", 1)
     async with _callbacks(0.6) as callbacks:
         assert (await callbacks.send("http://one.hangs.example/", "id", "{}")).reason == "dns_timeout"
         busy = await callbacks.send("http://two.hangs.example/", "id", "{}")

@@ -7,7 +7,7 @@ from infra.postgres import totals as room
 from infra.postgres.totals import Totals
 from jobs.decision import decide
 from jobs.model import Claimed
-from jobs.outcome import CUT_SHORT
+from jobs.outcome import RELEASED_AT_SHUTDOWN
 from jobs.retry import RetryPolicy
 from tests.support.factories import ACCEPTED, claim_request, report
 from tests.support.ledger import Store
@@ -59,7 +59,7 @@ async def test_a_worker_that_lost_the_job_stores_nothing(store: Store) -> None:
 async def test_totals_of_an_earlier_claim_are_never_read_and_are_deleted(store: Store) -> None:
     totals, first = Totals(store.pool), await _claimed(store)
     assert await totals.store(first, {1: 1, 2: 2}, 5)
-    release = decide(first, CUT_SHORT, RetryPolicy(), ran_seconds=1, jitter=0)
+    release = decide(first, RELEASED_AT_SHUTDOWN, RetryPolicy(), ran_seconds=1, jitter=0)
     await store.ledger.apply([release], 5)
     second = await _claimed(store, first.id, 3)
     assert await totals.store(second, {1: 5}, 5)

@@ -119,6 +119,6 @@ HOSTILE_URLS = {
     "http://[fc00::1]/": "private",
     "http://[fd00:ec2::254]/": "private",
     "http://[ff02::1]/": "multicast",
-    "http://[100::1]/": "not given out",
-    "http://[4000::1]/": "not given out",
+    "http://[100::1]/": "not allocated",
+    "http://[4000::1]/": "not allocated",
 }

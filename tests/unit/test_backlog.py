@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from infra.postgres.errors import Unavailable
-from service.backlog import STALE_SECONDS, BacklogFull, BacklogLimit, corrected
+from service.backlog import STALE_SECONDS, BacklogFull, BacklogLimit, correct_count
 
 
 @dataclass
@@ -89,7 +89,7 @@ async def test_a_count_lowers_the_number_by_what_has_been_done() -> None:
     [(5, 5, 0, 5), (5, 2, 0, 2), (5, 9, 0, 9), (5, 4, 1, 5), (5, 3, 1, 4), (5, 6, 3, 6), (0, 7, 2, 7), (9, 0, 4, 4)],
 )
 def test_a_count_corrects_the_backlog_within_its_uncertainty(count: int, counted: int, uncertain: int, wanted: int) -> None:
-    assert corrected(count, counted, uncertain) == wanted
+    assert correct_count(count, counted, uncertain) == wanted
 
 
 async def test_a_count_that_fails_keeps_no_other_client_from_being_counted() -> None:

@@ -79,7 +79,7 @@ async def test_waiting_is_bounded() -> None:
 
 async def test_twins_are_flushed_once_and_the_losers_get_the_twin_result() -> None:
     flushes = Flushes()
-    batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, twin=lambda _: -1)
+    batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, duplicate=lambda _: -1)
     assert await asyncio.gather(*(batcher.submit(n) for n in (7, 7, 8, 7))) == [70, -1, 80, -1]
     assert flushes.batches == [[7, 8]]
 
@@ -92,7 +92,7 @@ async def test_twins_share_the_result_where_no_other_is_given() -> None:
 async def test_a_twin_takes_over_when_the_first_caller_gave_up() -> None:
     flushes = Flushes()
     flushes.gate.clear()
-    batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, twin=lambda _: -1)
+    batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, duplicate=lambda _: -1)
     first, twin = asyncio.create_task(batcher.submit(7)), asyncio.create_task(batcher.submit(7))
     await flushes.begun.wait()
     first.cancel()

@@ -62,7 +62,7 @@ async def test_the_twin_result_is_made_from_the_item() -> None:
     async def flush(items: Sequence[str], timeout: float) -> Sequence[str]:
         return [f"{item} done" for item in items]
 
-    batcher = Batcher(flush, key=lambda item: item, twin=lambda item: f"{item} stale")
+    batcher = Batcher(flush, key=lambda item: item, duplicate=lambda item: f"{item} stale")
     answers = await asyncio.gather(batcher.submit("a"), batcher.submit("a"))
     assert list(answers) == ["a done", "a stale"]
 

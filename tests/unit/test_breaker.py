@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from consumers.gate import Gate
 from consumers.slots import Slots
 from jobs.breaker import Breaker, BreakerPolicy, State
-from jobs.outcome import CUT_OFF, NOT_STARTED, Outcome, Verdict
+from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from tests.support.factories import ACCEPTED
 from tests.support.waiting import eventually
 
@@ -36,7 +36,7 @@ def _after(*outcomes: Outcome, now: float = 0.0) -> Breaker:
         ((TIMEOUT, REFUSED, TIMEOUT), State.OPEN),
         ((TIMEOUT, TIMEOUT, FAILED, TIMEOUT, TIMEOUT), State.CLOSED),  # an error is an answer
         ((TIMEOUT, TIMEOUT, ACCEPTED, TIMEOUT), State.CLOSED),
-        ((TIMEOUT, TIMEOUT, NOT_STARTED, CUT_OFF, TIMEOUT), State.CLOSED),
+        ((TIMEOUT, TIMEOUT, NOT_STARTED, UNKNOWN_AT_SHUTDOWN, TIMEOUT), State.CLOSED),
         ((TIMEOUT, TIMEOUT, NOT_STARTED, TIMEOUT), State.OPEN),
         ((WAIT,), State.OPEN),
     ],

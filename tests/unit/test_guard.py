@@ -51,7 +51,7 @@ def test_allowed_networks_may_be_called_at_any_port() -> None:
 
 def test_the_ports_are_a_setting() -> None:
     Guard(ports=[9999]).check("https://example.com:9999/")
-    with pytest.raises(Refused, match="port 443 is not allowed; there is: 9999"):
+    with pytest.raises(Refused, match="port 443 is not allowed; allowed ports: 9999"):
         Guard(ports=[9999]).check("https://example.com/")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from consumers import callbacks
-from consumers.callbacks import LEFT_ALONE, Hosts, Receiver, SendCallback, host_of
+from consumers.callbacks import BREAKER_OPEN, Hosts, Receiver, SendCallback, host_of
 from jobs.breaker import BreakerPolicy
 from jobs.decision import decide
 from jobs.lifecycle import Status
@@ -49,7 +49,7 @@ class Sends:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "CALLBACK_PATIENCE", 0.05)
+    monkeypatch.setattr(callbacks, "CALLBACK_WAIT_SECONDS", 0.05)
 
 
 A, B = Receiver("a", "host:80"), Receiver("b", "host:80")  # two clients at one host
@@ -92,7 +92,7 @@ async def test_a_call_that_waits_for_one_share_holds_no_other() -> None:
     assert await _slow(hosts, [A] * 4 + [B] * 3, slow) == ["host_busy"]
     waiting = asyncio.create_task(hosts.call(B, slow.held))
     await asyncio.sleep(0)
-    assert hosts._shares._taken[("client", "b")] == 2
+    assert hosts._shares._in_use[("client", "b")] == 2
     slow.hold.set()
     assert await waiting == ACCEPTED
     await eventually(_taken(hosts), lambda taken: taken == 0, 5)
@@ -100,7 +100,7 @@ async def test_a_call_that_waits_for_one_share_holds_no_other() -> None:
 
 def _taken(hosts: Hosts) -> Callable[[], Awaitable[int]]:
     async def look() -> int:
-        return len(hosts._shares._taken)
+        return len(hosts._shares._in_use)
 
     return look
 
@@ -108,7 +108,7 @@ def _taken(hosts: Hosts) -> Callable[[], Awaitable[int]]:
 async def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     clock = Clock()
     hosts, ill, well = Hosts(8, POLICY, monotonic=clock), Sends(TIMEOUT), Sends()
-    left_alone = replace(LEFT_ALONE, retry_after_seconds=5.0)
+    left_alone = replace(BREAKER_OPEN, retry_after_seconds=5.0)
     assert await _calls(hosts, ill.now, 5) == [TIMEOUT, TIMEOUT, TIMEOUT, left_alone, left_alone]
     assert ill.made == 3
     assert await hosts.call(Receiver("a", "b:80"), well.now) == ACCEPTED
@@ -162,14 +162,14 @@ async def test_any_answer_of_a_host_counts_as_one_but_one_receivers_plea_is_its_
 
 
 async def test_healthy_hosts_are_forgotten_and_the_number_of_others_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "KNOWN_HOSTS", 10)
+    monkeypatch.setattr(callbacks, "MAX_RECEIVERS", 10)
     hosts = Hosts(8, POLICY)
     for n in range(50):
         await hosts.call(Receiver("a", f"well-{n}"), Sends().now)
-    assert not hosts._known
+    assert not hosts._states
     for n in range(50):
         await hosts.call(Receiver("a", f"ill-{n}"), Sends(TIMEOUT).now)
-    assert len(hosts._known) == 10
+    assert len(hosts._states) == 10
 
 
 async def test_the_handler_sends_what_the_job_says_under_its_id_as_its_client() -> None:

@@ -55,7 +55,7 @@ class Everything:
     async def clock(self, timeout: float) -> float:
         return time.monotonic()
 
-    def quiet_seconds(self, queue: str) -> float:
+    def silent_seconds(self, queue: str) -> float:
         return 0.0
 
 

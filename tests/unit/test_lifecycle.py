@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Edge, Status, allowed, has_exit, sources
+from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Edge, Status, has_exit, is_allowed, sources
 
 DRAWING = Path(__file__).parents[2] / "docs/lifecycle.md"
 
@@ -24,8 +24,8 @@ def test_a_job_that_ended_for_good_never_moves() -> None:
 
 
 def test_work_in_progress_cannot_be_canceled() -> None:
-    assert not allowed(Status.PROCESSING, Status.CANCELED, Cause.CANCEL)
-    assert allowed(Status.RETRYING, Status.CANCELED, Cause.CANCEL)
+    assert not is_allowed(Status.PROCESSING, Status.CANCELED, Cause.CANCEL)
+    assert is_allowed(Status.RETRYING, Status.CANCELED, Cause.CANCEL)
 
 
 def test_the_drawing_is_the_table() -> None:

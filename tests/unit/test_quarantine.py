@@ -65,7 +65,7 @@ async def test_a_suspect_that_hangs_stalls_the_others_for_no_longer_than_the_lim
     await inside.are("suspect")
     inside.come("other")
     await inside.are("suspect", "other")
-    await asyncio.wait_for(inside.quarantine.door_open(), 5)
+    await asyncio.wait_for(inside.quarantine.wait_until_open(), 5)
     await inside.all_leave()
 
 
@@ -97,8 +97,8 @@ async def test_between_two_suspects_the_others_get_as_much_time_as_they_lost() -
     inside = Inside(quarantine)
     inside.come("first", suspect=True)
     await inside.are("first")
-    await asyncio.wait_for(quarantine.door_open(), 5)
-    rested_at = quarantine._rested_at
+    await asyncio.wait_for(quarantine.wait_until_open(), 5)
+    rested_at = quarantine._may_close_at
     assert rested_at - quarantine._closed_at >= 0.4  # closed for 0.2 s, then open for as long
     inside.let_go["first"].set()
     inside.come("second", suspect=True)
@@ -113,4 +113,4 @@ async def test_a_suspect_that_is_cancelled_opens_the_door() -> None:
     await inside.are("suspect")
     (task,) = inside.tasks
     task.cancel()
-    await asyncio.wait_for(inside.quarantine.door_open(), 5)
+    await asyncio.wait_for(inside.quarantine.wait_until_open(), 5)

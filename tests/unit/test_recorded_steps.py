@@ -21,7 +21,7 @@ from jobs.model import (
     work_queues,
 )
 from jobs.outcome import NOT_STARTED, Outcome, Verdict, from_callback, from_http
-from jobs.retry import RetryPolicy, backoff_seconds, scheduled
+from jobs.retry import RetryPolicy, backoff_seconds, schedule_policy
 from tests.support.factories import SANDBOX, as_lost, claimed
 
 POLICY = RetryPolicy(attempts=3, base_seconds=8, cap_seconds=60, deadline_seconds=100)
@@ -151,7 +151,7 @@ def test_the_outcome_of_a_receiver_s_status_in_full(code: int, wait: float | Non
 
 
 def test_a_schedule_is_followed_to_a_tenth_and_its_last_delay_repeats() -> None:
-    policy = scheduled((5.0, 60.0), 100.0)
+    policy = schedule_policy((5.0, 60.0), 100.0)
     assert (policy.attempts, policy.deadline_seconds) == (3, 100.0)
     delays = [backoff_seconds(policy, charged, jitter) for charged, jitter in ((1, 0.0), (1, 0.5), (2, 1.0), (9, 0.5))]
     assert delays == pytest.approx([4.5, 5.0, 66.0, 60.0])

@@ -18,7 +18,7 @@ from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide_lost
 from jobs.lifecycle import Status
 from jobs.model import REPORTS, Claimed, NewJob, Progress, Route
-from jobs.outcome import CUT_SHORT, Outcome, Verdict
+from jobs.outcome import RELEASED_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
 from service.announcing import Announcer
@@ -136,8 +136,10 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
         queue: Work(worker, RetryPolicy(), Slots(2), concurrent)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
-    works[REPORTS.name] = Work(Handler(answer, 0.0), RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=CUT_SHORT)
-    claims = Batcher(ledger.claim, key=lambda r: r.pointer, twin=lambda _: None)
+    works[REPORTS.name] = Work(
+        Handler(answer, 0.0), RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
+    )
+    claims = Batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, Lease(lease, 5.0))
     return Bench(ledger, cache, handler, runner, switch, concurrent)
 

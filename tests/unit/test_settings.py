@@ -53,7 +53,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"DATABASE_URL": "postgres://h/db?sslrootcert=system"}, "POSTHASTE_DATABASE_URL: sslrootcert"),
         ({"MIGRATION_DATABASE_URL": "postgresql://h/db?cafile=absent"}, "POSTHASTE_MIGRATION_DATABASE_URL: cafile"),
         ({"AMQP_URL": "amqps://h/?cafile=absent"}, "POSTHASTE_AMQP_URL: cafile"),
-        ({"AMQP_URL": "amqp://h/?cafile=/dev/null"}, "POSTHASTE_AMQP_URL: cafile is heeded in amqps:// URLs alone"),
+        ({"AMQP_URL": "amqp://h/?cafile=/dev/null"}, "POSTHASTE_AMQP_URL: cafile is supported only in amqps:// URLs"),
         ({"AMQP_URL": "amqps://h/?ssl_ca_certs=x"}, "POSTHASTE_AMQP_URL: ssl_ca_certs"),
         ({"REDIS_URL": "redis://h?ssl_ca_certs=x"}, "POSTHASTE_REDIS_URL: ssl_ca_certs"),
         ({"PORT": "0"}, "POSTHASTE_PORT"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from consumers.watchdog import Stuck, Watchdog
+from consumers.watchdog import ConsumerStuck, Watchdog
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Scene:
     now: float = 1000.0
     rebuilt: int = 0
 
-    def quiet_seconds(self, queue: str) -> float | None:
+    def silent_seconds(self, queue: str) -> float | None:
         return self.quiet
 
     def rebuild(self) -> None:
@@ -45,7 +45,7 @@ async def test_a_stuck_consumer_is_made_anew_and_then_the_process_ends() -> None
     await _looks(scene, watchdog, 0.1)
     assert scene.rebuilt == 1
     await _looks(scene, watchdog, 10, 10, 10)
-    with pytest.raises(Stuck):
+    with pytest.raises(ConsumerStuck):
         await _looks(scene, watchdog, 10)
 
 
