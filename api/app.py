@@ -28,14 +28,15 @@ from api.shapes import VersionOut
 from api.startup import CHECK_SECONDS, Startup, may_be_open
 from api.waiting import Waiting
 from infra.errors import Transient
-from infra.postgres import schema
+from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
-from infra.postgres.lists import MessageLists
+from infra.postgres.messages import Messages
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
-from infra.postgres.queries import Queries
+from infra.postgres.reports import Reports
 from infra.postgres.totals import Totals
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
@@ -68,7 +69,7 @@ class _Adapters:
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
-        self.queries = Queries(self.reads)
+        self.jobs = JobReads(self.reads)
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
         self.rates = Rates(redis, namespace=namespace)
         self.broker = Publisher(settings.amqp_url, describe(namespace, settings.providers), name="api")
@@ -87,11 +88,11 @@ class _UseCases:
         grace_seconds = settings.outbox_grace_seconds
         deletes = ledger_batcher(Outbox(adapters.hot).delete)
         self.publishing = EagerPublisher(adapters.broker, lambda pointer: deletes.submit(pointer, FORGET_SECONDS))
-        self.statuses = Statuses(adapters.cache, adapters.queries.statuses)
+        self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)
         self.events = Events(settings.redis_url, namespace=settings.namespace, notify=self.subscriptions.notify)
         self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
-        self.backlog = BacklogLimit(Queries(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
+        self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         announcer = Announcer(self.publishing, self.statuses, grace_seconds=grace_seconds)
         self.acceptance = Acceptance(self.accepts, announcer, self.backlog, timeout_seconds=settings.accept_timeout_seconds)
 
@@ -153,18 +154,18 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> Api:
 
 
 def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, health: HealthEndpoints) -> Endpoints:
-    queries, providers = adapters.queries, frozenset(settings.providers)
-    acceptance, history = use_cases.acceptance, JobHistory(queries)
+    messages, providers = Messages(adapters.reads), frozenset(settings.providers)
+    acceptance, history = use_cases.acceptance, JobHistory(adapters.jobs)
     waiting = Waiting(use_cases.statuses, use_cases.subscriptions, settings.waiting_per_key)
     callbacks = CallbackUrls(settings.guard(), settings.callback_url, enabled=bool(settings.callback_secrets))
     # Many waiting clients read their records at once. A body has up to 64 KiB, so batches are small.
-    records = Batcher(queries.messages, key=lambda id_: id_, repeat_transient=True, max_batch=100)
-    lists, default = MessageLists(adapters.reads), settings.provider_for_new_messages()
+    records = Batcher(messages.records, key=lambda id_: id_, repeat_transient=True, max_batch=100)
+    reports, default = Reports(adapters.reads), settings.provider_for_new_messages()
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
     return Endpoints(
-        messages=MessageEndpoints(acceptance, waiting, history, records, lists, callbacks, providers, default),
+        messages=MessageEndpoints(acceptance, waiting, history, records, messages, callbacks, providers, default),
         reports=ReportEndpoints(adapters.reports),
-        report_jobs=ReportJobEndpoints(acceptance, waiting, history, queries, Totals(adapters.reads), callbacks),
+        report_jobs=ReportJobEndpoints(acceptance, waiting, history, reports, Totals(adapters.reads), callbacks),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers)),
@@ -173,7 +174,7 @@ def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, he
 
 def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> HealthEndpoints:
     async def postgres() -> str | None:
-        return startup.waiting_for or await _failure(adapters.queries.answers(CHECK_SECONDS))
+        return startup.waiting_for or await _failure(adapters.jobs.answers(CHECK_SECONDS))
 
     async def redis() -> str | None:
         return await _failure(adapters.cache.ping())
@@ -184,7 +185,7 @@ def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> He
     release: VersionOut = {
         "name": "posthaste",
         "version": importlib.metadata.version("posthaste"),
-        "schema": schema.code_revision(),
+        "schema": compatibility.code_revision(),
     }
     return HealthEndpoints({"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}, lambda: supervisor.down, release)
 

@@ -9,7 +9,7 @@ from api.answers import READ_SECONDS, as_json, instant, instant_or_none, job_id
 from api.callers import client_of
 from api.problems import not_found
 from api.shapes import AttemptOut, AttemptsOut, CallbackOut, CallbacksOut
-from infra.postgres.queries import AttemptRecord, CallbackRecord, Queries
+from infra.postgres.job_reads import AttemptRecord, CallbackRecord, JobReads
 from jobs.lifecycle import Status
 from jobs.model import Kind
 
@@ -18,17 +18,17 @@ from jobs.model import Kind
 class JobHistory:
     """Both raise a 404 problem if the client has no such job of this kind."""
 
-    queries: Queries
+    jobs: JobReads
 
     async def attempts(self, request: Request, kind: Kind) -> Response:
-        records = await self.queries.attempts(job_id(request), client_of(request), kind, READ_SECONDS)
+        records = await self.jobs.attempts(job_id(request), client_of(request), kind, READ_SECONDS)
         if records is None:
             raise not_found()
         answer: AttemptsOut = {"data": [_attempt(record) for record in records]}
         return as_json(answer)
 
     async def callbacks(self, request: Request, kind: Kind) -> Response:
-        records = await self.queries.callbacks(job_id(request), client_of(request), kind, READ_SECONDS)
+        records = await self.jobs.callbacks(job_id(request), client_of(request), kind, READ_SECONDS)
         if records is None:
             raise not_found()
         answer: CallbacksOut = {"data": [_callback(record) for record in records]}

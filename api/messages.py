@@ -18,8 +18,7 @@ from api.problems import Problem, describe, not_found, problem_from, unavailable
 from api.requests import read_model, read_query, require_provider, validated
 from api.shapes import AcceptedOut, BatchItemOut, BatchOut, MessageListOut, MessageOut, MessageRowOut
 from api.waiting import Waiting, versioned
-from infra.postgres.lists import MessageFilter, MessageLists, MessageRow
-from infra.postgres.queries import MessageRecord
+from infra.postgres.messages import MessageFilter, MessageRecord, MessageRow, Messages
 from infra.postgres.transitions.accept import Accepted
 from jobs.lifecycle import Status
 from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
@@ -35,7 +34,7 @@ class MessageEndpoints:
     waiting: Waiting
     history: JobHistory
     records: Batcher[UUID, MessageRecord | None]
-    lists: MessageLists
+    store: Messages
     callbacks: CallbackUrls
     providers: frozenset[str]
     default_provider: str
@@ -79,7 +78,7 @@ class MessageEndpoints:
         before = None if query.cursor is None else from_cursor(query.cursor, UUID)
         status = None if query.status is None else Status(query.status)
         filter_ = MessageFilter(status, query.destination, query.tag, query.reference)
-        rows = await self.lists.page(client_of(request), filter_, before, query.limit + 1, READ_SECONDS)
+        rows = await self.store.page(client_of(request), filter_, before, query.limit + 1, READ_SECONDS)
         page, cursor = page_of(rows, query.limit, lambda row: row.id)
         answer: MessageListOut = {"data": [_row(row) for row in page], "next_cursor": cursor}
         return as_json(answer)

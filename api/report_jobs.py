@@ -18,7 +18,7 @@ from api.requests import has_body, preferred, read_model, read_query
 from api.shapes import Progress, ReportAcceptedOut, ReportListOut, ReportOut
 from api.waiting import Waiting, versioned
 from infra.errors import Transient
-from infra.postgres.queries import Queries, ReportRecord
+from infra.postgres.reports import ReportRecord, Reports
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
 from jobs.model import REPORTS, Kind, NewJob
@@ -34,7 +34,7 @@ class ReportJobEndpoints:
     acceptance: Acceptance
     waiting: Waiting
     history: JobHistory
-    queries: Queries
+    store: Reports
     totals: Totals
     callbacks: CallbackUrls
 
@@ -57,7 +57,7 @@ class ReportJobEndpoints:
         """The client's reports, newest first."""
         query = read_query(request, PageQuery)
         before = None if query.cursor is None else from_cursor(query.cursor, UUID)
-        rows = await self.queries.reports(client_of(request), before, query.limit + 1, READ_SECONDS)
+        rows = await self.store.page(client_of(request), before, query.limit + 1, READ_SECONDS)
         page, cursor = page_of(rows, query.limit, lambda row: row.id)
         answer: ReportListOut = {"data": [_record(record) for record in page], "next_cursor": cursor}
         return as_json(answer)
@@ -76,7 +76,7 @@ class ReportJobEndpoints:
     async def _read_progress(self, id_: UUID, client_id: str) -> Progress | None:
         """A report's progress; None if it has none, or the database does not answer."""
         try:
-            record = await self.queries.report(id_, client_id, READ_SECONDS)
+            record = await self.store.get(id_, client_id, READ_SECONDS)
         except Transient:
             return None  # the next read may succeed
         return None if record is None else _progress(record)
@@ -107,7 +107,7 @@ class ReportJobEndpoints:
         return report_result.whole(form, record.id, rows, limit, read)
 
     async def _read(self, request: Request) -> ReportRecord:
-        record = await self.queries.report(job_id(request), client_of(request), READ_SECONDS)
+        record = await self.store.get(job_id(request), client_of(request), READ_SECONDS)
         if record is None:
             raise not_found()
         return record

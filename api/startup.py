@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from api.callers import Keyring, NoKeys
-from infra.postgres import schema
+from infra.postgres import compatibility
 from infra.postgres.pool import DatabasePool
 from service.settings import Settings, is_loopback
 
@@ -37,9 +37,9 @@ class Startup:
     async def run(self) -> None:
         """Return once the process has started, or cannot start."""
         try:
-            await schema.wait_until_fit(self._pool, self._settings.namespace, self._wait_for)
+            await compatibility.wait_until_fit(self._pool, self._settings.namespace, self._wait_for)
             await self._require_keys()
-        except (schema.SchemaTooOld, schema.ForeignNamespace, NoKeys) as error:
+        except (compatibility.SchemaTooOld, compatibility.ForeignNamespace, NoKeys) as error:
             self._fatal(error)
         else:
             self._wait_for("")

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import schema
-from infra.postgres.lists import MessageFilter, page_statement
+from infra.postgres import migration
+from infra.postgres.messages import MessageFilter, page_statement
 from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 from service.settings import Settings
@@ -43,9 +43,9 @@ PAGES: dict[str, tuple[str, MessageFilter]] = {
 
 async def ten_million(settings: Settings) -> None:
     """Fill a temporary database and explain one page of each filter. Takes minutes and gigabytes."""
-    database = schema.create_database(settings.owner_url, "posthaste_benchmark")
+    database = migration.create_database(settings.owner_url, "posthaste_benchmark")
     try:
-        schema.migrate(database, "posthaste-benchmark")
+        migration.migrate(database, "posthaste-benchmark")
         pool = DatabasePool(database, name="benchmark", threads=1)
         started = time.monotonic()
         for first in range(1, MESSAGES + 1, STEP):
@@ -63,7 +63,7 @@ async def ten_million(settings: Settings) -> None:
             print(f"  {name}: {index}; {buffers and buffers[1]}; {took and took[1]} ms{sort}")
         pool.close()
     finally:
-        schema.drop_database(settings.owner_url, "posthaste_benchmark")
+        migration.drop_database(settings.owner_url, "posthaste_benchmark")
 
 
 def _fill(first: int, last: int) -> Any:

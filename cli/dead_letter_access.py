@@ -12,8 +12,8 @@ from rich.table import Table
 from cli.session import CALL_SECONDS, open_session
 from cli.terminal import console, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
+from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
-from infra.postgres.queries import Queries
 from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from infra.rabbitmq.topology import describe
 from jobs.lifecycle import Status
@@ -36,7 +36,7 @@ class Access:
     store: DeadLetterStore
     letters: DeadLetters
     tidier: Tidier
-    queries: Queries
+    jobs: JobReads
 
     async def all(self, filter_: Filter) -> AsyncIterator[DeadLetter]:
         after = BEFORE_ALL
@@ -76,7 +76,7 @@ def run(work: Callable[[Access], Awaitable[T]]) -> T:
             leadership = Leadership(settings.database_url, "dead letters")
             tidier = Tidier(store, DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers)), leadership)
             try:
-                return await work(Access(store, DeadLetters(store, settings.deadlines()), tidier, Queries(session.pool)))
+                return await work(Access(store, DeadLetters(store, settings.deadlines()), tidier, JobReads(session.pool)))
             finally:
                 leadership.close()
 

@@ -50,7 +50,7 @@ def show(id: UUID) -> None:
         for name, value in asdict(letters[0]).items():
             say(f"{name:>14}  {value}")
         attempts = Table("revision", "attempt", "outcome", "reason", "code", "charged", "took", "at")
-        for row in await access.queries.attempts(id, None, None, CALL_SECONDS) or []:
+        for row in await access.jobs.attempts(id, None, None, CALL_SECONDS) or []:
             took = "" if row.ran_seconds is None else f"{row.ran_seconds:.2f} s"
             cells = (row.revision, row.n, row.outcome, row.reason or "", row.provider_code or "", row.charged, took)
             attempts.add_row(*map(str, cells), f"{row.ended_at:%Y-%m-%d %H:%M:%S}")

@@ -19,7 +19,7 @@ from cli.session import open_session
 from cli.supervisor import CannotStart
 from cli.temporary import free_port, service
 from cli.terminal import console
-from infra.postgres.schema import MigrationBlocked
+from infra.postgres.migration import MigrationBlocked
 from service.settings import Settings
 
 FAULTS = Faults(fail=0.10, hang=0.02)

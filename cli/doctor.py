@@ -15,7 +15,7 @@ from cli.client import ApiError, Client
 from cli.session import read_settings
 from cli.terminal import console, say
 from infra import logs
-from infra.postgres import checks, schema
+from infra.postgres import checks, compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
@@ -79,22 +79,22 @@ def to_json(findings: list[Finding]) -> dict[str, object]:
 async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
     address = _without_password(settings.database_url)
     try:
-        current = await schema.check(pool, settings.namespace, CALL_SECONDS)
+        current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
         state = await checks.look(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
             fix = f"`posthaste migrate` with the owner's {PREFIX}MIGRATION_DATABASE_URL grants the missing privileges"
         return [Finding("postgres", "wrong", f"{address}: {error}", fix)]
-    except schema.SchemaTooOld as error:
+    except compatibility.SchemaTooOld as error:
         return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]
-    except schema.ForeignNamespace as error:
+    except compatibility.ForeignNamespace as error:
         return [Finding("schema", "wrong", str(error), f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL")]
     return [Finding("postgres", "ok", address), _revision(current), *_indexes(state), _clock(state), *_work(settings, state)]
 
 
 def _revision(current: bool) -> Finding:
-    revision = schema.code_revision()
+    revision = compatibility.code_revision()
     if current:
         return Finding("schema", "ok", f"at revision {revision}")
     return Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")

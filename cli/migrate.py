@@ -7,9 +7,9 @@ import typer
 from cli.keys import reserve_first
 from cli.session import open_session
 from cli.terminal import say
-from infra.postgres import privileges, schema
+from infra.postgres import compatibility, migration, privileges
 
-REFUSALS = (schema.MigrationBlocked, schema.ForeignNamespace, schema.WrongEncoding, privileges.RoleMissing)
+REFUSALS = (migration.MigrationBlocked, compatibility.ForeignNamespace, migration.WrongEncoding, privileges.RoleMissing)
 
 
 def migrate(
@@ -21,7 +21,7 @@ def migrate(
     with open_session(*REFUSALS, log_level="warning") as session:
         settings = session.settings
         role = privileges.role_of(settings.database_url)
-        revision = schema.migrate(settings.owner_url, settings.namespace, runtime_role=role)
+        revision = migration.migrate(settings.owner_url, settings.namespace, runtime_role=role)
         reserved = first_key and session.run(reserve_first(session.pool))
     say(f"migrate: the schema is at revision {revision}")
     if reserved:

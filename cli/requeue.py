@@ -93,7 +93,7 @@ class _Requeue:
         done = await self._step(count)
         deadline, statuses = time.monotonic() + seconds, dict[UUID, Status]()
         while done.moved and time.monotonic() < deadline:
-            states = await self.access.queries.statuses(done.moved, CALL_SECONDS)
+            states = await self.access.jobs.statuses(done.moved, CALL_SECONDS)
             statuses = {state.id: state.status for state in states if state is not None}
             if all(status in ENDS or status is Status.RETRYING for status in statuses.values()):
                 break

@@ -18,7 +18,7 @@ import aiohttp
 
 from cli.sandbox import Sandbox
 from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
-from infra.postgres import schema
+from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings
 
@@ -44,8 +44,8 @@ async def service(
         CannotStart: the service is not ready in time.
     """
     namespace, port = f"posthaste-{name}", free_port()
-    database = schema.create_database(settings.owner_url, f"posthaste_{name}")
-    schema.migrate(database, namespace)
+    database = migration.create_database(settings.owner_url, f"posthaste_{name}")
+    migration.migrate(database, namespace)
     sandboxes = {"sandbox": sandbox, **(others or {})}
     providers = {each: {**provider, "url": f"http://{s.host}:{s.port}/message"} for each, s in sandboxes.items()}
     environment = {
@@ -66,7 +66,7 @@ async def service(
         yield session, database
     async with await aio_pika.connect(settings.amqp_url) as connection:
         await delete(await connection.channel(), describe(namespace, providers))
-    schema.drop_database(settings.owner_url, f"posthaste_{name}")
+    migration.drop_database(settings.owner_url, f"posthaste_{name}")
 
 
 @asynccontextmanager

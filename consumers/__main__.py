@@ -11,7 +11,7 @@ from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker
 from infra import logs
 from infra.descriptors import raise_limit
-from infra.postgres.schema import ForeignNamespace, SchemaTooOld
+from infra.postgres.compatibility import ForeignNamespace, SchemaTooOld
 from jobs.model import Kind
 from service.settings import Settings, SettingsError, load
 

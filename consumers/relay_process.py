@@ -11,7 +11,7 @@ from consumers.maintenance import Maintenance
 from consumers.relay import Relay
 from consumers.startup import wait_for_schema
 from consumers.sweeper import Sweeper
-from infra.postgres import schema
+from infra.postgres import compatibility
 from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
@@ -78,7 +78,7 @@ def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]
     )
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
     heartbeat = Heartbeat(
-        settings.heartbeat_file, publisher.connected.is_set, partial(schema.check, pools.relay, settings.namespace)
+        settings.heartbeat_file, publisher.connected.is_set, partial(compatibility.check, pools.relay, settings.namespace)
     )
     return [
         publisher.run(),

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infra.postgres import schema
+from infra.postgres import compatibility
 from infra.postgres.pool import DatabasePool
 
 
@@ -12,7 +12,7 @@ async def wait_for_schema(pool: DatabasePool, namespace: str, stop: asyncio.Even
     Raises:
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
-    schema_check = asyncio.ensure_future(schema.wait_until_fit(pool, namespace, lambda _: None))
+    schema_check = asyncio.ensure_future(compatibility.wait_until_fit(pool, namespace, lambda _: None))
     shutdown = asyncio.ensure_future(stop.wait())
     await asyncio.wait({schema_check, shutdown}, return_when=asyncio.FIRST_COMPLETED)
     shutdown.cancel()

@@ -21,12 +21,12 @@ from consumers.runner import Lease, Runner, Work
 from consumers.slots import Slots
 from consumers.startup import wait_for_schema
 from consumers.watchdog import Watchdog
-from infra.postgres import schema
+from infra.postgres import compatibility
+from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
-from infra.postgres.queries import Queries
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
@@ -147,7 +147,7 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     heartbeat = Heartbeat(
         settings.heartbeat_file,
         lambda: consumer.is_connected and publisher.connected.is_set(),
-        partial(schema.check, adapters.reads, settings.namespace),
+        partial(compatibility.check, adapters.reads, settings.namespace),
     )
     reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds)
     pauses = ProviderPauses(ProviderStore(adapters.reads), gates)
@@ -226,7 +226,7 @@ def _works(
 
 
 def _recorder(settings: Settings, adapters: _Adapters, ledger: Ledger, eager: EagerPublisher) -> Recorder:
-    statuses = Statuses(adapters.cache, Queries(adapters.reads).statuses)
+    statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
     announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
     return Recorder(applies, late, announcer, lost_leases=settings.lost_leases)

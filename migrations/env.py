@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection of `infra.postgres.schema`, which sets its timeouts."""
+"""Runs the revisions on the connection of `infra.postgres.migration`, which sets its timeouts."""
 
 from alembic import context
 

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from infra.postgres.migration import INVALID_INDEXES
 from infra.postgres.pool import DatabasePool
-from infra.postgres.schema import INVALID_INDEXES
 
 _LOOK = sa.text("""
 SELECT clock_timestamp() AS clock,

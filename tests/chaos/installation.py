@@ -18,7 +18,7 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import Faults, Sandbox
-from infra.postgres import schema
+from infra.postgres import migration
 from tests.chaos import audit_triggers
 from tests.chaos.crash_points import become
 from tests.chaos.evidence import Callback, Request
@@ -207,8 +207,8 @@ async def start_installation(
     servers: Servers, folder: Path, rng: random.Random, bug: str | None
 ) -> AsyncIterator[Installation]:
     """Start the service, wait until it is ready, and kill it afterwards."""
-    database = schema.create_database(servers.postgres.url, "chaos")
-    schema.migrate(database, NAMESPACE)
+    database = migration.create_database(servers.postgres.url, "chaos")
+    migration.migrate(database, NAMESPACE)
     audit_triggers.install(database)
     proxied_database = with_path(servers.postgres.proxy_url, "chaos")
     provider = Provider(free_port(), rng)

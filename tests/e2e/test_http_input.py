@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from infra.postgres.schema import code_revision
+from infra.postgres.compatibility import code_revision
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

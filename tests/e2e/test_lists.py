@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from infra.postgres.lists import MessageFilter, page_statement
+from infra.postgres.messages import MessageFilter, page_statement
 from jobs.lifecycle import Status
 from tests.support.services import sql
 from tests.support.stack import Stack

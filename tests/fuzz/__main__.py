@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from infra.postgres import schema
+from infra.postgres import migration
 from tests.fuzz.run import SETTINGS, fuzz
 from tests.support import services as found
 from tests.support.services import drop_namespace, unique
@@ -16,9 +16,9 @@ from tests.support.stack import running
 
 async def _run(examples: int, seed: int) -> int:
     services, namespace = found.find(), unique("fuzz")
-    database = schema.create_database(services.database, namespace)
+    database = migration.create_database(services.database, namespace)
     try:
-        schema.migrate(database, namespace)
+        migration.migrate(database, namespace)
         with tempfile.TemporaryDirectory(prefix="posthaste-fuzz-") as folder:
             async with running(services, database, namespace, Path(folder), **SETTINGS) as stack:  # type: ignore[arg-type]
                 done = await fuzz(stack, "--max-examples", str(examples), "--seed", str(seed))
@@ -27,7 +27,7 @@ async def _run(examples: int, seed: int) -> int:
                 print(f"fuzz: seed {seed}, {examples} examples an operation; {failed} defects in the API's log")
                 return int(done.returncode != 0 or failed > 0)
     finally:
-        schema.drop_database(services.database, namespace)
+        migration.drop_database(services.database, namespace)
         await drop_namespace(services.amqp, namespace, ["sandbox"])
 
 

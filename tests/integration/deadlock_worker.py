@@ -9,10 +9,10 @@ import sys
 from uuid import UUID
 
 from infra.postgres.errors import TryAgain
+from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
-from infra.postgres.queries import Queries
 from jobs.decision import decide
 from jobs.outcome import NOT_STARTED
 from jobs.retry import RetryPolicy
@@ -26,7 +26,7 @@ async def work(url: str, seed: int, rounds: int, ids: list[UUID]) -> int:
     ledger, outbox, queries, draw, deadlocks = (
         Ledger(pool, grace_seconds=0),
         Outbox(pool),
-        Queries(pool),
+        JobReads(pool),
         random.Random(seed),
         0,
     )

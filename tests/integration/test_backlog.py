@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from infra.postgres.queries import Queries
+from infra.postgres.job_reads import JobReads
 from tests.support.ledger import Store
 
 _JOB = """
@@ -30,7 +30,7 @@ async def test_only_a_clients_own_due_messages_and_reports_count(store: Store) -
     _add(store, "message")
     _add(store, "message", status="retrying")
     _add(store, "report")
-    assert await Queries(store.pool).backlog("shop", 100, 5) == 3
+    assert await JobReads(store.pool).backlog("shop", 100, 5) == 3
     _add(store, "callback")
     _add(store, "callback", status="retrying")
     _add(store, "message", client="other")
@@ -38,5 +38,5 @@ async def test_only_a_clients_own_due_messages_and_reports_count(store: Store) -
     _add(store, "message", due=60)
     for status in ("processing", "sent", "failed"):
         _add(store, "message", status=status)
-    assert await Queries(store.pool).backlog("shop", 100, 5) == 3
-    assert await Queries(store.pool).backlog("shop", 2, 5) == 2
+    assert await JobReads(store.pool).backlog("shop", 100, 5) == 3
+    assert await JobReads(store.pool).backlog("shop", 2, 5) == 2

@@ -15,14 +15,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from infra.postgres import checks, schema
+from infra.postgres import checks, compatibility, migration
 from infra.postgres.errors import NOT_PERMITTED, Unavailable
+from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Post, Posts, texts
 from infra.postgres.privileges import RoleMissing, role_of
-from infra.postgres.queries import Queries
 from infra.postgres.transitions.accept import Accepted
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.dead_queue import DeadQueues
@@ -68,20 +68,20 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def runner(owner: str) -> str:
     """The same database for the runtime role, migrated twice: the second migration changes nothing."""
     for _ in range(2):
-        schema.migrate(owner, NAMESPACE, runtime_role="runner")
+        migration.migrate(owner, NAMESPACE, runtime_role="runner")
     return _as(owner, "runner")
 
 
 async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: str) -> None:
     pool = DatabasePool(runner, name="test", threads=2)
     ledger = Ledger(pool, grace_seconds=5)
-    assert await schema.check(pool, NAMESPACE, SECONDS)
+    assert await compatibility.check(pool, NAMESPACE, SECONDS)
     (accepted,) = await ledger.accept([message()], SECONDS)
     assert isinstance(accepted, Accepted)
     (job,) = await ledger.claim([claim_request(accepted.id)], SECONDS)
     assert job is not None
     await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
-    (known,) = await Queries(pool).statuses([accepted.id], SECONDS)
+    (known,) = await JobReads(pool).statuses([accepted.id], SECONDS)
     assert known is not None and known.status == Status.SENT
     assert (await checks.look(pool, SECONDS)).relays == 0
     pool.close()
@@ -138,14 +138,14 @@ def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
     owner: str, runner: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RoleMissing, match="'nobody'"):
-        schema.migrate(owner, NAMESPACE, runtime_role="nobody")
+        migration.migrate(owner, NAMESPACE, runtime_role="nobody")
     sql(owner, "GRANT CREATE ON SCHEMA public TO runner")
     try:
-        schema.migrate(owner, NAMESPACE, runtime_role="runner")
+        migration.migrate(owner, NAMESPACE, runtime_role="runner")
         assert "privileges.too_many" in capsys.readouterr().out
     finally:
         sql(owner, "REVOKE CREATE ON SCHEMA public FROM runner")
-    schema.migrate(owner, NAMESPACE, runtime_role="runner")
+    migration.migrate(owner, NAMESPACE, runtime_role="runner")
     assert "privileges.too_many" not in capsys.readouterr().out
 
 
@@ -153,7 +153,7 @@ async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
     """A process waits for missing grants as for a migration: see `infra.postgres.errors`."""
     pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:
-        await schema.check(pool, NAMESPACE, SECONDS)
+        await compatibility.check(pool, NAMESPACE, SECONDS)
     assert refusal.value.sqlstate == NOT_PERMITTED
     pool.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from infra.postgres import checks, schema
+from infra.postgres import checks, compatibility, migration
 from infra.postgres.pool import DatabasePool
 from tests.support.services import Services, sql, unique, with_path
 
@@ -20,9 +20,9 @@ def empty(services: Services) -> Iterator[str]:
 
 
 async def test_migrating_twice_changes_nothing(empty: str) -> None:
-    assert schema.migrate(empty, "mine") == schema.migrate(empty, "mine") == schema.code_revision()
+    assert migration.migrate(empty, "mine") == migration.migrate(empty, "mine") == compatibility.code_revision()
     pool = DatabasePool(empty, name="test", threads=1)
-    assert await schema.check(pool, "mine", 5)
+    assert await compatibility.check(pool, "mine", 5)
     pool.close()
 
 
@@ -30,56 +30,56 @@ def test_a_database_that_cannot_hold_every_text_is_refused(services: Services) -
     name = unique("posthaste_ascii")
     services.sql(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     try:
-        with pytest.raises(schema.WrongEncoding, match="SQL_ASCII"):
-            schema.migrate(with_path(services.database, name), "mine")
+        with pytest.raises(migration.WrongEncoding, match="SQL_ASCII"):
+            migration.migrate(with_path(services.database, name), "mine")
     finally:
         services.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_two_migrations_at_once_do_not_meet(empty: str) -> None:
     answers = await asyncio.gather(
-        *(asyncio.to_thread(schema.migrate, empty, "mine") for _ in range(3)), return_exceptions=True
+        *(asyncio.to_thread(migration.migrate, empty, "mine") for _ in range(3)), return_exceptions=True
     )
-    assert all(answer == schema.code_revision() or isinstance(answer, schema.MigrationBlocked) for answer in answers)
-    assert schema.code_revision() in answers
+    assert all(answer == compatibility.code_revision() or isinstance(answer, migration.MigrationBlocked) for answer in answers)
+    assert compatibility.code_revision() in answers
 
 
 async def test_an_empty_an_older_and_a_foreign_database_are_refused_and_a_newer_one_is_not(
     services: Services, empty: str
 ) -> None:
     pool = DatabasePool(empty, name="test", threads=1)
-    with pytest.raises(schema.SchemaTooOld, match="posthaste migrate"):
-        await schema.check(pool, "mine", 5)
-    schema.migrate(empty, "mine")
-    with pytest.raises(schema.ForeignNamespace, match="'mine'"):
-        await schema.check(pool, "other", 5)
-    with pytest.raises(schema.ForeignNamespace, match="'mine'"):
-        schema.migrate(empty, "other")
+    with pytest.raises(compatibility.SchemaTooOld, match="posthaste migrate"):
+        await compatibility.check(pool, "mine", 5)
+    migration.migrate(empty, "mine")
+    with pytest.raises(compatibility.ForeignNamespace, match="'mine'"):
+        await compatibility.check(pool, "other", 5)
+    with pytest.raises(compatibility.ForeignNamespace, match="'mine'"):
+        migration.migrate(empty, "other")
     name = empty.rpartition("/")[2]
     services.sql("UPDATE alembic_version SET version_num = '9999'", name)
-    assert not await schema.check(pool, "mine", 5)
+    assert not await compatibility.check(pool, "mine", 5)
     services.sql("UPDATE alembic_version SET version_num = '0000'", name)
-    with pytest.raises(schema.SchemaTooOld, match="0000"):
-        await schema.check(pool, "mine", 5)
+    with pytest.raises(compatibility.SchemaTooOld, match="0000"):
+        await compatibility.check(pool, "mine", 5)
     pool.close()
 
 
 async def test_an_index_that_was_left_half_built_is_built_again(empty: str) -> None:
-    schema.migrate(empty, "mine", to="0009")
+    migration.migrate(empty, "mine", to="0009")
     _leave_half_built(empty, "jobs_backlog ON jobs (client_id, due_at) INCLUDE (provider)")
     pool = DatabasePool(empty, name="test", threads=1)
     assert (await checks.look(pool, 5)).invalid_indexes == ["jobs_backlog"]
-    schema.migrate(empty, "mine")
+    migration.migrate(empty, "mine")
     assert (await checks.look(pool, 5)).invalid_indexes == []
     assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_backlog'::regclass") == [(True,)]
     pool.close()
 
 
 async def test_an_invalid_index_of_a_current_schema_is_built_again(empty: str) -> None:
-    schema.migrate(empty, "mine")
+    migration.migrate(empty, "mine")
     sql(empty, "DROP INDEX jobs_dead")
     _leave_half_built(empty, "jobs_dead ON jobs (id) WHERE status IN ('failed', 'unknown')")
-    schema.migrate(empty, "mine")
+    migration.migrate(empty, "mine")
     assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_dead'::regclass") == [(True,)]
 
 

@@ -65,12 +65,12 @@ def made(folder: str) -> str:
 
 
 def _make(name: str) -> int:
-    from infra.postgres import schema
+    from infra.postgres import migration
     from tests.support import services
 
     found = services.find()
     found.sql(f"CREATE DATABASE {name}")
-    schema.migrate(services.with_path(found.database, name), "template")
+    migration.migrate(services.with_path(found.database, name), "template")
     return 0
 
 

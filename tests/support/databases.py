@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg2
 import psycopg2.extensions
 
-from infra.postgres import schema
+from infra.postgres import migration
 from tests.support.services import Services, unique, with_path
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def of_template(services: Services) -> Iterator[Databases]:
     """Create a migrated template; delete it with its copies afterwards."""
     name = unique("posthaste_template")
     services.sql(f"CREATE DATABASE {name}")
-    schema.migrate(with_path(services.database, name), "template")
+    migration.migrate(with_path(services.database, name), "template")
     databases = Databases(services, name)
     yield databases
     databases.drop()

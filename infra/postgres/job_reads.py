@@ -1,10 +1,9 @@
-"""Reads for clients: statuses, records, attempts, callbacks, backlogs. They have their own pool, apart from the hot path."""
+"""Reads of jobs of every kind: statuses, attempts, callbacks, backlogs."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -13,77 +12,7 @@ from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 
-
-@dataclass(frozen=True, slots=True)
-class MessageRecord:
-    """A message as its client sees it; instants by Postgres' clock."""
-
-    id: UUID
-    client_id: str
-    status: Status
-    version: int
-    destination: str
-    body: str | None
-    provider: str
-    priority: str
-    delivery: str
-    reference: str | None
-    tags: list[str]
-    metadata: dict[str, Any] | None
-    callback_url: str | None
-    attempts: int
-    reason: str | None
-    provider_message_id: str | None
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    next_attempt_at: datetime | None
-
-
 _STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
-
-_MESSAGES = sa.text("""
-SELECT id, client_id, status, version, destination, body, provider, priority, delivery, reference, tags, metadata,
-    callback_url, attempts, reason, provider_message_id, created_at, updated_at, finished_at,
-    CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
-FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND kind = 'message'
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class ReportRecord:
-    """A report as its client sees it. `last_reason`: of the last attempt; `reason`: of the job."""
-
-    id: UUID
-    status: Status
-    version: int
-    attempts: int
-    reason: str | None
-    last_reason: str | None
-    callback_url: str | None
-    progress_done: int | None
-    progress_about: int | None
-    created_at: datetime
-    updated_at: datetime
-    finished_at: datetime | None
-    next_attempt_at: datetime | None
-
-
-_REPORT_COLUMNS = """id, status, version, attempts, reason, callback_url, progress_done, progress_about,
-    created_at, updated_at, finished_at,
-    CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at,
-    (SELECT a.reason FROM attempts a WHERE a.job_id = jobs.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason"""
-
-_REPORT = sa.text(f"""
-SELECT {_REPORT_COLUMNS} FROM jobs WHERE id = :id AND client_id = :client_id AND kind = 'report'
-""")  # noqa: S608  a constant
-
-# By id, newest first: a UUIDv7 begins with the clock of the process that accepted the job.
-_REPORTS = sa.text(f"""
-SELECT {_REPORT_COLUMNS} FROM jobs WHERE client_id = :client_id AND kind = 'report' AND id < CAST(:before AS uuid)
-ORDER BY id DESC LIMIT :limit
-""")  # noqa: S608
-_BEHIND_ALL = UUID(int=2**128 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +71,7 @@ SELECT count(*) FROM (
 """)
 
 
-class Queries:
+class JobReads:
     """Each method is one read; see `DatabasePool.call` for what it raises."""
 
     def __init__(self, pool: DatabasePool):
@@ -160,16 +89,6 @@ class Queries:
 
         known = await self._pool.call(work, timeout)
         return [known.get(id_) for id_ in ids]
-
-    async def messages(self, ids: Sequence[UUID], timeout: float) -> list[MessageRecord | None]:
-        """The messages with these ids, in order and of any client; None for an unknown id."""
-
-        def work(connection: sa.Connection) -> dict[UUID, MessageRecord]:
-            rows = connection.execute(_MESSAGES, {"ids": [str(id_) for id_ in ids]}).mappings()
-            return {row["id"]: MessageRecord(**{**row, "status": Status(row["status"])}) for row in rows}
-
-        records = await self._pool.call(work, timeout)
-        return [records.get(id_) for id_ in ids]
 
     async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
         """Attempts of a job, oldest first; None if the client has no such job. `client_id`, `kind`: None matches any."""
@@ -191,17 +110,6 @@ class Queries:
 
         return await self._pool.call(work, timeout)
 
-    async def report(self, id_: UUID, client_id: str, timeout: float) -> ReportRecord | None:
-        """The client's report with this id; None if there is none."""
-        parameters = {"id": str(id_), "client_id": client_id}
-        found = await self._pool.call(lambda connection: _reports(connection.execute(_REPORT, parameters)), timeout)
-        return found[0] if found else None
-
-    async def reports(self, client_id: str, before: UUID | None, limit: int, timeout: float) -> list[ReportRecord]:
-        """At most `limit` reports of the client, newest first, with ids below `before`."""
-        parameters = {"client_id": client_id, "before": str(before or _BEHIND_ALL), "limit": limit}
-        return await self._pool.call(lambda connection: _reports(connection.execute(_REPORTS, parameters)), timeout)
-
     async def backlog(self, client_id: str, most: int, timeout: float) -> int:
         """The number of a client's due jobs that wait, without those of paused providers; counts up to `most`."""
         parameters = {"client_id": client_id, "most": most}
@@ -210,7 +118,3 @@ class Queries:
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""
         await self._pool.call(lambda connection: connection.execute(sa.text("SELECT 1")).close(), timeout)
-
-
-def _reports(rows: sa.CursorResult[Any]) -> list[ReportRecord]:
-    return [ReportRecord(**{**row, "status": Status(row["status"])}) for row in rows.mappings()]

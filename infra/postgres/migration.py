@@ -1,21 +1,15 @@
-"""Revisions of the schema: migration, and the check that the database fits this code."""
+"""Migration of the schema, and the databases of tests and demos."""
 
-import asyncio
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
 
-from infra.errors import Transient
+from infra.postgres.compatibility import MIGRATIONS, ForeignNamespace
 from infra.postgres.errors import TryAgain, classify
-from infra.postgres.pool import DatabasePool
 from infra.postgres.privileges import check_role, grant
 
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
-_CHECK_SECONDS = 0.8
 _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 
 log = structlog.get_logger()
@@ -29,25 +23,12 @@ ORDER BY c.relname
 """)
 
 
-class SchemaTooOld(Exception):
-    """The database's schema is older than this code: run `posthaste migrate`."""
-
-
-class ForeignNamespace(Exception):
-    """The database belongs to another namespace: POSTHASTE_DATABASE_URL or POSTHASTE_NAMESPACE is wrong."""
-
-
 class WrongEncoding(Exception):
     """The database is not in UTF8: it could not hold every text. Create one with ENCODING 'UTF8' TEMPLATE template0."""
 
 
 class MigrationBlocked(Exception):
     """Another migration is running, or a lock could not be had in time; nothing was changed by this one."""
-
-
-def code_revision() -> str:
-    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…"""
-    return max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
 def create_database(url: str, name: str) -> str:
@@ -164,49 +145,3 @@ def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
     connection.commit()
     if owner != namespace:
         raise ForeignNamespace(f"this database belongs to namespace {owner!r}, not to {namespace!r}")
-
-
-async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
-    """Whether the schema has this code's revision; False: a newer one, on which this code runs, too.
-
-    Raises:
-        SchemaTooOld: run `posthaste migrate`.
-        ForeignNamespace: wrong database or wrong namespace.
-        Unavailable: Postgres does not answer.
-    """
-
-    def work(connection: sa.Connection) -> tuple[str | None, str | None]:
-        if connection.execute(sa.text("SELECT to_regclass('installation')")).scalar_one() is None:
-            return None, None
-        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-        return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
-
-    revision, owner = await pool.call(work, timeout)
-    expected = code_revision()
-    if revision is None or revision < expected:
-        raise SchemaTooOld(f"the schema is at {revision or 'nothing'}, this code needs {expected}: run `posthaste migrate`")
-    if owner != namespace:
-        raise ForeignNamespace(f"the database belongs to namespace {owner!r}, not to POSTHASTE_NAMESPACE {namespace!r}")
-    return revision == expected
-
-
-async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[str], None]) -> None:
-    """Return once Postgres answers with a schema that fits this code. Until then `waiting` receives each reason.
-
-    Raises:
-        SchemaTooOld, ForeignNamespace: waiting would not help.
-    """
-    reason = ""
-    while True:
-        try:
-            current = await check(pool, namespace, _CHECK_SECONDS)
-        except Transient as error:
-            if str(error) != reason:
-                log.warning("postgres.waiting", reason=str(error))
-            reason = str(error)
-            waiting(reason)
-            await asyncio.sleep(random.uniform(0.2, 0.4))  # noqa: S311  jitter, not a secret
-        else:
-            if not current:
-                log.warning("schema.newer", code=code_revision(), effect="running on a newer schema")
-            return

@@ -1,5 +1,9 @@
-"""Lists of a client's messages, newest first. Each filter has its own index, which ends in the id."""
+"""Reads of messages: records by id, and lists of a client's messages, newest first.
 
+Each filter has its own index, which ends in the id.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -70,11 +74,55 @@ def page_statement(filter_: MessageFilter) -> str:
     return (_PAGE if filter_.tag is None else _TAGGED).format(columns=_COLUMNS, clauses=clauses)
 
 
-class MessageLists:
+@dataclass(frozen=True, slots=True)
+class MessageRecord:
+    """A message as its client sees it; instants by Postgres' clock."""
+
+    id: UUID
+    client_id: str
+    status: Status
+    version: int
+    destination: str
+    body: str | None
+    provider: str
+    priority: str
+    delivery: str
+    reference: str | None
+    tags: list[str]
+    metadata: dict[str, Any] | None
+    callback_url: str | None
+    attempts: int
+    reason: str | None
+    provider_message_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+_MESSAGES = sa.text("""
+SELECT id, client_id, status, version, destination, body, provider, priority, delivery, reference, tags, metadata,
+    callback_url, attempts, reason, provider_message_id, created_at, updated_at, finished_at,
+    CASE WHEN status = 'retrying' THEN due_at END AS next_attempt_at
+FROM jobs WHERE id = ANY(CAST(:ids AS uuid[])) AND kind = 'message'
+""")
+
+
+class Messages:
     """Each method is one read; see `DatabasePool.call` for what it raises."""
 
     def __init__(self, pool: DatabasePool):
         self._pool = pool
+
+    async def records(self, ids: Sequence[UUID], timeout: float) -> list[MessageRecord | None]:
+        """The messages with these ids, in order and of any client; None for an unknown id."""
+
+        def work(connection: sa.Connection) -> dict[UUID, MessageRecord]:
+            rows = connection.execute(_MESSAGES, {"ids": [str(id_) for id_ in ids]}).mappings()
+            return {row["id"]: MessageRecord(**{**row, "status": Status(row["status"])}) for row in rows}
+
+        records = await self._pool.call(work, timeout)
+        return [records.get(id_) for id_ in ids]
 
     async def page(
         self, client_id: str, filter_: MessageFilter, before: UUID | None, limit: int, timeout: float

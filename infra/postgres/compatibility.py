@@ -1,0 +1,76 @@
+"""Compatibility: whether the database has a schema and a namespace that fit this process."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+
+from infra.errors import Transient
+from infra.postgres.pool import DatabasePool
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_CHECK_SECONDS = 0.8
+
+log = structlog.get_logger()
+
+
+class SchemaTooOld(Exception):
+    """The database's schema is older than this code: run `posthaste migrate`."""
+
+
+class ForeignNamespace(Exception):
+    """The database belongs to another namespace: POSTHASTE_DATABASE_URL or POSTHASTE_NAMESPACE is wrong."""
+
+
+def code_revision() -> str:
+    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…"""
+    return max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
+    """Whether the schema has this code's revision; False: a newer one, on which this code runs, too.
+
+    Raises:
+        SchemaTooOld: run `posthaste migrate`.
+        ForeignNamespace: wrong database or wrong namespace.
+        Unavailable: Postgres does not answer.
+    """
+
+    def work(connection: sa.Connection) -> tuple[str | None, str | None]:
+        if connection.execute(sa.text("SELECT to_regclass('installation')")).scalar_one() is None:
+            return None, None
+        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
+
+    revision, owner = await pool.call(work, timeout)
+    expected = code_revision()
+    if revision is None or revision < expected:
+        raise SchemaTooOld(f"the schema is at {revision or 'nothing'}, this code needs {expected}: run `posthaste migrate`")
+    if owner != namespace:
+        raise ForeignNamespace(f"the database belongs to namespace {owner!r}, not to POSTHASTE_NAMESPACE {namespace!r}")
+    return revision == expected
+
+
+async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[str], None]) -> None:
+    """Return once Postgres answers with a schema that fits this code. Until then `waiting` receives each reason.
+
+    Raises:
+        SchemaTooOld, ForeignNamespace: waiting would not help.
+    """
+    reason = ""
+    while True:
+        try:
+            current = await check(pool, namespace, _CHECK_SECONDS)
+        except Transient as error:
+            if str(error) != reason:
+                log.warning("postgres.waiting", reason=str(error))
+            reason = str(error)
+            waiting(reason)
+            await asyncio.sleep(random.uniform(0.2, 0.4))  # noqa: S311  jitter, not a secret
+        else:
+            if not current:
+                log.warning("schema.newer", code=code_revision(), effect="running on a newer schema")
+            return
