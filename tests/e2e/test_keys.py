@@ -108,7 +108,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
     await becomes(200, key)
     headers = {"Authorization": f"Bearer {key}"}
     async with stack.session.get(f"{bases[0]}/messages/{accepted['id']}/events", headers=headers) as stream:
-        while b"id: 2" not in await stream.content.readline():  # the first event may still be that of version 1
+        while not (await stream.content.readline()).startswith(b"id: "):  # whichever version it begins with
             assert not stream.content.at_eof()
         done = await stack.command("keys", "revoke", key[:11])
         assert done.returncode == 0, done.stderr
