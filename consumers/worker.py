@@ -152,7 +152,7 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     reaper = Reaper(ledger, recorder, settings.policies(), lease_seconds=settings.lease_seconds)
     pauses = ProviderPauses(ProviderStore(adapters.reads), gates)
     loops = [
-        consumer.run(runner.dispatch),
+        pauses.then(partial(consumer.run, runner.dispatch)),
         publisher.run(),
         eager.run(),
         reaper.run(),

@@ -25,7 +25,7 @@ async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database
     async def running() -> Counter[str]:
         return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks() - before)  # type: ignore[union-attr]
 
-    names = {"Consumer.run", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "ProviderPauses.run"}
+    names = {"ProviderPauses.then", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "ProviderPauses.run"}
     seen = await eventually(running, lambda counted: names <= set(counted))
     stop.set()
     await worker

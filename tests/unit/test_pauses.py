@@ -1,0 +1,64 @@
+"""A worker applies the pauses of providers before it consumes."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from consumers.gate import Gate
+from consumers.pauses import ProviderPauses
+from consumers.slots import Slots
+from infra.errors import Transient
+from jobs.breaker import BreakerPolicy
+from tests.support.waiting import eventually
+
+
+@dataclass
+class Store:
+    """Fails twice, then answers."""
+
+    calls: int = 0
+    answer: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def paused(self, timeout: float) -> frozenset[str]:
+        self.calls += 1
+        if self.calls <= 2:
+            raise Transient("no answer")
+        await self.answer.wait()
+        return frozenset({"a"})
+
+
+class Switch:
+    async def pause(self, queue: str) -> None: ...
+    async def resume(self, queue: str) -> None: ...
+
+
+async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> None:
+    gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), BreakerPolicy()), Store(), asyncio.Event()
+    pauses = ProviderPauses(store, {"a": gate})
+    open_at_start: list[bool] = []
+
+    async def consume() -> None:
+        open_at_start.append(gate.is_open)
+        consuming.set()
+
+    tasks = [asyncio.create_task(pauses.then(consume)), asyncio.create_task(pauses.run())]
+
+    async def calls() -> int:
+        return store.calls
+
+    await eventually(calls, lambda count: count == 3)
+    assert not consuming.is_set()
+    store.answer.set()
+    await asyncio.wait_for(consuming.wait(), 60)
+    assert open_at_start == [True]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_a_worker_without_providers_consumes_at_once() -> None:
+    pauses, consuming = ProviderPauses(Store(), {}), asyncio.Event()
+
+    async def consume() -> None:
+        consuming.set()
+
+    await asyncio.gather(pauses.run(), pauses.then(consume))
+    assert consuming.is_set()
