@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +17,8 @@ from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore,
 from jobs.lifecycle import Status
 from jobs.model import Kind
 from service.dead_letters import DeadLetters
+
+log = structlog.get_logger()
 
 _BASES = {Kind.MESSAGE: "/messages", Kind.REPORT: JOBS}  # no operation shows a callback by itself
 
@@ -47,6 +50,7 @@ class DeadLetterEndpoints:
             answer["would_requeue"] = [letter.id for letter in found]
         else:
             done = await self.letters.requeue_first(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+            log.info("dead_letters.requeued", client=caller_of(request).client_id, jobs=len(done.moved))
             answer |= {"requeued": done.moved, "unconfigured_provider": done.unconfigured, "expired": done.expired}
         return as_json(answer)
 
@@ -57,7 +61,9 @@ class DeadLetterEndpoints:
             found = await self.store.page(filter_, BEFORE_ALL, batch.limit, READ_SECONDS)
             answer["would_discard"] = [letter.id for letter in found]
         else:
-            answer["discarded"] = (await self.letters.discard(filter_, BEFORE_ALL, batch.limit)).moved
+            done = await self.letters.discard(filter_, BEFORE_ALL, batch.limit)
+            log.info("dead_letters.discarded", client=caller_of(request).client_id, jobs=len(done.moved))
+            answer["discarded"] = done.moved
         return as_json(answer)
 
 

@@ -28,6 +28,7 @@ class HealthEndpoints:
     down_tasks: Callable[[], list[str]]
     release: VersionOut
     _down: set[str] = field(default_factory=set)
+    _were_up: set[str] = field(default_factory=set)
 
     async def live(self, request: Request) -> Response:
         answer: LiveOut = {"status": "live"}
@@ -47,13 +48,18 @@ class HealthEndpoints:
         return as_json(answer, 200 if ready else 503, None if ready else {"Retry-After": "1"})
 
     def _log_change(self, name: str, reason: str | None) -> None:
-        """Log each dependency once when it goes down, and once when it is up again."""
-        if reason is not None and name not in self._down:
+        """Log each dependency once when it goes down, and once when it is up again. At the start it is only waited for."""
+        if reason is None:
+            self._were_up.add(name)
+            if name in self._down:
+                self._down.remove(name)
+                log.info("health.up", check=name)
+        elif name not in self._down:
             self._down.add(name)
-            log.warning("health.down", check=name, reason=reason)
-        elif reason is None and name in self._down:
-            self._down.remove(name)
-            log.info("health.up", check=name)
+            if name in self._were_up:
+                log.warning("health.down", check=name, reason=reason)
+            else:
+                log.info("health.waiting", check=name, reason=reason)
 
     async def version(self, request: Request) -> Response:
         return as_json(self.release)

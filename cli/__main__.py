@@ -27,7 +27,7 @@ COMMANDS = {
     "wait": ("cli.messages:wait", "Wait until a message or a report ends, and print its status."),
     "report": ("cli.report:report", "Submit a report of words per user and print its result."),
     "sandbox": ("cli.sandbox:sandbox", "Run a provider with configurable faults on loopback."),
-    "dead-letters": ("cli.dead_letters:app", "List, show, requeue, discard and export failed and unknown jobs."),
+    "dead-letters": ("cli.dead_letters:app", "Count, show, requeue, discard and export failed and unknown jobs."),
     "providers": ("cli.providers:app", "List, pause and resume providers; move their queued messages."),
     "clients": ("cli.keys:clients_app", "Create, list and revoke API clients."),
     "keys": ("cli.keys:keys_app", "Create, list, rotate and revoke API keys."),

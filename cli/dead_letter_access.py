@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -60,7 +60,7 @@ class Access:
         groups = await self.store.groups(filter_, CALL_SECONDS)
         unknown = sum(group.count for group in groups if group.status is Status.UNKNOWN)
         if not quiet:
-            console.print(table(groups))
+            print_groups(groups)
             if unknown:
                 text = f"{unknown} of them are unknown: the provider may have accepted them, and may get them a second time"
                 console.print(text, style="yellow")
@@ -83,12 +83,15 @@ def run(work: Callable[[Access], Awaitable[T]]) -> T:
         return session.run(call())
 
 
-def table(groups: Iterable[Group]) -> Table:
+def print_groups(groups: Sequence[Group]) -> None:
+    if not groups:
+        say("no dead letter matches")
+        return
     groups_table = Table("kind", "provider", "status", "reason", "count", "oldest", "newest")
     for group in groups:
         instants = (f"{group.oldest:%Y-%m-%d %H:%M:%S}", f"{group.newest:%Y-%m-%d %H:%M:%S}")
         groups_table.add_row(group.kind, group.provider or "", group.status, group.reason or "", str(group.count), *instants)
-    return groups_table
+    console.print(groups_table)
 
 
 def print_letters(letters: list[DeadLetter]) -> None:

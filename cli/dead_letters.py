@@ -1,4 +1,4 @@
-"""`posthaste dead-letters`: list, show, requeue, discard and export failed and unknown jobs."""
+"""`posthaste dead-letters`: count, show, requeue, discard and export failed and unknown jobs."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_letters, run, table
+from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_groups, print_letters, run
 from cli.dead_letter_filter import filtered
 from cli.requeue import requeue
 from cli.session import CALL_SECONDS
@@ -22,7 +22,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command("list")
 @filtered
 def list_(filter_: Filter, as_json: AsJson = False) -> None:
-    """Count dead letters by kind, provider, status and reason, and count undecodable messages in the dead queues."""
+    """Count dead letters by kind, provider, status and reason. `export` prints each one.
+
+    The command also counts the undecodable messages in the dead queues.
+    """
 
     async def work(access: Access) -> None:
         groups = await access.store.groups(filter_, CALL_SECONDS)
@@ -32,7 +35,7 @@ def list_(filter_: Filter, as_json: AsJson = False) -> None:
             counts = {"groups": [asdict(group) for group in groups], "undecodable": undecodable}
             print(json.dumps(counts, default=str, indent=2))
             return
-        console.print(table(groups))
+        print_groups(groups)
         for name, count in undecodable.items():
             say(f"{name}: {count} undecodable messages; `export` prints them, `discard --undecodable` deletes them")
 
@@ -46,7 +49,7 @@ def show(id: UUID) -> None:
     async def work(access: Access) -> None:
         letters = await access.store.page(Filter(ids=(id,)), BEFORE_ALL, 1, CALL_SECONDS)
         if not letters:
-            fail(f"there is no dead letter {id}; `posthaste wait {id}` prints a job's status")
+            fail(f"there is no dead letter {id}; GET /messages/{id}/attempts lists the attempts of any message")
         for name, value in asdict(letters[0]).items():
             say(f"{name:>14}  {value}")
         attempts = Table("revision", "attempt", "outcome", "reason", "code", "charged", "took", "at")

@@ -39,7 +39,10 @@ def requeue(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Requeue failed and unknown jobs: preview, confirm, requeue. Exit 0: done, 1: error, 4: too few canaries succeeded."""
+    """Requeue failed and unknown jobs: preview, confirm, requeue.
+
+    Exit 0: done or declined, 1: error or jobs of unconfigured providers left, 2: wrong options, 4: too few canaries succeeded.
+    """
 
     async def work(access: Access) -> "dict[str, object] | _Requeue":
         # The bound keeps a job that fails again during this run from being requeued twice.

@@ -102,7 +102,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     adapters = _Adapters(settings)
     try:
         if await wait_for_schema(adapters.hot, settings.namespace, stop):
-            log.info("worker.ready", kinds=sorted(kinds), providers=sorted(settings.providers))
+            log.info("worker.ready", kinds=sorted(kind.value for kind in kinds), providers=sorted(settings.providers))
             await _run(_build(settings, kinds, adapters), settings.shutdown_grace_seconds, stop)
     finally:
         await adapters.close()

@@ -480,5 +480,5 @@ def _explain(problem: Any) -> str:
         return str(problem["msg"]).removeprefix("Value error, ")
     name = PREFIX + location[0].upper() + "".join(f".{part}" for part in location[1:])
     if problem["type"] == "missing" and len(location) == 1:
-        return f"{name} is not set; `make services` finds or starts the service and writes it to {ENV_FILES[0]}"
+        return f"{name} is not set; run this in the checkout, where `make services` writes it to {ENV_FILES[0]}"
     return f"{name}: {problem['msg'].removeprefix('Value error, ')}"

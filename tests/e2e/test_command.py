@@ -114,6 +114,7 @@ def test_without_settings_each_missing_one_is_named(tmp_path: Path) -> None:
         ran = _run(*arguments, environment=environment, folder=tmp_path)
         assert ran.returncode == 1
         assert "POSTHASTE_DATABASE_URL is not set" in ran.stderr and "make services" in ran.stderr
+        assert "in the checkout" in ran.stderr
 
 
 def test_send_and_status_explain_what_is_wrong(tmp_path: Path) -> None:

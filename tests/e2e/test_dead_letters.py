@@ -168,6 +168,16 @@ async def test_letters_past_their_deadline_stay_unless_they_get_a_new_one(stack:
     await stack.becomes(old, "sent")
 
 
+async def test_commands_say_that_no_dead_letter_matches(stack: Stack) -> None:
+    for command in (["list"], ["requeue"], ["requeue", "--dry-run"], ["discard"]):
+        ran = await stack.command("dead-letters", *command)
+        assert (ran.returncode, ran.stdout.splitlines()[0]) == (0, "no dead letter matches"), ran.stderr
+    id_ = await stack.submit()
+    await stack.becomes(id_, "sent")
+    ran = await stack.command("dead-letters", "show", id_)
+    assert ran.returncode == 1 and f"GET /messages/{id_}/attempts" in ran.stderr
+
+
 async def test_a_discarded_letter_is_gone_for_good(stack: Stack) -> None:
     (id_,) = await _dead(stack, 400, 1)
     assert (await stack.command("dead-letters", "discard", "--dry-run")).returncode == 0

@@ -8,10 +8,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from cli.sandbox import Faults
 from tests.support.stack import Stack
 
 README = Path(__file__).parents[2] / "README.md"
@@ -43,13 +45,17 @@ async def _run(stack: Stack, command: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine")
 async def test_the_commands_of_the_readme_send_one_message_and_requeue_a_dead_letter(stack: Stack) -> None:
-    submit, status, break_it, send, list_, repair, requeue = _commands()
+    submit, status, break_it, send, list_, repair, requeue, wait = _commands()
     id_ = json.loads(await _run(stack, submit))["id"]
     assert json.loads(await _run(stack, status.replace("ID", id_))) == {"status": "sent"}
     await _run(stack, break_it)
-    dead = (await _run(stack, send)).strip()
+    dead = (await _run(stack, send.removeprefix("ID=$(").removesuffix(")"))).strip()
     await stack.becomes(dead, "failed")
-    assert "http_400" in await _run(stack, list_)
+    listed = await _run(stack, list_)
+    assert "http_400" in listed
     await _run(stack, repair)
-    await _run(stack, requeue)
+    requeued = await _run(stack, requeue)
     await stack.becomes(dead, "sent")
+    assert (await _run(stack, wait.replace("$ID", dead) + f" --url {stack.base}")).strip() == "sent"
+    assert requeued.splitlines()[-1] == "1 requeued" and "│ message │ sandbox  │ failed │ http_400 │ 1     │" in listed
+    assert (await stack.provider("/stats"))["faults"] == asdict(Faults())

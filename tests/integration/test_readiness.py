@@ -32,7 +32,7 @@ async def test_readiness_names_a_task_that_fails(
 
 
 async def test_readiness_keeps_the_reason_to_the_log_and_logs_it_once() -> None:
-    reasons: list[str | None] = ["role secret_role does not exist"]
+    reasons: list[str | None] = []
 
     async def postgres() -> str | None:
         return reasons[-1]
@@ -43,12 +43,16 @@ async def test_readiness_keeps_the_reason_to_the_log_and_logs_it_once() -> None:
     release: VersionOut = {"name": "posthaste", "version": "1", "schema": "1"}
     ready = Route("/health/ready", HealthEndpoints({"postgres": postgres, "redis": well}, list, release).ready)
     with capture_logs() as logged:
-        for _ in range(3):
-            status, answer = await call(ready.app, "/health/ready")
-            assert (status, answer["checks"]) == (503, {"postgres": "down", "redis": "up", "tasks": "up"})
-        reasons.append(None)
-        assert (await call(ready.app, "/health/ready"))[0] == 200
-    assert [(line["event"], line.get("reason")) for line in logged] == [
-        ("health.down", "role secret_role does not exist"),
-        ("health.up", None),
+        for reason in ("the first connection", "role secret_role does not exist"):
+            reasons.append(reason)
+            for _ in range(3):
+                status, answer = await call(ready.app, "/health/ready")
+                assert (status, answer["checks"]) == (503, {"postgres": "down", "redis": "up", "tasks": "up"})
+            reasons.append(None)
+            assert (await call(ready.app, "/health/ready"))[0] == 200
+    assert [(line["event"], line["log_level"], line.get("reason")) for line in logged] == [
+        ("health.waiting", "info", "the first connection"),
+        ("health.up", "info", None),
+        ("health.down", "warning", "role secret_role does not exist"),
+        ("health.up", "info", None),
     ]
