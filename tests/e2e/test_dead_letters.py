@@ -290,7 +290,7 @@ async def test_wrong_requests_for_dead_letters_are_named(stack: Stack) -> None:
     assert (await _post(stack, "/dead-letters/requeue", {}))[0] == 503
 
 
-async def test_the_script_of_the_exercise_previews_asks_and_requeues(stack: Stack) -> None:
+async def test_the_requeue_script_previews_asks_and_requeues(stack: Stack) -> None:
     (id_,) = await _dead(stack, 400, 1)
     script = Path(sys.executable).with_name("posthaste-requeue")
     assert os.access(script, os.X_OK)
