@@ -32,8 +32,8 @@ def test_any_value_is_a_model_or_a_problem(model: type[BaseModel], fields: Any) 
         assert problem.errors and all(error.detail for error in problem.errors)
         orjson.dumps(describe(problem))  # it can be sent
         return
-    text = orjson.dumps(found.model_dump(mode="json")).decode()
-    assert model is BatchIn or "\\u0000" not in text
+    if model is not BatchIn:  # it passes its items on unread: each is validated by itself
+        assert "\\u0000" not in orjson.dumps(found.model_dump(mode="json")).decode()
 
 
 @given(
