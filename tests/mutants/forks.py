@@ -29,7 +29,15 @@ TESTS = [
     "tests/contract/test_ledger.py",
     *(
         f"tests/integration/test_{name}.py"
-        for name in ("dead_letter_store", "idempotency_keys", "outbox_and_relay", "provider_states", "retention", "sweep")
+        for name in (
+            "dead_letter_store",
+            "idempotency_keys",
+            "outbox_and_relay",
+            "provider_states",
+            "retention",
+            "statement_conditions",
+            "sweep",
+        )
     ),
     "tests/integration/test_races_of_batches.py",
 ]

@@ -1,0 +1,198 @@
+"""Each statement touches the rows that it names, and no other."""
+
+from datetime import timedelta
+from uuid import UUID
+
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter
+from infra.postgres.ledger import Ledger
+from infra.postgres.outbox import Outbox
+from infra.postgres.retention import Retention
+from infra.postgres.sweep import Sweep
+from jobs.decision import decide
+from jobs.model import DEAD_QUEUES, REPORTS, Kind, NewJob, Priority, Progress, message_queue
+from jobs.outcome import Outcome, Verdict, from_http
+from jobs.retry import RetryPolicy
+from jobs.wire import Pointer
+from tests.support.factories import ACCEPTED, claim_request, message, new_id, report
+from tests.support.ledger import Store
+
+NORMAL = message_queue("sandbox")
+LONG_AGO = "now() - interval '1 h'"
+
+
+async def _accept(store: Store, job: NewJob | None = None) -> NewJob:
+    job = job or message()
+    await Ledger(store.pool, grace_seconds=0).accept([job], 5)
+    return job
+
+
+async def _end(store: Store, outcome: Outcome, job: NewJob | None = None, attempts: int = 1) -> UUID:
+    """Accept, claim and end a job."""
+    id_ = (await _accept(store, job)).id
+    (claimed,) = await store.ledger.claim([claim_request(id_)], 5)
+    assert claimed is not None
+    await store.ledger.apply([decide(claimed, outcome, RetryPolicy(attempts=attempts), ran_seconds=1, jitter=0)], 5)
+    return id_
+
+
+def _row(store: Store, job_id: UUID, version: int, queue: str = "q", due: str = LONG_AGO) -> None:
+    store.rows(
+        f"INSERT INTO outbox (job_id, version, route, queue, due_at) VALUES ('{job_id}', {version}, 'work', '{queue}', {due})"
+    )
+
+
+def _outbox(store: Store) -> set[tuple[str, int]]:
+    return {(str(id_), int(str(version))) for id_, version in store.rows("SELECT job_id, version FROM outbox")}
+
+
+async def test_a_row_is_deleted_by_job_and_version(store: Store) -> None:
+    one, other = new_id(), new_id()
+    for id_ in (one, other):
+        _row(store, id_, 1)
+        _row(store, id_, 2)
+    await Outbox(store.pool).delete([Pointer(one, 1)], 5)
+    assert _outbox(store) == {(str(one), 2), (str(other), 1), (str(other), 2)}
+
+
+async def test_a_taken_row_delays_no_other_version_and_is_released_alone(store: Store) -> None:
+    outbox, one, other = Outbox(store.pool), new_id(), new_id()
+    _row(store, one, 1, "a")
+    _row(store, one, 2, "b")
+    _row(store, other, 1, "a", due="now() + interval '1 h'")
+    (taken,) = await outbox.take("a", 10, 5)
+    assert taken.pointer == Pointer(one, 1)
+    assert [due.pointer for due in await outbox.take("b", 10, 5)] == [Pointer(one, 2)]
+    await outbox.release([Pointer(one, 1)], 5)
+    assert [due.pointer for due in await outbox.take("a", 10, 5)] == [Pointer(one, 1)]
+    assert await outbox.take("b", 10, 5) == []
+
+
+async def test_the_oldest_rows_are_taken_first(store: Store) -> None:
+    ids = [new_id() for _ in range(4)]
+    for hours, id_ in zip((1, 4, 2, 3), ids, strict=True):
+        _row(store, id_, 1, due=f"now() - interval '{hours} h'")
+    taken = await Outbox(store.pool).take("q", 2, 5)
+    assert {due.pointer.id for due in taken} == {ids[1], ids[3]}
+
+
+async def test_a_queue_is_due_by_its_own_rows(store: Store) -> None:
+    _row(store, new_id(), 1, "a", due="now() + interval '1 h'")
+    _row(store, new_id(), 1, "b")
+    _row(store, new_id(), 1, "c")
+    _row(store, new_id(), 1, "c", due="now() + interval '1 h'")
+    assert await Outbox(store.pool).queues_due(5) == ["b", "c"]
+
+
+async def test_a_renewal_writes_the_progress_of_its_job(store: Store) -> None:
+    one, other = await _accept(store, report()), await _accept(store, report())
+    jobs = await store.ledger.claim([claim_request(one.id), claim_request(other.id)], 5)
+    assert jobs[0] is not None
+    store.rows(f"UPDATE jobs SET updated_at = {LONG_AGO}")
+    assert await store.ledger.renew(jobs[0], 600, Progress(7, 9), 5)
+    rows = store.rows(
+        "SELECT id, progress_done, progress_about, updated_at > now() - interval '1 min', "
+        "lease_until > now() + interval '5 min' "
+        f"FROM jobs ORDER BY id = '{one.id}' DESC"
+    )
+    assert [row[1:] for row in rows] == [(7, 9, True, True), (None, None, False, False)]
+
+
+async def test_the_leases_that_expired_first_are_found_first(store: Store) -> None:
+    ids = [(await _accept(store)).id for _ in range(3)]
+    await store.ledger.claim([claim_request(id_) for id_ in ids], 5)
+    for hours, id_ in zip((1, 3, 2), ids, strict=True):
+        store.rows(f"UPDATE jobs SET lease_until = now() - interval '{hours} h' WHERE id = '{id_}'")
+    assert [lost.id for lost in await store.ledger.expired_leases(2, 5)] == [ids[1], ids[2]]
+
+
+async def test_the_oldest_idempotency_keys_are_deleted_first(store: Store) -> None:
+    for hours in (3, 1, 2):
+        store.rows(
+            "INSERT INTO idempotency_keys (client_id, route, key, fingerprint, job_id, created_at) "
+            f"VALUES ('default', 'message', 'k{hours}', 'f', '{new_id()}', now() - interval '{hours} h')"
+        )
+    assert await store.ledger.forget_keys(1800, 2, 5) == 2
+    assert store.rows("SELECT key FROM idempotency_keys") == [("k1",)]
+
+
+async def test_a_dead_letter_shows_the_reason_of_its_own_last_attempt(store: Store) -> None:
+    rejected = await _end(store, from_http(400))
+    exhausted = await _end(store, Outcome(Verdict.RETRYABLE, "http_500", 500))
+    letters = await DeadLetterStore(store.pool).page(Filter(), BEFORE_ALL, 10, 5)
+    shown = {letter.id: (letter.last_reason, letter.provider_code) for letter in letters}
+    assert shown == {rejected: ("http_400", 400), exhausted: ("http_500", 500)}
+
+
+async def test_only_unfinished_messages_to_the_destination_are_under_way(store: Store) -> None:
+    await _end(store, ACCEPTED)
+    await _end(store, from_http(400))
+    await _accept(store)
+    await _accept(store, message(destination="+2"))
+    assert await Retention(store.pool).under_way("+1", None, 5) == 1
+
+
+async def _lost(store: Store, job: NewJob, version: int = 1) -> None:
+    """Accept a job that is long due and has no message."""
+    await _accept(store, job)
+    store.rows(f"UPDATE jobs SET due_at = {LONG_AGO}, version = {version} WHERE id = '{job.id}'")
+    store.rows(f"DELETE FROM outbox WHERE job_id = '{job.id}'")
+
+
+async def test_a_sweep_requeues_the_waiting_jobs_of_its_queue(store: Store) -> None:
+    """By provider, priority and kind; queued or retrying; a row of an earlier version is no message of this one."""
+    sweep, now = Sweep(store.pool), (await Sweep(store.pool).observe(NORMAL, behind_seconds=5, timeout=5)).now
+    high, other = message_queue("sandbox", Priority.HIGH), message_queue("other")
+    jobs = {name: message() for name in ("queued", "retrying", "stale row", "has row", "sent")}
+    jobs |= {
+        "high": NewJob(new_id(), "default", high, "+1", "hello"),
+        "other": NewJob(new_id(), "default", other, "+1", "hello"),
+        "report": report(),
+    }
+    for job in jobs.values():
+        await _lost(store, job, version=3)
+    store.rows(f"UPDATE jobs SET status = 'retrying' WHERE id = '{jobs['retrying'].id}'")
+    store.rows(f"UPDATE jobs SET status = 'sent' WHERE id = '{jobs['sent'].id}'")
+    _row(store, jobs["stale row"].id, 1)
+    _row(store, jobs["has row"].id, 3)
+    before = _outbox(store)
+    page = await sweep.requeue(NORMAL, before=now - timedelta(minutes=1), after=None, timeout=5)
+    expected = {(str(jobs[name].id), 3) for name in ("queued", "retrying", "stale row")}
+    assert (page.requeued, _outbox(store) - before) == (3, expected)
+    page = await sweep.requeue(REPORTS, before=now - timedelta(minutes=1), after=None, timeout=5)
+    assert (page.requeued, _outbox(store) - before - expected) == (1, {(str(jobs["report"].id), 3)})
+
+
+async def test_an_observation_is_of_its_own_queue(store: Store) -> None:
+    sweep = Sweep(store.pool)
+    _row(store, new_id(), 1, "another queue")
+    _row(store, new_id(), 1, NORMAL.name, due="now() + interval '1 h'")
+    for queue in (message_queue("other"), message_queue("sandbox", Priority.HIGH)):
+        job = await _accept(store, NewJob(new_id(), "default", queue, "+1", "hello"))
+        await store.ledger.claim([claim_request(job.id)], 5)
+    await _accept(store)
+    store.rows(f"UPDATE outbox SET due_at = now() + interval '1 h' WHERE queue = '{NORMAL.name}'")
+    seen = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
+    assert (seen.is_behind, seen.claimed_until) == (False, None)
+    await store.ledger.claim([claim_request((await _accept(store)).id)], 5)
+    _row(store, new_id(), 1, NORMAL.name)
+    seen = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
+    assert seen.is_behind and seen.claimed_until is not None
+
+
+async def test_dead_letters_of_a_kind_are_published_again_in_the_order_of_their_ids(store: Store) -> None:
+    failed = await _end(store, from_http(400))
+    unknown = await _end(store, Outcome(Verdict.UNKNOWN, "timeout"), attempts=1)
+    store.rows(f"UPDATE jobs SET status = 'unknown' WHERE id = '{unknown}'")
+    await _end(store, ACCEPTED)
+    await _end(store, Outcome(Verdict.RETRYABLE, "http_500"), report())
+    await _accept(store)
+    store.rows("DELETE FROM outbox")
+    _row(store, failed, 3, DEAD_QUEUES[Kind.MESSAGE])  # one message is not published yet
+    last, count = await Sweep(store.pool).refill_dead(Kind.MESSAGE, "00000000-0000-0000-0000-000000000000", 5)
+    assert (last, count) == (str(unknown), 2)
+    assert _outbox(store) == {(str(failed), 3), (str(unknown), 3)}
+    ((headers, queue, route),) = store.rows(f"SELECT headers, queue, route FROM outbox WHERE job_id = '{unknown}'")
+    assert isinstance(headers, dict)
+    assert (headers["last_reason"], queue, route) == ("timeout", DEAD_QUEUES[Kind.MESSAGE], "dead")
+    assert await Sweep(store.pool).refill_dead(Kind.MESSAGE, str(failed), 5) == (str(unknown), 1)
+    assert await Sweep(store.pool).refill_dead(Kind.MESSAGE, str(unknown), 5) == (None, 0)
