@@ -8,7 +8,7 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
-from jobs.decision import decide
+from jobs.decision import decide, decide_lost
 from jobs.model import DEAD_QUEUES, REPORTS, Kind, NewJob, Priority, Progress, message_queue
 from jobs.outcome import Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
@@ -196,3 +196,46 @@ async def test_dead_letters_of_a_kind_are_published_again_in_the_order_of_their_
     assert (headers["last_reason"], queue, route) == ("timeout", DEAD_QUEUES[Kind.MESSAGE], "dead")
     assert await Sweep(store.pool).refill_dead(Kind.MESSAGE, str(failed), 5) == (str(unknown), 1)
     assert await Sweep(store.pool).refill_dead(Kind.MESSAGE, str(unknown), 5) == (None, 0)
+
+
+async def test_an_outcome_of_a_lost_claim_is_stale_though_a_later_claim_was_recorded(store: Store) -> None:
+    await _end(store, ACCEPTED)
+    id_ = (await _accept(store)).id
+    (lost,) = await store.ledger.claim([claim_request(id_)], 5)
+    assert lost is not None
+    store.rows(f"UPDATE jobs SET lease_until = {LONG_AGO} WHERE id = '{id_}'")
+    (expired,) = await store.ledger.expired_leases(10, 5)
+    await store.ledger.apply([decide_lost(expired, RetryPolicy(), limit=3, jitter=0)], 5)
+    (second,) = await store.ledger.claim([claim_request(id_, 3)], 5)
+    assert second is not None
+    done = decide(second, from_http(400), RetryPolicy(), ran_seconds=1, jitter=0)
+    assert await store.ledger.apply([done], 5) != [None]
+    late = decide(lost, from_http(500), RetryPolicy(), ran_seconds=1, jitter=0)
+    assert await store.ledger.apply([late], 5) == [None]
+    assert store.rows(f"SELECT status, version FROM jobs WHERE id = '{id_}'") == [("failed", 5)]
+
+
+async def test_a_repeated_transition_reads_back_its_own_row(store: Store) -> None:
+    """Two jobs at the same version, both dead: each repetition gets the headers of its own job."""
+    claims = []
+    for _ in range(2):
+        job = await _accept(store)
+        claims += await store.ledger.claim([claim_request(job.id)], 5)
+    steps = [
+        decide(claim, from_http(code), RetryPolicy(), ran_seconds=1, jitter=0)
+        for claim, code in zip(claims, (400, 404), strict=True)
+        if claim is not None
+    ]
+    first = [await store.ledger.apply([step], 5) for step in steps]
+    again = [await store.ledger.apply([step], 5) for step in steps]
+    for (one,), (other,), code in zip(first, again, (400, 404), strict=True):
+        assert one is not None and other is not None and other.headers is not None
+        assert (other.id, other.version, other.publish, other.headers["provider_code"]) == (one.id, 3, True, code)
+
+
+async def test_a_repeated_claim_reads_back_its_own_job(store: Store) -> None:
+    one, other = await _accept(store), await _accept(store)
+    requests = [claim_request(one.id), claim_request(other.id)]
+    await store.ledger.claim(requests, 5)
+    assert [job and job.id for job in await store.ledger.claim(requests[1:], 5)] == [other.id]
+    assert await store.ledger.claim([claim_request(one.id)], 5) == [None]  # another token
