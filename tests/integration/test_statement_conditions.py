@@ -6,6 +6,7 @@ from uuid import UUID
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
+from infra.postgres.providers import ProviderStore
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from jobs.decision import decide, decide_lost
@@ -239,3 +240,16 @@ async def test_a_repeated_claim_reads_back_its_own_job(store: Store) -> None:
     await store.ledger.claim(requests, 5)
     assert [job and job.id for job in await store.ledger.claim(requests[1:], 5)] == [other.id]
     assert await store.ledger.claim([claim_request(one.id)], 5) == [None]  # another token
+
+
+async def test_requeue_discard_and_move_state_when_the_job_changed(store: Store) -> None:
+    letters, providers = DeadLetterStore(store.pool), ProviderStore(store.pool)
+    requeued, discarded = await _end(store, from_http(400)), await _end(store, from_http(400))
+    moved = (await _accept(store, message(provider="old"))).id
+    store.rows(f"UPDATE jobs SET updated_at = {LONG_AGO}")
+    one, other = await letters.page(Filter(), BEFORE_ALL, 10, 5)
+    assert await letters.requeue([(one, one.queue)], 5) == {requeued}
+    assert await letters.discard([other], 5) == {discarded}
+    assert await providers.move("old", "new", Priority.NORMAL, 5) == 1
+    rows = store.rows("SELECT id, updated_at > now() - interval '1 min' FROM jobs")
+    assert sorted(rows) == sorted((id_, True) for id_ in map(str, (requeued, discarded, moved)))
