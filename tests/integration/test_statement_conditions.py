@@ -1,5 +1,6 @@
 """Each statement touches the rows that it names, and no other."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,7 +10,9 @@ from infra.postgres.outbox import Outbox
 from infra.postgres.providers import ProviderStore
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
+from infra.postgres.transitions.late import LateAcceptance
 from jobs.decision import decide, decide_lost
+from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, REPORTS, Kind, NewJob, Priority, Progress, message_queue
 from jobs.outcome import Outcome, Verdict, from_http
 from jobs.retry import RetryPolicy
@@ -159,6 +162,9 @@ async def test_a_sweep_requeues_the_waiting_jobs_of_its_queue(store: Store) -> N
     page = await sweep.requeue(NORMAL, before=now - timedelta(minutes=1), after=None, timeout=5)
     expected = {(str(jobs[name].id), 3) for name in ("queued", "retrying", "stale row")}
     assert (page.requeued, _outbox(store) - before) == (3, expected)
+    callback = report()
+    await _lost(store, callback, version=3)
+    store.rows(f"UPDATE jobs SET kind = 'callback' WHERE id = '{callback.id}'")
     page = await sweep.requeue(REPORTS, before=now - timedelta(minutes=1), after=None, timeout=5)
     assert (page.requeued, _outbox(store) - before - expected) == (1, {(str(jobs["report"].id), 3)})
 
@@ -253,3 +259,53 @@ async def test_requeue_discard_and_move_state_when_the_job_changed(store: Store)
     assert await providers.move("old", "new", Priority.NORMAL, 5) == 1
     rows = store.rows("SELECT id, updated_at > now() - interval '1 min' FROM jobs")
     assert sorted(rows) == sorted((id_, True) for id_ in map(str, (requeued, discarded, moved)))
+
+
+async def test_a_move_deletes_no_row_of_another_job(store: Store) -> None:
+    moved, other = await _accept(store, message(provider="old")), await _accept(store)
+    assert await ProviderStore(store.pool).move("old", "new", Priority.NORMAL, 5) == 1
+    assert _outbox(store) == {(str(moved.id), 2), (str(other.id), 1)}
+
+
+async def _lose_lease(store: Store, job: NewJob, version: int = 1) -> UUID:
+    """Claim a job and expire its lease; the claim's token."""
+    (claimed,) = await store.ledger.claim([claim_request(job.id, version)], 5)
+    assert claimed is not None
+    store.rows(f"UPDATE jobs SET lease_until = {LONG_AGO} WHERE id = '{job.id}'")
+    (expired,) = await store.ledger.expired_leases(10, 5)
+    await store.ledger.apply([decide_lost(expired, RetryPolicy(), limit=9, jitter=0)], 5)
+    return claimed.token
+
+
+async def test_a_late_acceptance_changes_its_own_job_attempt_and_rows(store: Store) -> None:
+    one, other = (replace(message(), callback_url="https://example.com/") for _ in range(2))
+    for job in (one, other):
+        await _accept(store, job)
+        await _lose_lease(store, job)
+        token = await _lose_lease(store, job, 3)
+        if job is one:
+            late = LateAcceptance(one.id, token, 202, "provider's id")
+    store.rows(f"UPDATE jobs SET updated_at = {LONG_AGO}, finished_at = NULL, reason = 'lease_lost'")
+    (applied,) = await store.ledger.accept_late([late], 5)
+    assert applied is not None and (applied.id, applied.version, applied.status) == (one.id, 6, Status.SENT)
+    columns = (
+        "status, reason, provider_message_id, updated_at > now() - interval '1 min', finished_at > now() - interval '1 min'"
+    )
+    assert store.rows(f"SELECT {columns} FROM jobs WHERE id = '{one.id}'") == [("sent", None, "provider's id", True, True)]
+    assert store.rows(f"SELECT {columns} FROM jobs WHERE id = '{other.id}'") == [("retrying", "lease_lost", None, False, None)]
+    attempts = "SELECT n, outcome, reason, provider_code FROM attempts WHERE job_id = '{}' ORDER BY n"
+    lost = [(1, "lease_lost", "lease_lost", None), (2, "lease_lost", "not_started", None)]  # the second had not begun
+    assert store.rows(attempts.format(one.id)) == [lost[0], (2, "accepted", "late", 202)]
+    assert store.rows(attempts.format(other.id)) == lost
+    assert {id_ for id_, _ in _outbox(store)} >= {str(other.id)} and str(one.id) not in {id_ for id_, _ in _outbox(store)}
+    assert store.rows(f"SELECT parent_id FROM jobs WHERE id = '{applied.callback}'") == [(str(one.id),)]
+    (again,) = await store.ledger.accept_late([late], 5)
+    assert again is not None and (again.id, again.version, again.callback) == (one.id, 6, None)
+
+
+async def test_a_late_acceptance_without_an_id_keeps_the_providers_id(store: Store) -> None:
+    job = await _accept(store)
+    token = await _lose_lease(store, job)
+    store.rows("UPDATE jobs SET provider_message_id = 'earlier'")
+    await store.ledger.accept_late([LateAcceptance(job.id, token, 202, None)], 5)
+    assert store.rows("SELECT status, provider_message_id FROM jobs") == [("sent", "earlier")]
