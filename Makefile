@@ -35,7 +35,7 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 services: setup ## Find or start RabbitMQ, Postgres and Redis (USING=docker|packages to insist)
 	@$(BIN)/python -m dev up --root $(ROOT) $(if $(USING),--using $(USING))
 
-# Where neither .venv nor data is, nothing runs; where only .venv is missing, it is made again to end what runs.
+# Without .venv and data nothing runs. If only .venv is missing, `setup` creates it again, as services may still run.
 STARTED := $(if $(wildcard $(VENV)/.run $(ROOT)/data),setup)
 
 stop: $(STARTED) ## End the services that `make services` started (their data stays)

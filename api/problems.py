@@ -114,6 +114,13 @@ async def _on_known(request: Request, error: Exception) -> Response:
     return render(request, problem)
 
 
+async def _on_unknown_outcome(request: Request, error: Exception) -> Response:
+    """A read has no outcome that could be unknown."""
+    if request.method in ("GET", "HEAD"):
+        return render(request, unavailable("The database does not answer."))
+    return await _on_known(request, error)
+
+
 async def _on_bad_data(request: Request, error: Exception) -> Response:
     """Postgres rejects a value that the request model accepts. The answer cannot name its field, so the log has the reason."""
     log.warning("request.bad_data", request_id=_request_id(request), reason=str(error))
@@ -155,6 +162,8 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 EXCEPTION_HANDLERS: dict[type[Exception], ExceptionHandler] = {
     Problem: _on_known,
     **dict.fromkeys(_PROBLEMS, _on_known),
+    DeadlineExceeded: _on_unknown_outcome,
+    Transient: _on_unknown_outcome,
     BadData: _on_bad_data,
     HTTPException: _on_http_exception,
     ClientDisconnect: _on_disconnect,
