@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs clean
+.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,14 @@ format: dev ## Rewrite the code in the project's format
 
 definitions: setup ## Write infra/rabbitmq/definitions.json from the topology
 	@$(BIN)/python -m infra.rabbitmq.definitions > infra/rabbitmq/definitions.json
+
+# verify looks up the installed command and some targets of systemd: a folder in place of / has them.
+units: ## Check the units of infra/systemd (needs systemd-analyze, of the package systemd)
+	@root=$$(mktemp -d) && trap 'rm -rf "$$root"' EXIT && folder="$$root/etc/systemd/system" && mkdir -p "$$folder" && \
+	install -D /bin/true "$$root/opt/posthaste/venv/bin/posthaste" && cp -r infra/systemd/. "$$folder" && cd "$$folder" && \
+	for name in sysinit shutdown network-online; do printf '[Unit]\nDescription=%s\n' $$name >$$name.target; done && \
+	systemd-analyze verify --root="$$root" --man=no --recursive-errors=one posthaste.target posthaste-*.service && \
+	echo "units: systemd-analyze accepts" posthaste.target posthaste-*.service
 
 docs: dev ## Write docs/configuration.md, docs/cli.md and .env.example from the code
 	@$(BIN)/python -m tests.docs
