@@ -1,4 +1,4 @@
-"""The systemd units say the same as compose, the command line and the settings. `make units` has systemd-analyze verify them."""
+"""The systemd units match compose, the command line and the settings. `make units` has systemd-analyze verify them."""
 
 import re
 from collections import defaultdict
