@@ -1,17 +1,25 @@
-"""The gate of a provider: whether this process consumes its messages now, and how many at once."""
+"""The gate of a provider: whether this process consumes its messages now, and how many at once.
+
+Operators pause providers in the ledger. Every worker applies it within a second.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
 
+from consumers.process import every
 from consumers.slots import Slots
+from infra.outage_log import OutageLog
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.outcome import Outcome
 
 log = structlog.get_logger()
+
+POLL_SECONDS = 0.5
 
 
 class QueueSwitch(Protocol):
@@ -70,34 +78,50 @@ class Gate:
             self._changed.set()
 
     async def run(self) -> None:
-        """Apply each change of state, until cancelled."""
         before = State.CLOSED
         while True:
             self._changed.clear()
-            state = self.state
+            state, until = self.state, self._breaker.until
             if state is not before:
                 await self._apply(before, state)
-                before = state
-            await self._wait_for_change(state)
+            before = state
+            is_timed = state is State.OPEN and not self._paused
+            seconds = until - self._monotonic() if is_timed and until is not None else None
+            with suppress(TimeoutError):  # the open time of the breaker is over
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
 
     async def _apply(self, before: State, state: State) -> None:
         log_change = log.info if state is State.CLOSED else log.warning
         log_change("provider.gate", provider=self._provider, state=state, paused=self._paused or None)
         self._slots.limit(1 if state is State.HALF_OPEN else self._slots.count)
-        if state is State.OPEN:
+        if State.OPEN in (before, state):
+            switch = self._switch.pause if state is State.OPEN else self._switch.resume
             for queue in self._queues:
-                await self._switch.pause(queue)
-        elif before is State.OPEN:
-            for queue in self._queues:
-                await self._switch.resume(queue)
+                await switch(queue)
 
-    async def _wait_for_change(self, state: State) -> None:
-        """Wait for an outcome, a pause, or the end of the breaker's open time."""
-        until, seconds = self._breaker.until, None
-        if state is State.OPEN and not self._paused and until is not None:
-            seconds = max(0.0, until - self._monotonic())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return  # the open time is over
+
+class ProviderPauses:
+    """Reads the paused providers periodically and pauses their gates."""
+
+    def __init__(self, paused: Callable[[float], Awaitable[frozenset[str]]], gates: Mapping[str, Gate]):
+        self._paused = paused
+        self._gates = gates
+        self._loaded = asyncio.Event()
+
+    async def run(self) -> None:
+        """Poll until cancelled. A worker without gates has nothing to pause."""
+        if self._gates:
+            await every(POLL_SECONDS, self._load, OutageLog("provider_pauses", "the last pauses stay in force"))
+        self._loaded.set()
+
+    async def _load(self) -> None:
+        paused = await self._paused(4 * POLL_SECONDS)
+        for name, gate in self._gates.items():
+            gate.pause(name in paused)
+        self._loaded.set()
+
+    async def then(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run once the pauses are loaded: a worker that starts must not consume the queues of a paused provider."""
+        await self._loaded.wait()
+        await run()

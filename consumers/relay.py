@@ -10,8 +10,9 @@ from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import DEAD_QUEUES, Route
+from jobs.model import DEAD_QUEUES
 from jobs.wire import Pointer
+from service import publishing
 
 log = structlog.get_logger()
 
@@ -20,22 +21,13 @@ CALL_SECONDS = 5.0
 
 
 class Outbox(Protocol):
-    """The part of the outbox that the relay uses."""
-
     async def queues_due(self, timeout: float) -> list[str]: ...
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]: ...
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]: ...
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None: ...
 
 
-class Broker(Protocol):
-    """The part of the publisher that the relay uses."""
-
-    connected: asyncio.Event
-
-    async def publish(
-        self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None
-    ) -> None: ...
+class Broker(publishing.Broker, Protocol):
     async def ready_messages(self, queue: str) -> int: ...
 
 
@@ -64,12 +56,11 @@ class Relay:
         self._poll_seconds = poll_seconds
         self._parked: set[str] = set()
         self._topping_up: dict[str, asyncio.Task[int]] = {}
-        self._outage = OutageLog("relay", "due messages wait in the outbox")
         self._refusals: dict[str, OutageLog] = {}
         self.is_leading = False
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        outage = OutageLog("relay", "due messages wait in the outbox")
         try:
             while True:
                 # Before `_lead`, which keeps the lead: a relay without a broker must lose it to another relay.
@@ -79,10 +70,10 @@ class Relay:
                         await self._start()
                     published = await self._settle()
                 except Transient as error:
-                    self._outage.failed(error)
+                    outage.failed(error)
                     published = 0
                 else:
-                    self._outage.succeeded()
+                    outage.succeeded()
                 if not published:
                     await asyncio.sleep(self._poll_seconds)
         finally:
@@ -134,11 +125,13 @@ class Relay:
             return 0
         rows = await self._outbox.take(queue, room, CALL_SECONDS)
         errors = await asyncio.gather(*map(self._publish, rows))
+        outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
+        for error in filter(None, errors):
+            outage.failed(error)
         published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
         unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
         if published:
-            if refusals := self._refusals.pop(queue, None):
-                refusals.succeeded()
+            outage.succeeded()
             await self._outbox.delete(published, CALL_SECONDS)
         if unpublished:
             await self._outbox.release(unpublished, CALL_SECONDS)
@@ -148,7 +141,5 @@ class Relay:
         try:
             await self._broker.publish(due.pointer, due.route, due.queue, due.headers)
         except NotPublished as error:
-            effect = f"messages of {due.queue} wait in the outbox"
-            self._refusals.setdefault(due.queue, OutageLog("relay.queue", effect)).failed(error)
             return error
         return None

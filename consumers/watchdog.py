@@ -3,14 +3,13 @@
 Such consumers are the most frequently reported failure of AMQP workers. No client library can detect them by itself.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import structlog
 
-from infra.errors import Transient
+from consumers.process import every
 from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
@@ -21,8 +20,6 @@ class ConsumerStuck(Exception):
 
 
 class Consumer(Protocol):
-    """The part of the consumer that the watchdog uses."""
-
     def silent_seconds(self, queue: str) -> float | None: ...
     def rebuild(self) -> None: ...
 
@@ -51,20 +48,7 @@ class Watchdog:
         self._stuck_since: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Check until cancelled.
-
-        Raises:
-            ConsumerStuck: a rebuilt connection did not help.
-        """
-        outage = OutageLog("watchdog", "stuck consumers are not detected")
-        while True:
-            await asyncio.sleep(self._seconds / 3)
-            try:
-                await self.check()
-            except Transient as error:
-                outage.failed(error)
-            else:
-                outage.succeeded()
+        await every(self._seconds / 3, self.check, OutageLog("watchdog", "stuck consumers are not detected"))
 
     async def check(self) -> None:
         """Check all queues once.

@@ -12,8 +12,7 @@ import structlog
 
 from api.callers import Keyring
 from consumers import maintenance
-from consumers.dead_watch import DeadWatch
-from consumers.maintenance import Maintenance
+from consumers.maintenance import DeadWatch, maintain
 from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
@@ -69,7 +68,7 @@ def _relay(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Reaper(world, world, {}, lease_seconds=0.2).run()
+    return Reaper(world, world.record_lost, {}, lease_seconds=0.2).run()
 
 
 def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
@@ -78,7 +77,7 @@ def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
-    return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True)
+    return Sweeper(world, world.ready, [SANDBOX], lambda: True, after_seconds=0.3).run()  # type: ignore[arg-type]
 
 
 def _keys(world: Everything) -> Coroutine[Any, Any, None]:
@@ -100,8 +99,8 @@ LOOPS: dict[str, Run] = {
     "reaper": _reaper,
     "watchdog": _watchdog,
     "sweep": _sweep,
-    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05).run(),  # type: ignore[arg-type]
-    "maintenance": lambda world: Maintenance(world, world, {}).run(),
+    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead).run(0.05),  # type: ignore[arg-type]
+    "maintenance": lambda world: maintain(world, world, {}),  # type: ignore[arg-type]
 }
 
 

@@ -3,8 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from consumers.gate import Gate
-from consumers.pauses import ProviderPauses
+from consumers.gate import Gate, ProviderPauses
 from consumers.slots import Slots
 from infra.errors import Transient
 from jobs.breaker import BreakerPolicy
@@ -33,7 +32,7 @@ class Switch:
 
 async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> None:
     gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), BreakerPolicy()), Store(), asyncio.Event()
-    pauses = ProviderPauses(store, {"a": gate})
+    pauses = ProviderPauses(store.paused, {"a": gate})
     open_at_start: list[bool] = []
 
     async def consume() -> None:
@@ -55,7 +54,7 @@ async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> No
 
 
 async def test_a_worker_without_providers_consumes_at_once() -> None:
-    pauses, consuming = ProviderPauses(Store(), {}), asyncio.Event()
+    pauses, consuming = ProviderPauses(Store().paused, {}), asyncio.Event()
 
     async def consume() -> None:
         consuming.set()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from consumers.quarantine import Quarantine
+from consumers.modes import Quarantine
 from tests.support.waiting import eventually
 
 LONG = 60.0  # no test waits for it

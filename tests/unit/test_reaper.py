@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from consumers.reaper import Reaper
 from infra.errors import Transient
 from jobs.model import Delivery, LostLease
@@ -50,13 +52,13 @@ class Recorder:
 async def test_a_lost_lease_is_retried_by_the_policy_of_its_own_queue() -> None:
     recorder, mine = Recorder(), RetryPolicy(base_seconds=77)
     policies = {"messages.other.normal": RetryPolicy(base_seconds=5), SANDBOX.name: mine}
-    assert await Reaper(Leases(contact=60.0), recorder, policies, lease_seconds=60).reap() == 1
+    assert await Reaper(Leases(contact=60.0), recorder.record_lost, policies, lease_seconds=60).reap() == 1
     assert recorder.policies == [mine]
 
 
 async def _reaped(leases: Leases) -> int:
     recorder = Recorder()
-    reaper = Reaper(leases, recorder, {}, lease_seconds=60)
+    reaper = Reaper(leases, recorder.record_lost, {}, lease_seconds=60)
     assert await reaper.reap() == len(recorder.recorded)
     return len(recorder.recorded)
 
@@ -67,7 +69,7 @@ async def test_after_a_whole_lease_of_contact_the_reaper_reaps() -> None:
 
 async def test_a_job_whose_lost_lease_cannot_be_recorded_ends_neither_the_reaper_nor_the_others() -> None:
     recorder = Recorder(failing=1)
-    reaper = Reaper(Leases(contact=60.0), recorder, {}, lease_seconds=60)
+    reaper = Reaper(Leases(contact=60.0), recorder.record_lost, {}, lease_seconds=60)
     assert [await reaper.reap(), await reaper.reap()] == [0, 1]
 
 
@@ -77,12 +79,15 @@ async def test_soon_after_an_outage_the_reaper_lets_workers_record_first() -> No
 
 
 async def test_while_postgres_is_down_the_reaper_waits() -> None:
-    assert await _reaped(Leases(contact=60.0, away=True)) == 0
+    recorder = Recorder()
+    with pytest.raises(Away):
+        await Reaper(Leases(contact=60.0, away=True), recorder.record_lost, {}, lease_seconds=60).reap()
+    assert recorder.recorded == []
 
 
 async def test_after_a_step_of_postgres_clock_the_reaper_waits_for_a_whole_lease() -> None:
     leases, now = Leases(contact=600.0), 0.0
-    reaper = Reaper(leases, Recorder(), {}, lease_seconds=60, monotonic=lambda: now)
+    reaper = Reaper(leases, Recorder().record_lost, {}, lease_seconds=60, monotonic=lambda: now)
     assert await reaper.reap() == 1
     now, leases.now = 5.0, 1000.0 + 5 + 3600
     assert await reaper.reap() == 0

@@ -9,10 +9,8 @@ from typing import TypeVar
 import pytest
 
 from consumers import runner as runner_module
-from consumers.modes import Concurrent, Exclusive
-from consumers.quarantine import Quarantine
-from consumers.renewer import Renewer
-from consumers.runner import Lease, Runner, Work
+from consumers.modes import Concurrent, Exclusive, Quarantine, Renewer
+from consumers.runner import Runner, Work
 from consumers.slots import Slots
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide_lost
@@ -58,7 +56,6 @@ class Handler:
     """A handler with a fixed outcome that records its jobs."""
 
     answer: Callable[[], Awaitable[Outcome]]
-    timeout_seconds: float = 10.0
     given: list[Claimed] = field(default_factory=list)
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
@@ -130,17 +127,17 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
         Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _unasked), grace_seconds=5),
         lost_leases=3,
     )
-    switch, renewer = Switch(), Renewer(ledger, lease)
+    switch, renewer = Switch(), Renewer(ledger.renew, lease)
     concurrent = Concurrent(renewer, 3)
     works = {
-        queue: Work(worker, RetryPolicy(), Slots(2), concurrent)
+        queue: Work(worker, 10.0, RetryPolicy(), Slots(2), concurrent)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
     works[REPORTS.name] = Work(
-        Handler(answer, 0.0), RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
+        Handler(answer), 0.0, RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
     )
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
-    runner = Runner(works, claims, recorder, Lease(lease, 5.0))
+    runner = Runner(works, claims, recorder, lease_seconds=lease, margin_seconds=5.0)
     return Bench(ledger, cache, handler, runner, switch, concurrent)
 
 
@@ -308,7 +305,7 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
         return ACCEPTED
 
     bench = _bench(answer)
-    bench.runner._lease = Lease(0.4, 0.01)
+    bench.runner._lease_seconds, bench.runner._margin_seconds = 0.4, 0.01
     pointer = await bench.accept(report())
     bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
     await begun.wait()
