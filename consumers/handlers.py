@@ -61,7 +61,7 @@ async def count_words(pool: DatabasePool, totals: Totals, seconds: float, job: C
     """
     try:
         words = await pool.call(lambda connection: _count(connection, progress), seconds)
-        stored = await totals.store(job, words, STORE_SECONDS)
+        is_stored = await totals.store(job, words, STORE_SECONDS)
     except DeadlinePassed:
         return Outcome(Verdict.RETRYABLE, "report_timeout")
     except PostgresError as error:
@@ -69,7 +69,7 @@ async def count_words(pool: DatabasePool, totals: Totals, seconds: float, job: C
     except BadData:
         return Outcome(Verdict.REJECTED, "bad_data")
     # Not stored: another claim has the job, so the ledger rejects this outcome.
-    return Outcome(Verdict.ACCEPTED) if stored else Outcome(Verdict.RETRYABLE, "lease_lost")
+    return Outcome(Verdict.ACCEPTED) if is_stored else Outcome(Verdict.RETRYABLE, "lease_lost")
 
 
 def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:

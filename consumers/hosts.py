@@ -32,24 +32,24 @@ class Shares:
 
         Yields False if the shares were not free within `seconds`.
         """
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[granted] = limits
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = limits
         self._grant()
         try:
-            if not granted.done():
-                await asyncio.wait({granted}, timeout=seconds)
-            yield granted.done()
+            if not turn.done():
+                await asyncio.wait({turn}, timeout=seconds)
+            yield turn.done()
         finally:
-            if self._waiting.pop(granted, None) is None:  # it was granted
+            if self._waiting.pop(turn, None) is None:  # it was granted
                 self.in_use -= Counter(limits.keys())  # removes the keys without a call
                 self._grant()
 
     def _grant(self) -> None:
-        for granted, limits in list(self._waiting.items()):
+        for turn, limits in list(self._waiting.items()):
             if all(self.in_use[key] < limit for key, limit in limits.items()):
-                del self._waiting[granted]
+                del self._waiting[turn]
                 self.in_use.update(limits.keys())
-                granted.set_result(None)
+                turn.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,13 @@ class Hosts:
         """Call a receiver. The call is deferred if no share is free in time, or the breaker is open."""
         client, host = ("client", receiver.client_id), ("host", receiver.host)
         limits = {receiver: self._per_receiver, client: self._per_party, host: self._per_party}
-        async with self._shares.take(limits, seconds=CALLBACK_WAIT_SECONDS) as granted:
-            return await self._call(receiver, send) if granted else HOST_BUSY
+        async with self._shares.take(limits, seconds=CALLBACK_WAIT_SECONDS) as has_shares:
+            return await self._call(receiver, send) if has_shares else HOST_BUSY
 
     async def _call(self, receiver: Receiver, send: Callable[[], Awaitable[Outcome]]) -> Outcome:
         breaker, now = self._breakers.get(receiver, self._healthy), self._monotonic()
         state = breaker.state(now)
-        if state is State.OPEN or (state is State.HALF_OPEN and self._shares.in_use[receiver] > 1):
+        if state is State.OPEN or (state is State.HALF_OPEN and self._shares.in_use[receiver] > 1):  # another call probes
             return replace(BREAKER_OPEN, retry_after_seconds=max(0.0, (breaker.until or now) - now))
         outcome = await send()
         if outcome.verdict is not Verdict.DEFERRED:  # the Retry-After of one URL does not bind the whole host

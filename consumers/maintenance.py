@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -14,8 +15,8 @@ from service.dead_letters import Tidier
 
 log = structlog.get_logger()
 
-KEY_SECONDS = 24 * 3600.0  # the life of an idempotency key
 DAY = 86_400.0
+KEY_SECONDS = DAY  # the life of an idempotency key
 BATCH = 1000
 CALL_SECONDS = 10.0
 EVERY_SECONDS = 60.0
@@ -55,17 +56,17 @@ async def _delete_keys(ledger: Ledger) -> int:
     return total
 
 
+@dataclass(eq=False)
 class DeadWatch:
     """Compares each dead queue with the ledger. A queue with more messages than dead jobs has stale copies.
 
     The jobs of stale copies were requeued, discarded or sent since.
     """
 
-    def __init__(self, tidier: Tidier, ready: Callable[[str], Awaitable[int]], dead: Callable[[Kind, float], Awaitable[int]]):
-        self._tidier = tidier
-        self._ready = ready
-        self._dead = dead
-        self._undecodable: dict[Kind, int] = {}  # these stay, and do not count as stale
+    tidier: Tidier
+    ready: Callable[[str], Awaitable[int]]
+    dead: Callable[[Kind, float], Awaitable[int]]
+    _undecodable: dict[Kind, int] = field(default_factory=dict, init=False)  # these stay, and do not count as stale
 
     async def run(self, seconds: float) -> None:
         """Tidy the queues every `seconds`, until cancelled."""
@@ -74,10 +75,10 @@ class DeadWatch:
     async def tidy(self) -> None:
         """Tidy the dead queues that have stale copies."""
         for kind, queue in DEAD_QUEUES.items():
-            ready = await self._ready(queue)
-            if ready <= await self._dead(kind, CALL_SECONDS) + self._undecodable.get(kind, 0):
+            ready = await self.ready(queue)
+            if ready <= await self.dead(kind, CALL_SECONDS) + self._undecodable.get(kind, 0):
                 continue
-            results = await self._tidier.tidy([kind])
+            results = await self.tidier.tidy([kind])
             if results is not None:
                 result = results[queue]
                 self._undecodable[kind] = len(result.undecodable)

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -22,24 +23,24 @@ PROGRESS_SECONDS = 1.0
 CLOSED_SECONDS = 2.0
 
 
+@dataclass(eq=False)
 class Renewer:
     """Renews the lease of a long job every second, at least four times in a lease, and writes its progress to the ledger."""
 
-    def __init__(self, renew: Callable[[Claimed, float, Progress, float], Awaitable[bool]], lease_seconds: float):
-        self._renew = renew
-        self._seconds = lease_seconds
+    renew: Callable[[Claimed, float, Progress, float], Awaitable[bool]]
+    lease_seconds: float
 
     async def begin(self, job: Claimed) -> bool:
         """Renew the lease of a job that has lost one before. False: the lease is lost, or Postgres does not answer."""
-        renewed = await self._try(job, Progress(), effect="the reaper retries the job")
-        if renewed is False:
+        is_held = await self._try(job, Progress(), effect="the reaper retries the job")
+        if is_held is False:
             log.warning("lease.lost", id=str(job.id), version=job.version, effect="the attempt does not begin")
-        return bool(renewed)
+        return bool(is_held)
 
     async def keep(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
         """Renew until `call` is done. Cancel it when the lease is lost: its outcome would be rejected."""
         while True:
-            await asyncio.wait({call}, timeout=min(PROGRESS_SECONDS, self._seconds / 4))
+            await asyncio.wait({call}, timeout=min(PROGRESS_SECONDS, self.lease_seconds / 4))
             if call.done():
                 return
             # Without an answer the lease may expire. The fence then rejects the outcome, so the call may continue.
@@ -50,9 +51,9 @@ class Renewer:
                 return
 
     async def _try(self, job: Claimed, progress: Progress, **logged: str) -> bool | None:
-        """Whether the lease was renewed; None: Postgres does not answer."""
+        """Renew the lease. Whether it is still held; None: Postgres does not answer."""
         try:
-            return await self._renew(job, self._seconds, progress, self._seconds / 4)
+            return await self.renew(job, self.lease_seconds, progress, self.lease_seconds / 4)
         except Transient as error:
             log.debug("lease.not_renewed", id=str(job.id), version=job.version, reason=str(error), **logged)
             return None
@@ -123,57 +124,57 @@ class Quarantine:
             self._open.set()
 
 
+@dataclass(eq=False)
 class Concurrent:
     """Many short jobs at once. A job that may have killed workers runs in quarantine, under a renewed lease.
 
     `limit`: the lost leases that end a job.
     """
 
-    def __init__(self, renewer: Renewer, limit: int, *, monotonic: Callable[[], float] = time.monotonic):
-        self._renewer = renewer
-        self._limit = limit
-        self._monotonic = monotonic
-        self._quarantine = Quarantine()
+    renewer: Renewer
+    limit: int
+    monotonic: Callable[[], float] = time.monotonic
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
     @asynccontextmanager
     async def reserve(self, queue: str) -> AsyncIterator[None]:
-        await self._quarantine.wait_until_open()
+        await self.quarantine.wait_until_open()
         yield
 
     @asynccontextmanager
     async def isolate(self, job: Claimed, claimed_at: float) -> AsyncIterator[float | None]:
-        async with self._quarantine.enter(suspect=job.lost_leases + 1 >= self._limit > 1):
-            begun_at = self._monotonic()
+        async with self.quarantine.enter(suspect=job.lost_leases + 1 >= self.limit > 1):
+            begun_at = self.monotonic()
             if not job.lost_leases:
                 yield claimed_at
             else:
-                yield begun_at if await self._renewer.begin(job) else None
+                yield begun_at if await self.renewer.begin(job) else None
 
     async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
         await asyncio.wait({call})
 
 
+@dataclass(eq=False)
 class Exclusive:
     """One long job at a time. Its lease is renewed, and the worker takes no other job of the queue meanwhile."""
 
-    def __init__(self, renewer: Renewer, switch: QueueSwitch):
-        self._renewer = renewer
-        self._switch = switch
+    renewer: Renewer
+    switch: QueueSwitch
 
     @asynccontextmanager
     async def reserve(self, queue: str) -> AsyncIterator[None]:
-        await self._switch.pause(queue)
+        await self.switch.pause(queue)
         try:
             yield
         finally:
-            await self._switch.resume(queue)
+            await self.switch.resume(queue)
 
     @asynccontextmanager
     async def isolate(self, job: Claimed, claimed_at: float) -> AsyncIterator[float | None]:
         yield claimed_at  # an attempt takes minutes: no other job waits for its end
 
     async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
-        await self._renewer.keep(job, progress, call)
+        await self.renewer.keep(job, progress, call)
 
 
 Mode = Concurrent | Exclusive

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -31,6 +32,7 @@ class Broker(publishing.Broker, Protocol):
     async def ready_messages(self, queue: str) -> int: ...
 
 
+@dataclass(eq=False)
 class Relay:
     """One relay is active at a time, others stand by. `acquire_lead`: whether this one is active.
 
@@ -38,33 +40,23 @@ class Relay:
     Dead queues have no limit: nothing consumes them. Queues are topped up concurrently: a stuck queue delays no other.
     """
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        broker: Broker,
-        acquire_lead: Callable[[], Awaitable[bool]],
-        *,
-        queues: frozenset[str],
-        ready_depth: int,
-        poll_seconds: float,
-    ):
-        self._outbox = outbox
-        self._broker = broker
-        self._acquire_lead = acquire_lead
-        self._queues = queues
-        self._ready_depth = ready_depth
-        self._poll_seconds = poll_seconds
-        self._parked: set[str] = set()
-        self._topping_up: dict[str, asyncio.Task[int]] = {}
-        self._refusals: dict[str, OutageLog] = {}
-        self.is_leading = False
+    outbox: Outbox
+    broker: Broker
+    acquire_lead: Callable[[], Awaitable[bool]]
+    queues: frozenset[str]
+    ready_depth: int
+    poll_seconds: float
+    is_leading: bool = field(default=False, init=False)
+    _parked: set[str] = field(default_factory=set, init=False)
+    _topping_up: dict[str, asyncio.Task[int]] = field(default_factory=dict, init=False)
+    _refusals: dict[str, OutageLog] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
         outage = OutageLog("relay", "due messages wait in the outbox")
         try:
             while True:
                 # Before `_lead`, which keeps the lead: a relay without a broker must lose it to another relay.
-                await self._broker.connected.wait()
+                await self.broker.connected.wait()
                 try:
                     if await self._lead():
                         await self._start()
@@ -75,13 +67,13 @@ class Relay:
                 else:
                     outage.succeeded()
                 if not published:
-                    await asyncio.sleep(self._poll_seconds)
+                    await asyncio.sleep(self.poll_seconds)
         finally:
             for task in self._topping_up.values():
                 task.cancel()
 
     async def _lead(self) -> bool:
-        leading = await self._acquire_lead()
+        leading = await self.acquire_lead()
         if leading != self.is_leading:
             log.info("relay.active" if leading else "relay.standby")
         self.is_leading = leading
@@ -95,17 +87,17 @@ class Relay:
 
     async def _start(self) -> None:
         """Start a task for each queue that has due rows and no task."""
-        due = await self._outbox.queues_due(CALL_SECONDS)
-        self._park({queue for queue in due if queue not in self._queues})
+        due = await self.outbox.queues_due(CALL_SECONDS)
+        self._park({queue for queue in due if queue not in self.queues})
         for queue in due:
-            if queue in self._queues and queue not in self._topping_up:
+            if queue in self.queues and queue not in self._topping_up:
                 self._topping_up[queue] = asyncio.create_task(self._top_up(queue))
 
     async def _settle(self) -> int:
         """Wait for the first tasks to end, one poll at most; returns the number of published messages. Raises their errors."""
         if not self._topping_up:
             return 0
-        done, _ = await asyncio.wait(self._topping_up.values(), timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self._topping_up.values(), timeout=self.poll_seconds, return_when=asyncio.FIRST_COMPLETED)
         self._topping_up = {queue: task for queue, task in self._topping_up.items() if task not in done}
         if errors := [error for task in done if (error := task.exception()) is not None]:
             raise errors[0]
@@ -120,10 +112,10 @@ class Relay:
     async def _top_up(self, queue: str) -> int:
         room = BATCH
         if queue not in DEAD_QUEUES.values():
-            room = min(BATCH, self._ready_depth - await self._broker.ready_messages(queue))
+            room = min(BATCH, self.ready_depth - await self.broker.ready_messages(queue))
         if room <= 0:
             return 0
-        rows = await self._outbox.take(queue, room, CALL_SECONDS)
+        rows = await self.outbox.take(queue, room, CALL_SECONDS)
         errors = await asyncio.gather(*map(self._publish, rows))
         outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
         for error in filter(None, errors):
@@ -132,14 +124,14 @@ class Relay:
         unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
         if published:
             outage.succeeded()
-            await self._outbox.delete(published, CALL_SECONDS)
+            await self.outbox.delete(published, CALL_SECONDS)
         if unpublished:
-            await self._outbox.release(unpublished, CALL_SECONDS)
+            await self.outbox.release(unpublished, CALL_SECONDS)
         return len(published)
 
     async def _publish(self, due: Due) -> NotPublished | None:
         try:
-            await self._broker.publish(due.pointer, due.route, due.queue, due.headers)
+            await self.broker.publish(due.pointer, due.route, due.queue, due.headers)
         except NotPublished as error:
             return error
         return None

@@ -7,7 +7,7 @@ jobs; the prefetch only fills them.
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -62,31 +62,22 @@ class Work:
         return self.gate is not None and self.gate.is_open
 
 
+@dataclass(eq=False)
 class Runner:
     """Executes the deliveries of all queues of one process; `works` by logical queue.
 
     `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease.
     """
 
-    def __init__(
-        self,
-        works: Mapping[str, Work],
-        claims: Batcher[ClaimRequest, Claimed | None],
-        recorder: Recorder,
-        *,
-        lease_seconds: float,
-        margin_seconds: float,
-        monotonic: Callable[[], float] = time.monotonic,
-    ):
-        self._works = works
-        self._claims = claims
-        self._recorder = recorder
-        self._lease_seconds = lease_seconds
-        self._margin_seconds = margin_seconds
-        self._monotonic = monotonic
-        self._stopping = False
-        self._running: set[asyncio.Task[None]] = set()
-        self._calls: set[asyncio.Task[Outcome]] = set()
+    works: Mapping[str, Work]
+    claims: Batcher[ClaimRequest, Claimed | None]
+    recorder: Recorder
+    lease_seconds: float
+    margin_seconds: float
+    monotonic: Callable[[], float] = time.monotonic
+    _stopping: bool = field(default=False, init=False)
+    _running: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _calls: set[asyncio.Task[Outcome]] = field(default_factory=set, init=False)
 
     def dispatch(self, delivery: Delivery) -> None:
         """Start the execution of a delivery; returns at once."""
@@ -102,7 +93,7 @@ class Runner:
         for call in self._calls:
             call.cancel()
         if self._running:
-            await asyncio.wait(self._running, timeout=self._margin_seconds)
+            await asyncio.wait(self._running, timeout=self.margin_seconds)
         if self._running:
             log.warning(
                 "worker.unrecorded",
@@ -128,7 +119,7 @@ class Runner:
             return
         if task := asyncio.current_task():
             task.set_name(str(pointer.id))
-        work = self._works[delivery.queue]
+        work = self.works[delivery.queue]
         async with work.slots.slot(work.priority):
             if self._stopping or work.is_open:
                 await delivery.nack()
@@ -138,18 +129,18 @@ class Runner:
 
     async def _execute(self, delivery: Delivery, pointer: Pointer, work: Work) -> None:
         """claim → acknowledge → handle → record"""
-        claimed_at = self._monotonic()
+        claimed_at = self.monotonic()
         job = await self._take(delivery, pointer)
         if job is None:
             return
-        self._recorder.claimed(job, claimed_at)
+        self.recorder.claimed(job, claimed_at)
         async with work.mode.isolate(job, claimed_at) as leased_at:
             if leased_at is None:
                 return
             outcome = await self._handle(job, work) if self._may_begin(job, work, leased_at) else NOT_STARTED
             if work.gate is not None:
                 work.gate.record_outcome(outcome)
-            await self._recorder.record(job, outcome, work.policy, ran_seconds=self._monotonic() - leased_at)
+            await self.recorder.record(job, outcome, work.policy, ran_seconds=self.monotonic() - leased_at)
 
     async def _take(self, delivery: Delivery, pointer: Pointer) -> Claimed | None:
         """Claim, then acknowledge. None: the delivery is stale, or requeued. Waits while Postgres is unavailable."""
@@ -166,12 +157,12 @@ class Runner:
         return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease_seconds))
+        return await self.claims.submit(ClaimRequest(pointer, uuid4(), self.lease_seconds))
 
     def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
         """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""
-        is_late = self._monotonic() + work.timeout_seconds + self._margin_seconds > leased_at + self._lease_seconds
-        own_work = self._works.get(job.queue.name)
+        is_late = self.monotonic() + work.timeout_seconds + self.margin_seconds > leased_at + self.lease_seconds
+        own_work = self.works.get(job.queue.name)
         is_misplaced = own_work is None or own_work.slots is not work.slots
         return not (self._stopping or work.is_open or is_late or is_misplaced)
 

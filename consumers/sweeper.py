@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
@@ -22,6 +23,7 @@ BEHIND_SECONDS = 5.0
 OVERTAKEN = timedelta(seconds=60)
 
 
+@dataclass(eq=False)
 class Sweeper:
     """Sweeps each work queue every `after_seconds / 6`, a bounded number of rows at a time.
 
@@ -30,36 +32,27 @@ class Sweeper:
     it, and until the messages that were published out of order have been claimed.
     """
 
-    def __init__(
-        self,
-        jobs: Sweep,
-        ready: Callable[[str], Awaitable[int]],
-        queues: Sequence[WorkQueue],
-        is_leading: Callable[[], bool],
-        *,
-        after_seconds: float,
-    ):
-        self._jobs = jobs
-        self._ready = ready
-        self._queues = queues
-        self._is_leading = is_leading
-        self._after = after_seconds
-        self._empty_since: dict[WorkQueue, float] = {}
-        self._behind_until: dict[WorkQueue, datetime] = {}
-        self._claimed_until: dict[WorkQueue, datetime] = {}
-        # A pass scans jobs that were due before the first instant. Jobs due until the second one have been scanned.
-        self._passes: dict[WorkQueue, tuple[datetime, datetime | None]] = {}
+    jobs: Sweep
+    ready: Callable[[str], Awaitable[int]]
+    queues: Sequence[WorkQueue]
+    is_leading: Callable[[], bool]
+    after_seconds: float
+    _empty_since: dict[WorkQueue, float] = field(default_factory=dict, init=False)
+    _behind_until: dict[WorkQueue, datetime] = field(default_factory=dict, init=False)
+    _claimed_until: dict[WorkQueue, datetime] = field(default_factory=dict, init=False)
+    # A pass scans jobs that were due before the first instant. Jobs due until the second one have been scanned.
+    _passes: dict[WorkQueue, tuple[datetime, datetime | None]] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
-        await every(self._after / 6, self.sweep_once, OutageLog("sweep", "lost messages are not published again"))
+        await every(self.after_seconds / 6, self.sweep_once, OutageLog("sweep", "lost messages are not published again"))
 
     async def sweep_once(self, now: float | None = None) -> int:
         """Sweep every queue if this process leads; returns the number of requeued jobs. Raises what ledger and broker raise."""
-        if not self._is_leading():
+        if not self.is_leading():
             self._passes.clear()
             return 0
         now = time.monotonic() if now is None else now
-        return sum(await asyncio.gather(*(self._sweep(queue, now) for queue in self._queues)))
+        return sum(await asyncio.gather(*(self._sweep(queue, now) for queue in self.queues)))
 
     async def _sweep(self, queue: WorkQueue, now: float) -> int:
         if queue not in self._passes:
@@ -71,8 +64,8 @@ class Sweeper:
 
     async def _lost_before(self, queue: WorkQueue, now: float) -> datetime | None:
         """The due instant before which a job without an outbox row has lost its message; None: unknown."""
-        ready = await self._ready(queue.name)
-        observation = await self._jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
+        ready = await self.ready(queue.name)
+        observation = await self.jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
         if observation.is_behind or queue not in self._behind_until:
             self._behind_until[queue] = observation.now
         claimed_until = self._claimed_until.get(queue)
@@ -80,9 +73,9 @@ class Sweeper:
             self._claimed_until[queue] = claimed_until = observation.claimed_until
         if ready or observation.is_behind:
             self._empty_since.pop(queue, None)
-        elif now - self._empty_since.setdefault(queue, now) >= self._after:
+        elif now - self._empty_since.setdefault(queue, now) >= self.after_seconds:
             self._empty_since[queue] = now
-            return observation.now - timedelta(seconds=self._after)
+            return observation.now - timedelta(seconds=self.after_seconds)
         # Jobs that became due after the relay caught up are published in order, so a claim implies all earlier claims.
         overtaken = claimed_until and claimed_until - OVERTAKEN
         return overtaken if overtaken and overtaken >= self._behind_until[queue] else None
@@ -91,7 +84,7 @@ class Sweeper:
         total = 0
         before, after = self._passes[queue]
         for _ in range(PAGES):
-            page = await self._jobs.requeue(queue, before=before, after=after, timeout=CALL_SECONDS)
+            page = await self.jobs.requeue(queue, before=before, after=after, timeout=CALL_SECONDS)
             total += page.requeued
             if page.last is None:
                 self._passes.pop(queue, None)

@@ -29,7 +29,7 @@ from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import StatusCache
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
-from jobs.breaker import BreakerPolicy
+from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.announcing import Announcer
@@ -60,9 +60,8 @@ class _Adapters:
         self.cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         # The prefetch only fills the slots. An exclusive queue prefetches one job: another worker may take the next.
         prefetch = {queue.name: queue_slots.count for queue, queue_slots in slots.items()}
-        repair_after_seconds = settings.watchdog_seconds
         self.consumer = Consumer(
-            settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=repair_after_seconds
+            settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds
         )
         self.publisher = Publisher(settings.amqp_url, topology, name="worker")
         self.providers = {
@@ -105,7 +104,10 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     ledger, consumer, publisher = adapters.ledger, adapters.consumer, adapters.publisher
     deletes = ledger_batcher(Outbox(adapters.hot).delete)
     eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS))
-    recorder = _recorder(settings, adapters, eager)
+    statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
+    announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
+    applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
+    recorder = Recorder(applies, late, announcer, lost_leases=settings.lost_leases)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     runner = Runner(
@@ -140,13 +142,6 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     await run_until(stop, loops, shut_down)
 
 
-def _recorder(settings: Settings, adapters: _Adapters, eager: EagerPublisher) -> Recorder:
-    statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
-    announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
-    applies, late = ledger_batcher(adapters.ledger.apply), ledger_batcher(adapters.ledger.accept_late)
-    return Recorder(applies, late, announcer, lost_leases=settings.lost_leases)
-
-
 def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]:
     """The queues that this worker consumes, with their slots. The priorities of one provider share its slots."""
     if Kind.CALLBACK in kinds and not settings.callback_secrets:
@@ -167,7 +162,7 @@ def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consu
     for name, provider in settings.providers.items():
         if message_queue(name) in slots:
             queues = [message_queue(name, priority).name for priority in Priority]
-            gates[name] = Gate(name, queues, slots[message_queue(name)], consumer, provider.breaker.policy())
+            gates[name] = Gate(name, queues, slots[message_queue(name)], consumer, Breaker(provider.breaker.policy()))
     return gates
 
 

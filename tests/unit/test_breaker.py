@@ -90,7 +90,7 @@ class Switch:
 
 async def test_the_gate_stops_consuming_tries_one_and_resumes() -> None:
     now, switch, slots = [0.0], Switch(), Slots(8)
-    gate = Gate("a", ["high", "normal"], slots, switch, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
+    gate = Gate("a", ["high", "normal"], slots, switch, Breaker(BreakerPolicy(1, 0.05, 1)), monotonic=lambda: now[0])
     running = asyncio.create_task(gate.run())
 
     async def told() -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from consumers.gate import Gate, ProviderPauses
 from consumers.slots import Slots
 from infra.errors import Transient
-from jobs.breaker import BreakerPolicy
+from jobs.breaker import Breaker, BreakerPolicy
 from tests.support.waiting import eventually
 
 
@@ -31,7 +31,7 @@ class Switch:
 
 
 async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> None:
-    gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), BreakerPolicy()), Store(), asyncio.Event()
+    gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), Breaker(BreakerPolicy())), Store(), asyncio.Event()
     pauses = ProviderPauses(store.paused, {"a": gate})
     open_at_start: list[bool] = []
 

@@ -189,7 +189,7 @@ async def test_nothing_is_acknowledged_before_the_ledger_has_it() -> None:
         await answer.wait()
         return await claim(requests, timeout)
 
-    bench.runner._claims = Batcher(slowly)
+    bench.runner.claims = Batcher(slowly)
     delivery = Delivery(encode(await bench.job()))
     bench.runner.dispatch(delivery)
     await asked.wait()
@@ -206,7 +206,7 @@ async def test_a_delivery_whose_claim_fails_is_requeued(monkeypatch: pytest.Monk
     async def fail(requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         raise ZeroDivisionError
 
-    bench.runner._claims = Batcher(fail)
+    bench.runner.claims = Batcher(fail)
     delivery = await bench.deliver(Delivery(encode(await bench.job())))
     assert (delivery.settled, bench.handler.given) == (["nack"], [])
 
@@ -305,7 +305,7 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
         return ACCEPTED
 
     bench = _bench(answer)
-    bench.runner._lease_seconds, bench.runner._margin_seconds = 0.4, 0.01
+    bench.runner.lease_seconds, bench.runner.margin_seconds = 0.4, 0.01
     pointer = await bench.accept(report())
     bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
     await begun.wait()
@@ -352,8 +352,8 @@ async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
         return ACCEPTED
 
     bench = _bench(answer)
-    bench.runner._works = {**bench.runner._works, QUEUE: replace(bench.runner._works[QUEUE], slots=Slots(3))}
-    bench.concurrent._quarantine = Quarantine(60)
+    bench.runner.works = {**bench.runner.works, QUEUE: replace(bench.runner.works[QUEUE], slots=Slots(3))}
+    bench.concurrent.quarantine = Quarantine(60)
     pointers = {name: await bench.accept(message(body=name)) for name in let_go}
     suspect = pointers["suspect"].id
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
