@@ -7,7 +7,8 @@ from consumers.gate import Gate, ProviderPauses
 from consumers.slots import Slots
 from infra.errors import Transient
 from jobs.breaker import Breaker, BreakerPolicy
-from tests.support.waiting import eventually
+from tests.support.fakes import FakeSwitch
+from tests.support.waiting import until
 
 
 @dataclass
@@ -25,13 +26,8 @@ class Store:
         return frozenset({"a"})
 
 
-class Switch:
-    async def pause(self, queue: str) -> None: ...
-    async def resume(self, queue: str) -> None: ...
-
-
 async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> None:
-    gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), Breaker(BreakerPolicy())), Store(), asyncio.Event()
+    gate, store, consuming = Gate("a", ["q"], Slots(1), FakeSwitch(), Breaker(BreakerPolicy())), Store(), asyncio.Event()
     pauses = ProviderPauses(store.paused, {"a": gate})
     open_at_start: list[bool] = []
 
@@ -40,11 +36,7 @@ async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> No
         consuming.set()
 
     tasks = [asyncio.create_task(pauses.then(consume)), asyncio.create_task(pauses.run())]
-
-    async def calls() -> int:
-        return store.calls
-
-    await eventually(calls, lambda count: count == 3)
+    await until(lambda: store.calls, lambda calls: calls == 3)
     assert not consuming.is_set()
     store.answer.set()
     await asyncio.wait_for(consuming.wait(), 60)
