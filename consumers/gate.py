@@ -1,17 +1,26 @@
-"""The gate of a provider: whether this process consumes its messages now, and how many at once."""
+"""The gate of a provider: whether this process consumes its messages now, and how many at once.
+
+Operators pause providers in the ledger. Every worker applies it within a second.
+"""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
+from consumers.process import every
 from consumers.slots import Slots
-from jobs.breaker import Breaker, BreakerPolicy, State
+from infra.outage_log import OutageLog
+from jobs.breaker import Breaker, State
 from jobs.outcome import Outcome
 
 log = structlog.get_logger()
+
+POLL_SECONDS = 0.5
 
 
 class QueueSwitch(Protocol):
@@ -21,6 +30,7 @@ class QueueSwitch(Protocol):
     async def resume(self, queue: str) -> None: ...
 
 
+@dataclass(eq=False)
 class Gate:
     """Pauses the provider's queues while its breaker is open, or an operator has paused the provider.
 
@@ -28,28 +38,18 @@ class Gate:
     them.
     """
 
-    def __init__(
-        self,
-        provider: str,
-        queues: Sequence[str],
-        slots: Slots,
-        switch: QueueSwitch,
-        policy: BreakerPolicy,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ):
-        self._provider = provider
-        self._queues = queues
-        self._slots = slots
-        self._switch = switch
-        self._breaker = Breaker(policy)
-        self._monotonic = monotonic
-        self._paused = False
-        self._changed = asyncio.Event()
+    provider: str
+    queues: Sequence[str]
+    slots: Slots
+    switch: QueueSwitch
+    breaker: Breaker
+    monotonic: Callable[[], float] = time.monotonic
+    _paused: bool = field(default=False, init=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     @property
     def state(self) -> State:
-        return State.OPEN if self._paused else self._breaker.state(self._monotonic())
+        return State.OPEN if self._paused else self.breaker.state(self.monotonic())
 
     @property
     def is_open(self) -> bool:
@@ -58,9 +58,9 @@ class Gate:
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Count the outcome of one attempt in the breaker."""
-        before = self._breaker
-        self._breaker = before.after(outcome, self._monotonic())
-        if self._breaker.until != before.until:
+        before = self.breaker
+        self.breaker = before.after(outcome, self.monotonic())
+        if self.breaker.until != before.until:
             self._changed.set()
 
     def pause(self, paused: bool) -> None:
@@ -70,34 +70,50 @@ class Gate:
             self._changed.set()
 
     async def run(self) -> None:
-        """Apply each change of state, until cancelled."""
         before = State.CLOSED
         while True:
             self._changed.clear()
-            state = self.state
+            state, until = self.state, self.breaker.until
             if state is not before:
                 await self._apply(before, state)
-                before = state
-            await self._wait_for_change(state)
+            before = state
+            is_timed = state is State.OPEN and not self._paused
+            seconds = until - self.monotonic() if is_timed and until is not None else None
+            with suppress(TimeoutError):  # the open time of the breaker is over
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
 
     async def _apply(self, before: State, state: State) -> None:
         log_change = log.info if state is State.CLOSED else log.warning
-        log_change("provider.gate", provider=self._provider, state=state, paused=self._paused or None)
-        self._slots.limit(1 if state is State.HALF_OPEN else self._slots.count)
-        if state is State.OPEN:
-            for queue in self._queues:
-                await self._switch.pause(queue)
-        elif before is State.OPEN:
-            for queue in self._queues:
-                await self._switch.resume(queue)
+        log_change("provider.gate", provider=self.provider, state=state, paused=self._paused or None)
+        self.slots.limit(1 if state is State.HALF_OPEN else self.slots.count)
+        if State.OPEN in (before, state):
+            switch = self.switch.pause if state is State.OPEN else self.switch.resume
+            for queue in self.queues:
+                await switch(queue)
 
-    async def _wait_for_change(self, state: State) -> None:
-        """Wait for an outcome, a pause, or the end of the breaker's open time."""
-        until, seconds = self._breaker.until, None
-        if state is State.OPEN and not self._paused and until is not None:
-            seconds = max(0.0, until - self._monotonic())
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return  # the open time is over
+
+@dataclass(eq=False)
+class ProviderPauses:
+    """Reads the paused providers periodically and pauses their gates."""
+
+    paused: Callable[[float], Awaitable[frozenset[str]]]
+    gates: Mapping[str, Gate]
+    _loaded: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    async def run(self) -> None:
+        """Poll until cancelled. A worker without gates has nothing to pause."""
+        if self.gates:
+            await every(POLL_SECONDS, self._load, OutageLog("provider_pauses", "the last pauses stay in force"))
+        self._loaded.set()
+
+    async def _load(self) -> None:
+        paused = await self.paused(4 * POLL_SECONDS)
+        for name, gate in self.gates.items():
+            gate.pause(name in paused)
+        self._loaded.set()
+
+    async def then(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run once the pauses are loaded: a worker that starts must not consume the queues of a paused provider."""
+        await self._loaded.wait()
+        await run()

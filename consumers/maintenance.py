@@ -1,79 +1,86 @@
-"""Maintenance: expired idempotency keys and jobs are deleted in small batches. Each relay runs it."""
+"""Maintenance by each relay: expired keys, old jobs and stale copies in the dead queues are removed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
-from infra.errors import Transient
+from consumers.process import every
 from infra.outage_log import OutageLog
-from jobs.model import Kind
+from infra.postgres.ledger import Ledger
+from infra.postgres.retention import Retention
+from jobs.model import DEAD_QUEUES, Kind
+from service.dead_letters import Tidier
 
 log = structlog.get_logger()
 
-KEY_SECONDS = 24 * 3600.0  # the life of an idempotency key
 DAY = 86_400.0
+KEY_SECONDS = DAY  # the life of an idempotency key
 BATCH = 1000
 CALL_SECONDS = 10.0
 EVERY_SECONDS = 60.0
 PAUSE_SECONDS = 0.1  # between batches, so that other statements are not delayed
 
 
-class Keys(Protocol):
-    """The part of the ledger that maintenance uses."""
-
-    async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int: ...
-
-
-class Jobs(Protocol):
-    """The part of retention that maintenance uses."""
-
-    def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]: ...
+async def maintain(ledger: Ledger, retention: Retention, days: Mapping[Kind, float]) -> None:
+    """Clean every minute, until cancelled."""
+    outage = OutageLog("maintenance", "old jobs and keys are not deleted")
+    await every(EVERY_SECONDS, lambda: clean(ledger, retention, days), outage)
 
 
-class Maintenance:
-    """Deletes idempotency keys after a day, and final jobs after the `days` of their kind. Other kinds are kept."""
+async def clean(ledger: Ledger, retention: Retention, days: Mapping[Kind, float]) -> int:
+    """Delete idempotency keys after a day, and final jobs after the `days` of their kind; returns their number.
 
-    def __init__(self, keys: Keys, jobs: Jobs, days: Mapping[Kind, float]):
-        self._keys = keys
-        self._jobs = jobs
-        self._days = days
-
-    async def run(self) -> None:
-        """Delete every minute, until cancelled."""
-        outage = OutageLog("maintenance", "old jobs and keys are not deleted")
-        while True:
-            try:
-                await self.clean()
-            except Transient as error:
-                outage.failed(error)
-            else:
-                outage.succeeded()
-            await asyncio.sleep(EVERY_SECONDS)
-
-    async def clean(self) -> int:
-        """Delete expired keys and jobs in batches; returns their number."""
-        total = count = await self._delete_keys()
-        if count:
-            log.info("maintenance.keys_deleted", keys=count)
-        for kind, days in self._days.items():
-            count = await self._purge(kind, days * DAY)
-            total += count
-            if count:
-                log.info("maintenance.jobs_deleted", kind=kind, jobs=count, older_than_days=days)
-        return total
-
-    async def _delete_keys(self) -> int:
-        total, count = 0, BATCH
-        while count == BATCH:
-            count = await self._keys.forget_keys(KEY_SECONDS, BATCH, CALL_SECONDS)
-            total += count
-        return total
-
-    async def _purge(self, kind: Kind, seconds: float) -> int:
-        total = 0
-        async for count in self._jobs.purge_all(kind, seconds):
-            total += count
+    Jobs of other kinds are kept.
+    """
+    total = count = await _delete_keys(ledger)
+    if count:
+        log.info("maintenance.keys_deleted", keys=count)
+    for kind, kind_days in days.items():
+        count = 0
+        async for batch in retention.purge_all(kind, kind_days * DAY):
+            count += batch
             await asyncio.sleep(PAUSE_SECONDS)
-        return total
+        total += count
+        if count:
+            log.info("maintenance.jobs_deleted", kind=kind, jobs=count, older_than_days=kind_days)
+    return total
+
+
+async def _delete_keys(ledger: Ledger) -> int:
+    total, count = 0, BATCH
+    while count == BATCH:
+        count = await ledger.forget_keys(KEY_SECONDS, BATCH, CALL_SECONDS)
+        total += count
+    return total
+
+
+@dataclass(eq=False)
+class DeadWatch:
+    """Compares each dead queue with the ledger. A queue with more messages than dead jobs has stale copies.
+
+    The jobs of stale copies were requeued, discarded or sent since.
+    """
+
+    tidier: Tidier
+    ready: Callable[[str], Awaitable[int]]
+    dead: Callable[[Kind, float], Awaitable[int]]
+    _undecodable: dict[Kind, int] = field(default_factory=dict, init=False)  # these stay, and do not count as stale
+
+    async def run(self, seconds: float) -> None:
+        """Tidy the queues every `seconds`, until cancelled."""
+        await every(seconds, self.tidy, OutageLog("dead_queues", "stale copies stay in the dead queues"))
+
+    async def tidy(self) -> None:
+        """Tidy the dead queues that have stale copies."""
+        for kind, queue in DEAD_QUEUES.items():
+            ready = await self.ready(queue)
+            if ready <= await self.dead(kind, CALL_SECONDS) + self._undecodable.get(kind, 0):
+                continue
+            results = await self.tidier.tidy([kind])
+            if results is not None:
+                result = results[queue]
+                self._undecodable[kind] = len(result.undecodable)
+                if result.acknowledged:
+                    log.info("dead_queue.tidied", queue=queue, removed=result.acknowledged, kept=result.kept)

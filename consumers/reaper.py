@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
-from infra.errors import Transient
+from consumers.process import every
 from infra.outage_log import OutageLog
 from jobs.model import LostLease
 from jobs.retry import RetryPolicy
@@ -20,67 +21,43 @@ _LONGEST_POLL = 5.0
 
 
 class Leases(Protocol):
-    """The part of the ledger that the reaper uses."""
-
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]: ...
     async def clock(self, timeout: float) -> float: ...
     def contact_seconds(self) -> float: ...
 
 
-class LossRecorder(Protocol):
-    """The part of the recorder that the reaper uses."""
-
-    async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None: ...
-
-
+@dataclass(eq=False)
 class Reaper:
     """Reaps only after one whole lease of unbroken contact with Postgres. `policies`: by logical work queue.
 
     After an outage of Postgres, or a step of its clock, workers can thus record their outcomes before a retry.
     """
 
-    def __init__(
-        self,
-        leases: Leases,
-        recorder: LossRecorder,
-        policies: Mapping[str, RetryPolicy],
-        *,
-        lease_seconds: float,
-        monotonic: Callable[[], float] = time.monotonic,
-    ):
-        self._leases = leases
-        self._recorder = recorder
-        self._policies = policies
-        self._lease_seconds = lease_seconds
-        self._monotonic = monotonic
-        self._offset: float | None = None  # between Postgres' clock and the local one
-        self._stepped_at = float("-inf")
-        self._outage = OutageLog("reaper", "jobs of lost workers are not retried")
+    leases: Leases
+    record_lost: Callable[[LostLease, RetryPolicy], Awaitable[None]]
+    policies: Mapping[str, RetryPolicy]
+    lease_seconds: float
+    monotonic: Callable[[], float] = time.monotonic
+    _offset: float | None = field(default=None, init=False)  # between Postgres' clock and the local one
+    _stepped_at: float = field(default=float("-inf"), init=False)
 
     async def run(self) -> None:
-        """Reap until cancelled."""
-        while True:
-            await self.reap()
-            await asyncio.sleep(min(_LONGEST_POLL, self._lease_seconds / 4))
+        outage = OutageLog("reaper", "jobs of lost workers are not retried")
+        await every(min(_LONGEST_POLL, self.lease_seconds / 4), self.reap, outage)
 
     async def reap(self) -> int:
-        """Record the expired leases if contact and clocks allow it; returns their number."""
-        try:
-            expired = await self._leases.expired_leases(BATCH, CALL_SECONDS)
-            self._compare_clocks(await self._leases.clock(CALL_SECONDS))
-        except Transient as error:
-            self._outage.failed(error)
+        """Record the expired leases if contact and clocks allow it; returns their number. Raises the ledger's errors."""
+        leases = await self.leases.expired_leases(BATCH, CALL_SECONDS)
+        self._compare_clocks(await self.leases.clock(CALL_SECONDS))
+        if min(self.leases.contact_seconds(), self.monotonic() - self._stepped_at) < self.lease_seconds:
             return 0
-        self._outage.succeeded()
-        if min(self._leases.contact_seconds(), self._monotonic() - self._stepped_at) < self._lease_seconds:
-            return 0
-        return sum(await asyncio.gather(*map(self._record, expired)))
+        return sum(await asyncio.gather(*map(self._record, leases)))
 
     def _compare_clocks(self, clock: float) -> None:
         """Detect a step of Postgres' clock: live leases may look expired after it."""
-        offset = clock - self._monotonic()
-        if self._offset is not None and abs(offset - self._offset) > self._lease_seconds / 4:
-            self._stepped_at = self._monotonic()
+        offset = clock - self.monotonic()
+        if self._offset is not None and abs(offset - self._offset) > self.lease_seconds / 4:
+            self._stepped_at = self.monotonic()
             log.warning(
                 "clock.stepped", seconds=round(offset - self._offset, 1), effect="reaping pauses for the length of a lease"
             )
@@ -89,7 +66,7 @@ class Reaper:
     async def _record(self, job: LostLease) -> bool:
         """Record one lost lease. An error of one job stops neither the others nor the reaper."""
         try:
-            await self._recorder.record_lost(job, self._policies.get(job.queue.name, RetryPolicy()))
+            await self.record_lost(job, self.policies.get(job.queue.name, RetryPolicy()))
         except Exception:
             log.exception("reaper.failed", id=str(job.id), version=job.version)
             return False

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -10,8 +11,9 @@ from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import DEAD_QUEUES, Route
+from jobs.model import DEAD_QUEUES
 from jobs.wire import Pointer
+from service import publishing
 
 log = structlog.get_logger()
 
@@ -20,25 +22,17 @@ CALL_SECONDS = 5.0
 
 
 class Outbox(Protocol):
-    """The part of the outbox that the relay uses."""
-
     async def queues_due(self, timeout: float) -> list[str]: ...
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]: ...
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]: ...
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None: ...
 
 
-class Broker(Protocol):
-    """The part of the publisher that the relay uses."""
-
-    connected: asyncio.Event
-
-    async def publish(
-        self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None
-    ) -> None: ...
+class Broker(publishing.Broker, Protocol):
     async def ready_messages(self, queue: str) -> int: ...
 
 
+@dataclass(eq=False)
 class Relay:
     """One relay is active at a time, others stand by. `acquire_lead`: whether this one is active.
 
@@ -46,51 +40,40 @@ class Relay:
     Dead queues have no limit: nothing consumes them. Queues are topped up concurrently: a stuck queue delays no other.
     """
 
-    def __init__(
-        self,
-        outbox: Outbox,
-        broker: Broker,
-        acquire_lead: Callable[[], Awaitable[bool]],
-        *,
-        queues: frozenset[str],
-        ready_depth: int,
-        poll_seconds: float,
-    ):
-        self._outbox = outbox
-        self._broker = broker
-        self._acquire_lead = acquire_lead
-        self._queues = queues
-        self._ready_depth = ready_depth
-        self._poll_seconds = poll_seconds
-        self._parked: set[str] = set()
-        self._topping_up: dict[str, asyncio.Task[int]] = {}
-        self._outage = OutageLog("relay", "due messages wait in the outbox")
-        self._refusals: dict[str, OutageLog] = {}
-        self.is_leading = False
+    outbox: Outbox
+    broker: Broker
+    acquire_lead: Callable[[], Awaitable[bool]]
+    queues: frozenset[str]
+    ready_depth: int
+    poll_seconds: float
+    is_leading: bool = field(default=False, init=False)
+    _parked: set[str] = field(default_factory=set, init=False)
+    _topping_up: dict[str, asyncio.Task[int]] = field(default_factory=dict, init=False)
+    _refusals: dict[str, OutageLog] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
-        """Publish until cancelled."""
+        outage = OutageLog("relay", "due messages wait in the outbox")
         try:
             while True:
                 # Before `_lead`, which keeps the lead: a relay without a broker must lose it to another relay.
-                await self._broker.connected.wait()
+                await self.broker.connected.wait()
                 try:
                     if await self._lead():
                         await self._start()
                     published = await self._settle()
                 except Transient as error:
-                    self._outage.failed(error)
+                    outage.failed(error)
                     published = 0
                 else:
-                    self._outage.succeeded()
+                    outage.succeeded()
                 if not published:
-                    await asyncio.sleep(self._poll_seconds)
+                    await asyncio.sleep(self.poll_seconds)
         finally:
             for task in self._topping_up.values():
                 task.cancel()
 
     async def _lead(self) -> bool:
-        leading = await self._acquire_lead()
+        leading = await self.acquire_lead()
         if leading != self.is_leading:
             log.info("relay.active" if leading else "relay.standby")
         self.is_leading = leading
@@ -104,17 +87,17 @@ class Relay:
 
     async def _start(self) -> None:
         """Start a task for each queue that has due rows and no task."""
-        due = await self._outbox.queues_due(CALL_SECONDS)
-        self._park({queue for queue in due if queue not in self._queues})
+        due = await self.outbox.queues_due(CALL_SECONDS)
+        self._park({queue for queue in due if queue not in self.queues})
         for queue in due:
-            if queue in self._queues and queue not in self._topping_up:
+            if queue in self.queues and queue not in self._topping_up:
                 self._topping_up[queue] = asyncio.create_task(self._top_up(queue))
 
     async def _settle(self) -> int:
         """Wait for the first tasks to end, one poll at most; returns the number of published messages. Raises their errors."""
         if not self._topping_up:
             return 0
-        done, _ = await asyncio.wait(self._topping_up.values(), timeout=self._poll_seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self._topping_up.values(), timeout=self.poll_seconds, return_when=asyncio.FIRST_COMPLETED)
         self._topping_up = {queue: task for queue, task in self._topping_up.items() if task not in done}
         if errors := [error for task in done if (error := task.exception()) is not None]:
             raise errors[0]
@@ -129,26 +112,26 @@ class Relay:
     async def _top_up(self, queue: str) -> int:
         room = BATCH
         if queue not in DEAD_QUEUES.values():
-            room = min(BATCH, self._ready_depth - await self._broker.ready_messages(queue))
+            room = min(BATCH, self.ready_depth - await self.broker.ready_messages(queue))
         if room <= 0:
             return 0
-        rows = await self._outbox.take(queue, room, CALL_SECONDS)
+        rows = await self.outbox.take(queue, room, CALL_SECONDS)
         errors = await asyncio.gather(*map(self._publish, rows))
+        outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
+        for error in filter(None, errors):
+            outage.failed(error)
         published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
         unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
         if published:
-            if refusals := self._refusals.pop(queue, None):
-                refusals.succeeded()
-            await self._outbox.delete(published, CALL_SECONDS)
+            outage.succeeded()
+            await self.outbox.delete(published, CALL_SECONDS)
         if unpublished:
-            await self._outbox.release(unpublished, CALL_SECONDS)
+            await self.outbox.release(unpublished, CALL_SECONDS)
         return len(published)
 
     async def _publish(self, due: Due) -> NotPublished | None:
         try:
-            await self._broker.publish(due.pointer, due.route, due.queue, due.headers)
+            await self.broker.publish(due.pointer, due.route, due.queue, due.headers)
         except NotPublished as error:
-            effect = f"messages of {due.queue} wait in the outbox"
-            self._refusals.setdefault(due.queue, OutageLog("relay.queue", effect)).failed(error)
             return error
         return None

@@ -5,11 +5,9 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from consumers.dead_watch import DeadWatch
-from consumers.heartbeat import Heartbeat
-from consumers.maintenance import Maintenance
+from consumers.maintenance import DeadWatch, maintain
+from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.relay import Relay
-from consumers.startup import wait_for_schema
 from consumers.sweeper import Sweeper
 from infra.postgres import compatibility
 from infra.postgres.dead_letters import DeadLetterStore
@@ -21,12 +19,10 @@ from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.publisher import Publisher
-from infra.rabbitmq.topology import Topology, describe
+from infra.rabbitmq.topology import describe
 from jobs.model import work_queues
 from service.dead_letters import Tidier
 from service.settings import Settings
-
-CALL_SECONDS = 10.0
 
 
 class _Pools:
@@ -53,11 +49,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     pools = _Pools(settings.database_url)
     try:
         if await wait_for_schema(pools.relay, settings.namespace, stop):
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(loop) for loop in _loops(settings, pools)]
-                await stop.wait()
-                for task in tasks:
-                    task.cancel()
+            await run_until(stop, _loops(settings, pools))
     finally:
         pools.close()
 
@@ -65,6 +57,7 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
 def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]:
     topology = describe(settings.namespace, settings.providers)
     publisher = Publisher(settings.amqp_url, topology, name="relay")
+    ready, after_seconds = publisher.ready_messages, settings.sweep_after_seconds
     relay = Relay(
         Outbox(pools.relay),
         publisher,
@@ -73,28 +66,17 @@ def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]
         ready_depth=settings.ready_depth,
         poll_seconds=settings.relay_poll_seconds,
     )
-    sweeper = Sweeper(
-        Sweep(pools.sweep), publisher, work_queues(settings.providers), after_seconds=settings.sweep_after_seconds
-    )
+    sweep, queues = Sweep(pools.sweep), work_queues(settings.providers)
+    sweeper = Sweeper(sweep, ready, queues, lambda: relay.is_leading, after_seconds=after_seconds)
+    letters = DeadLetterStore(pools.relay)
+    tidier = Tidier(letters, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership)
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
-    heartbeat = Heartbeat(
-        settings.heartbeat_file, publisher.connected.is_set, partial(compatibility.check, pools.relay, settings.namespace)
-    )
+    schema_check = partial(compatibility.check, pools.relay, settings.namespace)
     return [
         publisher.run(),
         relay.run(),
-        sweeper.run(lambda: relay.is_leading),
-        _dead_watch(settings, pools, topology, publisher).run(),
-        Maintenance(ledger, Retention(pools.purge), settings.retention_days).run(),
-        heartbeat.run(),
+        sweeper.run(),
+        DeadWatch(tidier, ready, letters.count).run(after_seconds),
+        maintain(ledger, Retention(pools.purge), settings.retention_days),
+        heartbeat(settings.heartbeat_file, publisher.connected.is_set, schema_check),
     ]
-
-
-def _dead_watch(settings: Settings, pools: _Pools, topology: Topology, publisher: Publisher) -> DeadWatch:
-    store = DeadLetterStore(pools.relay)
-    return DeadWatch(
-        Tidier(store, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership),
-        publisher.ready_messages,
-        lambda kind: store.count(kind, CALL_SECONDS),
-        every_seconds=settings.sweep_after_seconds,
-    )

@@ -6,9 +6,9 @@ jobs; the prefetch only fills them.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 from uuid import uuid4
 
 import structlog
@@ -30,8 +30,6 @@ CLAIM_RETRY_SECONDS = 1.0
 
 
 class Delivery(Protocol):
-    """The part of a delivery that the runner uses."""
-
     @property
     def body(self) -> bytes: ...
     @property
@@ -41,25 +39,16 @@ class Delivery(Protocol):
     async def nack(self) -> None: ...
 
 
-class Handler(Protocol):
-    """Executes one claimed job and returns its outcome. It never acknowledges, commits, or raises to mean "retry"."""
-
-    @property
-    def timeout_seconds(self) -> float:
-        """The longest duration of a call without a renewal of its lease."""
-        ...
-
-    async def __call__(self, job: Claimed, progress: Progress) -> Outcome: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """The handling of one queue's jobs in this process.
 
-    `mode`: how its jobs share the worker. `on_shutdown`: the outcome of an interrupted job. `gate`: the provider's gate.
+    `timeout_seconds`: the longest call of the handler without a renewal of its lease. `mode`: how its jobs share the worker.
+    `on_shutdown`: the outcome of an interrupted job. `gate`: the provider's gate.
     """
 
-    handler: Handler
+    handler: Callable[[Claimed, Progress], Coroutine[Any, Any, Outcome]]
+    timeout_seconds: float
     policy: RetryPolicy
     slots: Slots
     mode: Mode
@@ -73,47 +62,22 @@ class Work:
         return self.gate is not None and self.gate.is_open
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """`seconds`: the length of a lease. `margin_seconds`: the time after a handler's timeout for recording the outcome.
+@dataclass(eq=False)
+class Runner:
+    """Executes the deliveries of all queues of one process; `works` by logical queue.
 
-    `limit`: the lost leases that end a job.
+    `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease.
     """
 
-    seconds: float
+    works: Mapping[str, Work]
+    claims: Batcher[ClaimRequest, Claimed | None]
+    recorder: Recorder
+    lease_seconds: float
     margin_seconds: float
-    limit: int = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """One decoded delivery that has a slot."""
-
-    delivery: Delivery
-    pointer: Pointer
-    work: Work
-
-
-class Runner:
-    """Executes the deliveries of all queues of one process; `works` by logical queue."""
-
-    def __init__(
-        self,
-        works: Mapping[str, Work],
-        claims: Batcher[ClaimRequest, Claimed | None],
-        recorder: Recorder,
-        lease: Lease,
-        *,
-        monotonic: Callable[[], float] = time.monotonic,
-    ):
-        self._works = works
-        self._claims = claims
-        self._recorder = recorder
-        self._lease = lease
-        self._monotonic = monotonic
-        self._stopping = False
-        self._running: set[asyncio.Task[None]] = set()
-        self._calls: set[asyncio.Task[Outcome]] = set()
+    monotonic: Callable[[], float] = time.monotonic
+    _stopping: bool = field(default=False, init=False)
+    _running: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _calls: set[asyncio.Task[Outcome]] = field(default_factory=set, init=False)
 
     def dispatch(self, delivery: Delivery) -> None:
         """Start the execution of a delivery; returns at once."""
@@ -129,7 +93,7 @@ class Runner:
         for call in self._calls:
             call.cancel()
         if self._running:
-            await asyncio.wait(self._running, timeout=self._lease.margin_seconds)
+            await asyncio.wait(self._running, timeout=self.margin_seconds)
         if self._running:
             log.warning(
                 "worker.unrecorded",
@@ -155,32 +119,31 @@ class Runner:
             return
         if task := asyncio.current_task():
             task.set_name(str(pointer.id))
-        work = self._works[delivery.queue]
+        work = self.works[delivery.queue]
         async with work.slots.slot(work.priority):
             if self._stopping or work.is_open:
                 await delivery.nack()
                 return
             async with work.mode.reserve(delivery.queue):
-                await self._execute(Execution(delivery, pointer, work))
+                await self._execute(delivery, pointer, work)
 
-    async def _execute(self, execution: Execution) -> None:
+    async def _execute(self, delivery: Delivery, pointer: Pointer, work: Work) -> None:
         """claim → acknowledge → handle → record"""
-        work, claimed_at = execution.work, self._monotonic()
-        job = await self._take(execution)
+        claimed_at = self.monotonic()
+        job = await self._take(delivery, pointer)
         if job is None:
             return
-        self._recorder.claimed(job, claimed_at)
+        self.recorder.claimed(job, claimed_at)
         async with work.mode.isolate(job, claimed_at) as leased_at:
             if leased_at is None:
                 return
             outcome = await self._handle(job, work) if self._may_begin(job, work, leased_at) else NOT_STARTED
             if work.gate is not None:
                 work.gate.record_outcome(outcome)
-            await self._recorder.record(job, outcome, work.policy, ran_seconds=self._monotonic() - leased_at)
+            await self.recorder.record(job, outcome, work.policy, ran_seconds=self.monotonic() - leased_at)
 
-    async def _take(self, execution: Execution) -> Claimed | None:
+    async def _take(self, delivery: Delivery, pointer: Pointer) -> Claimed | None:
         """Claim, then acknowledge. None: the delivery is stale, or requeued. Waits while Postgres is unavailable."""
-        pointer, delivery = execution.pointer, execution.delivery
         try:
             job = await self._claim(pointer)
         except Exception:
@@ -194,19 +157,18 @@ class Runner:
         return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        return await self._claims.submit(ClaimRequest(pointer, uuid4(), self._lease.seconds))
+        return await self.claims.submit(ClaimRequest(pointer, uuid4(), self.lease_seconds))
 
     def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
         """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""
-        seconds_left = leased_at + self._lease.seconds - self._monotonic()
-        is_late = work.handler.timeout_seconds + self._lease.margin_seconds > seconds_left
-        is_misplaced = job.queue.name not in self._works or self._works[job.queue.name].slots is not work.slots
+        is_late = self.monotonic() + work.timeout_seconds + self.margin_seconds > leased_at + self.lease_seconds
+        own_work = self.works.get(job.queue.name)
+        is_misplaced = own_work is None or own_work.slots is not work.slots
         return not (self._stopping or work.is_open or is_late or is_misplaced)
 
     async def _handle(self, job: Claimed, work: Work) -> Outcome:
         progress = Progress()
-        call = asyncio.ensure_future(work.handler(job, progress))
-        assert isinstance(call, asyncio.Task)
+        call = asyncio.create_task(work.handler(job, progress))
         self._calls.add(call)
         try:
             await work.mode.wait(job, progress, call)

@@ -33,22 +33,17 @@ class Slots:
     @asynccontextmanager
     async def slot(self, priority: Priority) -> AsyncIterator[None]:
         """Hold one slot; waits until it is granted."""
-        await self._acquire(priority)
-        try:
-            yield
-        finally:
-            self._release(priority)
-
-    async def _acquire(self, priority: Priority) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append(waiter)
         self._grant()
         try:
             await waiter
-        except asyncio.CancelledError:
-            if not waiter.cancelled():  # granted just before
-                self._release(priority)
-            raise
+            yield
+        finally:
+            if not waiter.cancelled():  # granted, possibly just before a cancellation
+                self._free += 1
+                self._high_left += priority is Priority.HIGH
+                self._grant()
 
     def _grant(self) -> None:
         while self._free > self.count - self._limit and (priority := self._next()):
@@ -63,8 +58,3 @@ class Slots:
         if self._waiting[Priority.HIGH] and self._high_left:
             return Priority.HIGH
         return Priority.NORMAL if self._waiting[Priority.NORMAL] else None
-
-    def _release(self, priority: Priority) -> None:
-        self._free += 1
-        self._high_left += priority is Priority.HIGH
-        self._grant()

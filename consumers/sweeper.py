@@ -2,16 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 import structlog
 
-from infra.errors import Transient
+from consumers.process import every
 from infra.outage_log import OutageLog
-from infra.postgres.sweep import Observation, Page
+from infra.postgres.sweep import Sweep
 from jobs.model import WorkQueue
 
 log = structlog.get_logger()
@@ -24,27 +23,7 @@ BEHIND_SECONDS = 5.0
 OVERTAKEN = timedelta(seconds=60)
 
 
-class Jobs(Protocol):
-    """The part of the ledger that the sweeper uses."""
-
-    async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation: ...
-    async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page: ...
-
-
-class Broker(Protocol):
-    """The part of the publisher that the sweeper uses."""
-
-    async def ready_messages(self, queue: str) -> int: ...
-
-
-@dataclass(slots=True)
-class _Pass:
-    """A pass over one queue's jobs that were due before `before`. Jobs due until `after` have been scanned."""
-
-    before: datetime
-    after: datetime | None = None
-
-
+@dataclass(eq=False)
 class Sweeper:
     """Sweeps each work queue every `after_seconds / 6`, a bounded number of rows at a time.
 
@@ -53,49 +32,40 @@ class Sweeper:
     it, and until the messages that were published out of order have been claimed.
     """
 
-    def __init__(self, jobs: Jobs, broker: Broker, queues: Sequence[WorkQueue], *, after_seconds: float):
-        self._jobs = jobs
-        self._broker = broker
-        self._queues = queues
-        self._after = after_seconds
-        self._empty_since: dict[WorkQueue, float] = {}
-        self._behind_until: dict[WorkQueue, datetime] = {}
-        self._claimed_until: dict[WorkQueue, datetime] = {}
-        self._passes: dict[WorkQueue, _Pass] = {}
+    jobs: Sweep
+    ready: Callable[[str], Awaitable[int]]
+    queues: Sequence[WorkQueue]
+    is_leading: Callable[[], bool]
+    after_seconds: float
+    _empty_since: dict[WorkQueue, float] = field(default_factory=dict, init=False)
+    _behind_until: dict[WorkQueue, datetime] = field(default_factory=dict, init=False)
+    _claimed_until: dict[WorkQueue, datetime] = field(default_factory=dict, init=False)
+    # A pass scans jobs that were due before the first instant. Jobs due until the second one have been scanned.
+    _passes: dict[WorkQueue, tuple[datetime, datetime | None]] = field(default_factory=dict, init=False)
 
-    async def run(self, is_leading: Callable[[], bool]) -> None:
-        """Sweep while this process leads, until cancelled. A `Transient` error ends one sweep."""
-        outage = OutageLog("sweep", "lost messages are not published again")
-        while True:
-            await asyncio.sleep(self._after / 6)
-            if not is_leading():
-                self._passes.clear()
-                continue
-            try:
-                await self.sweep_once()
-            except Transient as error:
-                outage.failed(error)
-            else:
-                outage.succeeded()
+    async def run(self) -> None:
+        await every(self.after_seconds / 6, self.sweep_once, OutageLog("sweep", "lost messages are not published again"))
 
     async def sweep_once(self, now: float | None = None) -> int:
-        """Sweep every queue; returns the number of requeued jobs. Raises the errors of ledger and broker."""
+        """Sweep every queue if this process leads; returns the number of requeued jobs. Raises what ledger and broker raise."""
+        if not self.is_leading():
+            self._passes.clear()
+            return 0
         now = time.monotonic() if now is None else now
-        return sum(await asyncio.gather(*(self._sweep(queue, now) for queue in self._queues)))
+        return sum(await asyncio.gather(*(self._sweep(queue, now) for queue in self.queues)))
 
     async def _sweep(self, queue: WorkQueue, now: float) -> int:
-        current = self._passes.get(queue)
-        if current is None:
+        if queue not in self._passes:
             before = await self._lost_before(queue, now)
             if before is None:
                 return 0
-            current = self._passes[queue] = _Pass(before)
-        return await self._continue(queue, current)
+            self._passes[queue] = (before, None)
+        return await self._continue(queue)
 
     async def _lost_before(self, queue: WorkQueue, now: float) -> datetime | None:
         """The due instant before which a job without an outbox row has lost its message; None: unknown."""
-        ready = await self._broker.ready_messages(queue.name)
-        observation = await self._jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
+        ready = await self.ready(queue.name)
+        observation = await self.jobs.observe(queue, behind_seconds=BEHIND_SECONDS, timeout=CALL_SECONDS)
         if observation.is_behind or queue not in self._behind_until:
             self._behind_until[queue] = observation.now
         claimed_until = self._claimed_until.get(queue)
@@ -103,23 +73,25 @@ class Sweeper:
             self._claimed_until[queue] = claimed_until = observation.claimed_until
         if ready or observation.is_behind:
             self._empty_since.pop(queue, None)
-        elif now - self._empty_since.setdefault(queue, now) >= self._after:
+        elif now - self._empty_since.setdefault(queue, now) >= self.after_seconds:
             self._empty_since[queue] = now
-            return observation.now - timedelta(seconds=self._after)
+            return observation.now - timedelta(seconds=self.after_seconds)
         # Jobs that became due after the relay caught up are published in order, so a claim implies all earlier claims.
         overtaken = claimed_until and claimed_until - OVERTAKEN
         return overtaken if overtaken and overtaken >= self._behind_until[queue] else None
 
-    async def _continue(self, queue: WorkQueue, current: _Pass) -> int:
+    async def _continue(self, queue: WorkQueue) -> int:
         total = 0
+        before, after = self._passes[queue]
         for _ in range(PAGES):
-            page = await self._jobs.requeue(queue, before=current.before, after=current.after, timeout=CALL_SECONDS)
+            page = await self.jobs.requeue(queue, before=before, after=after, timeout=CALL_SECONDS)
             total += page.requeued
             if page.last is None:
                 self._passes.pop(queue, None)
                 break
             # If rows of one instant fill a page, the pass skips the rest of them.
-            current.after = page.last if page.last != current.after else page.last + timedelta(microseconds=1)
+            after = page.last if page.last != after else page.last + timedelta(microseconds=1)
+            self._passes[queue] = (before, after)
         if total:
             log.warning("sweep.requeued", queue=queue.name, jobs=total, reason="their messages were lost in the broker")
         return total

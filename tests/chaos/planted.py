@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from consumers.runner import Execution, Runner
+from consumers.runner import Runner
 from consumers.sweeper import Sweeper
 from infra.postgres import ledger
 from infra.postgres.transitions import apply, claim, late, requeue
@@ -68,9 +68,9 @@ def _fake_claim_any_version(patch: Patch) -> None:
 def _ack_before_claim(patch: Patch) -> None:
     take = Runner._take
 
-    async def ack_first(self: Runner, execution: Execution) -> Any:
-        await execution.delivery.ack()
-        return await take(self, execution)
+    async def ack_first(self: Runner, delivery: Any, pointer: Pointer) -> Any:
+        await delivery.ack()
+        return await take(self, delivery, pointer)
 
     patch(Runner, "_take", ack_first)
 

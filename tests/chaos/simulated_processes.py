@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from consumers.modes import Concurrent
+from consumers.modes import Concurrent, Renewer
 from consumers.reaper import Reaper
 from consumers.relay import Relay
-from consumers.renewer import Renewer
-from consumers.runner import Lease, Runner, Work
+from consumers.runner import Runner, Work
 from consumers.slots import Slots
 from consumers.sweeper import Sweeper
 from infra.postgres.errors import Unavailable
@@ -56,8 +55,6 @@ class SimulatedApi:
 class SimulatedWorker:
     """The worker of `consumers.worker`."""
 
-    timeout_seconds = 10.0
-
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
@@ -69,18 +66,19 @@ class SimulatedWorker:
             Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
             lost_leases=3,
         )
-        mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
+        mode = Concurrent(Renewer(ledger.renew, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
-            {QUEUE: Work(self, POLICY, Slots(4), mode)},
+            {QUEUE: Work(self.handle, 10.0, POLICY, Slots(4), mode)},
             ledger_batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None),
             recorder,
-            Lease(LEASE_SECONDS, 5.0, 3),
+            lease_seconds=LEASE_SECONDS,
+            margin_seconds=5.0,
             monotonic=lambda: simulation.clock,
         )
-        self.reaper = Reaper(Leases(ledger), recorder, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS)
+        self.reaper = Reaper(Leases(ledger), recorder.record_lost, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS)
         simulation.spawn(process, eager.run())
 
-    async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
+    async def handle(self, job: Claimed, progress: Progress) -> Outcome:
         """Handle a job: one request at the provider, whose answer waits at a gate."""
         request = self.simulation.request(self.process, job)
         outcome: Outcome = await self.simulation.gate(self.process, "provider") or Outcome(Verdict.ACCEPTED, None, 200)
@@ -89,13 +87,13 @@ class SimulatedWorker:
 
 
 class SimulatedRelay:
-    """The relay of `consumers.worker`."""
+    """The relay of `consumers.relay_process`."""
 
     def __init__(self, simulation: "Simulation", process: Process):
         self.process = process
         _, outbox, broker, _ = simulation.adapters_of(process)
         sweep = SteppedAdapter(simulation, process, simulation.backend.sweep, Unavailable("the answer was lost"))
-        self.sweeper = Sweeper(sweep, broker, [SANDBOX], after_seconds=30)  # type: ignore[arg-type]
+        self.sweeper = Sweeper(sweep, broker.ready_messages, [SANDBOX], lambda: True, after_seconds=30)  # type: ignore[arg-type]
         self.relay = Relay(
             outbox,
             broker,

@@ -4,7 +4,7 @@ import asyncio
 import time
 from pathlib import Path
 
-from consumers.heartbeat import BEAT_SECONDS
+from consumers.process import BEAT_SECONDS
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 

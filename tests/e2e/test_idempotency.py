@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from consumers.maintenance import Maintenance
+from consumers.maintenance import clean
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
@@ -104,7 +104,7 @@ async def test_keys_are_forgotten_after_a_day(stack: Stack, database: str) -> No
     await _post(stack, "young")
     stack.rows("UPDATE idempotency_keys SET created_at = created_at - interval '25 hours' WHERE key = 'old'")
     pool = DatabasePool(database, name="test", threads=1)
-    assert await Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {}).clean() == 1
+    assert await clean(Ledger(pool, grace_seconds=1), Retention(pool), {}) == 1
     pool.close()
     assert (await _post(stack, "old"))[1]["id"] != first
     assert (await _post(stack, "young"))[2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.maintenance import Maintenance
+from consumers.maintenance import clean
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
@@ -44,9 +44,9 @@ async def test_jobs_that_ended_long_ago_are_deleted_and_dead_letters_stay(stack:
     await stack.becomes(fresh, "sent")
     sql(stack.database, f"UPDATE jobs SET finished_at = finished_at - interval '31 days' WHERE id <> '{fresh}'")
     pool = DatabasePool(stack.database, name="test", threads=1)
-    keeper = Maintenance(Ledger(pool, grace_seconds=1), Retention(pool), {Kind.MESSAGE: 30.0})
-    assert await keeper.clean() == 1
-    assert await keeper.clean() == 0
+    ledger, retention, days = Ledger(pool, grace_seconds=1), Retention(pool), {Kind.MESSAGE: 30.0}
+    assert await clean(ledger, retention, days) == 1
+    assert await clean(ledger, retention, days) == 0
     pool.close()
     assert (await stack.get(f"/messages/{ids['sent']}"))[0] == 404
     assert await stack.status(ids["failed"]) == "failed" and await stack.status(fresh) == "sent"

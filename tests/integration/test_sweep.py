@@ -56,7 +56,7 @@ async def _sweep(store: Store, older: float = 30.0) -> int:
 
 
 def _sweeper(store: Store, broker: Broker) -> Sweeper:
-    return Sweeper(Sweep(store.pool), broker, [QUEUE], after_seconds=30)
+    return Sweeper(Sweep(store.pool), broker.ready_messages, [QUEUE], lambda: True, after_seconds=30)
 
 
 async def _claim(store: Store, pointer: Pointer) -> None:

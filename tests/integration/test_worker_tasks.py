@@ -7,7 +7,7 @@ from consumers.worker import run_worker
 from jobs.model import Kind
 from service.settings import ProviderSettings, Settings
 from tests.support.services import Services
-from tests.support.waiting import eventually
+from tests.support.waiting import until
 
 
 async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database: str, broker_namespace: str) -> None:
@@ -22,11 +22,11 @@ async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database
     before = asyncio.all_tasks()
     worker = asyncio.create_task(run_worker(settings, stop, frozenset(Kind)))
 
-    async def running() -> Counter[str]:
+    def running() -> Counter[str]:
         return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks() - before)  # type: ignore[union-attr]
 
     names = {"ProviderPauses.then", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "ProviderPauses.run"}
-    seen = await eventually(running, lambda counted: names <= set(counted))
+    counts = await until(running, lambda counter: names <= set(counter))
     stop.set()
     await worker
-    assert {seen[name] for name in names} == {1}
+    assert {counts[name] for name in names} == {1}

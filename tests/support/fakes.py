@@ -1,4 +1,4 @@
-"""Fakes of the ledger and the status cache. Each passes the same contract suite as the real adapter."""
+"""Fakes. Those of the ledger and the status cache pass the same contract suites as the real adapters."""
 
 import json
 import time
@@ -32,6 +32,19 @@ class FakeCache:
             if time.monotonic() - new.at <= 1.0 and (held is None or held.version <= new.version):
                 self.values[new.id] = new
         return [None] * len(entries)
+
+
+@dataclass
+class FakeSwitch:
+    """Records the calls to a consumer's queues."""
+
+    calls: list[str] = field(default_factory=list)
+
+    async def pause(self, queue: str) -> None:
+        self.calls.append(f"pause {queue}")
+
+    async def resume(self, queue: str) -> None:
+        self.calls.append(f"resume {queue}")
 
 
 @dataclass
@@ -86,18 +99,22 @@ class FakeLedger:
     def _claim(self, request: ClaimRequest) -> Claimed | None:
         job = self.jobs.get(request.pointer.id)
         if job is not None and job.token == request.token:
-            held = job.version == request.pointer.version + 1 and self.statuses[job.id] is Status.PROCESSING
-            return job if held else None
+            is_held = job.version == request.pointer.version + 1 and self.statuses[job.id] is Status.PROCESSING
+            return job if is_held else None
         if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
-            key = job.revision + 1 if self.statuses[job.id] is Status.FAILED else job.key_revision
-            job = replace(job, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0)
+            job = self._revise(job)
         job = replace(job, version=job.version + 1, token=request.token)
         self.jobs[job.id], self.statuses[job.id] = job, Status.PROCESSING
         self.leases[job.id] = self.clock + request.lease_seconds
         (self.unstarted.add if job.lost_leases else self.unstarted.discard)(job.id)
         return job
+
+    def _revise(self, job: Claimed) -> Claimed:
+        """The job in a new revision. After `failed`, the provider receives a new idempotency key."""
+        key = job.revision + 1 if self.statuses[job.id] is Status.FAILED else job.key_revision
+        return replace(job, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0)
 
     async def apply(self, transitions: Sequence[Transition], timeout: float = 1) -> list[Applied | None]:
         return [self._apply(t) for t in transitions]
@@ -111,12 +128,11 @@ class FakeLedger:
             return None
         if t.lost_lease and self.leases[t.id] > self.clock:
             return None
-        charged, tried = t.attempt is not None and t.attempt.charged, t.attempt is not None
         job = replace(
             job,
             version=job.version + 1,
-            attempts=job.attempts + charged,
-            tries=job.tries + tried,
+            attempts=job.attempts + (t.attempt is not None and t.attempt.charged),
+            tries=job.tries + (t.attempt is not None),
             lost_leases=job.lost_leases + t.counts_as_lost,
         )
         self.jobs[t.id], self.statuses[t.id] = job, t.to
@@ -148,28 +164,24 @@ class FakeLedger:
         job = self.jobs[letter.id]
         if job.version != letter.version or self.statuses[letter.id] not in sources(Cause.REQUEUE):
             return False
-        key = job.revision + 1 if self.statuses[letter.id] is Status.FAILED else job.key_revision
-        job = replace(
-            job, version=job.version + 1, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0
-        )
+        job = replace(self._revise(job), version=job.version + 1)
         self.jobs[letter.id], self.statuses[letter.id] = job, Status.QUEUED
         self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != letter.id}
         self.outbox[Pointer(letter.id, job.version)] = job.queue.name
         return True
 
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float = 1) -> bool:
-        held = self.jobs[job.id]
-        ours = (held.version, held.token) == (job.version, job.token) and self.statuses[job.id] is Status.PROCESSING
-        if ours:
+        stored = self.jobs[job.id]
+        is_held = (stored.version, stored.token) == (job.version, job.token) and self.statuses[job.id] is Status.PROCESSING
+        if is_held:
             self.leases[job.id] = self.clock + lease_seconds
             self.unstarted.discard(job.id)
-        return ours
+        return is_held
 
     async def expired_leases(self, limit: int, timeout: float = 1) -> list[LostLease]:
-        expired = [
-            job for id_, job in self.jobs.items() if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
+        leases = [
+            LostLease(id_, job.version, job.token, job.queue, job.delivery, job.lost_leases, id_ not in self.unstarted)
+            for id_, job in self.jobs.items()
+            if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
         ]
-        return [
-            LostLease(j.id, j.version, j.token, j.queue, j.delivery, j.lost_leases, j.id not in self.unstarted)
-            for j in expired[:limit]
-        ]
+        return leases[:limit]

@@ -20,3 +20,12 @@ async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], 
         if time.monotonic() > deadline:
             raise AssertionError(f"after {max(seconds, PATIENCE):g} s still: {value!r}")
         await asyncio.sleep(POLL)
+
+
+async def until(read: Callable[[], T], condition: Callable[[T], bool], seconds: float = PATIENCE) -> T:
+    """Like `eventually`, for a value in memory."""
+
+    async def value() -> T:
+        return read()
+
+    return await eventually(value, condition, seconds)

@@ -1,7 +1,6 @@
 """The breaker, and the gate that applies it."""
 
 import asyncio
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,8 @@ from consumers.slots import Slots
 from jobs.breaker import Breaker, BreakerPolicy, State
 from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from tests.support.factories import ACCEPTED
-from tests.support.waiting import eventually
+from tests.support.fakes import FakeSwitch
+from tests.support.waiting import until
 
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
@@ -77,43 +77,25 @@ def test_an_answer_always_closes_the_breaker_and_it_never_stays_open_for_long(ou
     assert breaker.after(ACCEPTED, 0.0).state(0.0) is State.CLOSED
 
 
-@dataclass
-class Switch:
-    told: list[str] = field(default_factory=list)
-
-    async def pause(self, queue: str) -> None:
-        self.told.append(f"pause {queue}")
-
-    async def resume(self, queue: str) -> None:
-        self.told.append(f"resume {queue}")
-
-
 async def test_the_gate_stops_consuming_tries_one_and_resumes() -> None:
-    now, switch, slots = [0.0], Switch(), Slots(8)
-    gate = Gate("a", ["high", "normal"], slots, switch, BreakerPolicy(1, 0.05, 1), monotonic=lambda: now[0])
+    now, switch, slots = [0.0], FakeSwitch(), Slots(8)
+    gate = Gate("a", ["high", "normal"], slots, switch, Breaker(BreakerPolicy(1, 0.05, 1)), monotonic=lambda: now[0])
     running = asyncio.create_task(gate.run())
-
-    async def told() -> list[str]:
-        return list(switch.told)
 
     gate.record_outcome(TIMEOUT)
     assert gate.is_open
-    await eventually(told, lambda seen: seen == ["pause high", "pause normal"], 5)
+    await until(lambda: list(switch.calls), lambda calls: calls == ["pause high", "pause normal"], 5)
     now[0] = 0.06
-    await eventually(told, lambda seen: seen[2:] == ["resume high", "resume normal"], 5)
+    await until(lambda: list(switch.calls), lambda calls: calls[2:] == ["resume high", "resume normal"], 5)
     assert (gate.state, slots._limit) == (State.HALF_OPEN, 1)
     gate.record_outcome(ACCEPTED)
-
-    async def limit() -> int:
-        return slots._limit
-
-    await eventually(limit, lambda seen: seen == 8, 5)
+    await until(lambda: slots._limit, lambda limit: limit == 8, 5)
     gate.pause(True)
-    await eventually(told, lambda seen: len(seen) == 6, 5)
+    await until(lambda: list(switch.calls), lambda calls: len(calls) == 6, 5)
     assert gate.is_open
     gate.record_outcome(ACCEPTED)
     assert gate.is_open
     gate.pause(False)
-    await eventually(told, lambda seen: len(seen) == 8, 5)
+    await until(lambda: list(switch.calls), lambda calls: len(calls) == 8, 5)
     assert not gate.is_open
     running.cancel()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.heartbeat import Heartbeat
+from consumers.process import beat, heartbeat
 from infra.errors import Transient
 
 
@@ -24,8 +24,8 @@ class Process:
         if not self.postgres:
             raise NoAnswer
 
-    def heartbeat(self, file: Path | None) -> Heartbeat:
-        return Heartbeat(file, lambda: self.connected, self.ask)
+    async def beat(self, file: Path) -> None:
+        await beat(file, lambda: self.connected, self.ask)
 
 
 @pytest.mark.parametrize(("connected", "postgres"), [(True, True), (False, True), (True, False), (False, False)])
@@ -33,13 +33,13 @@ async def test_the_file_is_touched_only_while_rabbitmq_and_postgres_are_there(
     tmp_path: Path, connected: bool, postgres: bool
 ) -> None:
     file = tmp_path / "heartbeat"
-    await Process(connected, postgres).heartbeat(file).beat(file)
+    await Process(connected, postgres).beat(file)
     assert file.exists() == (connected and postgres)
 
 
 async def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
-    await Process().heartbeat(None).beat(tmp_path / "missing" / "heartbeat")
+    await Process().beat(tmp_path / "missing" / "heartbeat")
 
 
 async def test_without_a_file_there_is_no_heartbeat() -> None:
-    await Process().heartbeat(None).run()
+    await heartbeat(None, lambda: True, Process().ask)

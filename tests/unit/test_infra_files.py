@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from consumers.heartbeat import BEAT_SECONDS, CALL_SECONDS
+from consumers.process import BEAT_SECONDS, CALL_SECONDS
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.topology import describe
 from infra.redis.acl import rules

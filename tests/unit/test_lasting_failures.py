@@ -12,8 +12,7 @@ import structlog
 
 from api.callers import Keyring
 from consumers import maintenance
-from consumers.dead_watch import DeadWatch
-from consumers.maintenance import Maintenance
+from consumers.maintenance import DeadWatch, maintain
 from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
@@ -26,7 +25,7 @@ from jobs.model import Route
 from jobs.wire import Pointer
 from service.backlog import BacklogLimit
 from tests.support.factories import SANDBOX, new_id
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 
 class Away(Transient):
@@ -69,7 +68,7 @@ def _relay(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Reaper(world, world, {}, lease_seconds=0.2).run()
+    return Reaper(world, world.record_lost, {}, lease_seconds=0.2).run()
 
 
 def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
@@ -78,7 +77,7 @@ def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
-    return Sweeper(world, world, [SANDBOX], after_seconds=0.3).run(lambda: True)
+    return Sweeper(world, world.ready, [SANDBOX], lambda: True, after_seconds=0.3).run()  # type: ignore[arg-type]
 
 
 def _keys(world: Everything) -> Coroutine[Any, Any, None]:
@@ -100,8 +99,8 @@ LOOPS: dict[str, Run] = {
     "reaper": _reaper,
     "watchdog": _watchdog,
     "sweep": _sweep,
-    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead, every_seconds=0.05).run(),  # type: ignore[arg-type]
-    "maintenance": lambda world: Maintenance(world, world, {}).run(),
+    "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead).run(0.05),  # type: ignore[arg-type]
+    "maintenance": lambda world: maintain(world, world, {}),  # type: ignore[arg-type]
 }
 
 
@@ -112,16 +111,16 @@ async def test_a_lasting_failure_is_logged_when_it_lasts_and_when_it_ends(
     monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.05)
     world = Everything()
     world.connected.set()
-    with structlog.testing.capture_logs() as logged:
+    with structlog.testing.capture_logs() as lines:
 
-        async def said() -> list[str]:
-            return [line["event"] for line in logged if line["event"] in (f"{subject}.down", f"{subject}.up")]
+        def events() -> list[str]:
+            return [line["event"] for line in lines if line["event"] in (f"{subject}.down", f"{subject}.up")]
 
         running = asyncio.create_task(LOOPS[subject](world))
         try:
-            await eventually(said, lambda events: events == [f"{subject}.down"], 10)
+            await until(events, lambda names: names == [f"{subject}.down"], 10)
             world.is_away = False
-            await eventually(said, lambda events: events == [f"{subject}.down", f"{subject}.up"], 10)
+            await until(events, lambda names: names == [f"{subject}.down", f"{subject}.up"], 10)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
@@ -159,15 +158,13 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
 
     broker = Refusing()
     relay = Relay(Outbox(), broker, leads, queues=frozenset({"q"}), ready_depth=1, poll_seconds=0.05)
-    with structlog.testing.capture_logs() as logged:
+    with structlog.testing.capture_logs() as lines:
 
-        async def said() -> list[str]:
+        async def events() -> list[str]:
             await relay.round()
-            return [
-                line["event"] for line in logged if line["event"].startswith("relay.queue") and line["log_level"] != "debug"
-            ]
+            return [line["event"] for line in lines if line["event"].startswith("relay.queue") and line["log_level"] != "debug"]
 
-        await eventually(said, lambda events: events == ["relay.queue.down"], 10)
-        assert "q" in next(line["effect"] for line in logged if line["event"] == "relay.queue.down")
+        await eventually(events, lambda names: names == ["relay.queue.down"], 10)
+        assert "q" in next(line["effect"] for line in lines if line["event"] == "relay.queue.down")
         broker.refusing = False
-        await eventually(said, lambda events: events == ["relay.queue.down", "relay.queue.up"], 10)
+        await eventually(events, lambda names: names == ["relay.queue.down", "relay.queue.up"], 10)

@@ -3,12 +3,12 @@
 import asyncio
 from dataclasses import dataclass, field
 
-from consumers.gate import Gate
-from consumers.pauses import ProviderPauses
+from consumers.gate import Gate, ProviderPauses
 from consumers.slots import Slots
 from infra.errors import Transient
-from jobs.breaker import BreakerPolicy
-from tests.support.waiting import eventually
+from jobs.breaker import Breaker, BreakerPolicy
+from tests.support.fakes import FakeSwitch
+from tests.support.waiting import until
 
 
 @dataclass
@@ -26,14 +26,9 @@ class Store:
         return frozenset({"a"})
 
 
-class Switch:
-    async def pause(self, queue: str) -> None: ...
-    async def resume(self, queue: str) -> None: ...
-
-
 async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> None:
-    gate, store, consuming = Gate("a", ["q"], Slots(1), Switch(), BreakerPolicy()), Store(), asyncio.Event()
-    pauses = ProviderPauses(store, {"a": gate})
+    gate, store, consuming = Gate("a", ["q"], Slots(1), FakeSwitch(), Breaker(BreakerPolicy())), Store(), asyncio.Event()
+    pauses = ProviderPauses(store.paused, {"a": gate})
     open_at_start: list[bool] = []
 
     async def consume() -> None:
@@ -41,11 +36,7 @@ async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> No
         consuming.set()
 
     tasks = [asyncio.create_task(pauses.then(consume)), asyncio.create_task(pauses.run())]
-
-    async def calls() -> int:
-        return store.calls
-
-    await eventually(calls, lambda count: count == 3)
+    await until(lambda: store.calls, lambda calls: calls == 3)
     assert not consuming.is_set()
     store.answer.set()
     await asyncio.wait_for(consuming.wait(), 60)
@@ -55,7 +46,7 @@ async def test_a_worker_does_not_consume_before_it_has_loaded_the_pauses() -> No
 
 
 async def test_a_worker_without_providers_consumes_at_once() -> None:
-    pauses, consuming = ProviderPauses(Store(), {}), asyncio.Event()
+    pauses, consuming = ProviderPauses(Store().paused, {}), asyncio.Event()
 
     async def consume() -> None:
         consuming.set()

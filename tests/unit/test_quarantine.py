@@ -1,10 +1,10 @@
 """The quarantine runs a suspect alone, for a bounded time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 
-from consumers.quarantine import Quarantine
-from tests.support.waiting import eventually
+from consumers.modes import Quarantine
+from tests.support.waiting import until
 
 LONG = 60.0  # no test waits for it
 
@@ -15,30 +15,24 @@ class Inside:
     def __init__(self, quarantine: Quarantine):
         self.quarantine = quarantine
         self.names: list[str] = []
-        self.let_go: dict[str, asyncio.Event] = {}
+        self.release: dict[str, asyncio.Event] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def come(self, name: str, *, suspect: bool = False) -> None:
-        self.let_go[name] = asyncio.Event()
+        self.release[name] = asyncio.Event()
         self.tasks.add(asyncio.create_task(self._stay(name, suspect=suspect)))
 
     async def _stay(self, name: str, *, suspect: bool) -> None:
         async with self.quarantine.enter(suspect=suspect):
             self.names.append(name)
-            await self.let_go[name].wait()
+            await self.release[name].wait()
             self.names.remove(name)
 
     def are(self, *names: str) -> Awaitable[list[str]]:
-        return eventually(self._look(), lambda seen: sorted(seen) == sorted(names), 10)
-
-    def _look(self) -> Callable[[], Awaitable[list[str]]]:
-        async def look() -> list[str]:
-            return list(self.names)
-
-        return look
+        return until(lambda: list(self.names), lambda inside: sorted(inside) == sorted(names), 10)
 
     async def all_leave(self) -> None:
-        for event in self.let_go.values():
+        for event in self.release.values():
             event.set()
         await asyncio.gather(*self.tasks)
 
@@ -52,9 +46,9 @@ async def test_a_suspect_is_alone() -> None:
     inside.come("after")
     await asyncio.sleep(0.05)
     assert inside.names == ["before"]
-    inside.let_go["before"].set()
+    inside.release["before"].set()
     await inside.are("suspect")
-    inside.let_go["suspect"].set()
+    inside.release["suspect"].set()
     await inside.are("after")
     await inside.all_leave()
 
@@ -88,7 +82,7 @@ async def test_suspects_come_one_by_one() -> None:
         await inside.are(f"suspect {n}")
         await asyncio.sleep(0.1)  # the quarantine is over, and no second suspect enters
         assert inside.names == [f"suspect {n}"]
-        inside.let_go[f"suspect {n}"].set()
+        inside.release[f"suspect {n}"].set()
     await inside.all_leave()
 
 
@@ -98,12 +92,12 @@ async def test_between_two_suspects_the_others_get_as_much_time_as_they_lost() -
     inside.come("first", suspect=True)
     await inside.are("first")
     await asyncio.wait_for(quarantine.wait_until_open(), 5)
-    rested_at = quarantine._may_close_at
-    assert rested_at - quarantine._closed_at >= 0.4  # closed for 0.2 s, then open for as long
-    inside.let_go["first"].set()
+    may_close_at = quarantine._may_close_at
+    assert may_close_at - quarantine._closed_at >= 0.4  # closed for 0.2 s, then open for as long
+    inside.release["first"].set()
     inside.come("second", suspect=True)
     await inside.are("second")
-    assert asyncio.get_running_loop().time() >= rested_at
+    assert asyncio.get_running_loop().time() >= may_close_at
     await inside.all_leave()
 
 

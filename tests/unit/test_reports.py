@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumers.reports import CountWords
+from consumers.handlers import count_words
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from jobs.model import REPORTS, Claimed, Progress
 from jobs.outcome import Verdict
@@ -48,16 +48,16 @@ class Totals:
     ],
 )
 async def test_transient_failures_are_retried_and_named(error: Exception, reason: str) -> None:
-    outcome = await CountWords(DatabasePool(error), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await count_words(DatabasePool(error), Totals(), 1, claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, reason)
 
 
 async def test_unstorable_totals_end_the_report() -> None:
-    outcome = await CountWords(DatabasePool(BadData("")), Totals(), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await count_words(DatabasePool(BadData("")), Totals(), 1, claimed(queue=REPORTS), Progress())
     assert (outcome.verdict, outcome.reason) == (Verdict.REJECTED, "bad_data")
 
 
 @pytest.mark.parametrize(("ours", "verdict"), [(True, Verdict.ACCEPTED), (False, Verdict.RETRYABLE)])
 async def test_only_totals_that_were_stored_complete_it(ours: bool, verdict: Verdict) -> None:
-    outcome = await CountWords(DatabasePool(), Totals(ours=ours), timeout_seconds=1)(claimed(queue=REPORTS), Progress())
+    outcome = await count_words(DatabasePool(), Totals(ours=ours), 1, claimed(queue=REPORTS), Progress())
     assert outcome.verdict is verdict

@@ -9,10 +9,8 @@ from typing import TypeVar
 import pytest
 
 from consumers import runner as runner_module
-from consumers.modes import Concurrent, Exclusive
-from consumers.quarantine import Quarantine
-from consumers.renewer import Renewer
-from consumers.runner import Lease, Runner, Work
+from consumers.modes import Concurrent, Exclusive, Quarantine, Renewer
+from consumers.runner import Runner, Work
 from consumers.slots import Slots
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide_lost
@@ -27,8 +25,8 @@ from service.publishing import EagerPublisher
 from service.recording import Recorder
 from service.statuses import Statuses
 from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
-from tests.support.fakes import FakeCache, FakeLedger
-from tests.support.waiting import eventually
+from tests.support.fakes import FakeCache, FakeLedger, FakeSwitch
+from tests.support.waiting import until
 
 T = TypeVar("T")
 
@@ -41,16 +39,16 @@ class Delivery:
 
     body: bytes
     queue: str = QUEUE
-    settled: list[str] = field(default_factory=list)
+    settlements: list[str] = field(default_factory=list)
 
     async def ack(self) -> None:
-        self.settled.append("ack")
+        self.settlements.append("ack")
 
     async def reject(self) -> None:
-        self.settled.append("reject")
+        self.settlements.append("reject")
 
     async def nack(self) -> None:
-        self.settled.append("nack")
+        self.settlements.append("nack")
 
 
 @dataclass
@@ -58,11 +56,10 @@ class Handler:
     """A handler with a fixed outcome that records its jobs."""
 
     answer: Callable[[], Awaitable[Outcome]]
-    timeout_seconds: float = 10.0
-    given: list[Claimed] = field(default_factory=list)
+    jobs: list[Claimed] = field(default_factory=list)
 
     async def __call__(self, job: Claimed, progress: Progress) -> Outcome:
-        self.given.append(job)
+        self.jobs.append(job)
         return await self.answer()
 
 
@@ -79,19 +76,6 @@ async def _accepted() -> Outcome:
 
 
 @dataclass
-class Switch:
-    """Records calls."""
-
-    told: list[str] = field(default_factory=list)
-
-    async def pause(self, queue: str) -> None:
-        self.told.append(f"pause {queue}")
-
-    async def resume(self, queue: str) -> None:
-        self.told.append(f"resume {queue}")
-
-
-@dataclass
 class Bench:
     """A runner on fakes, with one handler for each of two queues."""
 
@@ -99,7 +83,7 @@ class Bench:
     cache: FakeCache
     handler: Handler
     runner: Runner
-    switch: Switch
+    switch: FakeSwitch
     concurrent: Concurrent
 
     async def deliver(self, delivery: Delivery) -> Delivery:
@@ -127,32 +111,32 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _unasked), grace_seconds=5),
+        Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _no_statuses), grace_seconds=5),
         lost_leases=3,
     )
-    switch, renewer = Switch(), Renewer(ledger, lease)
+    switch, renewer = FakeSwitch(), Renewer(ledger.renew, lease)
     concurrent = Concurrent(renewer, 3)
     works = {
-        queue: Work(worker, RetryPolicy(), Slots(2), concurrent)
+        queue: Work(worker, 10.0, RetryPolicy(), Slots(2), concurrent)
         for queue, worker in ((QUEUE, handler), (OTHER, Handler(_accepted)))
     }
     works[REPORTS.name] = Work(
-        Handler(answer, 0.0), RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
+        Handler(answer), 0.0, RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
     )
     claims = Batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
-    runner = Runner(works, claims, recorder, Lease(lease, 5.0))
+    runner = Runner(works, claims, recorder, lease_seconds=lease, margin_seconds=5.0)
     return Bench(ledger, cache, handler, runner, switch, concurrent)
 
 
-async def _unasked(ids: object, timeout: float) -> list[None]:
-    raise AssertionError("the ledger is not asked for statuses here")
+async def _no_statuses(ids: object, timeout: float) -> list[None]:
+    raise AssertionError("no test reads statuses from the ledger")
 
 
 async def test_a_job_is_claimed_acknowledged_and_done() -> None:
     bench = _bench()
     pointer = await bench.job()
     delivery = await bench.deliver(Delivery(encode(pointer)))
-    assert (delivery.settled, bench.status(pointer)) == (["ack"], Status.SENT)
+    assert (delivery.settlements, bench.status(pointer)) == (["ack"], Status.SENT)
     assert bench.cache.values[pointer.id].status is Status.SENT
 
 
@@ -161,17 +145,17 @@ async def test_a_stale_copy_is_acknowledged_and_forgotten() -> None:
     pointer = await bench.job()
     await bench.deliver(Delivery(encode(pointer)))
     copy = await bench.deliver(Delivery(encode(pointer)))
-    assert (copy.settled, len(bench.handler.given)) == (["ack"], 1)
+    assert (copy.settlements, len(bench.handler.jobs)) == (["ack"], 1)
 
 
 async def test_undecodable_messages_are_rejected() -> None:
     bench = _bench()
-    assert (await bench.deliver(Delivery(b"nonsense"))).settled == ["reject"]
+    assert (await bench.deliver(Delivery(b"nonsense"))).settlements == ["reject"]
 
 
 async def test_a_message_is_acknowledged_before_it_is_sent() -> None:
     order: list[str] = []
-    delivery = Delivery(b"", settled=order)
+    delivery = Delivery(b"", settlements=order)
 
     async def answer() -> Outcome:
         order.append("send")
@@ -185,21 +169,21 @@ async def test_a_message_is_acknowledged_before_it_is_sent() -> None:
 
 async def test_nothing_is_acknowledged_before_the_ledger_has_it() -> None:
     bench = _bench()
-    claim, asked, answer = bench.ledger.claim, asyncio.Event(), asyncio.Event()
+    claim, claiming, answer = bench.ledger.claim, asyncio.Event(), asyncio.Event()
 
     async def slowly(requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
-        asked.set()
+        claiming.set()
         await answer.wait()
         return await claim(requests, timeout)
 
-    bench.runner._claims = Batcher(slowly)
+    bench.runner.claims = Batcher(slowly)
     delivery = Delivery(encode(await bench.job()))
     bench.runner.dispatch(delivery)
-    await asked.wait()
-    assert delivery.settled == []
+    await claiming.wait()
+    assert delivery.settlements == []
     answer.set()
     await asyncio.gather(*bench.runner._running)
-    assert delivery.settled == ["ack"]
+    assert delivery.settlements == ["ack"]
 
 
 async def test_a_delivery_whose_claim_fails_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,16 +193,16 @@ async def test_a_delivery_whose_claim_fails_is_requeued(monkeypatch: pytest.Monk
     async def fail(requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         raise ZeroDivisionError
 
-    bench.runner._claims = Batcher(fail)
+    bench.runner.claims = Batcher(fail)
     delivery = await bench.deliver(Delivery(encode(await bench.job())))
-    assert (delivery.settled, bench.handler.given) == (["nack"], [])
+    assert (delivery.settlements, bench.handler.jobs) == (["nack"], [])
 
 
 async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
     bench = _bench(lease=12.0)  # 10 s timeout + 5 s margin
     pointer = await bench.job()
     await bench.deliver(Delivery(encode(pointer)))
-    assert (bench.handler.given, bench.status(pointer)) == ([], Status.QUEUED)
+    assert (bench.handler.jobs, bench.status(pointer)) == ([], Status.QUEUED)
     assert bench.ledger.jobs[pointer.id].attempts == 0
 
 
@@ -226,7 +210,7 @@ async def test_the_jobs_provider_wins_over_the_queue_it_came_from() -> None:
     bench = _bench()
     pointer = await bench.job(provider="other")
     await bench.deliver(Delivery(encode(pointer), QUEUE))
-    assert (bench.handler.given, bench.status(pointer)) == ([], Status.QUEUED)
+    assert (bench.handler.jobs, bench.status(pointer)) == ([], Status.QUEUED)
     assert bench.ledger.outbox[Pointer(pointer.id, 3)] == OTHER
 
 
@@ -246,21 +230,21 @@ async def test_after_stop_deliveries_are_nacked() -> None:
     await bench.runner.stop(0)
     pointer = await bench.job()
     delivery = await bench.deliver(Delivery(encode(pointer)))
-    assert (delivery.settled, bench.status(pointer)) == (["nack"], Status.QUEUED)
+    assert (delivery.settlements, bench.status(pointer)) == (["nack"], Status.QUEUED)
 
 
 async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
-    begun = asyncio.Event()
+    sending = asyncio.Event()
 
     async def answer() -> Outcome:
-        begun.set()
+        sending.set()
         await asyncio.Event().wait()
         return Outcome(Verdict.ACCEPTED)
 
     bench = _bench(answer)
     pointer = await bench.job()
     bench.runner.dispatch(Delivery(encode(pointer)))
-    await begun.wait()
+    await sending.wait()
     started = time.monotonic()
     await bench.runner.stop(0.05)
     assert time.monotonic() - started < 4  # the margin that recording may take is five
@@ -270,8 +254,8 @@ async def test_a_send_cut_by_the_grace_is_an_unknown_outcome() -> None:
 async def test_while_a_report_runs_nothing_more_is_taken_from_its_queue() -> None:
     bench = _bench()
     pointer = await bench.accept(report())
-    delivery = await bench.deliver(Delivery(encode(pointer), REPORTS.name, bench.switch.told))
-    assert delivery.settled == ["pause reports", "ack", "resume reports"]
+    delivery = await bench.deliver(Delivery(encode(pointer), REPORTS.name, bench.switch.calls))
+    assert delivery.settlements == ["pause reports", "ack", "resume reports"]
     assert bench.status(pointer) is Status.COMPLETED
 
 
@@ -279,39 +263,39 @@ async def test_a_report_that_is_not_ours_lets_the_next_one_come() -> None:
     bench = _bench()
     pointer = await bench.accept(report())
     await bench.deliver(Delivery(encode(Pointer(pointer.id, 7)), REPORTS.name))
-    assert bench.switch.told == ["pause reports", "resume reports"]
+    assert bench.switch.calls == ["pause reports", "resume reports"]
 
 
 async def test_a_report_cut_by_the_grace_is_released_to_another_worker_uncharged() -> None:
-    begun = asyncio.Event()
+    sending = asyncio.Event()
 
     async def answer() -> Outcome:
-        begun.set()
+        sending.set()
         await asyncio.Event().wait()
         return ACCEPTED
 
     bench = _bench(answer)
     pointer = await bench.accept(report())
     bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
-    await begun.wait()
+    await sending.wait()
     await bench.runner.stop(0.05)
     assert bench.status(pointer) is Status.QUEUED
     assert (bench.ledger.jobs[pointer.id].attempts, bench.ledger.jobs[pointer.id].tries) == (0, 0)
 
 
 async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_nothing() -> None:
-    begun = asyncio.Event()
+    sending = asyncio.Event()
 
     async def answer() -> Outcome:
-        begun.set()
+        sending.set()
         await asyncio.Event().wait()
         return ACCEPTED
 
     bench = _bench(answer)
-    bench.runner._lease = Lease(0.4, 0.01)
+    bench.runner.lease_seconds, bench.runner.margin_seconds = 0.4, 0.01
     pointer = await bench.accept(report())
     bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
-    await begun.wait()
+    await sending.wait()
     (job,) = bench.ledger.jobs.values()
     bench.ledger.clock += 100
     await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
@@ -321,60 +305,53 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
 
 
 async def test_a_late_acceptance_is_recorded_unless_the_job_was_claimed_again() -> None:
-    for claimed_again, status in ((False, Status.SENT), (True, Status.PROCESSING)):
-        begun, go_on = asyncio.Event(), asyncio.Event()
+    for is_reclaimed, status in ((False, Status.SENT), (True, Status.PROCESSING)):
+        sending, answer_now = asyncio.Event(), asyncio.Event()
 
-        async def answer(begun: asyncio.Event = begun, go_on: asyncio.Event = go_on) -> Outcome:
-            begun.set()
-            await go_on.wait()
+        async def answer(sending: asyncio.Event = sending, answer_now: asyncio.Event = answer_now) -> Outcome:
+            sending.set()
+            await answer_now.wait()
             return ACCEPTED
 
         bench = _bench(answer)
         pointer = await bench.job()
         bench.runner.dispatch(Delivery(encode(pointer)))
-        await begun.wait()
+        await sending.wait()
         (job,) = bench.ledger.jobs.values()
         bench.ledger.clock += 100
-        (lost,) = await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
-        assert lost is not None and lost.status is Status.RETRYING
-        if claimed_again:
-            await bench.ledger.claim([claim_request(job.id, lost.version)])
-        go_on.set()
+        (applied,) = await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
+        assert applied is not None and applied.status is Status.RETRYING
+        if is_reclaimed:
+            await bench.ledger.claim([claim_request(job.id, applied.version)])
+        answer_now.set()
         await asyncio.gather(*bench.runner._running)
         assert bench.status(pointer) is status
 
 
 async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
-    let_go = {name: asyncio.Event() for name in ("first", "suspect", "last")}
-    begun: list[str] = []
+    release = {name: asyncio.Event() for name in ("first", "suspect", "last")}
+    starts: list[str] = []
 
     async def answer() -> Outcome:
-        name = str(bench.handler.given[-1].body)
-        begun.append(name)
-        await let_go[name].wait()
+        name = str(bench.handler.jobs[-1].body)
+        starts.append(name)
+        await release[name].wait()
         return ACCEPTED
 
     bench = _bench(answer)
-    bench.runner._works = {**bench.runner._works, QUEUE: replace(bench.runner._works[QUEUE], slots=Slots(3))}
-    bench.concurrent._quarantine = Quarantine(60)
-    pointers = {name: await bench.accept(message(body=name)) for name in let_go}
+    bench.runner.works = {**bench.runner.works, QUEUE: replace(bench.runner.works[QUEUE], slots=Slots(3))}
+    bench.concurrent.quarantine = Quarantine(60)
+    pointers = {name: await bench.accept(message(body=name)) for name in release}
     suspect = pointers["suspect"].id
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
-    for step, name in enumerate(let_go, 1):
+    for step, name in enumerate(release, 1):
         bench.runner.dispatch(Delivery(encode(pointers[name])))
-        await eventually(_seen(lambda: list(bench.ledger.statuses.values()).count(Status.PROCESSING)), min(step, 2).__eq__)
-    assert begun == ["first"]
-    let_go["first"].set()
-    await eventually(_seen(lambda: list(begun)), lambda seen: seen == ["first", "suspect"])
-    let_go["suspect"].set()
-    await eventually(_seen(lambda: list(begun)), lambda seen: seen == ["first", "suspect", "last"])
-    let_go["last"].set()
+        await until(lambda: list(bench.ledger.statuses.values()).count(Status.PROCESSING), min(step, 2).__eq__)
+    assert starts == ["first"]
+    release["first"].set()
+    await until(lambda: list(starts), lambda names: names == ["first", "suspect"])
+    release["suspect"].set()
+    await until(lambda: list(starts), lambda names: names == ["first", "suspect", "last"])
+    release["last"].set()
     await asyncio.gather(*bench.runner._running)
     assert {bench.status(pointer) for pointer in pointers.values()} == {Status.SENT}
-
-
-def _seen(look: Callable[[], T]) -> Callable[[], Awaitable[T]]:
-    async def seen() -> T:
-        return look()
-
-    return seen

@@ -15,13 +15,13 @@ class Holder:
 
     def __init__(self, slots: Slots, priority: Priority):
         self.holding = False
-        self.let_go = asyncio.Event()
+        self.release = asyncio.Event()
         self.task = asyncio.create_task(self._run(slots, priority))
 
     async def _run(self, slots: Slots, priority: Priority) -> None:
         async with slots.slot(priority):
             self.holding = True
-            await self.let_go.wait()
+            await self.release.wait()
         self.holding = False
 
 
@@ -39,7 +39,7 @@ async def test_no_more_than_count_at_once() -> None:
     holders = _hold(slots, *[NORMAL] * 5)
     await _settle()
     assert [h.holding for h in holders] == [True, True, True, False, False]
-    holders[0].let_go.set()
+    holders[0].release.set()
     await _settle()
     assert [h.holding for h in holders] == [False, True, True, True, False]
 
@@ -48,7 +48,7 @@ async def test_a_freed_slot_goes_to_high_first() -> None:
     slots = Slots(1)
     first, normal, high = _hold(slots, NORMAL, NORMAL, HIGH)
     await _settle()
-    first.let_go.set()
+    first.release.set()
     await _settle()
     assert (normal.holding, high.holding) == (False, True)
 
@@ -66,14 +66,14 @@ async def test_one_slot_in_ten_stays_for_normal(count: int, reserved: int) -> No
 
 async def test_a_waiter_that_is_cancelled_costs_no_slot() -> None:
     slots = Slots(1)
-    first, given_up, last = _hold(slots, NORMAL, HIGH, NORMAL)
+    first, waiter, last = _hold(slots, NORMAL, HIGH, NORMAL)
     await _settle()
-    given_up.task.cancel()
+    waiter.task.cancel()
     await _settle()
-    first.let_go.set()
+    first.release.set()
     await _settle()
     assert last.holding
-    last.let_go.set()
+    last.release.set()
     await last.task
     (again,) = _hold(slots, NORMAL)
     await _settle()

@@ -15,13 +15,13 @@ class Scene:
     ready: int = 5
     idle: bool = True
     now: float = 1000.0
-    rebuilt: int = 0
+    rebuilds: int = 0
 
     def silent_seconds(self, queue: str) -> float | None:
         return self.quiet
 
     def rebuild(self) -> None:
-        self.rebuilt += 1
+        self.rebuilds += 1
 
     async def ready_messages(self, queue: str) -> int:
         return self.ready
@@ -41,9 +41,9 @@ async def test_a_stuck_consumer_is_made_anew_and_then_the_process_ends() -> None
     scene = Scene()
     watchdog = scene.watchdog()
     await _looks(scene, watchdog, 0, 10, 19.9)
-    assert scene.rebuilt == 0
+    assert scene.rebuilds == 0
     await _looks(scene, watchdog, 0.1)
-    assert scene.rebuilt == 1
+    assert scene.rebuilds == 1
     await _looks(scene, watchdog, 10, 10, 10)
     with pytest.raises(ConsumerStuck):
         await _looks(scene, watchdog, 10)
@@ -57,7 +57,7 @@ async def test_being_stuck_again_much_later_is_a_new_case() -> None:
     await _looks(scene, watchdog, 10)
     scene.ready = 5
     await _looks(scene, watchdog, 1000, 30)
-    assert scene.rebuilt == 2
+    assert scene.rebuilds == 2
 
 
 async def test_a_message_that_has_come_this_moment_is_no_sign() -> None:
@@ -66,11 +66,11 @@ async def test_a_message_that_has_come_this_moment_is_no_sign() -> None:
     await _looks(scene, watchdog, 0)
     scene.quiet = 5.0  # it was delivered since
     await _looks(scene, watchdog, 10, 10, 10)
-    assert scene.rebuilt == 0
+    assert scene.rebuilds == 0
 
 
 @pytest.mark.parametrize("healthy", [{"quiet": 0.5}, {"quiet": None}, {"ready": 0}, {"idle": False}])
 async def test_a_healthy_consumer_is_left_alone(healthy: dict[str, float]) -> None:
     scene = Scene(**healthy)  # type: ignore[arg-type]
     await _looks(scene, scene.watchdog(), 0, 10, 10, 10, 10)
-    assert scene.rebuilt == 0
+    assert scene.rebuilds == 0
