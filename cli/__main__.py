@@ -17,7 +17,6 @@ COMMANDS = {
     "migrate": ("cli.migrate:migrate", "Migrate the database's schema to this release's revision."),
     "doctor": ("cli.doctor:doctor", "Check services, schema, queues and workers. Each problem has a fix."),
     "rebuild": ("cli.rebuild:rebuild", "Publish every due job whose message is lost. Safe at any time."),
-    "demo": ("cli.demo:demo", "Send messages through a failing provider and account for each one."),
     "purge": ("cli.retention:purge", "Delete finished jobs by age."),
     "erase": ("cli.retention:erase", "Delete all finished messages to one destination."),
     "posts": ("cli.posts:app", "Seed, truncate and count the posts that reports read."),

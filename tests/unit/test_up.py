@@ -10,8 +10,8 @@ import pytest
 
 from cli.supervisor import CannotStart, configuration
 from cli.up import _introduction, _masked, programs, require_free_port
+from dev.stack import free_port
 from service.settings import Settings
-from tests.support.processes import free_port
 
 
 def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:

@@ -1,4 +1,4 @@
-"""`posthaste demo`: messages through a provider that fails and hangs, and an account of each one."""
+"""`make demo`: messages through a provider that fails and hangs, and an account of each one."""
 
 import asyncio
 import random
@@ -17,8 +17,8 @@ from rich.table import Table
 from cli.sandbox import Faults, Sandbox
 from cli.session import open_session
 from cli.supervisor import CannotStart
-from cli.temporary import free_port, service
 from cli.terminal import console
+from dev.stack import free_port, service
 from infra.postgres.migration import MigrationBlocked
 from service.settings import Settings
 
@@ -132,3 +132,7 @@ def _table(account: Account) -> Table:
         table.add_row("p50 to sent", f"{1000 * cuts[49]:.0f} ms")
         table.add_row("p99 to sent", f"{1000 * cuts[98]:.0f} ms")
     return table
+
+
+if __name__ == "__main__":
+    typer.run(demo)
