@@ -9,11 +9,10 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_groups, print_letters, run
-from cli.dead_letter_filter import filtered
+from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_groups, print_letters, run
 from cli.requeue import requeue
 from cli.session import CALL_SECONDS
-from cli.terminal import console, fail, say
+from cli.terminal import AsJson, Yes, console, fail, print_json, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -32,8 +31,7 @@ def list_(filter_: Filter, as_json: AsJson = False) -> None:
         queues = await access.tidy()
         undecodable = {name: len(queue.undecodable) for name, queue in queues.items() if queue.undecodable}
         if as_json:
-            counts = {"groups": [asdict(group) for group in groups], "undecodable": undecodable}
-            print(json.dumps(counts, default=str, indent=2))
+            print_json({"groups": [asdict(group) for group in groups], "undecodable": undecodable})
             return
         print_groups(groups)
         for name, count in undecodable.items():

@@ -20,9 +20,9 @@ from uuid import UUID
 import typer
 
 from cli.client import ApiError, Client
+from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
-from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
 from cli.terminal import exit_on, say
 from infra.webhooks.signing import new_secret
 from service.settings import PREFIX, SANDBOX_FILE, Settings, SettingsError

@@ -14,9 +14,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.processes import CannotStart
 from cli.sandbox import Faults, Sandbox
 from cli.session import open_session
-from cli.supervisor import CannotStart
 from cli.terminal import console
 from dev.stack import free_port, service
 from infra.postgres.migration import MigrationBlocked
@@ -36,8 +36,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the provider's faults.")] = 1,
 ) -> None:
     """Send messages through a failing sandbox, with temporary processes and a temporary database. Account for each message."""
-    with open_session(CannotStart, MigrationBlocked) as session:
-        account = session.run(_demo(session.settings, count, seed))
+    with open_session(CannotStart, MigrationBlocked) as (settings, _):
+        account = asyncio.run(_demo(settings, count, seed))
     console.print(_table(account))
     console.print("Every message is accounted for." if account.consistent else "[bold red]NOT every message is accounted for.")
     raise typer.Exit(0 if account.consistent else 1)

@@ -17,8 +17,8 @@ from typing import Any
 import aio_pika
 import aiohttp
 
+from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import Sandbox
-from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
 from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.supervisor import CannotStart, configuration
+from cli.processes import CannotStart, configuration
 from cli.up import _introduction, _masked, programs, require_free_port
 from dev.stack import free_port
 from service.settings import Settings
