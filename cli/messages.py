@@ -5,7 +5,7 @@ from uuid import UUID
 
 import typer
 
-from cli.client import ApiError, BaseUrl, Deadline, TimeIsUp, configured_client, until_end
+from cli.client import REPORTS, ApiError, BaseUrl, Deadline, NotFound, TimeIsUp, configured_client, until_end
 from cli.terminal import exit_on, say
 from jobs.lifecycle import Status
 
@@ -29,9 +29,12 @@ def status(id: UUID, url: BaseUrl = None) -> None:
 
 def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None) -> None:
     """Wait until a message or a report ends, and print its status. Exit 0: success, 1: failure, 3: timeout."""
-    client = configured_client(url)
+    client, path = configured_client(url), f"{REPORTS}/{id}"
     with exit_on(ApiError), exit_on(TimeIsUp, code=3):
-        read = client.report if client.is_report(id) else client.message
-        status = Status(until_end(lambda: read(id), timeout)["status"])
+        try:
+            client.call(path)
+        except NotFound:
+            path = f"/messages/{id}"
+        status = Status(until_end(lambda: client.call(path), timeout)["status"])
     say(status)
     raise typer.Exit(0 if status in SUCCESSES else 1)

@@ -9,13 +9,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import typer
 
@@ -42,20 +40,24 @@ def up(
     with exit_on(SettingsError, CannotStart), sandbox_settings(read_settings(), port):
         settings = read_settings()
         settings.provider_for_new_messages()
-        code = _Run(settings, port).run(programs(consumers=consumers, sandbox_port=port), first_message=first_message)
+        require_free_port(settings.port, f"{PREFIX}PORT")
+        if port:
+            require_free_port(port, "--sandbox-port")
+        processes = programs(consumers=consumers, sandbox_port=port)
+        code = _run(settings, port, processes, first_message=first_message)
     raise typer.Exit(code)
 
 
 def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
     """The processes of `posthaste up`; the sandbox if it has a port."""
-    service = [
+    return [
         Program("api", "api"),
         Program("worker", "consumers messages", consumers),
         Program("caller", "consumers callbacks"),
         Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
+        *([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else []),
     ]
-    return service + ([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else [])
 
 
 @contextmanager
@@ -110,51 +112,35 @@ def require_free_port(port: int, setting: str) -> None:
             raise CannotStart(f"port {port} is taken; stop the process that uses it, or set {setting}") from error
 
 
-@dataclass
-class _Run:
-    """One run of `posthaste up`."""
+def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:
+    """Run until Ctrl-C or SIGTERM. Returns the exit code.
 
-    settings: Settings
-    sandbox_port: int | None
-    signals: list[int] = field(default_factory=list)  # received
+    Raises:
+        CannotStart: the service is not ready in time.
+    """
+    signals: list[int] = []  # received
+    stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
+    with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
+        command = write_command(processes, Path(folder), stop_seconds)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: signals.append(received))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
 
-    def run(self, processes: list[Program], *, first_message: bool) -> int:
-        """Run until Ctrl-C or SIGTERM. Returns the exit code.
+        def is_over() -> bool:
+            return bool(signals) or process.poll() is not None
 
-        Raises:
-            CannotStart: a port is in use, or the service is not ready in time.
-        """
-        require_free_port(self.settings.port, f"{PREFIX}PORT")
-        if self.sandbox_port:
-            require_free_port(self.sandbox_port, "--sandbox-port")
-        stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
-        with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-            command = write_command(processes, Path(folder), stop_seconds)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda received, _: self.signals.append(received))
-            process = subprocess.Popen(command, stdout=subprocess.PIPE)
-            threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
-            try:
-                self._introduce(process, first_message=first_message)
-                while process.poll() is None and not self.signals:
-                    time.sleep(0.1)
-            finally:
-                _stop(process)
-        return 0 if self.signals else process.returncode
-
-    def _introduce(self, process: "subprocess.Popen[bytes]", *, first_message: bool) -> None:
-        base = f"http://{self.settings.host}:{self.settings.port}"
-        client = Client(base, key=self.settings.api_key)
-        deadline = time.monotonic() + START_SECONDS
-        while not client.ready():
-            if self.signals or process.poll() is not None:
-                return
-            if time.monotonic() > deadline:
-                raise CannotStart(f"not ready within {START_SECONDS:g} s; see the lines above and {base}/health/ready")
-            time.sleep(0.1)
-        if first_message:
-            _send_first(client)
-        say(_introduction(self.settings, base, sandbox_port=self.sandbox_port))
+        try:
+            _introduce(settings, sandbox_port, is_over, first_message=first_message)
+            while not is_over():
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                say("Stopping: the processes finish the jobs in progress …")
+                process.terminate()
+            process.wait()
+            say("Stopped. RabbitMQ, Postgres and Redis keep running; `make stop` stops those that `make` started.")
+    return 0 if signals else process.returncode
 
 
 def _copy(lines: IO[bytes]) -> None:
@@ -164,12 +150,20 @@ def _copy(lines: IO[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        say("Stopping: the processes finish the jobs in progress …")
-        process.terminate()
-    process.wait()
-    say("Stopped. RabbitMQ, Postgres and Redis keep running; `make stop` stops those that `make` started.")
+def _introduce(settings: Settings, sandbox_port: int | None, is_over: Callable[[], bool], *, first_message: bool) -> None:
+    """Wait until the API is ready, send the first message, and print the addresses of this run."""
+    base = f"http://{settings.host}:{settings.port}"
+    client = Client(base, key=settings.api_key)
+    deadline = time.monotonic() + START_SECONDS
+    while not client.ready():
+        if is_over():
+            return
+        if time.monotonic() > deadline:
+            raise CannotStart(f"not ready within {START_SECONDS:g} s; see the lines above and {base}/health/ready")
+        time.sleep(0.1)
+    if first_message:
+        _send_first(client)
+    say(_introduction(settings, base, sandbox_port=sandbox_port))
 
 
 def _send_first(client: Client) -> None:
@@ -177,7 +171,8 @@ def _send_first(client: Client) -> None:
         started = time.monotonic()
         answer = client.send("+10000000001", "Hello from Posthaste")
         say(f"POST /messages → 202, id {answer['id']}, status {answer['status']}")
-        status = client.wait_for(UUID(answer["id"]), frozenset({"sent", "failed"}), 20)
+        while (status := client.status(answer["id"])) not in ("sent", "failed") and time.monotonic() < started + 20:
+            time.sleep(0.02)
         say(f"GET {answer['links']['status']} → {status} ({1000 * (time.monotonic() - started):.0f} ms later)")
     except ApiError as error:
         raise CannotStart(f"the API did not accept the first message: {error}") from error

@@ -49,13 +49,13 @@ def as_variables(settings: Mapping[str, str]) -> dict[str, str]:
 @asynccontextmanager
 async def serving(*sandboxes: Sandbox) -> AsyncIterator[None]:
     """Serve the sandboxes."""
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(sandbox.serve(stop)) for sandbox in sandboxes]
+    tasks = [asyncio.create_task(sandbox.serve()) for sandbox in sandboxes]
     try:
         yield
     finally:
-        stop.set()
-        await asyncio.gather(*tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def is_ready(session: aiohttp.ClientSession, base: str = "") -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
             patch.setenv(name, value)
         settings = load()
     findings = await doctor.examine(settings)
-    return doctor.exit_code(findings), doctor.to_json(findings)
+    return int(not doctor.healthy(findings)), {"findings": [asdict(finding) for finding in findings]}
 
 
 def _wrong(report: dict[str, Any]) -> dict[str, str]:
