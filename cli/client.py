@@ -1,4 +1,4 @@
-"""A client of the API for the commands."""
+"""`posthaste send`, `status` and `wait`, and the client of the API for all commands."""
 
 import json
 import os
@@ -7,13 +7,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
+from cli.terminal import exit_on, say
 from jobs.lifecycle import ENDS, Status
 
 TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.1
+SUCCESSES = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
 REPORTS = "/api/2.0/report/jobs"
 
 BaseUrl = Annotated[str | None, typer.Option("--url", help="The API's URL. Default: from POSTHASTE_HOST and POSTHASTE_PORT.")]
@@ -45,7 +48,7 @@ class Client:
         fields = {"destination": destination, "body": body} | ({"provider": provider} if provider else {})
         return self.call("/messages", fields)
 
-    def status(self, id_: object) -> str:
+    def status(self, id_: UUID | str) -> str:
         return str(self.call(f"/message/{id_}/status")["status"])
 
     def ready(self) -> bool:
@@ -109,3 +112,31 @@ def _explain(error: urllib.error.HTTPError) -> str:
         return f"{error.code} {problem['code']}: {problem['detail']}{hint}" + (f" ({fields})" if fields else "")
     except (ValueError, KeyError):
         return f"{error.code} {error.reason}"
+
+
+def send(
+    destination: str,
+    body: str,
+    provider: Annotated[str | None, typer.Option(help="A provider's name. Default: the default provider.")] = None,
+    url: BaseUrl = None,
+) -> None:
+    with exit_on(ApiError):
+        say(configured_client(url).send(destination, body, provider)["id"])
+
+
+def status(id: UUID, url: BaseUrl = None) -> None:
+    with exit_on(ApiError):
+        say(configured_client(url).status(id))
+
+
+def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None) -> None:
+    """Wait until a message or a report ends, and print its status. Exit 0: success, 1: failure, 3: timeout."""
+    client, path = configured_client(url), f"{REPORTS}/{id}"
+    with exit_on(ApiError), exit_on(TimeIsUp, code=3):
+        try:
+            client.call(path)
+        except NotFound:
+            path = f"/messages/{id}"
+        status = Status(until_end(lambda: client.call(path), timeout)["status"])
+    say(status)
+    raise typer.Exit(0 if status in SUCCESSES else 1)

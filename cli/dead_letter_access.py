@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
@@ -31,8 +31,6 @@ PRINTED = 20  # letters that a dry run prints; --json prints all
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the matching dead letters. Change nothing.")]
-
-T = TypeVar("T")
 
 
 def _age(text: str) -> timedelta:
@@ -74,20 +72,20 @@ def _filter(
     )
 
 
-def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's first parameter, a `Filter`, by the options of the filter."""
+def filtered(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The command that runs `work`. Its first parameters, an `Access` and a `Filter`, become the options of the filter."""
     options = inspect.signature(_filter).parameters
-    _, *others = inspect.signature(command).parameters.values()
+    _, _, *others = inspect.signature(work).parameters.values()
 
-    @wraps(command)
-    def run(**arguments: Any) -> None:
+    @wraps(work)
+    def command(**arguments: Any) -> None:
         filter_ = _filter(**{name: arguments.pop(name) for name in options})
-        command(filter_, **arguments)
+        run(lambda access: work(access, filter_, **arguments))
 
     parameters = [*options.values(), *(other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others)]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 class Access:
@@ -128,13 +126,13 @@ class Access:
         return sum(group.count for group in groups)
 
 
-def run(work: Callable[[Access], Coroutine[Any, Any, T]]) -> T:
+def run(work: Callable[[Access], Coroutine[Any, Any, None]]) -> None:
     """Run one command's work. An interrupted command can be repeated, as every change is fenced by the job's version."""
     with (
         open_session(hint="; the command can be repeated safely") as (settings, pool),
         closing(Leadership(settings.database_url, "dead letters")) as lock,
     ):
-        return asyncio.run(work(Access(settings, pool, lock)))
+        asyncio.run(work(Access(settings, pool, lock)))
 
 
 def print_groups(groups: Sequence[Group]) -> None:

@@ -9,8 +9,8 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_letters, run
-from cli.messages import SUCCESSES
+from cli.client import SUCCESSES
+from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_letters
 from cli.session import CALL_SECONDS
 from cli.terminal import AsJson, Yes, console, fail, print_json, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
@@ -21,7 +21,8 @@ CANARY_FAILED = 4
 
 
 @filtered
-def requeue(
+async def requeue(
+    access: Access,
     filter_: Filter,
     to_provider: Annotated[str | None, typer.Option("--provider", help="Requeue messages for this provider.")] = None,
     extend: Annotated[bool, typer.Option(help="Requeue expired jobs, too, with a new deadline.")] = False,
@@ -37,30 +38,26 @@ def requeue(
 
     Exit 0: done or declined, 1: error or jobs of unconfigured providers left, 2: wrong options, 4: too few canaries succeeded.
     """
-
-    async def work(access: Access) -> None:
-        # The bound keeps a job that fails again during this run from being requeued twice.
-        now = await access.store.now(CALL_SECONDS)
-        bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
-        count = await access.preview(bounded, quiet=as_json)
-        if dry_run:
-            letters = [letter async for letter in access.all(bounded)]
-            if as_json:
-                print_json({"would_requeue": [letter.id for letter in letters]})
-            else:
-                print_letters(letters)
-            return
-        job = _Requeue(access, bounded, to_provider, rate, extend=extend, as_json=as_json)
-        if count and (yes or typer.confirm(f"Requeue {count}?")):
-            try:
-                if canary:
-                    await job.canary(canary, canary_success, canary_seconds)
-                await job.rest(count)
-            finally:
-                await access.tidy()
-        job.print()
-
-    run(work)
+    # The bound keeps a job that fails again during this run from being requeued twice.
+    now = await access.store.now(CALL_SECONDS)
+    bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
+    count = await access.preview(bounded, quiet=as_json)
+    if dry_run:
+        letters = [letter async for letter in access.all(bounded)]
+        if as_json:
+            print_json({"would_requeue": [letter.id for letter in letters]})
+        else:
+            print_letters(letters)
+        return
+    job = _Requeue(access, bounded, to_provider, rate, extend=extend, as_json=as_json)
+    if count and (yes or typer.confirm(f"Requeue {count}?")):
+        try:
+            if canary:
+                await job.canary(canary, canary_success, canary_seconds)
+            await job.rest(count)
+        finally:
+            await access.tidy()
+    job.print()
 
 
 @dataclass

@@ -188,22 +188,21 @@ def _masked(url: str) -> str:
 
 def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     """The addresses of this run, and commands to try."""
-    loopback = bool(settings.callback_secrets) and [str(network) for network in settings.callback_allow] == LOOPBACK
-    lines = [
-        "",
-        f"  API            {base}",
-        f"  RabbitMQ UI    {_masked(settings.management_url)}" if settings.management_url else None,
-        f"  Sandbox        http://127.0.0.1:{sandbox_port}/stats" if sandbox_port else None,
-        "  Callbacks      to loopback and to public addresses" if loopback else None,
-        "",
-        "Try in a second terminal:",
-        f"  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'",
-        f"  curl {base}/message/ID/status",
-        "  make seed && .venv/bin/posthaste report --plot",
-        '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message'
-        if loopback
-        else None,
-        "",
-        "Ctrl-C ends it.",
-    ]
-    return "\n".join(line for line in lines if line is not None)
+    addresses, listen = [f"API            {base}"], ""
+    if settings.management_url:
+        addresses.append(f"RabbitMQ UI    {_masked(settings.management_url)}")
+    if sandbox_port:
+        addresses.append(f"Sandbox        http://127.0.0.1:{sandbox_port}/stats")
+    if settings.callback_secrets and [str(network) for network in settings.callback_allow] == LOOPBACK:
+        addresses.append("Callbacks      to loopback and to public addresses")
+        listen = '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
+    listed = "\n  ".join(addresses)
+    return f"""
+  {listed}
+
+Try in a second terminal:
+  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'
+  curl {base}/message/ID/status
+  make seed && .venv/bin/posthaste report --plot
+{listen}
+Ctrl-C ends it."""
