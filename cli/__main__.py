@@ -1,7 +1,4 @@
-"""The `posthaste` command: the table of its commands.
-
-Each command's module is imported when the command runs. So `posthaste --help` and the small commands answer at once.
-"""
+"""The `posthaste` command: its table of commands. A command's module is imported when it runs, so `--help` answers at once."""
 
 from pkgutil import resolve_name
 from typing import Any

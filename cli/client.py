@@ -14,7 +14,6 @@ import typer
 from cli.terminal import exit_on, say
 from jobs.lifecycle import ENDS, Status
 
-TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.1
 SUCCESSES = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
 REPORTS = "/api/2.0/report/jobs"
@@ -38,7 +37,7 @@ class TimeIsUp(Exception):
 class Client:
     """Calls one API over HTTP."""
 
-    def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS):
+    def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = 10.0):
         self._base = base.rstrip("/")
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout_seconds
@@ -88,11 +87,7 @@ def configured_client(url: str | None) -> Client:
 def until_end(
     read: Callable[[], dict[str, Any]], seconds: float, show: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> dict[str, Any]:
-    """Read a job's state until the job ends, and show each state. Returns the last state.
-
-    Raises:
-        TimeIsUp: the job did not end within `seconds`.
-    """
+    """Read and show a job's state until the job ends. Returns the last state. Raises `TimeIsUp` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         state = read()

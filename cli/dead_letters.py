@@ -21,10 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command("list")
 @filtered
 async def list_(access: Access, filter_: Filter, as_json: AsJson = False) -> None:
-    """Count dead letters by kind, provider, status and reason. `export` prints each one.
-
-    The command also counts the undecodable messages in the dead queues.
-    """
+    """Count dead letters by kind, provider, status and reason, and undecodable messages. `export` prints each one."""
     groups = await access.store.groups(filter_, CALL_SECONDS)
     queues = await access.tidy()
     undecodable = {name: len(queue.undecodable) for name, queue in queues.items() if queue.undecodable}

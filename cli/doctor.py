@@ -84,12 +84,11 @@ async def _postgres(settings: Settings) -> list[Finding]:
         return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]
     except compatibility.ForeignNamespace as error:
         return [Finding("schema", "wrong", str(error), f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL")]
-    schema = Finding("schema", "ok", f"at revision {compatibility.code_revision()}")
+    revision = compatibility.code_revision()
+    schema = Finding("schema", "ok", f"at revision {revision}")
     if not current:
-        detail = f"newer than this code's {compatibility.code_revision()}"
-        schema = Finding("schema", "warning", detail, "upgrade this release after the migration")
-    work = _work(settings, state)
-    return [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *work, _relay(state)]
+        schema = Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
+    return [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *_work(settings, state)]
 
 
 def _indexes(state: checks.Look) -> list[Finding]:
@@ -117,15 +116,13 @@ def _work(settings: Settings, state: checks.Look) -> Iterator[Finding]:
     for name in state.paused:
         detail = f"an operator paused {name!r}; its messages wait"
         yield Finding("providers", "warning", detail, f"`posthaste providers resume {name}`")
-
-
-def _relay(state: checks.Look) -> Finding:
     if not state.relays:
-        return Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
-    if state.overdue:
+        yield Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
+    elif state.overdue:
         detail = f"{state.overdue} outbox rows are overdue by a minute"
-        return Finding("relay", "warning", detail, "read the relay's log; can it reach RabbitMQ?")
-    return Finding("relay", "ok", "running, no row is overdue")
+        yield Finding("relay", "warning", detail, "read the relay's log; can it reach RabbitMQ?")
+    else:
+        yield Finding("relay", "ok", "running, no row is overdue")
 
 
 async def _rabbitmq(settings: Settings) -> list[Finding]:

@@ -63,31 +63,26 @@ async def _rebuild(settings: Settings, sweep: Sweep) -> int:
 
     Duplicates are harmless: a message whose version is stale matches nothing (rule 3).
     """
-    total = 0
-    for work in work_queues(settings.providers):
-        jobs = await _requeue(sweep, work)
-        say(f"rebuild: {work.name}: {jobs} jobs to publish")
-        total += jobs
+    total = sum([await _requeue(sweep, work) for work in work_queues(settings.providers)])
     states = {state.logical: state for state in await inspect(settings.amqp_url, describe(settings.namespace, []))}
     for kind, queue in DEAD_QUEUES.items():
         if states[queue].ready:
             say(f"rebuild: {queue}: skipped, it is not empty ({states[queue].ready} messages)")
-            continue
-        jobs = await _refill(sweep, kind)
-        say(f"rebuild: {queue}: {jobs} dead letters to publish")
-        total += jobs
+        else:
+            total += await _refill(sweep, kind)
     return total
 
 
 async def _requeue(sweep: Sweep, queue: WorkQueue) -> int:
     before = (await sweep.observe(queue, behind_seconds=0, timeout=CALL_SECONDS)).now
-    total, after = 0, None
-    while True:
+    page = await sweep.requeue(queue, before=before, after=None, timeout=CALL_SECONDS)
+    total, after = page.requeued, None
+    while page.last is not None:
+        after = page.last if page.last != after else page.last + timedelta(microseconds=1)
         page = await sweep.requeue(queue, before=before, after=after, timeout=CALL_SECONDS)
         total += page.requeued
-        if page.last is None:
-            return total
-        after = page.last if page.last != after else page.last + timedelta(microseconds=1)
+    say(f"rebuild: {queue.name}: {total} jobs to publish")
+    return total
 
 
 async def _refill(sweep: Sweep, kind: Kind) -> int:
@@ -95,6 +90,7 @@ async def _refill(sweep: Sweep, kind: Kind) -> int:
     while count == BATCH:
         last, count = await sweep.refill_dead(kind, after, CALL_SECONDS)
         total, after = total + count, last or after
+    say(f"rebuild: {DEAD_QUEUES[kind]}: {total} dead letters to publish")
     return total
 
 

@@ -14,7 +14,7 @@ from cli.terminal import Yes, console, exit_on, say
 from infra.postgres.errors import Unavailable
 from infra.postgres.posts import Busy, Post, Posts
 
-SECONDS_OF_A_YEAR = 365 * 24 * 3600
+YEAR = timedelta(days=365)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -59,11 +59,7 @@ def stats() -> None:
 
 
 def parse_range(text: str) -> tuple[int, int]:
-    """Parse `10:100` into (10, 100).
-
-    Raises:
-        BadParameter: the text is not MIN:MAX with 0 <= MIN <= MAX.
-    """
+    """Parse `10:100` into (10, 100). Raises BadParameter unless the text is MIN:MAX with 0 <= MIN <= MAX."""
     low, colon, high = text.partition(":")
     if not (colon and low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
         raise typer.BadParameter(f"--words: {text!r} is not a range of the form MIN:MAX, for example 10:100")
@@ -80,4 +76,4 @@ def make_posts(count: int, users: int, words: tuple[int, int], seed: int, now: d
     draw, vocabulary = fake.random, fake.get_words_list()
     for _ in range(count):
         text = " ".join(draw.choices(vocabulary, k=draw.randint(*words)))
-        yield Post(draw.randint(1, users), text, now - timedelta(seconds=draw.random() * SECONDS_OF_A_YEAR))
+        yield Post(draw.randint(1, users), text, now - draw.random() * YEAR)

@@ -78,19 +78,14 @@ class Program:
     count: int = 1
 
 
-def configuration(programs: list[Program], folder: Path, stop_seconds: int) -> str:
-    """The text of supervisord's configuration file."""
+def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
+    """Write supervisord's configuration into `folder`. Returns its command line."""
     # As root, supervisord warns unless it has a user. As any other user, it must have none.
     text = _SUPERVISORD.format(folder=folder, user="user = root" if os.geteuid() == 0 else "")
     python = shlex.quote(sys.executable).replace("%", "%%")
     for program in programs:
         suffix = "-%(process_num)d" if program.count > 1 else ""
         text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
-    return text
-
-
-def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
-    """Write the configuration into `folder`. Returns the command line of supervisord."""
     file = folder / "supervisord.conf"
-    file.write_text(configuration(programs, folder, stop_seconds))
+    file.write_text(text)
     return [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]

@@ -46,11 +46,7 @@ def report(
 
 
 def _run(client: Client, seconds: float) -> dict[str, Any]:
-    """Submit a report and show its progress until it ends. Returns its last state.
-
-    Raises:
-        ApiError: the API does not answer. TimeIsUp: the report did not end in time.
-    """
+    """Submit a report and show its progress until it ends. Returns its last state."""
     submitted = client.call("/api/2.0/report/posts", {})
     problems.print(f"report {submitted['id']} {submitted['status']}", highlight=False)
     columns = (TextColumn("{task.description:>10}"), BarColumn(40), TextColumn("{task.fields[posts]}"), TimeElapsedColumn())

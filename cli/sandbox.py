@@ -41,7 +41,7 @@ def sandbox(
     provider = Sandbox(host, port, faults, random.Random(seed))  # noqa: S311  faults, not secrets
 
     async def serve_until_signal() -> None:
-        serving = asyncio.ensure_future(provider.serve())
+        serving = asyncio.create_task(provider.serve())
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
         with suppress(asyncio.CancelledError):
@@ -74,11 +74,7 @@ class Faults:
     refuse_seconds: float = 0.0
 
     def changed(self, fields: dict[str, Any]) -> "Faults":
-        """Replace some fields.
-
-        Raises:
-            ValueError: an unknown field, or a value that is not a number in range.
-        """
+        """Replace some fields. Raises ValueError for an unknown field, or a value that is not a number in range."""
         known = asdict(self)
         for name, value in fields.items():
             if name not in known:
@@ -168,11 +164,7 @@ class Sandbox:
         return web.json_response(asdict(self.faults))
 
     async def serve(self) -> None:
-        """Answer until cancelled. The fault `refuse_seconds` closes the listening socket for that time.
-
-        Raises:
-            OSError: the port is in use.
-        """
+        """Answer until cancelled; `refuse_seconds` closes the listening socket. Raises OSError if the port is in use."""
         app = web.Application()
         app.router.add_post("/message", self.message)
         app.router.add_get("/stats", self.stats)

@@ -71,14 +71,14 @@ def sandbox_settings(settings: Settings, port: int | None) -> Iterator[None]:
         return
     file, defaults = Path(SANDBOX_FILE), {}
     if not settings.providers:
-        defaults["PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
+        defaults[f"{PREFIX}PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
     if not settings.callback_secrets:
-        defaults["CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
+        defaults[f"{PREFIX}CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
     if "callback_allow" not in settings.model_fields_set:
-        defaults["CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
-    os.environ.update({PREFIX + name: value for name, value in defaults.items()})
+        defaults[f"{PREFIX}CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
+    os.environ.update(defaults)
     if file.parent.is_dir() and defaults:
-        lines = "".join(f"{PREFIX}{name}={value}\n" for name, value in defaults.items())
+        lines = "".join(f"{name}={value}\n" for name, value in defaults.items())
         file.touch(mode=0o600)
         file.write_text(f"# While `posthaste up --sandbox` runs.\n{lines}")
     try:
@@ -99,11 +99,7 @@ def _folder_secret(file: Path) -> str:
 
 
 def require_free_port(port: int, setting: str) -> None:
-    """Check a port before the processes start, so that one message names its setting.
-
-    Raises:
-        CannotStart: the port is in use.
-    """
+    """Raise `CannotStart` if the port is in use: before the processes start, one message names the setting."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -113,11 +109,7 @@ def require_free_port(port: int, setting: str) -> None:
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:
-    """Run until Ctrl-C or SIGTERM. Returns the exit code.
-
-    Raises:
-        CannotStart: the service is not ready in time.
-    """
+    """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` if the service is not ready in time."""
     signals: list[int] = []  # received
     stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
