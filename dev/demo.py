@@ -1,7 +1,6 @@
 """`make demo`: messages through a provider that fails and hangs, and an account of each one."""
 
 import asyncio
-import random
 import statistics
 import time
 from collections import Counter
@@ -15,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cli.processes import CannotStart
-from cli.sandbox import Faults, Sandbox
+from cli.sandbox import Faults
 from cli.session import open_session
 from cli.terminal import console
-from dev.stack import free_port, service
+from dev.stack import local_sandbox, service
 from infra.postgres.migration import MigrationBlocked
 from service.settings import Settings
 
@@ -75,7 +74,7 @@ class Account:
 
 
 async def _demo(settings: Settings, count: int, seed: int) -> Account:
-    sandbox = Sandbox("127.0.0.1", free_port(), FAULTS, random.Random(seed))  # noqa: S311  faults, not secrets
+    sandbox = local_sandbox(FAULTS, seed)
     account = Account()
     async with service(settings, "demo", sandbox, PROVIDER) as (http, _):
         with Progress(*_COLUMNS, console=console) as progress:

@@ -18,7 +18,7 @@ import aio_pika
 import aiohttp
 
 from cli.processes import START_SECONDS, CannotStart, Program, write_command
-from cli.sandbox import Sandbox
+from cli.sandbox import Faults, Sandbox
 from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings
@@ -44,6 +44,11 @@ def environment_without_settings() -> dict[str, str]:
 def as_variables(settings: Mapping[str, str]) -> dict[str, str]:
     """Settings under the names of their environment variables."""
     return {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
+
+
+def local_sandbox(faults: Faults | None = None, seed: int = 1) -> Sandbox:
+    """A sandbox on a free port of loopback."""
+    return Sandbox("127.0.0.1", free_port(), faults or Faults(), random.Random(seed))  # noqa: S311  faults, not secrets
 
 
 @asynccontextmanager

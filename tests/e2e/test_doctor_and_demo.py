@@ -10,7 +10,7 @@ import aio_pika
 import pytest
 
 from cli import doctor
-from dev.stack import environment_without_settings, free_port
+from dev.stack import as_variables, environment_without_settings
 from service.settings import load
 from tests.support.processes import run_command
 from tests.support.services import Services
@@ -111,10 +111,7 @@ async def test_settings_that_do_not_fit_have_an_exit_code_of_their_own(stack: St
 async def test_the_demo_accounts_for_every_message(services: Services, tmp_path: Path) -> None:
     environment = {
         **environment_without_settings(),
-        "POSTHASTE_DATABASE_URL": services.database,
-        "POSTHASTE_AMQP_URL": services.amqp,
-        "POSTHASTE_REDIS_URL": services.redis,
-        "POSTHASTE_PORT": str(free_port()),
+        **as_variables({"database_url": services.database, "amqp_url": services.amqp, "redis_url": services.redis}),
         "COLUMNS": "100",
     }
     ran = await run_command(["--count", "60"], environment, tmp_path, module="dev.demo")

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import statistics
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from cli.sandbox import Faults, Sandbox
-from dev.stack import free_port, serving
+from dev.stack import local_sandbox, serving
 from tests.support.services import Services
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
@@ -23,7 +22,7 @@ BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
 @pytest.fixture
 async def two(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[tuple[Stack, Sandbox]]:
     """A stack with the providers `sandbox` and `other` and fast breakers."""
-    other = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))
+    other = local_sandbox()
     async with serving(other):
         described = {
             "url": f"http://127.0.0.1:{other.port}/message",

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from typing import Any
 
 import aiohttp
 
-from cli.sandbox import Faults, Sandbox
-from dev.stack import as_variables, environment_without_settings, free_port, is_ready, serving
+from cli.sandbox import Sandbox
+from dev.stack import as_variables, environment_without_settings, free_port, is_ready, local_sandbox, serving
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
 from tests.support.processes import Process, run_command
@@ -165,8 +164,8 @@ async def running(
     database_url, postgres = await proxied(database)
     amqp_url, rabbitmq = await proxied(services.amqp)
     redis_url, redis = await proxied(services.redis)
-    port, sandbox_port = free_port(), free_port()
-    described = {"url": f"http://127.0.0.1:{sandbox_port}/message", "timeout_seconds": 1.5, "concurrency": 16}
+    port, sandbox = free_port(), local_sandbox()
+    described = {"url": f"http://127.0.0.1:{sandbox.port}/message", "timeout_seconds": 1.5, "concurrency": 16}
     # Enough attempts to outlast the faults of a test, even on a slow machine.
     described["retry"] = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
     providers = {"sandbox": {**described, **(provider or {})}, **(others or {})}
@@ -182,7 +181,6 @@ async def running(
     }
     environment = environment_without_settings() | as_variables(stack_settings)
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
-    sandbox = Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1))
     timeout = aiohttp.ClientTimeout(total=30)
     client = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50))
     async with client as session, serving(sandbox):
