@@ -1,7 +1,6 @@
 """One of two providers hangs for a minute: its attempts, and the other provider's latency."""
 
 import asyncio
-import random
 import statistics
 import time
 from datetime import datetime
@@ -9,8 +8,8 @@ from datetime import datetime
 import aiohttp
 
 from benchmarks.load import after
-from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from cli.sandbox import Faults
+from dev.stack import local_sandbox, service
 from service.settings import Settings
 
 MESSAGES = 200  # to the provider that hangs
@@ -20,7 +19,7 @@ PER_SECOND = 20
 
 async def one_of_two_hangs(settings: Settings) -> None:
     """Measure p50 and p99 from acceptance to `sent` before and during the hang, and the time to recover."""
-    healthy, hanging = (Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)) for _ in range(2))  # noqa: S311  faults
+    healthy, hanging = local_sandbox(), local_sandbox()
     async with service(settings, "benchmark", healthy, {}, others={"other": hanging}) as (session, _):
         print(f"one of two providers hangs for {SECONDS:g} s ({PER_SECOND} messages/s to the other)")
         print(f"  before: {await _sent(session, await _steady(session, SECONDS / 4))} to sent")

@@ -4,7 +4,6 @@ The provider answers at once, so the queue is measured alone.
 """
 
 import asyncio
-import random
 import subprocess
 import sys
 import time
@@ -16,8 +15,7 @@ import aiohttp
 import redis
 
 from benchmarks.load import clients
-from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import local_sandbox, service
 from examples.redis_queue import Queue
 from service.settings import Settings
 
@@ -83,7 +81,7 @@ async def _rabbitmq(url: str) -> None:
 
 
 async def _posthaste(settings: Settings) -> None:
-    sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults, not secrets
+    sandbox = local_sandbox()
     async with service(settings, "benchmark", sandbox, {}) as (session, _):
         for count in (1, 50):
             before, started = len(sandbox.keys), time.monotonic()

@@ -1,7 +1,6 @@
 """Reports in the request and reports as jobs, with 50 clients each; messages during large reports."""
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -10,9 +9,8 @@ import aiohttp
 
 from benchmarks.load import Request, after, clients, probe
 from cli.posts import make_posts
-from cli.sandbox import Faults, Sandbox
-from cli.supervisor import Program
-from cli.temporary import MESSAGES, free_port, service
+from cli.processes import Program
+from dev.stack import MESSAGES, local_sandbox, service
 from infra.postgres.posts import Posts
 from service.settings import Settings
 
@@ -72,7 +70,7 @@ async def _completed(session: aiohttp.ClientSession) -> None:
 
 @asynccontextmanager
 async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, Posts]]:
-    sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults, not secrets
+    sandbox = local_sandbox()
     programs = [*MESSAGES, Program("reporter", "consumers reports")]
     async with service(settings, "benchmark", sandbox, {}, programs) as (session, database):
         yield session, Posts(database)

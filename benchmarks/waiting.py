@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import random
 import statistics
 import time
 from collections import Counter
@@ -14,8 +13,7 @@ from redis import Redis
 
 from benchmarks.load import after
 from benchmarks.processes import costs, describe, process_of
-from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import local_sandbox, service
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
 from service.settings import Settings
@@ -29,7 +27,7 @@ CALL_SECONDS = 10.0
 
 async def thousands_wait(settings: Settings) -> None:
     """Start long-polls and streams on jobs of a paused provider. Resume it and wait until all end."""
-    sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults
+    sandbox = local_sandbox()
     print(f"{POLLS} long-polls and {STREAMS} event streams at one API process")
     async with service(settings, "benchmark", sandbox, {}) as (session, database):
         pool = DatabasePool(database, name="benchmark", threads=1)

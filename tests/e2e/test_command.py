@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.processes import free_port
+from dev.stack import as_variables, environment_without_settings, free_port
 from tests.support.services import Services
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -20,14 +20,8 @@ COMMAND = [sys.executable, "-m", "cli"]
 
 
 def _environment(services: Services, database: str, namespace: str, port: int) -> dict[str, str]:
-    return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
-        "POSTHASTE_DATABASE_URL": database,
-        "POSTHASTE_AMQP_URL": services.amqp,
-        "POSTHASTE_REDIS_URL": services.redis,
-        "POSTHASTE_NAMESPACE": namespace,
-        "POSTHASTE_PORT": str(port),
-    }
+    settings = {"database_url": database, "amqp_url": services.amqp, "redis_url": services.redis}
+    return environment_without_settings() | as_variables({**settings, "namespace": namespace, "port": str(port)})
 
 
 def _run(*arguments: str, environment: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -109,7 +103,7 @@ def test_up_names_the_port_that_is_taken(services: Services, database: str, name
 
 
 def test_without_settings_each_missing_one_is_named(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")}
+    environment = environment_without_settings()
     for arguments in (["migrate"], ["up"]):
         ran = _run(*arguments, environment=environment, folder=tmp_path)
         assert ran.returncode == 1
