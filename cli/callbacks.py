@@ -11,9 +11,9 @@ import typer
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from cli.sandbox import exit_if_taken
+from cli.sandbox import OTHER_PORT
 from cli.session import read_settings
-from cli.terminal import fail, say
+from cli.terminal import exit_on, fail, say
 from infra.webhooks.guard import Refused
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
@@ -37,10 +37,8 @@ def test(url: str) -> None:
     settings = read_settings()
     if not settings.callback_secrets:
         fail(f"{PREFIX}CALLBACK_SECRETS is not set; `posthaste callbacks secret` makes one, `make run` has its own")
-    try:
+    with exit_on(Refused, subject=f"{url}: "):
         settings.guard().check(url)
-    except Refused as error:
-        fail(f"{url}: {error}")
     outcome = asyncio.run(_post(settings, url))
     say(f"{url}: {outcome.verdict} ({outcome.reason or f'http_{outcome.provider_code}'})")
     if outcome.reason == "address_refused":
@@ -72,13 +70,11 @@ def listen(
     key = secret or next(iter(read_settings().callback_secrets), None)
     if key is None:
         fail(f"pass --secret, or set {PREFIX}CALLBACK_SECRETS; with `make run`, run this command in its folder")
-    try:
+    with exit_on(ValueError, subject="--secret: ", code=2):
         webhook = Webhook(check_secret(key))
-    except ValueError as error:
-        fail(f"--secret: {error}", 2)
     site = web.Application(client_max_size=_MAX_BYTES)
     site.router.add_post("/{path:.*}", _receiver(webhook, answer))
-    with exit_if_taken(host, port):
+    with exit_on(OSError, subject=f"cannot listen on {host}:{port}: ", hint=OTHER_PORT):
         web.run_app(
             site,
             host=host,

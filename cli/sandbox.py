@@ -9,17 +9,18 @@ import json
 import random
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import typer
 from aiohttp import web
 
-from cli.terminal import fail as exit_with
+from cli.terminal import exit_on
 
 SANDBOX_PORT = 9007
+OTHER_PORT = "; choose another port with --port"
 LISTED = 100_000  # messages that GET /messages lists at most
 
 Share = Annotated[float, typer.Option(min=0, max=1, help="Share of requests, 0 to 1.")]
@@ -47,17 +48,8 @@ def sandbox(
         with suppress(asyncio.CancelledError):
             await serving
 
-    with exit_if_taken(host, port):
+    with exit_on(OSError, subject=f"cannot listen on {host}:{port}: ", hint=OTHER_PORT):
         asyncio.run(serve_until_signal())
-
-
-@contextmanager
-def exit_if_taken(host: str, port: int) -> Iterator[None]:
-    """Name the address that cannot be listened on, and exit."""
-    try:
-        yield
-    except OSError as error:
-        exit_with(f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port")
 
 
 @dataclass(frozen=True)

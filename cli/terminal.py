@@ -31,9 +31,9 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 @contextmanager
-def exit_on(*errors: type[Exception], hint: str = "", code: int = 1) -> Iterator[None]:
-    """Turn these errors into one line on standard error and an exit code. `hint` follows the error's text."""
+def exit_on(*errors: type[Exception], subject: str = "", hint: str = "", code: int = 1) -> Iterator[None]:
+    """Turn these errors into one line on standard error and an exit code. The line: `subject`, the error's text, `hint`."""
     try:
         yield
     except errors as error:
-        fail(f"{error}{hint}", code)
+        fail(f"{subject}{error}{hint}", code)
