@@ -200,7 +200,7 @@ def test_a_lock_that_names_nobody_is_left_to_postgres(tmp_path: Path) -> None:
 
 
 def test_only_the_data_of_a_node_that_never_booted_is_made_anew(tmp_path: Path) -> None:
-    place = Place(tmp_path, None, {name: 1 for name in RABBITMQ.ports}, "key", "")
+    place = Place(tmp_path, None, dict.fromkeys(RABBITMQ.ports, 1), "key", "")
     data = tmp_path / "mnesia"
 
     assert RABBITMQ.prepare(place) is None
