@@ -15,22 +15,11 @@ BIN := $(VENV)/bin
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.run ## Create .venv and install the locked dependencies
+setup: ## Create .venv and install the locked dependencies
+	@PYTHON='$(PYTHON)' GOALS='$(MAKECMDGOALS)' sh dev/environment.sh run
 
-$(VENV)/.run: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Posthaste needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@echo "setup: installing the locked dependencies into $(VENV)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "setup: no venv; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-dev: $(VENV)/.dev
-
-$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
-	@echo "setup: installing the test and check tools into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@touch $@
+dev:
+	@PYTHON='$(PYTHON)' GOALS='$(MAKECMDGOALS)' sh dev/environment.sh dev
 
 services: setup ## Find or start RabbitMQ, Postgres and Redis (USING=docker|packages to insist)
 	@$(BIN)/python -m dev up --root $(ROOT) $(if $(USING),--using $(USING))

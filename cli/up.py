@@ -42,7 +42,7 @@ def up(
         settings.provider_for_new_messages()
         require_free_port(settings.port, f"{PREFIX}PORT")
         if port:
-            require_free_port(port, "--sandbox-port")
+            require_free_port(port, "another one: posthaste up --sandbox --sandbox-port PORT")
         processes = programs(consumers=consumers, sandbox_port=port)
         code = _run(settings, port, processes, first_message=first_message)
     raise typer.Exit(code)
@@ -105,7 +105,23 @@ def require_free_port(port: int, setting: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotStart(f"port {port} is taken; stop the process that uses it, or set {setting}") from error
+            raise CannotStart(f"port {port} is taken{_holder(port)}; end that process, or set {setting}") from error
+
+
+def _holder(port: int) -> str:
+    """The process that listens at a port, as far as this user may see it. Only a checkout has psutil; the wheel does not."""
+    try:
+        import psutil
+
+        listening = [each for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port]
+        process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
+        supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
+        process = (supervising or [process])[0]  # supervisord would start the API again
+        return f" by process {process.pid} ({' '.join(process.cmdline())[:100]})"
+    except (ImportError, StopIteration):  # without a pid: another user's
+        return ""
+    except psutil.Error:  # it ended meanwhile, or must not be read
+        return ""
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:

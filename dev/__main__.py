@@ -24,6 +24,10 @@ def report(service: Service, line: str) -> None:
         print(f"{service.name:<9} {line}", flush=True)
 
 
+def _say(line: str) -> None:
+    print(f"services  {line}", flush=True)
+
+
 def up(bringup: Bringup, using: Source | None) -> None:
     """Start all three; running ones stay as they are."""
     print(f"services  all ready; where they are: {bringup.run(using)}")
@@ -71,9 +75,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--using", type=Source, choices=[Source.DOCKER, Source.PACKAGES], help="insist on one source")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
-    home = Home(options.root)
     try:
-        with home.locked(lambda line: print(f"services  {line}", flush=True)):
+        home = Home(options.root)
+        with home.locked(_say):
+            if home.former:
+                _say(
+                    f"this folder was moved from {home.former} to {home.root}; its services and data were found by their record"
+                )
             COMMANDS[options.command](Bringup(home, os.environ, report), options.using)
     except ServiceError as error:
         print(error, file=sys.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 from dev import containers, packages
 from dev.containers import Project, Report
 from dev.errors import AbandonedError, ServiceError
-from dev.home import Home, write_private
+from dev.home import Home, Record, write_private
 from dev.instance import SERVICES, Instance
 from dev.service import Service
 from dev.source import Source, explicit_variables, resolve
@@ -55,6 +55,8 @@ class Bringup:
 
     def run(self, using: Source | None) -> Path:
         """Bring all up and return the file that holds their URLs; ServiceError lists all that failed."""
+        if self.home.former:
+            self._leave_former()
         self.home.create()
         sources = self.sources(using)
         for service, source in sources.items():
@@ -87,16 +89,25 @@ class Bringup:
         except ServiceError as error:
             raise ServiceError(f"{service.name}: {error}") from error
 
+    def _leave_former(self) -> None:
+        """Stop services that were started at the root's former path: they have files open by names that are gone."""
+        for service in SERVICES.values():
+            if record := self.home.load(service.name):
+                self._stop(service, record)
+
+    def _stop(self, service: Service, record: Record) -> None:
+        if record.source == Source.PACKAGES:
+            self.instance(service).stop()
+        elif containers.trouble() is None:
+            self.project.stop(service)
+
     def _stop_former(self, service: Service, source: Source) -> None:
         """Stop a service whose source has changed: services.env can name only one."""
         record = self.home.load(service.name)
         if record is None or source in (Source.ENVIRONMENT, record.source):
             return
         self.report(service, f"came from {record.source} before, comes from {source} now; the former data stays")
-        if record.source == Source.PACKAGES:
-            self.instance(service).stop()
-        elif containers.trouble() is None:
-            self.project.stop(service)
+        self._stop(service, record)
 
     def _install_missing(self, services: list[Service]) -> None:
         missing = [service for service in services if not self.instance(service).installed()]

@@ -2,6 +2,8 @@
 
 A normal user has all of it under `<root>/data`. Root cannot: Postgres refuses to run as root, and its own user cannot
 reach a checkout under a closed home folder. So root's data lies in a folder of its own, which `<root>/data` points to.
+
+`home.json` in the data folder names the root and its key. A moved root keeps both data and key; a copied root gets its own.
 """
 
 import fcntl
@@ -22,6 +24,7 @@ from dev.errors import ServiceError
 from dev.process import Process
 
 APART = Path("/var/lib/posthaste")
+IDENTITY = "home.json"
 MAKING_PASSWORD = threading.Lock()  # services start in parallel
 
 
@@ -42,22 +45,82 @@ class Record:
     processes: dict[str, Process] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What a data folder says about itself: the root that it belongs to, and the key of that root's services."""
+
+    root: str
+    key: str
+
+    @classmethod
+    def of(cls, data: Path) -> "Identity | None":
+        """The identity of a data folder; None if there is no folder."""
+        for name in (IDENTITY, "postgres.json", "rabbitmq.json", "redis.json"):  # folders of earlier versions have only records
+            try:
+                content = json.loads((data / name).read_text())
+            except FileNotFoundError:
+                continue
+            return cls(content["root"], content.get("key") or _key(content["root"]))
+        return None
+
+    def is_in_use(self, data: Path) -> bool:
+        """Whether the root that it names still exists and has this data, or an original of it."""
+        theirs = Path(self.root) / "data"
+        try:
+            return theirs.resolve() == data.resolve() or Identity.of(theirs) == self
+        except OSError:  # an unreadable root may be in use
+            return True
+
+
+def _key(*words: str) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:10]
+
+
 class Home:
-    """The data of one root. `key` is unique to its place, so that two checkouts never meet."""
+    """The data of one root. `key` is unique to it, so that two checkouts never meet.
+
+    `former` is the path that the root was moved from, until `create` records the new one.
+    """
 
     def __init__(self, root: Path, *, apart: bool | None = None) -> None:
         self.root = root.resolve()
-        self.key = hashlib.sha256(str(self.root).encode()).hexdigest()[:10]
         self.apart = os.geteuid() == 0 if apart is None else apart
+        self._identify()
+
+    def _identify(self) -> None:
+        """Find the data by its record. Without a record, or in a copy, it is new."""
+        self.former: str | None = None
+        recorded, data = None, self.root / "data"
+        if not self.apart or data.is_symlink():
+            data = data.readlink() if self.apart else data
+            recorded = Identity.of(data)
+        if recorded is None or (recorded.root != str(self.root) and recorded.is_in_use(data)):
+            self.key = self._new_key()
+        else:
+            self.key = recorded.key
+            self.former = recorded.root if recorded.root != str(self.root) else None
         self.data = APART / self.key if self.apart else self.root / "data"
 
+    def _new_key(self) -> str:
+        """The key of this path. If a root that was moved from here has taken it with it, a random one."""
+        key = _key(str(self.root))
+        owner = Identity.of(APART / key) if self.apart else None
+        return key if owner is None or owner.root == str(self.root) else _key(str(self.root), secrets.token_hex(8))
+
     def create(self) -> None:
-        """Make the folders, and the symlink where the data lies apart."""
+        """Make the folders, and the symlink where the data lies apart. Record the root in them."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_another_users()
         self.data.mkdir(parents=True, exist_ok=True, mode=0o711)  # other users may pass through to their folders
         if self.apart:
             self._point_to_data()
+        if self.former:
+            for name, record in {name: self.load(name) for name in ("postgres", "rabbitmq", "redis")}.items():
+                if record is not None:
+                    self.save(name, record)
+        if Identity.of(self.data) != Identity(str(self.root), self.key) or not (self.data / IDENTITY).exists():
+            write_private(self.data / IDENTITY, json.dumps({"root": str(self.root), "key": self.key}))
+        self.former = None
 
     def _refuse_another_users(self) -> None:
         data = self.root / "data"
@@ -105,7 +168,7 @@ class Home:
             content = json.loads((self.data / f"{name}.json").read_text())
         except FileNotFoundError:
             return None
-        if content["root"] != str(self.root):
+        if content["root"] not in (str(self.root), self.former):
             return None
         processes = {role: Process(*identity) for role, identity in content["processes"].items()}
         return Record(content["source"], content["ports"], processes)
@@ -135,4 +198,5 @@ class Home:
             except BlockingIOError:
                 report("another command is at work on these services: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            self._identify()  # the other command may have recorded a move
             yield

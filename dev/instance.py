@@ -129,6 +129,7 @@ class Instance:
             self.service.wait_until_ready(self.variables, ended=lambda: self.server is None, interrupted=interrupted)
         except ServiceError as error:
             raise ServiceError(f"{error}\n{self._end_of_log()}") from error
+        self.service.finish(self.place())
 
     def _launch(self) -> None:
         for process in self.record.processes.values():
@@ -140,7 +141,8 @@ class Instance:
         if log.exists():
             log.replace(log.with_name(f"{log.name}.1"))
         self.report(f"starting {self.service.version()} of the distribution's package, data in {place.folder}")
-        self.service.prepare(place)
+        if note := self.service.prepare(place):
+            self.report(note)
         record = Record(Source.PACKAGES, dict(place.ports))
         for role, command in self.service.commands(place).items():
             process = spawn(command.arguments, folder=place.folder, user=place.user, environment=command.environment, log=log)

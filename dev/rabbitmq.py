@@ -24,6 +24,9 @@ from infra.rabbitmq.connection import BROKER_ERRORS, connect
 logging.getLogger("aiormq").addHandler(logging.NullHandler())  # a refused connection is no news while it starts
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
+FIRST_BOOT = "first-boot"  # a file in the instance's folder from its first start until it is ready
+NODE_DATA = ("mnesia", "feature_flags")
+
 CONFIGURATION = """\
 listeners.tcp.local = 127.0.0.1:{amqp}
 management.tcp.ip = 127.0.0.1
@@ -67,7 +70,10 @@ class RabbitMQService(Service):
         # the script lies in …/rabbitmq_server-3.10.8/sbin/
         return f"RabbitMQ {SERVER.resolve().parent.parent.name.rpartition('-')[2]}"
 
-    def prepare(self, place: Place) -> None:
+    def prepare(self, place: Place) -> str | None:
+        note = _discard_unfinished(place)
+        if not (place.folder / "mnesia").exists():
+            write_as(place.user, place.folder / FIRST_BOOT, "")
         files = {
             "rabbitmq.conf": CONFIGURATION.format(**place.ports),
             # The shovel is what moves messages in the management UI.
@@ -76,10 +82,30 @@ class RabbitMQService(Service):
         }
         for name, text in files.items():
             write_as(place.user, place.folder / name, text)
+        return note
+
+    def finish(self, place: Place) -> None:
+        (place.folder / FIRST_BOOT).unlink(missing_ok=True)
 
     def commands(self, place: Place) -> Mapping[str, Command]:
         epmd = ["epmd", "-address", "127.0.0.1", "-port", str(place.ports["epmd"])]
         return {"epmd": Command(epmd), "server": Command([str(SERVER)], _environment(place))}
+
+
+def _discard_unfinished(place: Place) -> str | None:
+    """Delete the data of a node that was killed in its first boot, as it can neither be read nor completed.
+
+    Its tables exist in part: the next boot ends with `schema_integrity_check_failed`, or waits for the others for ever. No job
+    is lost, because no client has used this node and Postgres stores every job.
+    """
+    if not ((place.folder / FIRST_BOOT).exists() and (place.folder / "mnesia").exists()):
+        return None
+    for path in (place.folder / name for name in NODE_DATA):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return "its first boot was interrupted: its data is made anew (Postgres stores every job)"
 
 
 async def _check(amqp: str, management: str) -> None:

@@ -70,8 +70,11 @@ class Service(ABC):
         """Name and version, for people."""
 
     @abstractmethod
-    def prepare(self, place: Place) -> None:
-        """Make data and configuration; called before each start."""
+    def prepare(self, place: Place) -> str | None:
+        """Make data and configuration; called before each start. Returns a line to report, if there is one."""
+
+    def finish(self, place: Place) -> None:  # noqa: B027 - most services have nothing to do
+        """Complete a start; called once the service is ready."""
 
     @abstractmethod
     def commands(self, place: Place) -> Mapping[str, Command]:

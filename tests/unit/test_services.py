@@ -1,6 +1,8 @@
 """Where the services come from and what is written down about it: the decisions, without a service being started."""
 
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +10,7 @@ from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 
+import psutil
 import pytest
 from dotenv import dotenv_values
 
@@ -202,8 +205,71 @@ def test_what_is_remembered_comes_back(home: Home) -> None:
 
 def test_a_copied_root_does_not_take_the_originals_processes_for_its_own(home: Home, tmp_path: Path) -> None:
     home.save("redis", Record(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)}))
-    copy = home.root.rename(tmp_path / "copy")
-    assert Home(copy, apart=False).load("redis") is None
+    shutil.copytree(home.root, tmp_path / "copy")
+    copy = Home(tmp_path / "copy", apart=False)
+    copy.create()
+    assert (copy.load("redis"), copy.former) == (None, None)
+    assert copy.key != home.key
+    assert Home(copy.root, apart=False).key == copy.key
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("recorded", [True, False])  # earlier versions have only the records of the services
+def test_a_moved_root_keeps_its_data_key_and_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool, recorded: bool
+) -> None:
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
+    home, record = Home(tmp_path / "root", apart=apart), Record(PACKAGES, {"redis": 26001}, {"server": Process(17, 4711)})
+    home.create()
+    home.save("redis", record)
+    if not recorded:
+        (home.data / "home.json").unlink()
+    moved = Home(home.root.rename(tmp_path / "moved"), apart=apart)
+    assert (moved.former, moved.key, moved.load("redis")) == (str(home.root), home.key, record)
+    moved.create()
+    again = Home(moved.root, apart=apart)
+    assert (again.former, again.key, again.load("redis")) == (None, home.key, record)
+
+
+def test_a_new_root_in_the_place_of_a_moved_one_gets_data_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
+    home = Home(tmp_path / "root", apart=True)
+    home.create()
+    moved = Home(home.root.rename(tmp_path / "moved"), apart=True)
+    moved.create()
+    new = Home(tmp_path / "root", apart=True)
+    new.create()
+    assert new.data != moved.data
+    assert Home(new.root, apart=True).data == new.data
+    assert Home(moved.root, apart=True).data == moved.data
+
+
+def test_a_root_that_was_deleted_finds_its_data_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
+    home = Home(tmp_path / "root", apart=True)
+    home.create()
+    shutil.rmtree(home.root)
+    assert Home(home.root, apart=True).data == home.data
+
+
+@pytest.mark.parametrize("verb", ["stop", "up"])
+def test_processes_of_the_former_path_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    monkeypatch.setattr("dev.home.APART", tmp_path / "apart")
+    monkeypatch.setattr(Bringup, "_run_all", lambda *_: [])
+    monkeypatch.setattr(Bringup, "sources", lambda *_: {})
+    home = Home(tmp_path / "root")
+    home.create()
+    with subprocess.Popen(["sleep", "60"]) as child:
+        server = Process.of(psutil.Process(child.pid))
+        home.save("redis", Record(PACKAGES, {"redis": 26001}, {"server": server}))
+        home.root.rename(tmp_path / "moved")
+        assert main([verb, "--root", str(tmp_path / "moved")]) == 0
+        assert not server.is_alive()
+    printed = capsys.readouterr().out
+    assert f"this folder was moved from {home.root} to {tmp_path / 'moved'}" in printed
+    assert f"stopped (pid {server.pid}, server)" in printed
 
 
 def test_a_copied_roots_link_is_turned_to_its_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

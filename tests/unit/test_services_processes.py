@@ -22,7 +22,7 @@ from dev.errors import AbandonedError, NotReadyError
 from dev.home import Home
 from dev.postgres import POSTGRES, remove_stale_lock
 from dev.process import Process
-from dev.rabbitmq import check_amqp, check_management
+from dev.rabbitmq import RABBITMQ, check_amqp, check_management
 from dev.redis import REDIS, RedisService
 from dev.service import Command, Place
 
@@ -197,6 +197,20 @@ def test_a_lock_that_names_nobody_is_left_to_postgres(tmp_path: Path) -> None:
     lock.write_text(f"{ended.pid}\n{tmp_path}\n")
     remove_stale_lock(tmp_path)
     assert lock.exists()
+
+
+def test_only_the_data_of_a_node_that_never_booted_is_made_anew(tmp_path: Path) -> None:
+    place = Place(tmp_path, None, dict.fromkeys(RABBITMQ.ports, 1), "key", "")
+    data = tmp_path / "mnesia"
+
+    assert RABBITMQ.prepare(place) is None
+    data.mkdir()
+    assert RABBITMQ.prepare(place) == "its first boot was interrupted: its data is made anew (Postgres stores every job)"
+    assert not data.exists()
+    data.mkdir()
+    RABBITMQ.finish(place)
+    assert RABBITMQ.prepare(place) is None
+    assert data.exists()
 
 
 def _frames(*methods: pamqp.base.Frame) -> list[bytes]:

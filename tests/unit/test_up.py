@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
@@ -57,6 +58,30 @@ def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(CannotStart, match=f"{port}.*POSTHASTE_PORT"):
             require_free_port(port, "POSTHASTE_PORT")
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_port_that_is_taken_is_named_with_its_process(tmp_path: Path, supervised: bool) -> None:
+    listen = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    command = [sys.executable, "-c", listen]
+    if supervised:
+        supervisor = tmp_path / "posthaste"
+        supervisor.write_text("import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[2]])")
+        command = [sys.executable, str(supervisor), "up", listen]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdin
+        port = int(process.stdout.readline())
+        with pytest.raises(
+            CannotStart, match=rf"^port {port} is taken by process {process.pid} \({sys.executable} .*POSTHASTE_PORT"
+        ):
+            require_free_port(port, "POSTHASTE_PORT")
+        process.stdin.close()
+
+
+def test_a_port_that_is_taken_by_an_unseen_process_is_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.net_connections", lambda _kind: [])
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CannotStart, match=r"is taken; end that process"):
+        require_free_port(taken.getsockname()[1], "POSTHASTE_PORT")
 
 
 @pytest.mark.parametrize(
