@@ -1,8 +1,16 @@
-"""The service's processes under supervisord, which restarts each that dies."""
+"""The service's processes under supervisord, which restarts each that dies.
+
+supervisord runs in a session of its own: a closed terminal and Ctrl-C signal `posthaste up` alone, which then stops it.
+Its standard input is a pipe from `posthaste up`. The kernel closes the pipe when `posthaste up` ends, even by SIGKILL.
+"""
 
 import os
 import shlex
+import signal
+import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +21,9 @@ _SUPERVISORD = """\
 nodaemon = true
 silent = true
 {user}
-logfile = /dev/null
+logfile = /dev/stdout
 logfile_maxbytes = 0
+loglevel = warn
 pidfile = {folder}/supervisord.pid
 """
 
@@ -64,8 +73,28 @@ def configuration(programs: list[Program], folder: Path, stop_seconds: int) -> s
     return text
 
 
-def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
-    """Write the configuration into `folder`. Returns the command line of supervisord."""
+def start(programs: list[Program], folder: Path, stop_seconds: int) -> "subprocess.Popen[bytes]":
+    """Start supervisord with its configuration in `folder`. Its output is the output of all processes."""
     file = folder / "supervisord.conf"
     file.write_text(configuration(programs, folder, stop_seconds))
-    return [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]
+    command = [sys.executable, "-m", "cli.supervisor", str(file)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def _stop_after_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # nobody writes: it returns at the end of the pipe
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(file: str) -> None:
+    """Run supervisord until a signal stops it, or the process that started it ends."""
+    from supervisor import supervisord
+
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    threading.Thread(target=_stop_after_parent, daemon=True).start()
+    with suppress(BrokenPipeError):  # nobody reads its last lines
+        supervisord.main(["-c", file])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

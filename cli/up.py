@@ -1,6 +1,5 @@
 """`posthaste up`: API, workers, relay and an optional sandbox in the foreground."""
 
-import json
 import os
 import signal
 import socket
@@ -9,40 +8,44 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
 
 from cli.client import ApiError, Client
+from cli.local_settings import KEY_FILE, LOOPBACK, local_settings, recorded_run
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
-from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
-from cli.terminal import exit_on, say
-from infra.webhooks.signing import new_secret
-from service.settings import PREFIX, SANDBOX_FILE, Settings, SettingsError
+from cli.supervisor import START_SECONDS, CannotStart, Program, start
+from cli.terminal import console, exit_on, say
+from cli.up_output import LiveOutput, PlainOutput
+from service.settings import PREFIX, Settings, SettingsError
 
-LOOPBACK = ["127.0.0.0/8", "::1/128"]
 MESSAGE = '{"destination": "+15550001", "body": "Hello"}'
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(
     consumers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes that send messages.")] = 1,
     sandbox: Annotated[bool, typer.Option(help="Run the sandbox, too. It is the provider unless providers are set.")] = False,
     sandbox_port: Annotated[int, typer.Option(min=1, max=65_535, help="The sandbox's port.")] = SANDBOX_PORT,
-    first_message: Annotated[bool, typer.Option(help="Send one message and show its status.")] = False,
+    first_message: Annotated[bool, typer.Option(help="Send one message through the sandbox and show its status.")] = False,
 ) -> None:
-    """Run API, workers and relay in the foreground, and restart each that dies."""
+    """Run API, workers and relay in the foreground, and restart each that dies.
+
+    A terminal shows problems and one line of counters. POSTHASTE_LOG_LEVEL=info shows every log line.
+    """
     port = sandbox_port if sandbox else None
-    with exit_on(SettingsError, CannotStart), sandbox_settings(read_settings(), port):
+    own = read_settings()
+    with exit_on(SettingsError, CannotStart), local_settings(own, port), recorded_run():
         settings = read_settings()
         settings.provider_for_new_messages()
-        code = _Run(settings, port).run(programs(consumers=consumers, sandbox_port=port), first_message=first_message)
+        run = _Run(settings, port, first_message=first_message and port is not None and not own.providers)
+        code = run.run(programs(consumers=consumers, sandbox_port=port))
     raise typer.Exit(code)
 
 
@@ -56,44 +59,6 @@ def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
         Program("relay", "consumers relay"),
     ]
     return service + ([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else [])
-
-
-@contextmanager
-def sandbox_settings(settings: Settings, port: int | None) -> Iterator[None]:
-    """Complete missing settings for the sandbox: here, in our processes, and for commands in other terminals.
-
-    The sandbox is the provider. This folder's secret signs callbacks, and callbacks may go to loopback.
-    """
-    if port is None:
-        yield
-        return
-    file, defaults = Path(SANDBOX_FILE), {}
-    if not settings.providers:
-        defaults["PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
-    if not settings.callback_secrets:
-        defaults["CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
-    if "callback_allow" not in settings.model_fields_set:
-        defaults["CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
-    os.environ.update({PREFIX + name: value for name, value in defaults.items()})
-    if file.parent.is_dir() and defaults:
-        lines = "".join(f"{PREFIX}{name}={value}\n" for name, value in defaults.items())
-        file.touch(mode=0o600)
-        file.write_text(f"# While `posthaste up --sandbox` runs.\n{lines}")
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _folder_secret(file: Path) -> str:
-    """This folder's secret, made once: callbacks that wait from one run to the next keep their signature."""
-    if file.exists():
-        return file.read_text().strip()
-    secret = new_secret()
-    if file.parent.is_dir():
-        file.touch(mode=0o600)
-        file.write_text(secret + "\n")
-    return secret
 
 
 def require_free_port(port: int, setting: str) -> None:
@@ -116,10 +81,11 @@ class _Run:
 
     settings: Settings
     sandbox_port: int | None
+    first_message: bool
     signals: list[int] = field(default_factory=list)  # received
 
-    def run(self, processes: list[Program], *, first_message: bool) -> int:
-        """Run until Ctrl-C or SIGTERM. Returns the exit code.
+    def run(self, processes: list[Program]) -> int:
+        """Run until Ctrl-C, SIGTERM, or the terminal is closed. Returns the exit code.
 
         Raises:
             CannotStart: a port is in use, or the service is not ready in time.
@@ -127,22 +93,38 @@ class _Run:
         require_free_port(self.settings.port, f"{PREFIX}PORT")
         if self.sandbox_port:
             require_free_port(self.sandbox_port, "--sandbox-port")
+        output = self._output()
         stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
         with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-            command = write_command(processes, Path(folder), stop_seconds)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda received, _: self.signals.append(received))
-            process = subprocess.Popen(command, stdout=subprocess.PIPE)
-            threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._received)
+            process = start(processes, Path(folder), stop_seconds)
+            assert process.stdout is not None
+            printing = threading.Thread(target=output.run, args=(process.stdout,), daemon=True)
+            printing.start()
             try:
-                self._introduce(process, first_message=first_message)
-                while process.poll() is None and not self.signals:
-                    time.sleep(0.1)
+                self._introduce(process)
+                self._watch(process)
             finally:
                 _stop(process)
+                printing.join(5)
         return 0 if self.signals else process.returncode
 
-    def _introduce(self, process: "subprocess.Popen[bytes]", *, first_message: bool) -> None:
+    def _received(self, number: int, _: object) -> None:
+        self.signals.append(number)
+        if number == signal.SIGHUP:  # the terminal is gone
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, sys.stdout.fileno())
+            os.dup2(silence, sys.stderr.fileno())
+
+    def _output(self) -> PlainOutput | LiveOutput:
+        """A terminal gets rendered lines, which the processes write as JSON."""
+        if self.settings.log_format == "json" or not console.is_terminal:
+            return PlainOutput()
+        os.environ[f"{PREFIX}LOG_FORMAT"] = "json"
+        return LiveOutput(console, all_lines="log_level" in self.settings.model_fields_set)
+
+    def _introduce(self, process: "subprocess.Popen[bytes]") -> None:
         base = f"http://{self.settings.host}:{self.settings.port}"
         client = Client(base, key=self.settings.api_key)
         deadline = time.monotonic() + START_SECONDS
@@ -152,16 +134,19 @@ class _Run:
             if time.monotonic() > deadline:
                 raise CannotStart(f"not ready within {START_SECONDS:g} s; see the lines above and {base}/health/ready")
             time.sleep(0.1)
-        if first_message:
+        if self.first_message:
             _send_first(client)
         say(_introduction(self.settings, base, sandbox_port=self.sandbox_port))
 
-
-def _copy(lines: IO[bytes]) -> None:
-    """Write all output here: processes that open the same file overwrite each other's lines."""
-    for line in lines:
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+    def _watch(self, process: "subprocess.Popen[bytes]") -> None:
+        """Wait for the end. Reading the readiness each second makes the API log each service that goes down."""
+        client = Client(f"http://{self.settings.host}:{self.settings.port}")
+        looked_at = 0.0
+        while process.poll() is None and not self.signals:
+            if time.monotonic() - looked_at >= 1:
+                looked_at = time.monotonic()
+                threading.Thread(target=client.ready, daemon=True).start()
+            time.sleep(0.1)
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -180,7 +165,7 @@ def _send_first(client: Client) -> None:
         status = client.wait_for(UUID(answer["id"]), frozenset({"sent", "failed"}), 20)
         say(f"GET {answer['links']['status']} → {status} ({1000 * (time.monotonic() - started):.0f} ms later)")
     except ApiError as error:
-        raise CannotStart(f"the API did not accept the first message: {error}") from error
+        say(f"The API did not accept the first message: {error}")
 
 
 def _masked(url: str) -> str:
@@ -191,19 +176,34 @@ def _masked(url: str) -> str:
     return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
+def _keys(settings: Settings, *, local_key: bool) -> str:
+    if local_key:
+        return f"on: requests need a key; {KEY_FILE} has one for this machine"
+    return "POSTHASTE_API_KEY" if settings.api_key else "none: every process on this machine may call the API"
+
+
 def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     """The addresses of this run, and commands to try."""
     loopback = bool(settings.callback_secrets) and [str(network) for network in settings.callback_allow] == LOOPBACK
+    local_key = settings.api_key is not None and KEY_FILE.exists() and KEY_FILE.read_text().strip() == settings.api_key
+    header = f' -H "Authorization: Bearer $(cat {KEY_FILE})"' if local_key else ""
+    default = settings.provider_for_new_messages()
     lines = [
         "",
         f"  API            {base}",
+        f"  API docs       {base}/docs",
         f"  RabbitMQ UI    {_masked(settings.management_url)}" if settings.management_url else None,
         f"  Sandbox        http://127.0.0.1:{sandbox_port}/stats" if sandbox_port else None,
+        *(
+            f"  Provider       {name} → {_masked(provider.url)}{' (default)' if name == default else ''}"
+            for name, provider in settings.providers.items()
+        ),
         "  Callbacks      to loopback and to public addresses" if loopback else None,
+        f"  Keys           {_keys(settings, local_key=local_key)}",
         "",
         "Try in a second terminal:",
-        f"  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'",
-        f"  curl {base}/message/ID/status",
+        f"  curl -i {base}/messages{header} -H 'Content-Type: application/json' -d '{MESSAGE}'",
+        f"  curl {base}/message/ID/status{header}",
         "  make seed && .venv/bin/posthaste report --plot",
         '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message'
         if loopback
