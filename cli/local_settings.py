@@ -99,12 +99,28 @@ def _write(file: Path, text: str) -> None:
 
 @contextmanager
 def recorded_run() -> Iterator[None]:
-    """Record this process in the folder while it runs, so that `make stop` ends it. `started`: ticks since boot, proc(5)."""
-    file, stat = FOLDER / f"up-{os.getpid()}.json", Path("/proc/self/stat")
-    if FOLDER.is_dir() and stat.exists():
-        started = int(stat.read_text().rpartition(")")[2].split()[19])
+    """Record this process in the folder while it runs, so that `make stop` ends it. `started`: ticks since boot.
+
+    A killed run leaves its record and its settings behind: they are deleted first.
+    """
+    for record in FOLDER.glob("up-*.json"):
+        run = json.loads(record.read_text())
+        if _started(run["pid"]) != run["started"]:
+            record.unlink()
+    if not any(FOLDER.glob("up-*.json")):
+        Path(SANDBOX_FILE).unlink(missing_ok=True)
+    file, started = FOLDER / f"up-{os.getpid()}.json", _started(os.getpid())
+    if FOLDER.is_dir() and started is not None:
         file.write_text(json.dumps({"pid": os.getpid(), "started": started}))
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def _started(pid: int) -> int | None:
+    """The start of a process in ticks since boot (proc(5), field 22); None: no such process, or no /proc."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return None

@@ -40,12 +40,16 @@ def up(
     A terminal shows problems and one line of counters. POSTHASTE_LOG_LEVEL=info shows every log line.
     """
     port = sandbox_port if sandbox else None
-    own = read_settings()
-    with exit_on(SettingsError, CannotStart), local_settings(own, port), recorded_run():
-        settings = read_settings()
-        settings.provider_for_new_messages()
-        run = _Run(settings, port, first_message=first_message and port is not None and not own.providers)
-        code = run.run(programs(consumers=consumers, sandbox_port=port))
+    with exit_on(SettingsError, CannotStart), recorded_run():
+        own = read_settings()
+        require_free_port(own.port, f"{PREFIX}PORT")
+        if port is not None:
+            require_free_port(port, "--sandbox-port")
+        with local_settings(own, port):
+            settings = read_settings()
+            settings.provider_for_new_messages()
+            run = _Run(settings, port, first_message=first_message and port is not None and not own.providers)
+            code = run.run(programs(consumers=consumers, sandbox_port=port))
     raise typer.Exit(code)
 
 
@@ -88,11 +92,8 @@ class _Run:
         """Run until Ctrl-C, SIGTERM, or the terminal is closed. Returns the exit code.
 
         Raises:
-            CannotStart: a port is in use, or the service is not ready in time.
+            CannotStart: the service is not ready in time.
         """
-        require_free_port(self.settings.port, f"{PREFIX}PORT")
-        if self.sandbox_port:
-            require_free_port(self.sandbox_port, "--sandbox-port")
         output = self._output()
         stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
         with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
