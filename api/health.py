@@ -53,13 +53,13 @@ class HealthEndpoints:
             self._were_up.add(name)
             if name in self._down:
                 self._down.remove(name)
-                log.info("health.up", check=name)
+                log.info(f"{name}.up")
         elif name not in self._down:
             self._down.add(name)
             if name in self._were_up:
-                log.warning("health.down", check=name, reason=reason)
+                log.warning(f"{name}.down", reason=reason)
             else:
-                log.info("health.waiting", check=name, reason=reason)
+                log.info(f"{name}.waiting", reason=reason)
 
     async def version(self, request: Request) -> Response:
         return as_json(self.release)

@@ -19,8 +19,9 @@ _SUPERVISORD = """\
 nodaemon = true
 silent = true
 {user}
-logfile = /dev/null
+logfile = /dev/stdout
 logfile_maxbytes = 0
+loglevel = warn
 pidfile = {folder}/supervisord.pid
 """
 

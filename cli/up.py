@@ -1,6 +1,5 @@
 """`posthaste up`: API, workers, relay and an optional sandbox in the foreground."""
 
-import json
 import os
 import signal
 import socket
@@ -9,42 +8,48 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
 
 from cli.client import ApiError, Client
+from cli.local_settings import KEY_FILE, LOOPBACK, local_settings, recorded_run
 from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
-from cli.terminal import exit_on, say
-from infra.webhooks.signing import new_secret
-from service.settings import PREFIX, SANDBOX_FILE, Settings, SettingsError
+from cli.terminal import console, exit_on, say
+from cli.up_output import LiveOutput, PlainOutput
+from service.settings import PREFIX, Settings, SettingsError
 
-LOOPBACK = ["127.0.0.0/8", "::1/128"]
 MESSAGE = '{"destination": "+15550001", "body": "Hello"}'
+FIRST_MESSAGE_SECONDS = 20
 
 
 def up(
     consumers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes that send messages.")] = 1,
     sandbox: Annotated[bool, typer.Option(help="Run the sandbox, too. It is the provider unless providers are set.")] = False,
     sandbox_port: Annotated[int, typer.Option(min=1, max=65_535, help="The sandbox's port.")] = SANDBOX_PORT,
-    first_message: Annotated[bool, typer.Option(help="Send one message and show its status.")] = False,
+    first_message: Annotated[bool, typer.Option(help="Send one message through the sandbox and show its status.")] = False,
 ) -> None:
-    """Run API, workers and relay in the foreground, and restart each that dies."""
+    """Run API, workers and relay in the foreground, and restart each that dies.
+
+    A terminal shows problems and one line of counters. POSTHASTE_LOG_LEVEL=info shows every log line.
+    """
     port = sandbox_port if sandbox else None
-    with exit_on(SettingsError, CannotStart), sandbox_settings(read_settings(), port):
-        settings = read_settings()
-        settings.provider_for_new_messages()
-        require_free_port(settings.port, f"{PREFIX}PORT")
+    with exit_on(SettingsError, CannotStart), recorded_run():
+        own = read_settings()
+        require_free_port(own.port, f"{PREFIX}PORT")
         if port:
             require_free_port(port, "another one: posthaste up --sandbox --sandbox-port PORT")
-        processes = programs(consumers=consumers, sandbox_port=port)
-        code = _run(settings, port, processes, first_message=first_message)
+        with local_settings(own, port):
+            settings = read_settings()
+            settings.provider_for_new_messages()
+            processes = programs(consumers=consumers, sandbox_port=port)
+            uses_sandbox = port is not None and not own.providers
+            code = _run(settings, port, processes, first_message=first_message and uses_sandbox)
     raise typer.Exit(code)
 
 
@@ -58,44 +63,6 @@ def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
         Program("relay", "consumers relay"),
         *([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else []),
     ]
-
-
-@contextmanager
-def sandbox_settings(settings: Settings, port: int | None) -> Iterator[None]:
-    """Complete missing settings for the sandbox: here, in our processes, and for commands in other terminals.
-
-    The sandbox is the provider. This folder's secret signs callbacks, and callbacks may go to loopback.
-    """
-    if port is None:
-        yield
-        return
-    file, defaults = Path(SANDBOX_FILE), {}
-    if not settings.providers:
-        defaults[f"{PREFIX}PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
-    if not settings.callback_secrets:
-        defaults[f"{PREFIX}CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
-    if "callback_allow" not in settings.model_fields_set:
-        defaults[f"{PREFIX}CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
-    os.environ.update(defaults)
-    if file.parent.is_dir() and defaults:
-        lines = "".join(f"{name}={value}\n" for name, value in defaults.items())
-        file.touch(mode=0o600)
-        file.write_text(f"# While `posthaste up --sandbox` runs.\n{lines}")
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _folder_secret(file: Path) -> str:
-    """This folder's secret, made once: callbacks that wait from one run to the next keep their signature."""
-    if file.exists():
-        return file.read_text().strip()
-    secret = new_secret()
-    if file.parent.is_dir():
-        file.touch(mode=0o600)
-        file.write_text(secret + "\n")
-    return secret
 
 
 def require_free_port(port: int, setting: str) -> None:
@@ -125,37 +92,53 @@ def _holder(port: int) -> str:
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:
-    """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` if the service is not ready in time."""
+    """Run until Ctrl-C, SIGTERM or the end of the terminal. Returns the exit code.
+
+    Raises:
+        CannotStart: the service is not ready in time.
+    """
     signals: list[int] = []  # received
+
+    def received(number: int, _: object) -> None:
+        signals.append(number)
+        if number == signal.SIGHUP:  # the terminal is gone
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, sys.stdout.fileno())
+            os.dup2(silence, sys.stderr.fileno())
+
+    output = _output(settings)
     stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-        command = write_command(processes, Path(folder), stop_seconds)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda received, _: signals.append(received))
-        process = subprocess.Popen(command, stdout=subprocess.PIPE)
-        threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
+        configuration = write_command(processes, Path(folder), stop_seconds)[-2:]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, received)
+        command = [sys.executable, "-m", "cli.supervised", *configuration]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        printing = threading.Thread(target=output.run, args=(process.stdout,), daemon=True)
+        printing.start()
 
         def is_over() -> bool:
             return bool(signals) or process.poll() is not None
 
         try:
             _introduce(settings, sandbox_port, is_over, first_message=first_message)
-            while not is_over():
-                time.sleep(0.1)
+            _watch(settings, is_over)
         finally:
             if process.poll() is None:
                 say("Stopping: the processes finish the jobs in progress …")
                 process.terminate()
             process.wait()
+            printing.join(5)
             say("Stopped. RabbitMQ, Postgres and Redis keep running; `make stop` stops those that `make` started.")
     return 0 if signals else process.returncode
 
 
-def _copy(lines: IO[bytes]) -> None:
-    """Write all output here: processes that open the same file overwrite each other's lines."""
-    for line in lines:
-        sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+def _output(settings: Settings) -> PlainOutput | LiveOutput:
+    """A terminal gets rendered lines, which the processes write as JSON."""
+    if settings.log_format == "json" or not console.is_terminal:
+        return PlainOutput()
+    os.environ[f"{PREFIX}LOG_FORMAT"] = "json"
+    return LiveOutput(console, all_lines="log_level" in settings.model_fields_set)
 
 
 def _introduce(settings: Settings, sandbox_port: int | None, is_over: Callable[[], bool], *, first_message: bool) -> None:
@@ -174,16 +157,32 @@ def _introduce(settings: Settings, sandbox_port: int | None, is_over: Callable[[
     say(_introduction(settings, base, sandbox_port=sandbox_port))
 
 
+def _watch(settings: Settings, is_over: Callable[[], bool]) -> None:
+    """Wait for the end. Reading the readiness each second makes the API log each service that goes down."""
+    client = Client(f"http://{settings.host}:{settings.port}")
+
+    def read_each_second() -> None:
+        while not is_over():
+            client.ready()
+            time.sleep(1)
+
+    threading.Thread(target=read_each_second, daemon=True).start()
+    while not is_over():
+        time.sleep(0.1)
+
+
 def _send_first(client: Client) -> None:
+    started = time.monotonic()
     try:
-        started = time.monotonic()
         answer = client.send("+10000000001", "Hello from Posthaste")
         say(f"POST /messages → 202, id {answer['id']}, status {answer['status']}")
-        while (status := client.status(answer["id"])) not in ("sent", "failed") and time.monotonic() < started + 20:
+        while (status := client.status(answer["id"])) not in ("sent", "failed"):
+            if time.monotonic() > started + FIRST_MESSAGE_SECONDS:
+                break
             time.sleep(0.02)
         say(f"GET {answer['links']['status']} → {status} ({1000 * (time.monotonic() - started):.0f} ms later)")
     except ApiError as error:
-        raise CannotStart(f"the API did not accept the first message: {error}") from error
+        say(f"The API did not accept the first message: {error}")
 
 
 def _masked(url: str) -> str:
@@ -196,21 +195,30 @@ def _masked(url: str) -> str:
 
 def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     """The addresses of this run, and commands to try."""
-    addresses, listen = [f"API            {base}"], ""
+    local_key = settings.api_key is not None and KEY_FILE.exists() and KEY_FILE.read_text().strip() == settings.api_key
+    header = f' -H "Authorization: Bearer $(cat {KEY_FILE})"' if local_key else ""
+    addresses, listen = [f"API            {base}", f"API docs       {base}/docs"], ""
     if settings.management_url:
         addresses.append(f"RabbitMQ UI    {_masked(settings.management_url)}")
     if sandbox_port:
         addresses.append(f"Sandbox        http://127.0.0.1:{sandbox_port}/stats")
+    default = settings.provider_for_new_messages()
+    for name, provider in settings.providers.items():
+        addresses.append(f"Provider       {name} → {_masked(provider.url)}{' (default)' if name == default else ''}")
     if settings.callback_secrets and [str(network) for network in settings.callback_allow] == LOOPBACK:
         addresses.append("Callbacks      to loopback and to public addresses")
         listen = '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
+    if local_key:
+        addresses.append(f"Keys           on: requests need a key; {KEY_FILE} has one for this machine")
+    elif not settings.api_key:
+        addresses.append("Keys           none: every process on this machine may call the API")
     listed = "\n  ".join(addresses)
     return f"""
   {listed}
 
 Try in a second terminal:
-  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'
-  curl {base}/message/ID/status
+  curl -i {base}/messages{header} -H 'Content-Type: application/json' -d '{MESSAGE}'
+  curl {base}/message/ID/status{header}
   make seed && .venv/bin/posthaste report --plot
 {listen}
 Ctrl-C ends it."""

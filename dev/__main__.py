@@ -1,6 +1,7 @@
 """The command: python -m dev up|stop|clean [--root .local] [--using docker|packages]."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -12,10 +13,12 @@ from dev.bringup import Bringup
 from dev.errors import ServiceError
 from dev.home import Home
 from dev.instance import SERVICES
+from dev.process import Process
 from dev.service import Service
 from dev.source import Source
 
 PRINTING = threading.Lock()
+SECONDS_TO_END_A_RUN = 60  # above the workers' shutdown grace
 
 
 def report(service: Service, line: str) -> None:
@@ -35,9 +38,20 @@ def up(bringup: Bringup, using: Source | None) -> None:
 
 def stop(bringup: Bringup, _using: Source | None) -> None:
     """Stop the services that were started for this root, and no others."""
+    runs = [_stop_run(record) for record in sorted(bringup.home.root.glob("up-*.json"))]
     stopped = [_stop(bringup, service) for service in SERVICES.values()]
-    if not any(stopped):
+    if not any(runs + stopped):
         print("services  nothing to stop: none was started here, or all have ended")
+
+
+def _stop_run(record: Path) -> bool:
+    """End a `posthaste up` of this root, which finishes its jobs in progress. A killed one has left only its record."""
+    run = Process(**json.loads(record.read_text()))
+    if running := run.is_alive():
+        print(f"posthaste ends the run of process {run.pid}", flush=True)
+        run.end(signal.SIGTERM, SECONDS_TO_END_A_RUN)
+    record.unlink(missing_ok=True)
+    return running
 
 
 def _stop(bringup: Bringup, service: Service) -> bool:

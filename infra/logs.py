@@ -1,7 +1,9 @@
 """Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
+import os
 import sys
+from enum import StrEnum
 
 import structlog
 
@@ -14,7 +16,8 @@ def configure(level: str, *, json: bool) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _without_nones,
+        _with_process,
+        _plain,
     ]
     output: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if json:
@@ -49,5 +52,19 @@ class _DuplicateErrors(logging.Filter):
         return not record.getMessage().startswith("Exception in ASGI application")
 
 
-def _without_nones(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {key: value for key, value in event.items() if value is not None}
+def _with_process(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Name the process among those of `posthaste up`, whose lines share one terminal. supervisord sets the variable."""
+    if process := os.environ.get("SUPERVISOR_PROCESS_NAME"):
+        event["process"] = process
+    return event
+
+
+def _plain(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Drop fields without a value, and turn enums and lists of them into text."""
+    return {key: _text(value) for key, value in event.items() if value is not None}
+
+
+def _text(value: object) -> object:
+    if isinstance(value, StrEnum):
+        return value.value
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple | set | frozenset) else value

@@ -15,6 +15,8 @@ from cli.up import _introduction, _masked, programs, require_free_port
 from dev.stack import free_port
 from service.settings import Settings
 
+PROVIDERS = {"sandbox": {"url": "http://127.0.0.1:9007/message"}}
+
 
 def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:
     parser = ConfigParser(interpolation=None)
@@ -96,6 +98,8 @@ def test_a_port_that_is_taken_by_an_unseen_process_is_named_without_it(monkeypat
 )
 def test_no_password_of_the_management_ui_is_printed_but_its_public_default(url: str, shown: str) -> None:
     assert _masked(url) == shown
-    settings = Settings(database_url="postgresql://h/db", amqp_url="amqp://h/", redis_url="redis://h", management_url=url)
+    settings = Settings(
+        database_url="postgresql://h/db", amqp_url="amqp://h/", redis_url="redis://h", management_url=url, providers=PROVIDERS
+    )
     printed = _introduction(settings, "http://127.0.0.1:9006", sandbox_port=None)
     assert shown in printed and "secret" not in printed and "cret@" not in printed
