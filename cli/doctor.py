@@ -20,7 +20,8 @@ from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.connection import CacheDown
+from infra.redis.status_cache import StatusCache
 from jobs.model import CALLBACKS
 from service.settings import PREFIX, Settings
 

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from consumers.heartbeat import BEAT_SECONDS, CALL_SECONDS
 from infra.rabbitmq.definitions import definitions
 from infra.rabbitmq.topology import describe
-from infra.redis.acl import rules
+from infra.redis.connection import rules
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

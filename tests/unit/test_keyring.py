@@ -65,12 +65,8 @@ class Exhausted:
 
     counted: list[str] = field(default_factory=list)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> "Exhausted":
+    async def hit(self, limit: RateLimitItem, name: str) -> int:
         self.counted.append(name)
-        return self
-
-    @property
-    def seconds(self) -> int:
         return 60
 
 
