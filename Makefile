@@ -91,7 +91,7 @@ format: dev ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 definitions: setup ## Write infra/rabbitmq/definitions.json from the topology
-	@$(BIN)/python -m infra.rabbitmq.definitions > infra/rabbitmq/definitions.json
+	@$(BIN)/python -m infra.rabbitmq.topology > infra/rabbitmq/definitions.json
 
 docs: dev ## Write docs/configuration.md, docs/cli.md and .env.example from the code
 	@$(BIN)/python -m tests.docs

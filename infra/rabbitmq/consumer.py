@@ -2,15 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
-from infra.rabbitmq.queue_repair import QueueRepairer
-from infra.rabbitmq.topology import Topology
+from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, connect, keep_connected
+from infra.rabbitmq.topology import Topology, declare
 
 log = structlog.get_logger()
 
@@ -27,20 +28,20 @@ class Delivery:
 
     async def ack(self) -> None:
         """Remove the message from the queue: the ledger has the job, or the message is stale."""
-        await self._settle(self.message.ack)
+        await self._settle(self.message.ack())
 
     async def reject(self) -> None:
         """Move the message to the dead queue."""
-        await self._settle(lambda: self.message.reject(requeue=False))
+        await self._settle(self.message.reject(requeue=False))
 
     async def nack(self) -> None:
         """Return the message to the queue for another consumer."""
-        await self._settle(lambda: self.message.nack(requeue=True))
+        await self._settle(self.message.nack(requeue=True))
 
-    async def _settle(self, act: Callable[[], object]) -> None:
+    async def _settle(self, call: Awaitable[None]) -> None:
         try:
             with client_calls():
-                await act()  # type: ignore[misc]
+                await call
         except BROKER_ERRORS as error:
             # The channel is lost. The broker redelivers the message, and the next claim finds it stale.
             log.debug("delivery.unsettled", queue=self.queue, reason=str(error))
@@ -56,13 +57,7 @@ class Consumer:
     _dispatch: Callable[[Delivery], None]  # set by `run`
 
     def __init__(
-        self,
-        url: str,
-        topology: Topology,
-        prefetch: Mapping[str, int],
-        *,
-        name: str,
-        repair_after_seconds: float = 30.0,
+        self, url: str, topology: Topology, prefetch: Mapping[str, int], *, name: str, repair_after_seconds: float = 30.0
     ):
         self._url = url
         self._topology = topology
@@ -84,24 +79,20 @@ class Consumer:
 
     async def _session(self, connection: AbstractConnection) -> None:
         over = self._over = asyncio.Event()
-        self._queues, self._tags = {}, {}
         try:
             for logical, prefetch in self._prefetch.items():
-                self._queues[logical] = await self._open(connection, logical, prefetch, over)
+                channel = await connection.channel()
+                await channel.set_qos(prefetch_count=prefetch)
+                channel.close_callbacks.add(lambda *_: over.set())
+                underlay = await channel.get_underlay_channel()
+                underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
+                self._queues[logical] = await channel.get_queue(self._topology.name(logical), ensure=False)
                 async with self._repairer.repairing(logical):
                     await self._switch(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")
         finally:
             self._queues, self._tags = {}, {}
-
-    async def _open(self, connection: AbstractConnection, logical: str, prefetch: int, over: asyncio.Event) -> AbstractQueue:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=prefetch)
-        channel.close_callbacks.add(lambda *_: over.set())
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
-        return await channel.get_queue(self._topology.name(logical), ensure=False)
 
     @property
     def is_connected(self) -> bool:
@@ -164,3 +155,38 @@ class Consumer:
             self._dispatch(Delivery(message.body, logical, message))
 
         return receive
+
+
+class QueueRepairer:
+    """Recreates a queue that the broker lists but cannot use, after `after_seconds`. The sweep publishes its messages again.
+
+    RabbitMQ 3.10 loses a quorum queue's state if it is killed within a second of the declaration. The queue is still listed,
+    but rejects every message, and answers each consumer with INTERNAL_ERROR (found by the fault suite).
+    """
+
+    def __init__(self, url: str, topology: Topology, *, after_seconds: float):
+        self._url = url
+        self._topology = topology
+        self._after = after_seconds
+        self._since: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def repairing(self, queue: str) -> AsyncIterator[None]:
+        """Wraps a request to consume a queue, and counts its internal errors. Errors are raised again."""
+        try:
+            yield
+        except ConnectionInternalError:
+            since = self._since.setdefault(queue, time.monotonic())
+            # Not after the reconnect: another worker may have repaired the queue by then.
+            if time.monotonic() - since >= self._after:
+                await self._recreate(queue, time.monotonic() - since)
+            raise
+        self._since.pop(queue, None)
+
+    async def _recreate(self, queue: str, seconds: float) -> None:
+        log.error("queue.recreated", queue=queue, reason="the broker lists it but cannot use it", for_seconds=round(seconds))
+        async with await connect(self._url, "repairer") as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(self._topology.name(queue))
+            await declare(channel, self._topology)
+        del self._since[queue]

@@ -62,8 +62,7 @@ class Publisher:
     async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
         """Send one message to its logical queue and wait for the confirm.
 
-        Raises:
-            NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
+        Raises NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
         """
         exchange = self._exchanges.get(route)
         if exchange is None:
@@ -88,18 +87,13 @@ class Publisher:
             raise NotPublished(str(error) or type(error).__name__) from error
 
     async def ready_messages(self, queue: str) -> int:
-        """The number of messages of a logical queue that are ready for a consumer.
-
-        Raises:
-            NotPublished: the broker does not answer.
-        """
-        channel = self._depths
-        if channel is None:
+        """The messages of a logical queue that are ready for a consumer. Raises NotPublished: the broker does not answer."""
+        if self._depths is None:
             raise NotPublished("there is no connection to the broker")
         try:
             with client_calls():
                 async with asyncio.timeout(CONFIRM_SECONDS):
-                    declared = await channel.declare_queue(self._topology.name(queue), passive=True)
+                    declared = await self._depths.declare_queue(self._topology.name(queue), passive=True)
         except BROKER_ERRORS as error:
             raise NotPublished(str(error) or type(error).__name__) from error
         return declared.declaration_result.message_count or 0

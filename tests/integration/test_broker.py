@@ -10,13 +10,11 @@ import pytest
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import client_calls
-from infra.rabbitmq.consumer import Consumer, Delivery
-from infra.rabbitmq.definitions import definitions
-from infra.rabbitmq.inspection import BrokerDown, inspect
+from infra.rabbitmq.connection import BrokerDown, client_calls
+from infra.rabbitmq.consumer import Consumer, Delivery, QueueRepairer
+from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.publisher import NotPublished, Publisher
-from infra.rabbitmq.queue_repair import QueueRepairer
-from infra.rabbitmq.topology import declare, describe
+from infra.rabbitmq.topology import declare, definitions, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
 from tests.support.factories import new_id

@@ -10,8 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from consumers.heartbeat import BEAT_SECONDS, CALL_SECONDS
-from infra.rabbitmq.definitions import definitions
-from infra.rabbitmq.topology import describe
+from infra.rabbitmq.topology import definitions, describe
 from infra.redis.connection import rules
 from service.settings import Settings
 
