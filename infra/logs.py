@@ -1,11 +1,17 @@
 """Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
+import logging.handlers
+import queue
 import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO
 
 import structlog
 
-from infra.log_output import LogOutput
+log = structlog.get_logger()
 
 
 def configure(level: str, *, json: bool) -> None:
@@ -30,24 +36,97 @@ def configure(level: str, *, json: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = LogOutput(sys.stderr)
+    handler = _LogOutput(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=output))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     # It logs every failed attempt to connect as an error; the connection logs the first one.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(_DuplicateErrors())
+    logging.getLogger("uvicorn.error").addFilter(_is_not_duplicate)
     for library in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
 
 
-class _DuplicateErrors(logging.Filter):
-    """Drops uvicorn's log of an exception in a request. The API logs the exception with the request's id."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Exception in ASGI application")
+def _is_not_duplicate(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's record is no exception of a request. The API logs the exception with the request's id."""
+    return not record.getMessage().startswith("Exception in ASGI application")
 
 
 def _without_nones(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     return {key: value for key, value in event.items() if value is not None}
+
+
+class _LogOutput(logging.handlers.QueueHandler):
+    """Formats and queues each line. A thread of its own writes them, so that a stalled pipe never blocks an event loop.
+
+    Lines beyond the capacity are dropped; `log.dropped` has their number.
+    """
+
+    queue: "queue.Queue[str]"
+
+    def __init__(self, stream: TextIO):
+        super().__init__(queue.Queue(10_000))
+        self._stream = stream
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log output", daemon=True).start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(f"{record.msg}\n")
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self, seconds: float = 2.0) -> None:
+        """Wait at most `seconds` until every queued line is written."""
+        deadline = time.monotonic() + seconds
+        with self.queue.all_tasks_done:
+            while self.queue.unfinished_tasks and (seconds_left := deadline - time.monotonic()) > 0:
+                self.queue.all_tasks_done.wait(seconds_left)
+
+    def _write(self) -> None:
+        while True:
+            line = self.queue.get()
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError):  # the stream is closed, so nothing can be logged
+                continue
+            finally:
+                self.queue.task_done()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                log.warning("log.dropped", lines=dropped, reason="the reader of standard error stalled")
+
+
+class OutageLog:
+    """Logs `<subject>.down` after `after_seconds` of failures, and `<subject>.up` at the next success.
+
+    `effect`: the consequence for users of the service. Each failure is also logged at debug level.
+    """
+
+    def __init__(
+        self, subject: str, effect: str, *, after_seconds: float = 1.0, monotonic: Callable[[], float] = time.monotonic
+    ):
+        self._subject = subject
+        self._effect = effect
+        self._after_seconds = after_seconds
+        self._monotonic = monotonic
+        self._failing_since: float | None = None
+        self._is_down = False
+
+    def failed(self, error: BaseException) -> None:
+        now = self._monotonic()
+        reason = str(error) or type(error).__name__
+        if self._failing_since is None:
+            self._failing_since = now
+        if not self._is_down and now - self._failing_since >= self._after_seconds:
+            self._is_down = True
+            log.warning(f"{self._subject}.down", reason=reason, effect=self._effect)
+        else:
+            log.debug(f"{self._subject}.failed", reason=reason)
+
+    def succeeded(self) -> None:
+        if self._is_down and self._failing_since is not None:
+            log.info(f"{self._subject}.up", seconds=round(self._monotonic() - self._failing_since, 1))
+        self._failing_since, self._is_down = None, False

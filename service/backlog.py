@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 
 log = structlog.get_logger()
 
