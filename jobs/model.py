@@ -84,8 +84,7 @@ class IdempotencyKey:
 class NewJob:
     """A validated job before its acceptance. A message has a destination and a body; a report has neither.
 
-    `reference`, `tags` and `metadata` are stored and returned unchanged. At most one job is accepted under a `key`. Each
-    final status is posted to `callback_url`.
+    `reference`, `tags` and `metadata` are returned unchanged. Each final status is posted to `callback_url`.
     """
 
     id: UUID
@@ -97,7 +96,7 @@ class NewJob:
     reference: str | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
-    key: IdempotencyKey | None = None
+    key: IdempotencyKey | None = None  # at most one job is accepted under it
     callback_url: str | None = None
 
 
@@ -105,10 +104,8 @@ class NewJob:
 class Claimed:
     """A claimed job, fenced by `version` and owned through `token` until the lease ends.
 
-    A callback's `destination` is its URL; its `body` is the JSON text of the request.
-
-    `attempts` counts the charged attempts of this revision. `tries` counts every claim that ended in an outcome or a lost
-    lease. `age_seconds`: from acceptance (or requeue) to the claim, by Postgres' clock.
+    A callback's `destination` is its URL; its `body` is the JSON text of the request. `attempts` counts the charged attempts of
+    this revision, `tries` every claim that ended. `age_seconds`: from acceptance (or requeue) to the claim, by Postgres' clock.
     """
 
     id: UUID
@@ -176,24 +173,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The attempt row of a claim that ended. `ran_seconds`: by the worker's monotonic clock; None: unknown.
-
-    `reason` belongs to the attempt. The job may have another one (`attempts_exhausted`).
-    """
+    """The attempt row of a claim that ended. The job may have another `reason` (`attempts_exhausted`)."""
 
     outcome: str
     charged: bool
     reason: str | None = None
     provider_code: int | None = None
-    ran_seconds: float | None = None
+    ran_seconds: float | None = None  # by the worker's monotonic clock
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
     """A change of one job. It applies only while the job is at `version` and claimed under `token`.
 
-    `delay_seconds` counts from the commit, by Postgres' clock. A message is published to `queue` by `route`; None publishes
-    nothing. `counts_as_lost`: whether the lost lease counts against the job's limit.
+    `delay_seconds` counts from the commit, by Postgres' clock. A message is published to `queue` by `route`, unless it is None.
     """
 
     id: UUID
@@ -207,7 +200,7 @@ class Transition:
     delay_seconds: float = 0.0
     route: Route | None = None
     queue: str | None = None
-    counts_as_lost: bool = False
+    counts_as_lost: bool = False  # against the job's limit of lost leases
 
     @property
     def lost_lease(self) -> bool:

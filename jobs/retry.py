@@ -60,9 +60,8 @@ def remote_clock(date: str | None, local: datetime) -> datetime:
 def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
     """The delay after the `charged`-th failed attempt (from 1), with `jitter` drawn uniformly from [0, 1).
 
-    Full jitter: uniform in [0, min(cap, base * 2 ** (charged - 1))), from Marc Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog, 2015. A schedule varies by a tenth, so that the
-    retries of simultaneous failures spread.
+    Full jitter: uniform in [0, min(cap, base * 2 ** (charged - 1))), from Marc Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015. A schedule varies by a tenth, so that the retries of simultaneous failures spread.
     """
     if policy.schedule:
         return policy.schedule[min(charged, len(policy.schedule)) - 1] * (0.9 + 0.2 * jitter)

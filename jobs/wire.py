@@ -33,11 +33,7 @@ def encode(pointer: Pointer) -> bytes:
 
 
 def decode(body: bytes) -> Pointer:
-    """Read a message's body.
-
-    Raises:
-        Undecodable: not JSON, not an object, another format, or a field missing or of the wrong type.
-    """
+    """Read a message's body. Raises Undecodable: no JSON object, another format, or a field missing or of the wrong type."""
     if len(body) > _MAX_BYTES:
         raise Undecodable(f"{len(body)} bytes where at most {_MAX_BYTES} are expected")
     try:
