@@ -82,16 +82,14 @@ def _text(address: tuple[object, ...]) -> str:
 
 
 def open_session(seconds: float, connector: aiohttp.TCPConnector, headers: Mapping[str, str]) -> aiohttp.ClientSession:
-    """A session for calls of `seconds`. Connecting has a timeout of its own: a call without a connection was not sent.
-
-    Proxies of the environment are not used: a proxy would connect to unchecked addresses.
-    """
+    """A session for calls of `seconds`. Connecting has a timeout of its own: a call without a connection was not sent."""
     return aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds * 2 / 3, sock_connect=seconds / 3),
         headers={"User-Agent": "posthaste", "Content-Type": "application/json", **headers},
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # a wrong content encoding would hide the status
+        trust_env=False,  # a proxy would connect to unchecked addresses
     )
 
 

@@ -17,20 +17,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one attempt. `reason` is a stable code without provider text; `provider_code` is an HTTP status.
-
-    `surely_not_sent`: the provider cannot have received the message, so even `at_most_once` retries it.
-    `retry_after_seconds`: the provider's Retry-After. `answered`: False without a connection, or without an answer in time;
-    the breaker counts such calls.
-    """
+    """The outcome of one attempt."""
 
     verdict: Verdict
-    reason: str | None = None
-    provider_code: int | None = None
+    reason: str | None = None  # a stable code without provider text
+    provider_code: int | None = None  # an HTTP status
     provider_message_id: str | None = None
-    surely_not_sent: bool = False
-    retry_after_seconds: float | None = None
-    answered: bool = True
+    surely_not_sent: bool = False  # the provider cannot have received the message, so even `at_most_once` retries it
+    retry_after_seconds: float | None = None  # the provider's Retry-After
+    answered: bool = True  # False without a connection, or without an answer in time: the breaker counts such calls
 
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")

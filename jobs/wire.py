@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 FORMAT = 1
-CONTENT_TYPE = "application/json"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MAX_BYTES = 4096
 _MAX_VERSION = 2**31 - 1

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
@@ -143,18 +144,15 @@ class Consumer:
                 del self._tags[logical]
                 await queue.cancel(tag, timeout=_CALL_SECONDS)
             elif not paused and tag is None:
-                tag = await queue.consume(self._receiver(logical), timeout=_CALL_SECONDS)
+                tag = await queue.consume(partial(self._receive, logical), timeout=_CALL_SECONDS)
                 if self._queues.get(logical) is queue:  # else that session is over
                     self._delivered_at[logical] = time.monotonic()
                     self._tags[logical] = tag
 
-    def _receiver(self, logical: str) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
+    async def _receive(self, logical: str, message: AbstractIncomingMessage) -> None:
         # Does not execute the job: the client cancels its callbacks when a channel closes.
-        async def receive(message: AbstractIncomingMessage) -> None:
-            self._delivered_at[logical] = time.monotonic()
-            self._dispatch(Delivery(message.body, logical, message))
-
-        return receive
+        self._delivered_at[logical] = time.monotonic()
+        self._dispatch(Delivery(message.body, logical, message))
 
 
 class QueueRepairer:

@@ -12,7 +12,7 @@ from infra.errors import Transient
 from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
-from jobs.wire import CONTENT_TYPE, Pointer, encode
+from jobs.wire import Pointer, encode
 
 CONFIRM_SECONDS = 10.0
 
@@ -64,12 +64,11 @@ class Publisher:
 
         Raises NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
         """
-        exchange = self._exchanges.get(route)
-        if exchange is None:
+        if (exchange := self._exchanges.get(route)) is None:
             raise NotPublished("there is no connection to the broker")
         message = aio_pika.Message(
             encode(pointer),
-            content_type=CONTENT_TYPE,
+            content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             # Unique in flight: the client matches a returned message with its confirm by this id.
             message_id=f"{pointer.id}.{pointer.version}.{next(self._counter)}",

@@ -14,7 +14,7 @@ from jobs.model import Kind, KnownStatus
 log = structlog.get_logger()
 
 STALE_SECONDS = 1.0  # older statuses are not written: an expired key has no version to compare
-LONG_TTL_SECONDS = 3600.0
+_LONG_TTL_MS = 3_600_000
 
 # Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it has a newer one.
 # A newer value is published on the channel ARGV[#ARGV], after the job's id.
@@ -60,10 +60,11 @@ class StatusCache:
         if fresh:
             arguments: list[str | int] = []
             for entry in fresh:
-                ttl = self._ttl_ms if has_exit(entry.status) else int(LONG_TTL_SECONDS * 1000)
+                ttl = self._ttl_ms if has_exit(entry.status) else _LONG_TTL_MS
                 arguments += [f"{entry.version} {entry.status} {entry.kind} {entry.client_id}", ttl]
+            keys = [self._key(entry.id) for entry in fresh]
             async with connection.deadline(min(timeout, connection.CALL_SECONDS)):
-                await self._write(keys=[self._key(entry.id) for entry in fresh], args=[*arguments, self._channel])
+                await self._write(keys=keys, args=[*arguments, self._channel])
         return [None] * len(entries)
 
     async def ping(self) -> None:

@@ -17,8 +17,7 @@ _TEXT = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")  # RFC 3986, but fo
 _NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 
 # IANA's special-purpose registries (RFC 6890 and its successors), the translations between IPv4 and IPv6, and one cloud.
-# The first match names the purpose.
-_SPECIAL = {
+_SPECIAL = {  # the first match names the purpose
     "unspecified": ["0.0.0.0/8", "::/128"],
     "private": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"],
     "private (shared by carriers)": ["100.64.0.0/10"],

@@ -37,13 +37,7 @@ class CallbackSender:
     """Sends within `timeout_seconds`, including name resolution and TLS. `send` returns an outcome for every error."""
 
     def __init__(
-        self,
-        guard: Guard,
-        signer: Signer,
-        *,
-        timeout_seconds: float,
-        concurrency: int,
-        names: AbstractResolver | None = None,
+        self, guard: Guard, signer: Signer, *, timeout_seconds: float, concurrency: int, names: AbstractResolver | None = None
     ):
         self.timeout_seconds = timeout_seconds
         self._guard = guard

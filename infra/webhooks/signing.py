@@ -34,8 +34,4 @@ class Signer:
     def headers(self, id_: str, at: datetime, body: str) -> dict[str, str]:
         """The headers that sign `body`. `at`: the attempt's instant, in UTC. `id_` is the same in every attempt."""
         signatures = [webhook.sign(id_, at, body) for webhook in self._webhooks]
-        return {
-            "webhook-id": id_,
-            "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": " ".join(signatures),
-        }
+        return {"webhook-id": id_, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": " ".join(signatures)}
