@@ -64,7 +64,8 @@ class Consumer:
         self._topology = topology
         self._prefetch = prefetch
         self._name = name
-        self._repairer = QueueRepairer(url, topology, after_seconds=repair_after_seconds)
+        self._repair_after = repair_after_seconds
+        self._unusable_since: dict[str, float] = {}  # monotonic
         self._queues: dict[str, AbstractQueue] = {}  # of the current connection
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -88,12 +89,38 @@ class Consumer:
                 underlay = await channel.get_underlay_channel()
                 underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
                 self._queues[logical] = await channel.get_queue(self._topology.name(logical), ensure=False)
-                async with self._repairer.repairing(logical):
+                async with self.repairing(logical):
                     await self._switch(logical)
             await over.wait()
             raise SessionOver("a channel was lost or a queue was deleted")
         finally:
             self._queues, self._tags = {}, {}
+
+    @asynccontextmanager
+    async def repairing(self, queue: str) -> AsyncIterator[None]:
+        """Recreates a queue after `repair_after_seconds` of internal errors of its consumption. Errors are raised again.
+
+        RabbitMQ 3.10 loses a quorum queue's state if it is killed within a second of the declaration. The queue is still
+        listed, but rejects every message, and answers each consumer with INTERNAL_ERROR (found by the fault suite).
+        """
+        try:
+            yield
+        except ConnectionInternalError:
+            since = self._unusable_since.setdefault(queue, time.monotonic())
+            # Not after the reconnect: another worker may have repaired the queue by then.
+            if time.monotonic() - since >= self._repair_after:
+                await self._recreate(queue, time.monotonic() - since)
+            raise
+        self._unusable_since.pop(queue, None)
+
+    async def _recreate(self, queue: str, seconds: float) -> None:
+        """Delete and declare the queue. The sweep publishes its messages again."""
+        log.error("queue.recreated", queue=queue, reason="the broker lists it but cannot use it", for_seconds=round(seconds))
+        async with await connect(self._url, "repairer") as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(self._topology.name(queue))
+            await declare(channel, self._topology)
+        del self._unusable_since[queue]
 
     @property
     def is_connected(self) -> bool:
@@ -153,38 +180,3 @@ class Consumer:
         # Does not execute the job: the client cancels its callbacks when a channel closes.
         self._delivered_at[logical] = time.monotonic()
         self._dispatch(Delivery(message.body, logical, message))
-
-
-class QueueRepairer:
-    """Recreates a queue that the broker lists but cannot use, after `after_seconds`. The sweep publishes its messages again.
-
-    RabbitMQ 3.10 loses a quorum queue's state if it is killed within a second of the declaration. The queue is still listed,
-    but rejects every message, and answers each consumer with INTERNAL_ERROR (found by the fault suite).
-    """
-
-    def __init__(self, url: str, topology: Topology, *, after_seconds: float):
-        self._url = url
-        self._topology = topology
-        self._after = after_seconds
-        self._since: dict[str, float] = {}
-
-    @asynccontextmanager
-    async def repairing(self, queue: str) -> AsyncIterator[None]:
-        """Wraps a request to consume a queue, and counts its internal errors. Errors are raised again."""
-        try:
-            yield
-        except ConnectionInternalError:
-            since = self._since.setdefault(queue, time.monotonic())
-            # Not after the reconnect: another worker may have repaired the queue by then.
-            if time.monotonic() - since >= self._after:
-                await self._recreate(queue, time.monotonic() - since)
-            raise
-        self._since.pop(queue, None)
-
-    async def _recreate(self, queue: str, seconds: float) -> None:
-        log.error("queue.recreated", queue=queue, reason="the broker lists it but cannot use it", for_seconds=round(seconds))
-        async with await connect(self._url, "repairer") as connection:
-            channel = await connection.channel()
-            await channel.queue_delete(self._topology.name(queue))
-            await declare(channel, self._topology)
-        del self._since[queue]
