@@ -62,12 +62,11 @@ def _look_up(host: str, family: socket.AddressFamily, answer: Future[list[Resolv
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     try:
         infos = socket.getaddrinfo(host, 0, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        answer.set_result(
-            [
-                ResolveResult(hostname=host, host=_text(address), port=0, family=kind, proto=proto, flags=numeric)
-                for kind, _, proto, _, address in infos
-            ]
-        )
+        addresses = [
+            ResolveResult(hostname=host, host=_text(address), port=0, family=kind, proto=proto, flags=numeric)
+            for kind, _, proto, _, address in infos
+        ]
+        answer.set_result(addresses)
     except OSError as error:
         answer.set_exception(error)
     except UnicodeError as error:  # a name that IDNA cannot encode

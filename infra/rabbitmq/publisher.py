@@ -4,7 +4,6 @@ import asyncio
 import itertools
 
 import aio_pika
-import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, FieldValue
 from aio_pika.exceptions import PublishError
 
@@ -15,8 +14,6 @@ from jobs.model import Route
 from jobs.wire import Pointer, encode
 
 CONFIRM_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 
 class NotPublished(Transient):
