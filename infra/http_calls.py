@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import aiohttp
@@ -92,15 +91,6 @@ def open_session(seconds: float, connector: aiohttp.TCPConnector, headers: Mappi
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A response. `retry_after_seconds`: its Retry-After, where a date counts from the response's own Date."""
-
-    status: int
-    retry_after_seconds: float | None
-    body: bytes
-
-
 async def post(
     session: aiohttp.ClientSession,
     url: yarl.URL,
@@ -109,10 +99,11 @@ async def post(
     *,
     seconds: float,
     body_bytes: int = 0,
-) -> Answer:
-    """Post once, without redirects. At most `body_bytes` of a 2xx response are read; errors in its body are ignored.
+) -> tuple[int, float | None, bytes]:
+    """Post once, without redirects. Returns the status, the seconds of Retry-After, and the body.
 
-    Raises aiohttp.ClientError or TimeoutError: no complete response head within `seconds`.
+    At most `body_bytes` of a 2xx response are read; errors in its body are ignored. A Retry-After date counts from the
+    response's own Date. Raises aiohttp.ClientError or TimeoutError: no complete response head within `seconds`.
     """
     until = asyncio.get_running_loop().time() + seconds
     async with asyncio.timeout_at(until):
@@ -121,7 +112,7 @@ async def post(
         clock = remote_clock(response.headers.get("Date"), datetime.now(UTC))
         retry_after = retry_after_seconds(response.headers.get("Retry-After"), clock)
         limit = body_bytes if 200 <= response.status < 300 else 0
-        return Answer(response.status, retry_after, await _body(response.content, limit, until))
+        return response.status, retry_after, await _body(response.content, limit, until)
     finally:
         connection = response.connection
         if connection is not None and connection.transport is not None:  # unfinished: a close would wait for the peer

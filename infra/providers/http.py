@@ -25,10 +25,12 @@ class HttpProvider:
         payload = orjson.dumps({"destination": destination, "body": body})
         headers = {"Idempotency-Key": idempotency_key}
         try:
-            answer = await post(self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY)
+            status, retry_after, answer = await post(
+                self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY
+            )
         except (aiohttp.ClientError, TimeoutError) as error:
             return outcome_of(error)
-        return from_http(answer.status, _message_id(answer.body), answer.retry_after_seconds)
+        return from_http(status, _message_id(answer), retry_after)
 
     async def close(self) -> None:
         await self._session.close()

@@ -32,17 +32,13 @@ class BrokerDown(Transient):
     """RabbitMQ is unreachable, or rejects the connection; the message names the reason."""
 
 
-class SessionOver(Exception):
-    """A part of the connection was lost; the whole connection must be rebuilt."""
-
-
 async def keep_connected(
-    url: str, topology: Topology, session: Callable[[AbstractConnection], Awaitable[None]], *, name: str
+    url: str, topology: Topology, session: Callable[[AbstractConnection], Awaitable[str]], *, name: str
 ) -> None:
     """Run `session` on a connection with a declared topology, and reconnect after its end, until cancelled.
 
-    The session ends with `SessionOver` or a broker error. The beginning and the end of an outage are logged once. Attempts are
-    spaced by exponential backoff with jitter (0.2 s to 5 s).
+    The session returns the reason of its end, or raises a broker error. The beginning and the end of an outage are logged once.
+    Attempts are spaced by exponential backoff with jitter (0.2 s to 5 s).
     """
     pause = _FIRST_PAUSE
     waiting = False
@@ -56,13 +52,14 @@ async def keep_connected(
                         await declare(await connection.channel(), topology)
                     log.info("broker.connected", connection=name)
                     waiting = False
-                    await session(connection)
+                    reason = await session(connection)
             finally:
                 await _close(connection)
-        except (SessionOver, *BROKER_ERRORS) as error:
-            if not waiting:
-                log.warning("broker.waiting", connection=name, reason=str(error) or type(error).__name__)
-            waiting = True
+        except BROKER_ERRORS as error:
+            reason = str(error) or type(error).__name__
+        if not waiting:
+            log.warning("broker.waiting", connection=name, reason=reason)
+        waiting = True
         if asyncio.get_running_loop().time() - started > 2 * _LONGEST_PAUSE:
             pause = _FIRST_PAUSE
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, not a secret

@@ -11,7 +11,7 @@ import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
 from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, connect, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect, keep_connected
 from infra.rabbitmq.topology import Topology, declare
 
 log = structlog.get_logger()
@@ -79,7 +79,7 @@ class Consumer:
         self._dispatch = dispatch
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} consumer")
 
-    async def _session(self, connection: AbstractConnection) -> None:
+    async def _session(self, connection: AbstractConnection) -> str:
         over = self._over = asyncio.Event()
         try:
             for logical, prefetch in self._prefetch.items():
@@ -92,7 +92,7 @@ class Consumer:
                 async with self.repairing(logical):
                     await self._switch(logical)
             await over.wait()
-            raise SessionOver("a channel was lost or a queue was deleted")
+            return "a channel was lost or a queue was deleted"
         finally:
             self._queues, self._tags = {}, {}
 

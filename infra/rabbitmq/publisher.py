@@ -8,7 +8,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, 
 from aio_pika.exceptions import PublishError
 
 from infra.errors import Transient
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
 from jobs.wire import Pointer, encode
@@ -40,7 +40,7 @@ class Publisher:
         """Keep connected until cancelled."""
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} publisher")
 
-    async def _session(self, connection: AbstractConnection) -> None:
+    async def _session(self, connection: AbstractConnection) -> str:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._exchanges = {route: await channel.get_exchange(self._topology.exchange(route), ensure=False) for route in Route}
         self._depths = await connection.channel()  # a missing queue closes the channel that inspects it
@@ -50,7 +50,7 @@ class Publisher:
         self.connected.set()
         try:
             await self._broken.wait()
-            raise SessionOver("the publishing channel was lost, or a queue is missing")
+            return "the publishing channel was lost, or a queue is missing"
         finally:
             self.connected.clear()
             self._exchanges = {}

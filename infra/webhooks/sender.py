@@ -62,13 +62,13 @@ class CallbackSender:
         try:
             self._guard.check(url)  # again: the allow-list may have changed since the acceptance
             target = yarl.URL(url, encoded=True)
-            answer = await post(self._session, target, body.encode(), headers, seconds=self.timeout_seconds)
+            status, retry_after, _ = await post(self._session, target, body.encode(), headers, seconds=self.timeout_seconds)
         except Refused:
             return REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, Refused)
             return REFUSED if refused else outcome_of(error)
-        return from_callback(answer.status, answer.retry_after_seconds)
+        return from_callback(status, retry_after)
 
     async def close(self) -> None:
         await self._session.close()
