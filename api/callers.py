@@ -14,7 +14,7 @@ from api.limits import RateLimits
 from api.problems import Problem, unavailable
 from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 from service.batching import Batcher
 
 log = structlog.get_logger()

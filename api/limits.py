@@ -14,10 +14,17 @@ log = structlog.get_logger()
 LOG_EVERY_SECONDS = 60.0
 
 
-class Rates(Protocol):
-    """The counters in Redis. A count beyond the limit returns the seconds until the next call is admitted."""
+class Exceeded(Protocol):
+    """The limit is exceeded for so many seconds."""
 
-    async def hit(self, limit: RateLimitItem, name: str) -> int | None: ...
+    @property
+    def seconds(self) -> int: ...
+
+
+class Rates(Protocol):
+    """The counters in Redis."""
+
+    async def hit(self, limit: RateLimitItem, name: str) -> Exceeded | None: ...
 
 
 class RateLimits:
@@ -43,15 +50,15 @@ class RateLimits:
 
     async def _count(self, limit: RateLimitItem, name: str, unit: str) -> None:
         try:
-            seconds = await self._rates.hit(limit, name)
+            exceeded = await self._rates.hit(limit, name)
         except Transient as error:
             if time.monotonic() - self._logged_at > LOG_EVERY_SECONDS:
                 self._logged_at = time.monotonic()
                 log.warning("rates.down", reason=str(error), effect="requests are not limited")
             return
-        if seconds is not None:
+        if exceeded is not None:
             # draft-ietf-httpapi-ratelimit-headers
             policy = f'"{unit}";q={limit.amount};w={limit.get_expiry()}'
-            fields = {"RateLimit-Policy": policy, "RateLimit": f'"{unit}";r=0;t={seconds}'}
+            fields = {"RateLimit-Policy": policy, "RateLimit": f'"{unit}";r=0;t={exceeded.seconds}'}
             detail = f"More than {limit.amount} requests in {limit.get_expiry()} s by this {unit}."
-            raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(seconds), **fields})
+            raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(exceeded.seconds), **fields})

@@ -14,7 +14,7 @@ from cli.terminal import console, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
-from infra.rabbitmq.dead_queue import DeadQueues, Reading
+from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from infra.rabbitmq.topology import describe
 from jobs.lifecycle import Status
 from service.dead_letters import DeadLetters, Tidier
@@ -45,7 +45,7 @@ class Access:
                 yield letter
             after = page[-1].id
 
-    async def tidy(self, *, drop_undecodable: bool = False) -> dict[str, Reading]:
+    async def tidy(self, *, drop_undecodable: bool = False) -> dict[str, TidyResult]:
         """Remove stale copies from the dead queues. Waits while another process does so."""
         deadline = time.monotonic() + CALL_SECONDS
         while (queues := await self.tidier.tidy(drop_undecodable=drop_undecodable)) is None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 from jobs.model import DEAD_QUEUES, Kind
 from service.dead_letters import Tidier
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from consumers.gate import Gate
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 
 POLL_SECONDS = 0.5
 

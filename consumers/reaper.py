@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 from jobs.model import LostLease
 from jobs.retry import RetryPolicy
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 from infra.postgres.sweep import Observation, Page
 from jobs.model import WorkQueue
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
 

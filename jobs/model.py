@@ -176,7 +176,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of one job. It applies only while the job is at `version` and claimed under `token`."""
+    """A change of one job. It applies only while the job is at `version` and claimed under `token`.
+
+    `counts_as_lost`: whether the lost lease counts against the job's limit.
+    """
 
     id: UUID
     version: int
@@ -189,7 +192,7 @@ class Transition:
     delay_seconds: float = 0.0  # from the commit, by Postgres' clock
     route: Route | None = None  # of the message that is published to `queue`; None: nothing is published
     queue: str | None = None
-    counts_as_lost: bool = False  # against the job's limit of lost leases
+    counts_as_lost: bool = False
 
     @property
     def lost_lease(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from infra.errors import Transient
-from infra.logs import OutageLog
+from infra.outage_log import OutageLog
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Requeueable
 from infra.postgres.leadership import Leadership
-from infra.rabbitmq.dead_queue import DeadQueues, Reading
+from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 from jobs.wire import Pointer
 
@@ -109,7 +109,9 @@ class Tidier:
         self._queues = queues
         self._lock = lock
 
-    async def tidy(self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False) -> dict[str, Reading] | None:
+    async def tidy(
+        self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False
+    ) -> dict[str, TidyResult] | None:
         """Remove stale copies; returns the results by logical queue. None: another process is tidying."""
         if not await self._lock.held():
             return None

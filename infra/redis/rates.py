@@ -2,12 +2,20 @@
 
 import math
 import time
+from dataclasses import dataclass
 
 from limits import RateLimitItem
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
 from infra.redis import connection
+
+
+@dataclass(frozen=True, slots=True)
+class LimitExceeded:
+    """The limit is exceeded. The next call is admitted after `seconds`."""
+
+    seconds: int
 
 
 class Rates:
@@ -24,13 +32,13 @@ class Rates:
         )
         self._window = SlidingWindowCounterRateLimiter(redis)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> int | None:
-        """Count one call. Returns None within the limit, else the seconds until the next call is admitted. Raises CacheDown."""
+    async def hit(self, limit: RateLimitItem, name: str) -> LimitExceeded | None:
+        """Count one call; None: it is within the limit. Raises CacheDown."""
         async with connection.deadline(connection.CALL_SECONDS):
             if await self._window.hit(limit, name):
                 return None
             stats = await self._window.get_window_stats(limit, name)
-        return max(1, math.ceil(stats.reset_time - time.time()))
+        return LimitExceeded(max(1, math.ceil(stats.reset_time - time.time())))
 
     async def close(self) -> None:
         await self._pool.aclose()

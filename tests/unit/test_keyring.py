@@ -65,8 +65,12 @@ class Exhausted:
 
     counted: list[str] = field(default_factory=list)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> int:
+    async def hit(self, limit: RateLimitItem, name: str) -> "Exhausted":
         self.counted.append(name)
+        return self
+
+    @property
+    def seconds(self) -> int:
         return 60
 
 
