@@ -14,8 +14,6 @@ OPEN_CLIENT = "default"  # the client of jobs that are accepted without a key
 
 
 class Scope(StrEnum):
-    """The permissions of a key."""
-
     MESSAGES_WRITE = "messages:write"
     MESSAGES_READ = "messages:read"
     REPORTS = "reports"

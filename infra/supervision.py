@@ -32,7 +32,6 @@ class Supervisor:
 
     @property
     def down(self) -> list[str]:
-        """The names of the tasks that are down."""
         return sorted(self._down)
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -21,8 +21,6 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """The cause of a transition."""
-
     CLAIM = "claim"
     ACCEPTED = "accepted"
     RETRYABLE = "retryable"

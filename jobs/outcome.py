@@ -5,8 +5,6 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How an attempt ended."""
-
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     RETRYABLE = "retryable"  # may succeed later: charged
@@ -17,8 +15,6 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one attempt."""
-
     verdict: Verdict
     reason: str | None = None  # a stable code without provider text
     provider_code: int | None = None  # an HTTP status

@@ -21,10 +21,8 @@ _CALL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery from a logical queue."""
-
     body: bytes
-    queue: str
+    queue: str  # logical
     message: AbstractIncomingMessage
 
     async def ack(self) -> None:
@@ -147,7 +145,6 @@ class Consumer:
             await self._try_switch(queue)
 
     async def stop(self) -> None:
-        """Stop consuming all queues."""
         self._stopped = True
         for queue in self._prefetch:
             await self.pause(queue)

@@ -22,8 +22,6 @@ Stale = Callable[[Sequence[Pointer]], Awaitable[set[Pointer]]]
 
 @dataclass(frozen=True, slots=True)
 class UndecodableMessage:
-    """A message in a dead queue that cannot be decoded."""
-
     body: bytes
     reason: str
 

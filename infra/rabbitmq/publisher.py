@@ -23,7 +23,7 @@ class NotPublished(Transient):
 class Publisher:
     """Publishes on its own connection: a memory alarm blocks publishers, and must not block consumers.
 
-    `run()` keeps it connected; `publish()` waits for the confirm; `connected` is set while the channel is open.
+    `run()` keeps it connected until cancelled; `publish()` waits for the confirm; `connected` is set while the channel is open.
     """
 
     def __init__(self, url: str, topology: Topology, *, name: str):
@@ -37,7 +37,6 @@ class Publisher:
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep connected until cancelled."""
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} publisher")
 
     async def _session(self, connection: AbstractConnection) -> str:

@@ -32,7 +32,6 @@ class Events:
         self.subscribed = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep subscribed until cancelled."""
         while True:
             try:
                 await self._listen()
