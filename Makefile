@@ -80,7 +80,7 @@ format: dev ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 
 definitions: setup ## Write infra/rabbitmq/definitions.json from the topology
-	@$(BIN)/python -m infra.rabbitmq.definitions > infra/rabbitmq/definitions.json
+	@$(BIN)/python -m infra.rabbitmq.topology > infra/rabbitmq/definitions.json
 
 # verify looks up the installed command and some targets of systemd: a folder in place of / has them.
 units: ## Check the units of infra/systemd (needs systemd-analyze, of the package systemd)

@@ -11,7 +11,7 @@ import uvicorn
 from api.app import create_api
 from api.request_timeout import with_timeout
 from infra import logs
-from infra.descriptors import raise_limit
+from infra.supervision import raise_limit
 from service.settings import SettingsError, load
 
 

@@ -19,9 +19,11 @@ from infra import logs
 from infra.postgres import checks, compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
-from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
+from infra.rabbitmq.connection import BrokerDown
+from infra.rabbitmq.inspection import QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.connection import CacheDown
+from infra.redis.status_cache import StatusCache
 from jobs.model import CALLBACKS
 from service.settings import PREFIX, Settings
 

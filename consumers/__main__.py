@@ -10,8 +10,8 @@ from consumers.relay_process import run_relay
 from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker
 from infra import logs
-from infra.descriptors import raise_limit
 from infra.postgres.compatibility import ForeignNamespace, SchemaTooOld
+from infra.supervision import raise_limit
 from jobs.model import Kind
 from service.settings import Settings, SettingsError, load
 

@@ -14,8 +14,6 @@ OPEN_CLIENT = "default"  # the client of jobs that are accepted without a key
 
 
 class Scope(StrEnum):
-    """The permissions of a key."""
-
     MESSAGES_WRITE = "messages:write"
     MESSAGES_READ = "messages:read"
     REPORTS = "reports"
@@ -44,9 +42,10 @@ class KeyRecord:
 
 
 def new_key() -> NewKey:
-    """A new key. Its 32 random characters are 190 bits, so a plain SHA-256 is safe to store."""
-    prefix = "ph_" + _random(8)
-    key = f"{prefix}_{_random(32)}"
+    """A new key. The 32 characters of its secret are 190 bits, so a plain SHA-256 is safe to store."""
+    characters = "".join(secrets.choice(_ALPHABET) for _ in range(40))
+    prefix = f"ph_{characters[:8]}"
+    key = f"{prefix}_{characters[8:]}"
     return NewKey(key, prefix, _hash(key))
 
 
@@ -62,7 +61,3 @@ def matches(key: str, hash_: str) -> bool:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

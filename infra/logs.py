@@ -1,13 +1,18 @@
 """Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
+import logging.handlers
 import os
+import queue
 import sys
+import threading
+import time
 from enum import StrEnum
+from typing import TextIO
 
 import structlog
 
-from infra.log_output import LogOutput
+log = structlog.get_logger()
 
 
 def configure(level: str, *, json: bool) -> None:
@@ -33,23 +38,21 @@ def configure(level: str, *, json: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = LogOutput(sys.stderr)
+    handler = _LogOutput(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=output))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     # It logs every failed attempt to connect as an error; the connection logs the first one.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
-    logging.getLogger("uvicorn.error").addFilter(_DuplicateErrors())
+    logging.getLogger("uvicorn.error").addFilter(_is_not_duplicate)
     for library in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
         logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
 
 
-class _DuplicateErrors(logging.Filter):
-    """Drops uvicorn's log of an exception in a request. The API logs the exception with the request's id."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Exception in ASGI application")
+def _is_not_duplicate(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's record is no exception of a request. The API logs the exception with the request's id."""
+    return not record.getMessage().startswith("Exception in ASGI application")
 
 
 def _with_process(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -68,3 +71,45 @@ def _text(value: object) -> object:
     if isinstance(value, StrEnum):
         return value.value
     return ", ".join(str(item) for item in value) if isinstance(value, list | tuple | set | frozenset) else value
+
+
+class _LogOutput(logging.handlers.QueueHandler):
+    """Formats and queues each line. A thread of its own writes them, so that a stalled pipe never blocks an event loop.
+
+    Lines beyond the capacity are dropped; `log.dropped` has their number.
+    """
+
+    queue: "queue.Queue[str]"
+
+    def __init__(self, stream: TextIO):
+        super().__init__(queue.Queue(10_000))
+        self._stream = stream
+        self._dropped = 0
+        threading.Thread(target=self._write, name="log output", daemon=True).start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put_nowait(f"{record.msg}\n")
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self, seconds: float = 2.0) -> None:
+        """Wait at most `seconds` until every queued line is written."""
+        deadline = time.monotonic() + seconds
+        with self.queue.all_tasks_done:
+            while self.queue.unfinished_tasks and (seconds_left := deadline - time.monotonic()) > 0:
+                self.queue.all_tasks_done.wait(seconds_left)
+
+    def _write(self) -> None:
+        while True:
+            line = self.queue.get()
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError):  # the stream is closed, so nothing can be logged
+                continue
+            finally:
+                self.queue.task_done()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                log.warning("log.dropped", lines=dropped, reason="the reader of standard error stalled")

@@ -7,8 +7,6 @@ import structlog
 
 log = structlog.get_logger()
 
-LASTING_SECONDS = 1.0
-
 
 class OutageLog:
     """Logs `<subject>.down` after `after_seconds` of failures, and `<subject>.up` at the next success.
@@ -17,12 +15,7 @@ class OutageLog:
     """
 
     def __init__(
-        self,
-        subject: str,
-        effect: str,
-        *,
-        after_seconds: float = LASTING_SECONDS,
-        monotonic: Callable[[], float] = time.monotonic,
+        self, subject: str, effect: str, *, after_seconds: float = 1.0, monotonic: Callable[[], float] = time.monotonic
     ):
         self._subject = subject
         self._effect = effect

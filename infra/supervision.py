@@ -1,11 +1,20 @@
-"""Supervised tasks. A failed task is logged by its name, and restarts after a pause."""
+"""A process: its file descriptors, and its supervised tasks. A failed task is logged, and restarts after a pause."""
 
 import asyncio
+import resource
 from collections.abc import Awaitable, Callable
 
 import structlog
 
 log = structlog.get_logger()
+
+
+def raise_limit() -> int:
+    """Raise the soft limit of open files, often 1,024, to the hard limit, and return it. Each waiting client holds a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 class Supervisor:
@@ -23,7 +32,6 @@ class Supervisor:
 
     @property
     def down(self) -> list[str]:
-        """The names of the tasks that are down."""
         return sorted(self._down)
 
     def start(self, name: str, run: Callable[[], Awaitable[None]]) -> None:

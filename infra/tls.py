@@ -1,12 +1,9 @@
-"""The TLS parameters of service URLs, checked at start. The clients ignore unknown parameters and connect without TLS checks.
-
-Each scheme has the parameters of its client: libpq, aiormq or redis-py.
-"""
+"""The TLS parameters of service URLs, checked at start. The clients ignore unknown ones, and connect without TLS checks."""
 
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-_FILES = {
+_FILES = {  # the parameters of each scheme's client: libpq, aiormq or redis-py
     "postgresql": ("sslrootcert", "sslcert", "sslkey", "sslcrl"),
     "amqps": ("cafile", "certfile", "keyfile"),
     "rediss": ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
@@ -15,11 +12,7 @@ _POSTGRES_VERIFIES = ("require", "verify-ca", "verify-full")
 
 
 def check_tls(url: str) -> str:
-    """Return the URL unchanged.
-
-    Raises:
-        ValueError: its scheme does not support one of its TLS parameters, or a file does not exist.
-    """
+    """Return the URL unchanged. Raises ValueError: its scheme does not support a TLS parameter, or a file does not exist."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     supported = _FILES.get("postgresql" if parts.scheme == "postgres" else parts.scheme, ())

@@ -1,7 +1,6 @@
 """A circuit breaker. Consecutive calls without an answer open it; half-open, it admits one call at a time.
 
-After Michael Nygard, "Release It!", 2007. Immutable: each step returns the next state.
-Instants are the caller's monotonic seconds.
+After Michael Nygard, "Release It!", 2007. Each step returns the next state. Instants are the caller's monotonic seconds.
 """
 
 from dataclasses import dataclass, replace

@@ -21,8 +21,6 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """The cause of a transition."""
-
     CLAIM = "claim"
     ACCEPTED = "accepted"
     RETRYABLE = "retryable"
@@ -72,18 +70,12 @@ TRANSITIONS: frozenset[Edge] = frozenset(
 )
 
 # The final statuses, for waiting clients and for retention. Some have an exit: requeue, discard, receipt.
-ENDS: frozenset[Status] = frozenset(
-    map(Status, ["sent", "completed", "delivered", "failed", "unknown", "canceled", "expired", "discarded"])
-)
+ENDS: frozenset[Status] = frozenset(Status) - {Status.QUEUED, Status.PROCESSING, Status.RETRYING}
 
 
 def sources(cause: Cause) -> frozenset[Status]:
     """The statuses that `cause` may move a job out of."""
     return frozenset(edge.source for edge in TRANSITIONS if edge.cause is cause)
-
-
-def is_allowed(source: Status, target: Status, cause: Cause) -> bool:
-    return Edge(source, target, cause) in TRANSITIONS
 
 
 def has_exit(status: Status) -> bool:

@@ -82,11 +82,7 @@ class IdempotencyKey:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A validated job before its acceptance. A message has a destination and a body; a report has neither.
-
-    `reference`, `tags` and `metadata` are stored and returned unchanged. At most one job is accepted under a `key`. Each
-    final status is posted to `callback_url`.
-    """
+    """A validated job before its acceptance. A message has a destination and a body; a report has neither."""
 
     id: UUID
     client_id: str
@@ -94,22 +90,16 @@ class NewJob:
     destination: str | None = None
     body: str | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
-    reference: str | None = None
+    reference: str | None = None  # like tags and metadata stored and returned unchanged
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] | None = None
-    key: IdempotencyKey | None = None
-    callback_url: str | None = None
+    key: IdempotencyKey | None = None  # at most one job is accepted under it
+    callback_url: str | None = None  # each final status is posted to it
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A claimed job, fenced by `version` and owned through `token` until the lease ends.
-
-    A callback's `destination` is its URL; its `body` is the JSON text of the request.
-
-    `attempts` counts the charged attempts of this revision. `tries` counts every claim that ended in an outcome or a lost
-    lease. `age_seconds`: from acceptance (or requeue) to the claim, by Postgres' clock.
-    """
+    """A claimed job, fenced by `version` and owned through `token` until the lease ends."""
 
     id: UUID
     version: int
@@ -117,14 +107,14 @@ class Claimed:
     revision: int
     client_id: str
     queue: WorkQueue
-    destination: str | None
-    body: str | None
+    destination: str | None  # a callback's is its URL
+    body: str | None  # a callback's is the JSON text of the request
     delivery: Delivery
     key_revision: int
-    attempts: int
-    tries: int
+    attempts: int  # the charged ones of this revision
+    tries: int  # the claims that ended in an outcome or a lost lease
     lost_leases: int
-    age_seconds: float
+    age_seconds: float  # from acceptance (or requeue) to the claim, by Postgres' clock
 
     @property
     def deferrals(self) -> int:
@@ -135,8 +125,7 @@ class Claimed:
     def idempotency_key(self) -> str:
         """The key that the provider receives: equal in every retry, different after a requeue from `failed`.
 
-        A provider that replays its first answer would replay the failure. A requeue from `unknown` keeps the key: the provider
-        may already have the message.
+        A provider may replay its failure under an equal key. A requeue from `unknown` keeps it: the message may have arrived.
         """
         return f"{self.id}" if self.key_revision == 0 else f"{self.id}-{self.key_revision}"
 
@@ -176,24 +165,20 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The attempt row of a claim that ended. `ran_seconds`: by the worker's monotonic clock; None: unknown.
-
-    `reason` belongs to the attempt. The job may have another one (`attempts_exhausted`).
-    """
+    """The attempt row of a claim that ended. The job may have another `reason` (`attempts_exhausted`)."""
 
     outcome: str
     charged: bool
     reason: str | None = None
     provider_code: int | None = None
-    ran_seconds: float | None = None
+    ran_seconds: float | None = None  # by the worker's monotonic clock
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
     """A change of one job. It applies only while the job is at `version` and claimed under `token`.
 
-    `delay_seconds` counts from the commit, by Postgres' clock. A message is published to `queue` by `route`; None publishes
-    nothing. `counts_as_lost`: whether the lost lease counts against the job's limit.
+    `counts_as_lost`: whether the lost lease counts against the job's limit.
     """
 
     id: UUID
@@ -204,8 +189,8 @@ class Transition:
     attempt: Attempt | None = None
     reason: str | None = None
     provider_message_id: str | None = None
-    delay_seconds: float = 0.0
-    route: Route | None = None
+    delay_seconds: float = 0.0  # from the commit, by Postgres' clock
+    route: Route | None = None  # of the message that is published to `queue`; None: nothing is published
     queue: str | None = None
     counts_as_lost: bool = False
 

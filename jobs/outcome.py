@@ -5,8 +5,6 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """How an attempt ended."""
-
     ACCEPTED = "accepted"
     REJECTED = "rejected"
     RETRYABLE = "retryable"  # may succeed later: charged
@@ -17,27 +15,18 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of one attempt. `reason` is a stable code without provider text; `provider_code` is an HTTP status.
-
-    `surely_not_sent`: the provider cannot have received the message, so even `at_most_once` retries it.
-    `retry_after_seconds`: the provider's Retry-After. `answered`: False without a connection, or without an answer in time;
-    the breaker counts such calls.
-    """
-
     verdict: Verdict
-    reason: str | None = None
-    provider_code: int | None = None
+    reason: str | None = None  # a stable code without provider text
+    provider_code: int | None = None  # an HTTP status
     provider_message_id: str | None = None
-    surely_not_sent: bool = False
-    retry_after_seconds: float | None = None
-    answered: bool = True
+    surely_not_sent: bool = False  # the provider cannot have received the message, so even `at_most_once` retries it
+    retry_after_seconds: float | None = None  # the provider's Retry-After
+    answered: bool = True  # False without a connection, or without an answer in time: the breaker counts such calls
 
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 UNKNOWN_AT_SHUTDOWN = Outcome(Verdict.UNKNOWN, "shutdown")
 RELEASED_AT_SHUTDOWN = Outcome(Verdict.RELEASED, "shutdown")  # for work without effects outside the ledger
-
-_RETRYABLE_4XX = frozenset({408, 425})
 
 
 def from_http(code: int, provider_message_id: str | None = None, retry_after_seconds: float | None = None) -> Outcome:
@@ -46,13 +35,8 @@ def from_http(code: int, provider_message_id: str | None = None, retry_after_sec
     2xx accepts. 429, and 503 with Retry-After, defer. 408, 425 and other 5xx are retryable: the provider may have passed the
     message on before it failed. All other codes, redirects included, reject.
     """
-    if 200 <= code < 300:
-        return Outcome(Verdict.ACCEPTED, None, code, provider_message_id)
-    if code == 429 or (code == 503 and retry_after_seconds is not None):
-        return Outcome(Verdict.DEFERRED, f"http_{code}", code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
-    if code in _RETRYABLE_4XX or code >= 500:
-        return Outcome(Verdict.RETRYABLE, f"http_{code}", code)
-    return Outcome(Verdict.REJECTED, f"http_{code}", code)
+    failure = Verdict.RETRYABLE if code in (408, 425) or code >= 500 else Verdict.REJECTED
+    return _judge(code, failure, retry_after_seconds, provider_message_id)
 
 
 def from_callback(code: int, retry_after_seconds: float | None = None) -> Outcome:
@@ -61,10 +45,12 @@ def from_callback(code: int, retry_after_seconds: float | None = None) -> Outcom
     2xx accepts, 410 rejects. 429, and 503 with Retry-After, defer. All other codes, redirects and other 4xx included, are
     retryable: a broken receiver may be repaired.
     """
+    return _judge(code, Verdict.REJECTED if code == 410 else Verdict.RETRYABLE, retry_after_seconds)
+
+
+def _judge(code: int, failure: Verdict, retry_after_seconds: float | None, provider_message_id: str | None = None) -> Outcome:
     if 200 <= code < 300:
-        return Outcome(Verdict.ACCEPTED, None, code)
-    if code == 410:
-        return Outcome(Verdict.REJECTED, "http_410", code)
+        return Outcome(Verdict.ACCEPTED, None, code, provider_message_id)
     if code == 429 or (code == 503 and retry_after_seconds is not None):
         return Outcome(Verdict.DEFERRED, f"http_{code}", code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
-    return Outcome(Verdict.RETRYABLE, f"http_{code}", code)
+    return Outcome(failure, f"http_{code}", code)

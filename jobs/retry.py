@@ -7,18 +7,14 @@ from email.utils import parsedate_to_datetime
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """At most `attempts` charged attempts, within `deadline_seconds` of acceptance; delays in seconds.
-
-    `schedule`: the delays after the first failed attempt, the second, …, instead of a backoff from `base` to `cap`.
-    `deferrals`: the uncharged deferrals of one revision. Each further deferral is charged like a failed attempt.
-    """
+    """At most `attempts` charged attempts, within `deadline_seconds` of acceptance."""
 
     attempts: int = 8
     base_seconds: float = 1.0
     cap_seconds: float = 300.0
     deadline_seconds: float = 86_400.0
-    schedule: tuple[float, ...] = ()
-    deferrals: int = 50
+    schedule: tuple[float, ...] = ()  # delays in seconds after the first failed attempt, the second, …, instead of a backoff
+    deferrals: int = 50  # the uncharged ones of one revision; each further one is charged like a failed attempt
 
 
 def schedule_policy(schedule: tuple[float, ...], deadline_seconds: float) -> RetryPolicy:
@@ -60,9 +56,8 @@ def remote_clock(date: str | None, local: datetime) -> datetime:
 def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
     """The delay after the `charged`-th failed attempt (from 1), with `jitter` drawn uniformly from [0, 1).
 
-    Full jitter: uniform in [0, min(cap, base * 2 ** (charged - 1))), from Marc Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog, 2015. A schedule varies by a tenth, so that the
-    retries of simultaneous failures spread.
+    Full jitter: uniform in [0, min(cap, base * 2 ** (charged - 1))), from Marc Brooker, "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015. A schedule varies by a tenth, so that the retries of simultaneous failures spread.
     """
     if policy.schedule:
         return policy.schedule[min(charged, len(policy.schedule)) - 1] * (0.9 + 0.2 * jitter)
@@ -71,10 +66,9 @@ def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
 
 
 def deferral_seconds(requested: float | None, deferrals: int, jitter: float) -> float:
-    """The delay after a deferral that follows `deferrals` others; `jitter` from [0, 1).
+    """The delay after a deferral that follows `deferrals` others; `jitter` from [0, 1) at most doubles it.
 
-    The backoff doubles from the floor to 512 s; jitter at most doubles each step. A longer Retry-After (`requested`) takes
-    precedence; jitter adds at most a tenth to it.
+    The backoff doubles from the floor to 512 s. A longer Retry-After (`requested`) takes precedence, plus a tenth at most.
     """
     backoff = DEFERRAL_FLOOR * 2.0 ** min(deferrals, _DEFERRAL_DOUBLINGS) * (1 + jitter)
     return max(backoff, (requested or 0.0) * (1 + jitter / 10))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 FORMAT = 1
-CONTENT_TYPE = "application/json"
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MAX_BYTES = 4096
 _MAX_VERSION = 2**31 - 1
@@ -33,11 +32,7 @@ def encode(pointer: Pointer) -> bytes:
 
 
 def decode(body: bytes) -> Pointer:
-    """Read a message's body.
-
-    Raises:
-        Undecodable: not JSON, not an object, another format, or a field missing or of the wrong type.
-    """
+    """Read a message's body. Raises Undecodable: no JSON object, another format, or a field missing or of the wrong type."""
     if len(body) > _MAX_BYTES:
         raise Undecodable(f"{len(body)} bytes where at most {_MAX_BYTES} are expected")
     try:

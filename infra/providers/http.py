@@ -4,10 +4,9 @@ import aiohttp
 import orjson
 import yarl
 
-from infra.http_calls import outcome_of, post, resolver, timeouts
+from infra.http_calls import Resolver, open_session, outcome_of, post
 from jobs.outcome import Outcome, from_http
 
-_LOOK_UPS = 2  # threads: a provider has one name
 _MAX_BODY = 64 * 1024  # bytes that are read for the message id
 
 
@@ -17,25 +16,21 @@ class HttpProvider:
     def __init__(self, url: str, *, timeout_seconds: float, concurrency: int):
         self.timeout_seconds = timeout_seconds
         self._url = yarl.URL(url)  # raises ValueError at start, not at the first message
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=concurrency, keepalive_timeout=30, resolver=resolver(timeout_seconds, threads=_LOOK_UPS)
-            ),
-            timeout=timeouts(timeout_seconds),
-            headers={"User-Agent": "posthaste", "Content-Type": "application/json", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # a wrong content encoding would hide the status
-        )
+        names = Resolver(threads=2, seconds=timeout_seconds / 3)  # a provider has one name
+        connector = aiohttp.TCPConnector(limit=concurrency, keepalive_timeout=30, resolver=names)
+        self._session = open_session(timeout_seconds, connector, {"Accept-Encoding": "identity"})
 
     async def send(self, destination: str, body: str, idempotency_key: str) -> Outcome:
         """Send one message. Only the HTTP status decides; errors in the response body are ignored."""
         payload = orjson.dumps({"destination": destination, "body": body})
         headers = {"Idempotency-Key": idempotency_key}
         try:
-            answer = await post(self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY)
+            status, retry_after, answer = await post(
+                self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY
+            )
         except (aiohttp.ClientError, TimeoutError) as error:
             return outcome_of(error)
-        return from_http(answer.status, _message_id(answer.body), answer.retry_after_seconds)
+        return from_http(status, _message_id(answer), retry_after)
 
     async def close(self) -> None:
         await self._session.close()

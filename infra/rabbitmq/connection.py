@@ -1,19 +1,20 @@
 """A connection that is rebuilt as a whole after the loss of the connection, a channel or a queue.
 
-The loop uses plain connections, not the client's "robust" ones. Robust connections restore each part separately, and may leave
-a consumer that receives nothing (docs/decisions/0002).
+The connections are plain, not the client's "robust" ones. Robust connections restore each part separately, and may leave a
+consumer that receives nothing (docs/decisions/0002).
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractConnection, FieldValue
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
+from infra.errors import Transient
 from infra.rabbitmq.topology import Topology, declare
 
 CONNECT_SECONDS = 5.0
@@ -26,18 +27,18 @@ log = structlog.get_logger()
 # The errors of aio-pika and aiormq for a lost connection, or a broker that rejects a request.
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 
-Session = Callable[[AbstractConnection], Awaitable[None]]
+
+class BrokerDown(Transient):
+    """RabbitMQ is unreachable, or rejects the connection; the message names the reason."""
 
 
-class SessionOver(Exception):
-    """A part of the connection was lost; the whole connection must be rebuilt."""
-
-
-async def keep_connected(url: str, topology: Topology, session: Session, *, name: str) -> None:
+async def keep_connected(
+    url: str, topology: Topology, session: Callable[[AbstractConnection], Awaitable[str]], *, name: str
+) -> None:
     """Run `session` on a connection with a declared topology, and reconnect after its end, until cancelled.
 
-    The session ends with `SessionOver` or a broker error. The beginning and the end of an outage are logged once. Attempts are
-    spaced by exponential backoff with jitter (0.2 s to 5 s).
+    The session returns the reason of its end, or raises a broker error. The beginning and the end of an outage are logged once.
+    Attempts are spaced by exponential backoff with jitter (0.2 s to 5 s).
     """
     pause = _FIRST_PAUSE
     waiting = False
@@ -51,25 +52,42 @@ async def keep_connected(url: str, topology: Topology, session: Session, *, name
                         await declare(await connection.channel(), topology)
                     log.info("broker.connected", connection=name)
                     waiting = False
-                    await session(connection)
+                    reason = await session(connection)
             finally:
                 await _close(connection)
-        except (SessionOver, *BROKER_ERRORS) as error:
-            if not waiting:
-                log.warning("broker.waiting", connection=name, reason=str(error) or type(error).__name__)
-            waiting = True
+        except BROKER_ERRORS as error:
+            reason = str(error) or type(error).__name__
+        if not waiting:
+            log.warning("broker.waiting", connection=name, reason=reason)
+        waiting = True
         if asyncio.get_running_loop().time() - started > 2 * _LONGEST_PAUSE:
             pause = _FIRST_PAUSE
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  jitter, not a secret
         pause = min(_LONGEST_PAUSE, pause * 2)
 
 
-async def connect(url: str, name: str) -> AbstractConnection:
-    """Open a connection, displayed as `posthaste <name>` in the management UI.
+async def _close(connection: AbstractConnection) -> None:
+    """Close the connection. The timeout covers a frozen broker."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connection.close()
+    except BROKER_ERRORS as error:
+        log.debug("broker.close_failed", reason=str(error))
 
-    Raises:
-        BROKER_ERRORS: the broker does not accept it within 5 s.
-    """
+
+@asynccontextmanager
+async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
+    """A connection for one task. Raises BrokerDown: RabbitMQ is unreachable, or the connection was lost."""
+    try:
+        with client_calls():
+            async with await connect(url, name) as connection:
+                yield connection
+    except BROKER_ERRORS as error:
+        raise BrokerDown(str(error) or type(error).__name__) from error
+
+
+async def connect(url: str, name: str) -> AbstractConnection:
+    """Open a connection, displayed as `posthaste <name>` in the management UI. Raises BROKER_ERRORS, after 5 s at most."""
     properties: dict[str, FieldValue] = {"connection_name": f"posthaste {name}"}
     try:
         with client_calls():
@@ -97,12 +115,3 @@ def client_calls() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise ConnectionResetError("the connection died under the call") from error
-
-
-async def _close(connection: AbstractConnection) -> None:
-    """Close the connection. The timeout covers a frozen broker."""
-    try:
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await connection.close()
-    except BROKER_ERRORS as error:
-        log.debug("broker.close_failed", reason=str(error))

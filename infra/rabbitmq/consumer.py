@@ -2,15 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
-from infra.rabbitmq.queue_repair import QueueRepairer
-from infra.rabbitmq.topology import Topology
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect, keep_connected
+from infra.rabbitmq.topology import Topology, declare
 
 log = structlog.get_logger()
 
@@ -19,28 +21,26 @@ _CALL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One delivery from a logical queue."""
-
     body: bytes
-    queue: str
+    queue: str  # logical
     message: AbstractIncomingMessage
 
     async def ack(self) -> None:
         """Remove the message from the queue: the ledger has the job, or the message is stale."""
-        await self._settle(self.message.ack)
+        await self._settle(self.message.ack())
 
     async def reject(self) -> None:
         """Move the message to the dead queue."""
-        await self._settle(lambda: self.message.reject(requeue=False))
+        await self._settle(self.message.reject(requeue=False))
 
     async def nack(self) -> None:
         """Return the message to the queue for another consumer."""
-        await self._settle(lambda: self.message.nack(requeue=True))
+        await self._settle(self.message.nack(requeue=True))
 
-    async def _settle(self, act: Callable[[], object]) -> None:
+    async def _settle(self, call: Awaitable[None]) -> None:
         try:
             with client_calls():
-                await act()  # type: ignore[misc]
+                await call
         except BROKER_ERRORS as error:
             # The channel is lost. The broker redelivers the message, and the next claim finds it stale.
             log.debug("delivery.unsettled", queue=self.queue, reason=str(error))
@@ -56,19 +56,14 @@ class Consumer:
     _dispatch: Callable[[Delivery], None]  # set by `run`
 
     def __init__(
-        self,
-        url: str,
-        topology: Topology,
-        prefetch: Mapping[str, int],
-        *,
-        name: str,
-        repair_after_seconds: float = 30.0,
+        self, url: str, topology: Topology, prefetch: Mapping[str, int], *, name: str, repair_after_seconds: float = 30.0
     ):
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
         self._name = name
-        self._repairer = QueueRepairer(url, topology, after_seconds=repair_after_seconds)
+        self._repair_after = repair_after_seconds
+        self._unusable_since: dict[str, float] = {}  # monotonic
         self._queues: dict[str, AbstractQueue] = {}  # of the current connection
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
@@ -82,26 +77,48 @@ class Consumer:
         self._dispatch = dispatch
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} consumer")
 
-    async def _session(self, connection: AbstractConnection) -> None:
+    async def _session(self, connection: AbstractConnection) -> str:
         over = self._over = asyncio.Event()
-        self._queues, self._tags = {}, {}
         try:
             for logical, prefetch in self._prefetch.items():
-                self._queues[logical] = await self._open(connection, logical, prefetch, over)
-                async with self._repairer.repairing(logical):
+                channel = await connection.channel()
+                await channel.set_qos(prefetch_count=prefetch)
+                channel.close_callbacks.add(lambda *_: over.set())
+                underlay = await channel.get_underlay_channel()
+                underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
+                self._queues[logical] = await channel.get_queue(self._topology.name(logical), ensure=False)
+                async with self.repairing(logical):
                     await self._switch(logical)
             await over.wait()
-            raise SessionOver("a channel was lost or a queue was deleted")
+            return "a channel was lost or a queue was deleted"
         finally:
             self._queues, self._tags = {}, {}
 
-    async def _open(self, connection: AbstractConnection, logical: str, prefetch: int, over: asyncio.Event) -> AbstractQueue:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=prefetch)
-        channel.close_callbacks.add(lambda *_: over.set())
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
-        return await channel.get_queue(self._topology.name(logical), ensure=False)
+    @asynccontextmanager
+    async def repairing(self, queue: str) -> AsyncIterator[None]:
+        """Recreates a queue after `repair_after_seconds` of internal errors of its consumption. Errors are raised again.
+
+        RabbitMQ 3.10 loses a quorum queue's state if it is killed within a second of the declaration. The queue is still
+        listed, but rejects every message, and answers each consumer with INTERNAL_ERROR (found by the fault suite).
+        """
+        try:
+            yield
+        except ConnectionInternalError:
+            since = self._unusable_since.setdefault(queue, time.monotonic())
+            # Not after the reconnect: another worker may have repaired the queue by then.
+            if time.monotonic() - since >= self._repair_after:
+                await self._recreate(queue, time.monotonic() - since)
+            raise
+        self._unusable_since.pop(queue, None)
+
+    async def _recreate(self, queue: str, seconds: float) -> None:
+        """Delete and declare the queue. The sweep publishes its messages again."""
+        log.error("queue.recreated", queue=queue, reason="the broker lists it but cannot use it", for_seconds=round(seconds))
+        async with await connect(self._url, "repairer") as connection:
+            channel = await connection.channel()
+            await channel.queue_delete(self._topology.name(queue))
+            await declare(channel, self._topology)
+        del self._unusable_since[queue]
 
     @property
     def is_connected(self) -> bool:
@@ -128,7 +145,6 @@ class Consumer:
             await self._try_switch(queue)
 
     async def stop(self) -> None:
-        """Stop consuming all queues."""
         self._stopped = True
         for queue in self._prefetch:
             await self.pause(queue)
@@ -152,15 +168,12 @@ class Consumer:
                 del self._tags[logical]
                 await queue.cancel(tag, timeout=_CALL_SECONDS)
             elif not paused and tag is None:
-                tag = await queue.consume(self._receiver(logical), timeout=_CALL_SECONDS)
+                tag = await queue.consume(partial(self._receive, logical), timeout=_CALL_SECONDS)
                 if self._queues.get(logical) is queue:  # else that session is over
                     self._delivered_at[logical] = time.monotonic()
                     self._tags[logical] = tag
 
-    def _receiver(self, logical: str) -> Callable[[AbstractIncomingMessage], Awaitable[None]]:
+    async def _receive(self, logical: str, message: AbstractIncomingMessage) -> None:
         # Does not execute the job: the client cancels its callbacks when a channel closes.
-        async def receive(message: AbstractIncomingMessage) -> None:
-            self._delivered_at[logical] = time.monotonic()
-            self._dispatch(Delivery(message.body, logical, message))
-
-        return receive
+        self._delivered_at[logical] = time.monotonic()
+        self._dispatch(Delivery(message.body, logical, message))

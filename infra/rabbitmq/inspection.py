@@ -5,15 +5,10 @@ from dataclasses import dataclass
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed
 
-from infra.errors import Transient
-from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect
+from infra.rabbitmq.connection import connected
 from infra.rabbitmq.topology import QueueSpec, Topology
 
 _CALL_SECONDS = 5.0
-
-
-class BrokerDown(Transient):
-    """RabbitMQ is unreachable, or rejects the connection; the message names the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +23,9 @@ class QueueState:
 
 
 async def inspect(url: str, topology: Topology) -> list[QueueState]:
-    """The state of every queue of a topology.
-
-    Raises:
-        BrokerDown: RabbitMQ is unreachable, or does not answer.
-    """
-    try:
-        with client_calls():
-            async with await connect(url, "inspection") as connection:
-                return [await _state(connection, spec) for spec in topology.queues]
-    except BROKER_ERRORS as error:
-        raise BrokerDown(str(error) or type(error).__name__) from error
+    """The state of every queue of a topology. Raises BrokerDown."""
+    async with connected(url, "inspection") as connection:
+        return [await _state(connection, spec) for spec in topology.queues]
 
 
 async def _state(connection: AbstractConnection, spec: QueueSpec) -> QueueState:

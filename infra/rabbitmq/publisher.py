@@ -4,19 +4,16 @@ import asyncio
 import itertools
 
 import aio_pika
-import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, FieldValue
 from aio_pika.exceptions import PublishError
 
 from infra.errors import Transient
-from infra.rabbitmq.connection import BROKER_ERRORS, SessionOver, client_calls, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
-from jobs.wire import CONTENT_TYPE, Pointer, encode
+from jobs.wire import Pointer, encode
 
 CONFIRM_SECONDS = 10.0
-
-log = structlog.get_logger()
 
 
 class NotPublished(Transient):
@@ -26,7 +23,7 @@ class NotPublished(Transient):
 class Publisher:
     """Publishes on its own connection: a memory alarm blocks publishers, and must not block consumers.
 
-    `run()` keeps it connected; `publish()` waits for the confirm; `connected` is set while the channel is open.
+    `run()` keeps it connected until cancelled; `publish()` waits for the confirm; `connected` is set while the channel is open.
     """
 
     def __init__(self, url: str, topology: Topology, *, name: str):
@@ -40,10 +37,9 @@ class Publisher:
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep connected until cancelled."""
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} publisher")
 
-    async def _session(self, connection: AbstractConnection) -> None:
+    async def _session(self, connection: AbstractConnection) -> str:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._exchanges = {route: await channel.get_exchange(self._topology.exchange(route), ensure=False) for route in Route}
         self._depths = await connection.channel()  # a missing queue closes the channel that inspects it
@@ -53,7 +49,7 @@ class Publisher:
         self.connected.set()
         try:
             await self._broken.wait()
-            raise SessionOver("the publishing channel was lost, or a queue is missing")
+            return "the publishing channel was lost, or a queue is missing"
         finally:
             self.connected.clear()
             self._exchanges = {}
@@ -62,15 +58,13 @@ class Publisher:
     async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
         """Send one message to its logical queue and wait for the confirm.
 
-        Raises:
-            NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
+        Raises NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
         """
-        exchange = self._exchanges.get(route)
-        if exchange is None:
+        if (exchange := self._exchanges.get(route)) is None:
             raise NotPublished("there is no connection to the broker")
         message = aio_pika.Message(
             encode(pointer),
-            content_type=CONTENT_TYPE,
+            content_type="application/json",
             delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
             # Unique in flight: the client matches a returned message with its confirm by this id.
             message_id=f"{pointer.id}.{pointer.version}.{next(self._counter)}",
@@ -88,18 +82,13 @@ class Publisher:
             raise NotPublished(str(error) or type(error).__name__) from error
 
     async def ready_messages(self, queue: str) -> int:
-        """The number of messages of a logical queue that are ready for a consumer.
-
-        Raises:
-            NotPublished: the broker does not answer.
-        """
-        channel = self._depths
-        if channel is None:
+        """The messages of a logical queue that are ready for a consumer. Raises NotPublished: the broker does not answer."""
+        if self._depths is None:
             raise NotPublished("there is no connection to the broker")
         try:
             with client_calls():
                 async with asyncio.timeout(CONFIRM_SECONDS):
-                    declared = await channel.declare_queue(self._topology.name(queue), passive=True)
+                    declared = await self._depths.declare_queue(self._topology.name(queue), passive=True)
         except BROKER_ERRORS as error:
             raise NotPublished(str(error) or type(error).__name__) from error
         return declared.declaration_result.message_count or 0

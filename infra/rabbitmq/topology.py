@@ -4,6 +4,8 @@ All queues are durable quorum queues with explicit arguments, so that they behav
 of an existing queue cannot be changed (406). Tunable values belong into a policy.
 """
 
+import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -57,17 +59,17 @@ def permission(namespace: str) -> str:
 def describe(namespace: str, providers: Iterable[str]) -> Topology:
     """The topology of a namespace with these providers. Reports and callbacks always have a queue."""
     quorum: dict[str, str | int] = {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
-    dead = f"{namespace}.{_EXCHANGES[Route.DEAD]}"
+    work, dead = (f"{namespace}.{_EXCHANGES[route]}" for route in (Route.WORK, Route.DEAD))
     queues = [QueueSpec(name, f"{namespace}.{name}", dead, dict(quorum)) for name in DEAD_QUEUES.values()]
-    for work in work_queues(providers):
+    for queue in work_queues(providers):
         # A rejected (undecodable) message must reach the dead queue. The strategy at-least-once requires reject-publish.
         arguments = quorum | {
             "x-dead-letter-exchange": dead,
-            "x-dead-letter-routing-key": work.dead,
+            "x-dead-letter-routing-key": queue.dead,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
         }
-        queues.append(QueueSpec(work.name, f"{namespace}.{work.name}", f"{namespace}.{_EXCHANGES[Route.WORK]}", arguments))
+        queues.append(QueueSpec(queue.name, f"{namespace}.{queue.name}", work, arguments))
     return Topology(namespace, tuple(queues))
 
 
@@ -85,3 +87,26 @@ async def declare(channel: AbstractChannel, topology: Topology) -> None:
     for spec in topology.queues:
         queue = await channel.declare_queue(spec.name, durable=True, arguments=dict(spec.arguments))
         await queue.bind(exchanges[spec.exchange], routing_key=spec.logical)
+
+
+def definitions(topology: Topology) -> dict[str, list[dict[str, object]]]:
+    """The topology in the shape of RabbitMQ's `GET /api/definitions`, for operators that prepare a broker by import.
+
+    `make definitions` writes the file. No process reads it: each process declares the same topology itself.
+    """
+    durable = {"vhost": "/", "durable": True, "auto_delete": False}
+    exchange = {**durable, "type": "direct", "internal": False, "arguments": {}}
+    binding = {"vhost": "/", "destination_type": "queue", "arguments": {}}
+    return {
+        "exchanges": [{"name": name, **exchange} for name in topology.exchanges],
+        "queues": [{"name": spec.name, **durable, "arguments": dict(spec.arguments)} for spec in topology.queues],
+        "bindings": [
+            {"source": spec.exchange, "destination": spec.name, "routing_key": spec.logical, **binding}
+            for spec in topology.queues
+        ],
+    }
+
+
+if __name__ == "__main__":
+    json.dump(definitions(describe("posthaste", ["sandbox"])), sys.stdout, indent=2)
+    sys.stdout.write("\n")

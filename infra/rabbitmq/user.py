@@ -18,11 +18,7 @@ class UserNotCreated(Exception):
 
 
 def create_user(management_url: str, amqp_url: str, namespace: str) -> str:
-    """Create or update the user; returns its name.
-
-    Raises:
-        UserNotCreated: the management API rejects the request, or does not answer within a minute.
-    """
+    """Create or update the user; returns its name. Raises UserNotCreated: no answer within a minute, or a rejection."""
     user, administrator = urlsplit(amqp_url), urlsplit(management_url)
     if not user.username or not user.password:
         raise UserNotCreated("the AMQP URL has no user or no password")

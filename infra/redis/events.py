@@ -7,11 +7,10 @@ from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from infra.outage_log import OutageLog
+from infra.redis import connection
 from infra.redis.status_cache import channel, parse
-from infra.redis.tls import share_context
 from jobs.model import KnownStatus
 
 log = structlog.get_logger()
@@ -25,21 +24,18 @@ class Events:
     """Calls `notify` for each status that any process caches. Lost writes and outages of Redis lose notifications."""
 
     def __init__(self, url: str, *, namespace: str, notify: Callable[[KnownStatus], None]):
-        self._redis = Redis.from_url(
-            url, socket_timeout=_HEALTH_SECONDS, socket_connect_timeout=1.0, health_check_interval=_HEALTH_SECONDS
-        )
-        share_context(self._redis.connection_pool)
+        pool = connection.open_pool(url, 2, socket_timeout=_HEALTH_SECONDS, health_check_interval=_HEALTH_SECONDS)
+        self._redis = Redis.from_pool(pool)
         self._channel = channel(namespace)
         self._notify = notify
         self._outage = OutageLog("events", "waiting clients are notified by reading the ledger")
         self.subscribed = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep subscribed until cancelled."""
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
+            except connection.ERRORS as error:
                 self._outage.failed(error)
             finally:
                 self.subscribed.clear()

@@ -1,24 +1,20 @@
 """The status cache: one value a job. Writes compare the job's version, so a late write never replaces a newer status."""
 
-import asyncio
 import time
 from collections.abc import Sequence
 from uuid import UUID
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.asyncio import Redis
 
-from infra.errors import Transient
-from infra.redis.tls import share_context
+from infra.redis import connection
 from jobs.lifecycle import Status, has_exit
 from jobs.model import Kind, KnownStatus
 
 log = structlog.get_logger()
 
-CALL_SECONDS = 0.05
-STALE_SECONDS = 1.0  # older writes are dropped: an expired key has no version to compare
-LONG_TTL_SECONDS = 3600.0
+STALE_SECONDS = 1.0  # older statuses are not written: an expired key has no version to compare
+_LONG_TTL_MS = 3_600_000
 
 # Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it has a newer one.
 # A newer value is published on the channel ARGV[#ARGV], after the job's id.
@@ -37,19 +33,11 @@ end
 """
 
 
-class CacheDown(Transient):
-    """Redis does not answer within 50 ms. The ledger has the status."""
-
-
 class StatusCache:
     """Reads and writes in batches, each within 50 ms. Statuses that can still change expire after `ttl_seconds`."""
 
     def __init__(self, url: str, *, namespace: str, ttl_seconds: float):
-        pool = BlockingConnectionPool.from_url(
-            url, max_connections=8, timeout=CALL_SECONDS, socket_timeout=1.0, socket_connect_timeout=1.0
-        )
-        share_context(pool)
-        self._redis = Redis(connection_pool=pool)
+        self._redis = Redis.from_pool(connection.open_pool(url, 8))
         self._write = self._redis.register_script(_WRITE)
         self._prefix = f"{namespace}:job:"
         self._channel = channel(namespace)
@@ -58,51 +46,31 @@ class StatusCache:
     def _key(self, id_: UUID) -> str:
         return f"{self._prefix}{id_}"
 
-    async def read(self, ids: Sequence[UUID], timeout: float = CALL_SECONDS) -> list[KnownStatus | None]:
-        """The cached statuses of these jobs, in their order; None: not cached.
-
-        Raises:
-            CacheDown: no answer in time.
-        """
+    async def read(self, ids: Sequence[UUID], timeout: float = connection.CALL_SECONDS) -> list[KnownStatus | None]:
+        """The cached statuses of these jobs, in their order; None: not cached. Raises CacheDown."""
         at = time.monotonic()
-        try:
-            async with asyncio.timeout(min(timeout, CALL_SECONDS)):
-                values = await self._redis.mget([self._key(id_) for id_ in ids])
-        except (RedisError, OSError, TimeoutError) as error:
-            raise CacheDown(str(error) or "no answer within 50 ms") from error
+        async with connection.deadline(min(timeout, connection.CALL_SECONDS)):
+            values = await self._redis.mget([self._key(id_) for id_ in ids])
         return [None if value is None else parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
 
-    async def write(self, entries: Sequence[KnownStatus], timeout: float = CALL_SECONDS) -> list[None]:
-        """Write each status, unless the cache has a newer version or the status is older than `STALE_SECONDS`.
-
-        Raises:
-            CacheDown: no answer in time.
-        """
+    async def write(self, entries: Sequence[KnownStatus], timeout: float = connection.CALL_SECONDS) -> list[None]:
+        """Write each status, unless the cache has a newer version or the status is stale. Raises CacheDown."""
         now = time.monotonic()
         fresh = [entry for entry in entries if now - entry.at <= STALE_SECONDS]
         if fresh:
             arguments: list[str | int] = []
             for entry in fresh:
-                ttl = self._ttl_ms if has_exit(entry.status) else int(LONG_TTL_SECONDS * 1000)
+                ttl = self._ttl_ms if has_exit(entry.status) else _LONG_TTL_MS
                 arguments += [f"{entry.version} {entry.status} {entry.kind} {entry.client_id}", ttl]
-            try:
-                async with asyncio.timeout(min(timeout, CALL_SECONDS)):
-                    await self._write(keys=[self._key(entry.id) for entry in fresh], args=[*arguments, self._channel])
-            except (RedisError, OSError, TimeoutError) as error:
-                raise CacheDown(str(error) or "no answer within 50 ms") from error
+            keys = [self._key(entry.id) for entry in fresh]
+            async with connection.deadline(min(timeout, connection.CALL_SECONDS)):
+                await self._write(keys=keys, args=[*arguments, self._channel])
         return [None] * len(entries)
 
     async def ping(self) -> None:
-        """Return if Redis answers.
-
-        Raises:
-            CacheDown: no answer in time.
-        """
-        try:
-            async with asyncio.timeout(CALL_SECONDS * 4):
-                await self._redis.ping()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise CacheDown(str(error) or "no answer") from error
+        """Return if Redis answers within 200 ms. Raises CacheDown."""
+        async with connection.deadline(connection.CALL_SECONDS * 4):
+            await self._redis.ping()
 
     async def close(self) -> None:
         await self._redis.aclose()

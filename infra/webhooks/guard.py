@@ -17,47 +17,32 @@ _TEXT = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]+")  # RFC 3986, but fo
 _NAME = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 
 # IANA's special-purpose registries (RFC 6890 and its successors), the translations between IPv4 and IPv6, and one cloud.
-_SPECIAL_4: dict[str, str] = {
-    "0.0.0.0/8": "unspecified",
-    "10.0.0.0/8": "private",
-    "100.64.0.0/10": "private (shared by carriers)",
-    "127.0.0.0/8": "loopback",
-    "168.63.129.16/32": "a cloud's metadata service",
-    "169.254.0.0/16": "link-local (metadata services are there)",
-    "172.16.0.0/12": "private",
-    "192.0.0.0/24": "reserved for protocols",
-    "192.0.2.0/24": "for documentation",
-    "192.88.99.0/24": "a 6to4 relay",
-    "192.168.0.0/16": "private",
-    "198.18.0.0/15": "for benchmarks",
-    "198.51.100.0/24": "for documentation",
-    "203.0.113.0/24": "for documentation",
-    "224.0.0.0/4": "multicast",
-    "240.0.0.0/4": "reserved",
+_SPECIAL = {  # the first match names the purpose
+    "unspecified": ["0.0.0.0/8", "::/128"],
+    "private": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"],
+    "private (shared by carriers)": ["100.64.0.0/10"],
+    "loopback": ["127.0.0.0/8", "::1/128"],
+    "a cloud's metadata service": ["168.63.129.16/32"],
+    "link-local (metadata services are there)": ["169.254.0.0/16"],
+    "link-local": ["fe80::/10"],
+    "an IPv4 address in disguise (mapped)": ["::ffff:0:0/96"],
+    "an IPv4 address in disguise (compatible)": ["::/96"],
+    "an IPv4 address in disguise (NAT64)": ["64:ff9b::/96", "64:ff9b:1::/48"],
+    "an IPv4 address in disguise (Teredo)": ["2001::/32"],
+    "an IPv4 address in disguise (6to4)": ["2002::/16"],
+    "a 6to4 relay": ["192.88.99.0/24"],
+    "reserved for protocols": ["192.0.0.0/24", "2001::/23"],
+    "for documentation": ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20"],
+    "for benchmarks": ["198.18.0.0/15"],
+    "multicast": ["224.0.0.0/4", "ff00::/8"],
+    "reserved": ["240.0.0.0/4"],
 }
-_SPECIAL_6: dict[str, str] = {
-    "::/128": "unspecified",
-    "::1/128": "loopback",
-    "::ffff:0:0/96": "an IPv4 address in disguise (mapped)",
-    "::/96": "an IPv4 address in disguise (compatible)",
-    "64:ff9b::/96": "an IPv4 address in disguise (NAT64)",
-    "64:ff9b:1::/48": "an IPv4 address in disguise (NAT64)",
-    "2001::/32": "an IPv4 address in disguise (Teredo)",
-    "2001::/23": "reserved for protocols",
-    "2001:db8::/32": "for documentation",
-    "2002::/16": "an IPv4 address in disguise (6to4)",
-    "3fff::/20": "for documentation",
-    "fc00::/7": "private",
-    "fe80::/10": "link-local",
-    "fec0::/10": "private",
-    "ff00::/8": "multicast",
-}
-_SPECIAL: list[tuple[Network, str]] = [(ip_network(text), purpose) for text, purpose in (_SPECIAL_4 | _SPECIAL_6).items()]
+_NETWORKS = [(ip_network(network), purpose) for purpose, networks in _SPECIAL.items() for network in networks]
 _UNICAST_6 = IPv6Network("2000::/3")  # the allocated part of the address space
 
 
-class Refused(Exception):
-    """A URL or an address that must not be called. Clients receive the message."""
+class Refused(OSError):
+    """A URL or an address that must not be called. Clients receive the message. aiohttp expects OSErrors from connecting."""
 
 
 class Guard:
@@ -68,11 +53,7 @@ class Guard:
         self._ports = frozenset(ports)
 
     def check(self, url: str) -> None:
-        """Check a URL as text; names are not resolved.
-
-        Raises:
-            Refused: it is forbidden, or not in the plain form.
-        """
+        """Check a URL as text; names are not resolved. Raises Refused: it is forbidden, or not in the plain form."""
         host, port = split(url)
         literal = _literal(host)
         if literal is not None:
@@ -83,15 +64,11 @@ class Guard:
             self._permit_port(port)
 
     def permit(self, address: IPv4Address | IPv6Address | str, port: int) -> None:
-        """Check the address of a connection before it is opened.
-
-        Raises:
-            Refused: it is forbidden.
-        """
+        """Check the address of a connection before it is opened. Raises Refused: it is forbidden."""
         ip = ip_address(address.partition("%")[0]) if isinstance(address, str) else address
         if any(ip in network for network in self._allow):
             return
-        purpose = next((purpose for network, purpose in _SPECIAL if ip in network), None)
+        purpose = next((purpose for network, purpose in _NETWORKS if ip in network), None)
         if purpose is None and ip.version == 6 and ip not in _UNICAST_6:
             purpose = "not allocated"
         if purpose is not None:
@@ -104,11 +81,7 @@ class Guard:
 
 
 def split(url: str) -> tuple[str, int]:
-    """Host (lower case, an IPv6 address without brackets) and port of a URL in plain form.
-
-    Raises:
-        Refused: it is not an http or https URL, or not in the plain form.
-    """
+    """Host (lower case, an IPv6 address without brackets) and port of a URL in plain form. Raises Refused."""
     if len(url) > MAX_URL:
         raise Refused(f"must have at most {MAX_URL} characters")
     scheme, separator, rest = url.partition("://")

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.rabbitmq.inspection import BrokerDown, inspect
+from infra.rabbitmq.connection import BrokerDown
+from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
 from tests.chaos import audit_triggers
 from tests.chaos.account import violations

@@ -14,7 +14,7 @@ from uuid import UUID
 from infra.errors import Transient
 from infra.postgres.errors import Unavailable
 from infra.postgres.transitions.accept import Accepted
-from infra.redis.status_cache import CacheDown
+from infra.redis.connection import CacheDown
 from jobs.lifecycle import ENDS, TRANSITIONS, Cause, Status
 from jobs.model import CALLBACKS, Claimed, Delivery, NewJob
 from jobs.wire import Pointer, decode

@@ -10,13 +10,11 @@ import pytest
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import client_calls
+from infra.rabbitmq.connection import BrokerDown, client_calls
 from infra.rabbitmq.consumer import Consumer, Delivery
-from infra.rabbitmq.definitions import definitions
-from infra.rabbitmq.inspection import BrokerDown, inspect
+from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.publisher import NotPublished, Publisher
-from infra.rabbitmq.queue_repair import QueueRepairer
-from infra.rabbitmq.topology import declare, describe
+from infra.rabbitmq.topology import declare, definitions, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
 from tests.support.factories import new_id
@@ -263,9 +261,9 @@ async def test_any_error_of_the_client_on_a_dying_connection_becomes_an_error_of
 async def test_a_queue_that_the_broker_cannot_use_for_long_is_made_anew(services: Services, broker_namespace: str) -> None:
     """The state of a queue after RabbitMQ 3.10 is killed a tenth of a second after its declaration, by its error."""
     topology = describe(broker_namespace, PROVIDERS)
-    patient, now = (QueueRepairer(services.amqp, topology, after_seconds=seconds) for seconds in (60, 0))
+    patient, now = (Consumer(services.amqp, topology, {}, name="test", repair_after_seconds=seconds) for seconds in (60, 0))
 
-    async def fails(repairer: QueueRepairer) -> None:
+    async def fails(repairer: Consumer) -> None:
         with pytest.raises(ConnectionInternalError):
             async with repairer.repairing(QUEUE):
                 raise ConnectionInternalError("INTERNAL_ERROR")

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.connection import CacheDown
+from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.statuses import Statuses

@@ -30,7 +30,7 @@ from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import declare, delete, describe
 from infra.rabbitmq.user import UserNotCreated, create_user
-from infra.redis.acl import rules
+from infra.redis.connection import rules
 from infra.redis.events import Events
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache

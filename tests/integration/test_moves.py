@@ -8,7 +8,7 @@ import pytest
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
-from jobs.lifecycle import Cause, Status, is_allowed
+from jobs.lifecycle import TRANSITIONS, Cause, Edge, Status
 from jobs.model import Priority
 from tests.support.factories import message
 from tests.support.services import sql
@@ -32,7 +32,7 @@ async def test_a_move_takes_the_steps_of_the_table_and_no_others(pool: DatabaseP
     await Ledger(pool, grace_seconds=5).accept(list(jobs.values()), SECONDS)
     for status, job in jobs.items():
         sql(database, f"UPDATE jobs SET status = '{status}' WHERE id = '{job.id}'")
-    movable = {status for status in Status if is_allowed(status, status, Cause.MOVE)}
+    movable = {status for status in Status if Edge(status, status, Cause.MOVE) in TRANSITIONS}
     assert movable == {Status.QUEUED, Status.RETRYING}
     assert await _move(pool) == len(movable)
     after = {row[0]: row[1:] for row in sql(database, "SELECT id::text, status, provider, version FROM jobs")}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from infra.http_calls import LookUpTimeout, Resolver, ResolverBusy
 from infra.providers.http import HttpProvider
-from infra.resolving import LookUpTimeout, Resolver, ResolverBusy
 from infra.webhooks.guard import Guard
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer

@@ -18,8 +18,9 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Posts
 from infra.rabbitmq.connection import BROKER_ERRORS, connect
 from infra.rabbitmq.topology import declare, delete, describe
+from infra.redis.connection import CacheDown
 from infra.redis.events import Events
-from infra.redis.status_cache import CacheDown, StatusCache
+from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from tests.support.factories import new_id

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.decision import decide, decide_lost
-from jobs.lifecycle import Status, is_allowed
+from jobs.lifecycle import TRANSITIONS, Edge, Status
 from jobs.model import Delivery, LostLease, Route, Transition
 from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict, from_http
 from jobs.retry import LONGEST_RETRY_AFTER, RetryPolicy, backoff_seconds, retry_after_seconds
@@ -75,7 +75,7 @@ def test_decide_at_most_once(attempts: int, outcome: Outcome, status: Status, re
     job = claimed(attempts=attempts, delivery=Delivery.AT_MOST_ONCE)
     step = decide(job, outcome, POLICY, ran_seconds=0.0, jitter=0.5)
     assert (step.to, step.reason) == (status, reason)
-    assert is_allowed(Status.PROCESSING, step.to, step.cause)
+    assert Edge(Status.PROCESSING, step.to, step.cause) in TRANSITIONS
     assert (step.route is Route.DEAD) == (status in (Status.FAILED, Status.UNKNOWN))
 
 
@@ -111,7 +111,7 @@ def test_after_its_limit_of_deferrals_each_one_is_charged_until_the_attempts_are
     while not steps or steps[-1].to is not Status.FAILED:
         steps.append(decide(job, AT_ONCE, policy, ran_seconds=0, jitter=0.5))
         attempt = steps[-1].attempt
-        assert attempt is not None and len(steps) < 20 and is_allowed(Status.PROCESSING, steps[-1].to, steps[-1].cause)
+        assert attempt is not None and len(steps) < 20 and Edge(Status.PROCESSING, steps[-1].to, steps[-1].cause) in TRANSITIONS
         job = replace(job, tries=job.tries + 1, attempts=job.attempts + attempt.charged)
     assert [step.to for step in steps] == [Status.QUEUED] * 4 + [Status.RETRYING] * 2 + [Status.FAILED]
     assert steps[-1].reason == "attempts_exhausted"
@@ -130,7 +130,7 @@ def test_every_decision_is_in_the_table(
     attempts: int, delivery: Delivery, age: float, verdict: Verdict, jitter: float, ran: float
 ) -> None:
     step = decide(claimed(attempts, age, delivery=delivery), Outcome(verdict), POLICY, ran_seconds=ran, jitter=jitter)
-    assert is_allowed(Status.PROCESSING, step.to, step.cause)
+    assert Edge(Status.PROCESSING, step.to, step.cause) in TRANSITIONS
     assert step.delay_seconds >= 0
     assert step.to in (Status.RETRYING, Status.QUEUED) or step.delay_seconds == 0
 
@@ -149,7 +149,7 @@ def test_lost_leases_have_a_limit_of_their_own(lost: int, delivery: Delivery, st
     step = decide_lost(job, POLICY, limit=3, jitter=0.5)
     assert (step.to, step.reason) == (status, reason)
     assert step.attempt is not None and not step.attempt.charged
-    assert is_allowed(Status.PROCESSING, step.to, step.cause)
+    assert Edge(Status.PROCESSING, step.to, step.cause) in TRANSITIONS
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import sys
 
 RAISING = """
 import resource
-from infra.descriptors import raise_limit
+from infra.supervision import raise_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
 assert raise_limit() == hard

@@ -10,9 +10,8 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from consumers.process import BEAT_SECONDS, CALL_SECONDS
-from infra.rabbitmq.definitions import definitions
-from infra.rabbitmq.topology import describe
-from infra.redis.acl import rules
+from infra.rabbitmq.topology import definitions, describe
+from infra.redis.connection import rules
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
