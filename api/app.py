@@ -18,7 +18,7 @@ from api.middleware import AnswerHeaders, Origins
 from api.openapi import document
 from api.operations import OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
-from api.reports import AT_ONCE, ReportEndpoints, ReportJobEndpoints
+from api.reports import AT_ONCE, ReportEndpoints
 from api.shapes import VersionOut
 from api.submissions import Submissions
 from infra.errors import Transient
@@ -140,8 +140,7 @@ def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, he
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
     return Endpoints(
         messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
-        reports=ReportEndpoints(adapters.reports),
-        report_jobs=ReportJobEndpoints(submissions, jobs, waiting, Totals(adapters.reads)),
+        reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers)),

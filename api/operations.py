@@ -12,7 +12,7 @@ from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import HealthEndpoints
 from api.messages import MessageEndpoints
-from api.reports import JOBS, ReportEndpoints, ReportJobEndpoints
+from api.reports import JOBS, ReportEndpoints
 from infra.keys import Scope
 
 
@@ -22,7 +22,6 @@ class Endpoints:
 
     messages: MessageEndpoints
     reports: ReportEndpoints
-    report_jobs: ReportJobEndpoints
     dead_letters: DeadLetterEndpoints
     health: HealthEndpoints
     documents: DocumentEndpoints
@@ -90,23 +89,23 @@ OPERATIONS: list[Operation] = [
               {200: shapes.CallbacksOut}, (404, 503)),
     Operation("GET", "/api/1.0/report/posts", "Total words per user, counted within the request",
               lambda to: to.reports.report, _REPORTS, {200: shapes.TotalsOut}, (503,)),
-    Operation("POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.report_jobs.post, _REPORTS,
+    Operation("POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.reports.post, _REPORTS,
               {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503), models.ReportIn, body_required=False,
               headers=_KEYED, answer_headers=_ACCEPTED),
-    Operation("GET", JOBS, "List reports, newest first", lambda to: to.report_jobs.list, _REPORTS,
+    Operation("GET", JOBS, "List reports, newest first", lambda to: to.reports.list, _REPORTS,
               {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery),
-    Operation("GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.report_jobs.record, _REPORTS,
+    Operation("GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.reports.record, _REPORTS,
               {200: shapes.ReportOut, 304: None}, _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
-    Operation("GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.report_jobs.status, _REPORTS, _STATUS,
+    Operation("GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.reports.status, _REPORTS, _STATUS,
               _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
-    Operation("GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.report_jobs.events,
+    Operation("GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.reports.events,
               _REPORTS, _EVENTS, _WAIT_PROBLEMS, headers=("Last-Event-ID",)),
-    Operation("GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.report_jobs.attempts, _REPORTS,
+    Operation("GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.reports.attempts, _REPORTS,
               {200: shapes.AttemptsOut}, (404, 503)),
-    Operation("GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.report_jobs.callbacks, _REPORTS,
+    Operation("GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.reports.callbacks, _REPORTS,
               {200: shapes.CallbacksOut}, (404, 503)),
     Operation("GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page",
-              lambda to: to.report_jobs.result, _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503),
+              lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503),
               query=models.ResultQuery),
     Operation("GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
               {200: shapes.DeadLetterListOut}, (422, 503), query=models.DeadLetterQuery),

@@ -39,14 +39,18 @@ _CSV_HEADER = "user_id,total_words\r\n"
 _FIRST = -(2**31) - 1  # below every user id, which is a Postgres integer
 
 
-class ReportEndpoints:
-    """`GET /api/1.0/report/posts`. Limits bound the concurrent reports, the waiting requests, and the time of each."""
+class ReportEndpoints(JobEndpoints[ReportRecord]):
+    """The endpoints of reports. `pool` counts those within the request."""
 
-    def __init__(self, pool: DatabasePool):
+    def __init__(self, submissions: Submissions, jobs: JobReads, waiting: Waiting, totals: Totals, pool: DatabasePool):
+        super().__init__(Kind.REPORT, jobs, jobs.reports, _record, waiting)
+        self._submissions = submissions
+        self._totals = totals
         self._pool = pool
         self._requests = 0
 
     async def report(self, request: Request) -> Response:
+        """The report within the request. Limits bound the concurrent reports, the waiting requests, and the time of each."""
         if self._requests >= AT_ONCE + WAITING:
             raise _unavailable("busy", "Too many reports are being computed.", "5")
         self._requests += 1
@@ -59,21 +63,6 @@ class ReportEndpoints:
             self._requests -= 1
         answer: TotalsOut = {"data": [_total(row) for row in totals.items()]}
         return as_json(answer)
-
-
-def _unavailable(code: str, why: str, retry_after: str) -> Problem:
-    hint = "POST /api/2.0/report/posts computes the same report as a job, without a limit."
-    headers = {"Retry-After": retry_after, "Link": '</api/2.0/report/posts>; rel="alternate"'}
-    return Problem(503, code, f"{why} {hint}", headers=headers)
-
-
-class ReportJobEndpoints(JobEndpoints[ReportRecord]):
-    """The endpoints of reports as jobs."""
-
-    def __init__(self, submissions: Submissions, jobs: JobReads, waiting: Waiting, totals: Totals):
-        super().__init__(Kind.REPORT, jobs, jobs.reports, _record, waiting)
-        self._submissions = submissions
-        self._totals = totals
 
     async def post(self, request: Request) -> Response:
         submission = await read_model(request, ReportIn) if has_body(request) else ReportIn()
@@ -135,6 +124,12 @@ class ReportJobEndpoints(JobEndpoints[ReportRecord]):
                 yield b"]}"
 
         return StreamingResponse(body(), 200, _headers(form, id_), _MEDIA_TYPES[form])
+
+
+def _unavailable(code: str, why: str, retry_after: str) -> Problem:
+    hint = "POST /api/2.0/report/posts computes the same report as a job, without a limit."
+    headers = {"Retry-After": retry_after, "Link": '</api/2.0/report/posts>; rel="alternate"'}
+    return Problem(503, code, f"{why} {hint}", headers=headers)
 
 
 def _links(id_: UUID) -> dict[str, str]:
