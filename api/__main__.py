@@ -43,12 +43,12 @@ def main() -> int:
             failures.append(error)
             server.should_exit = True
 
-        api = create_api(settings, fatal)
+        app, end_waiting = create_api(settings, fatal)
     except SettingsError as error:
         print(f"posthaste api: {error}", file=sys.stderr)
         return 1
     config = uvicorn.Config(
-        api.app,
+        app,
         host=settings.host,
         port=settings.port,
         http=with_timeout(settings.request_timeout_seconds),
@@ -60,7 +60,7 @@ def main() -> int:
         forwarded_allow_ips=[str(network) for network in settings.trusted_proxies],
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
     )
-    server = _Server(config, api.end_waiting)
+    server = _Server(config, end_waiting)
     server.run()
     for failure in failures:
         print(f"posthaste api: {failure}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Parts of answers that all kinds of job share: the id in the path, instants, cursors, JSON."""
+"""Parts of answers that all kinds of job share: the id in the path, JSON with instants, pages and their cursors."""
 
 import base64
 import binascii
@@ -8,7 +8,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import orjson
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.convertors import UUIDConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,16 +20,10 @@ Row = TypeVar("Row")
 READ_SECONDS = 0.8
 
 
-class _JobId(Convertor[UUID]):
+class _JobId(UUIDConvertor):
     """`{id:job}` in a path: a canonical lower-case UUIDv7. No other string can be an id, so it is a 404."""
 
     regex = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-
-    def convert(self, value: str) -> UUID:
-        return UUID(value)
-
-    def to_string(self, value: UUID) -> str:
-        return str(value)
 
 
 register_url_convertor("job", _JobId())
@@ -41,17 +35,14 @@ def job_id(request: Request) -> UUID:
     return id_
 
 
-def instant(value: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
-
-
-def instant_or_none(value: datetime | None) -> str | None:
-    return None if value is None else instant(value)
-
-
 def as_json(content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+    body = orjson.dumps(content, _instant, orjson.OPT_PASSTHROUGH_DATETIME)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _instant(value: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds. Sessions of Postgres are in UTC."""
+    return f"{value:%Y-%m-%dT%H:%M:%S}.{value.microsecond // 1000:03d}Z"
 
 
 def page_of(rows: Sequence[Row], limit: int, key: Callable[[Row], object]) -> tuple[Sequence[Row], str | None]:
@@ -65,12 +56,10 @@ def cursor_for(key: str) -> str:
     return base64.urlsafe_b64encode(key.encode()).decode().rstrip("=")
 
 
-def from_cursor(cursor: str, parse: Callable[[str], Key]) -> Key:
-    """The key in a cursor.
-
-    Raises:
-        Problem: 422, `cursor_for` did not create it.
-    """
+def from_cursor(cursor: str | None, parse: Callable[[str], Key], first: Key) -> Key:
+    """The key in a cursor; `first` without one. Raises a 422 problem if `cursor_for` did not create it."""
+    if cursor is None:
+        return first
     try:
         return parse(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
     except (ValueError, binascii.Error) as error:

@@ -3,40 +3,32 @@
 import importlib.metadata
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import limits
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from api.callbacks import CallbackUrls
 from api.callers import Access, Keyring
 from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
-from api.health import HealthEndpoints
-from api.job_history import JobHistory
-from api.limits import RateLimits
+from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
+from api.jobs import Waiting
 from api.messages import MessageEndpoints
-from api.middleware import Headers
+from api.middleware import AnswerHeaders, Origins
 from api.openapi import document
 from api.operations import OPERATIONS, Endpoints
-from api.origins import Origins
 from api.problems import EXCEPTION_HANDLERS
-from api.report_jobs import ReportJobEndpoints
 from api.reports import AT_ONCE, ReportEndpoints
 from api.shapes import VersionOut
-from api.startup import CHECK_SECONDS, Startup, may_be_open
-from api.waiting import Waiting
+from api.submissions import Submissions
 from infra.errors import Transient
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
-from infra.postgres.messages import Messages
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
-from infra.postgres.reports import Reports
 from infra.postgres.totals import Totals
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
@@ -47,7 +39,7 @@ from infra.supervision import Supervisor
 from service.acceptance import Acceptance
 from service.announcing import Announcer
 from service.backlog import BacklogLimit
-from service.batching import Batcher, ledger_batcher
+from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher
 from service.settings import Settings
@@ -96,34 +88,20 @@ class _UseCases:
         announcer = Announcer(self.publishing, self.statuses, grace_seconds=grace_seconds)
         self.acceptance = Acceptance(self.accepts, announcer, self.backlog, timeout_seconds=settings.accept_timeout_seconds)
 
-    async def finish(self) -> None:
-        """Wait for accepted jobs, and up to a second for their publishing. The relay publishes the rest."""
-        await self.accepts.drained()
-        await self.publishing.finish(1.0)
 
+def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:
+    """Build one API process. Nothing connects before its lifespan. `fatal` ends the process.
 
-@dataclass(frozen=True, slots=True)
-class Api:
-    """The ASGI application of one process. `end_waiting` answers all waiting requests; it runs in the event loop."""
-
-    app: ASGIApp
-    end_waiting: Callable[[], None]
-
-
-def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> Api:
-    """Build one API process. Nothing connects before its lifespan. `fatal` ends the process."""
+    The second result answers all waiting requests; it runs in the event loop.
+    """
     adapters = _Adapters(settings)
     use_cases = _UseCases(settings, adapters)
-    keyring = Keyring(
-        ApiKeyStore(adapters.keys),
-        use_cases.subscriptions.wake,
-        off=settings.auth == "off",
-        may_be_open=may_be_open(settings),
-    )
+    keys, revoked = ApiKeyStore(adapters.keys), use_cases.subscriptions.wake
+    keyring = Keyring(keys, revoked, off=settings.auth == "off", may_be_open=may_be_open(settings))
     supervisor, startup = Supervisor(), Startup(adapters.reads, keyring, settings, fatal)
     endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor))
-    rates = RateLimits(adapters.rates, limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address))
-    access = Access(keyring, rates)
+    per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
+    access = Access(keyring, adapters.rates.hit, per_key, per_address)
     tasks = {
         "schema": startup.run,
         "broker": adapters.broker.run,
@@ -140,7 +118,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> Api:
         try:
             yield
         finally:
-            await use_cases.finish()
+            await use_cases.accepts.drained()
+            await use_cases.publishing.finish(1.0)  # the relay publishes the rest
             await supervisor.stop()
             await use_cases.events.close()
             await adapters.close()
@@ -150,22 +129,18 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> Api:
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=lambda: bool(keyring.required))
-    return Api(Headers(origins), use_cases.subscriptions.close)
+    return AnswerHeaders(origins), use_cases.subscriptions.close
 
 
 def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, health: HealthEndpoints) -> Endpoints:
-    messages, providers = Messages(adapters.reads), frozenset(settings.providers)
-    acceptance, history = use_cases.acceptance, JobHistory(adapters.jobs)
+    jobs, providers, default = adapters.jobs, frozenset(settings.providers), settings.provider_for_new_messages()
     waiting = Waiting(use_cases.statuses, use_cases.subscriptions, settings.waiting_per_key)
-    callbacks = CallbackUrls(settings.guard(), settings.callback_url, enabled=bool(settings.callback_secrets))
-    # Many waiting clients read their records at once. A body has up to 64 KiB, so batches are small.
-    records = Batcher(messages.records, key=lambda id_: id_, repeat_transient=True, max_batch=100)
-    reports, default = Reports(adapters.reads), settings.provider_for_new_messages()
+    callbacks = bool(settings.callback_secrets)
+    submissions = Submissions(use_cases.acceptance, settings.guard(), settings.callback_url, callbacks=callbacks)
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
     return Endpoints(
-        messages=MessageEndpoints(acceptance, waiting, history, records, messages, callbacks, providers, default),
-        reports=ReportEndpoints(adapters.reports),
-        report_jobs=ReportJobEndpoints(acceptance, waiting, history, reports, Totals(adapters.reads), callbacks),
+        messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
+        reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers)),
@@ -182,11 +157,8 @@ def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> He
     async def rabbitmq() -> str | None:
         return None if adapters.broker.connected.is_set() else "not connected"
 
-    release: VersionOut = {
-        "name": "posthaste",
-        "version": importlib.metadata.version("posthaste"),
-        "schema": compatibility.code_revision(),
-    }
+    version = importlib.metadata.version("posthaste")
+    release: VersionOut = {"name": "posthaste", "version": version, "schema": compatibility.code_revision()}
     return HealthEndpoints({"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}, lambda: supervisor.down, release)
 
 

@@ -1,4 +1,7 @@
-"""Authentication and authorization by the key in `Authorization: Bearer ph_…`. A revocation takes effect within a second."""
+"""Callers: authenticated by the key in `Authorization: Bearer ph_…`, authorized by its scopes, within its rate limit.
+
+A revocation takes effect within a second. Requests without a usable key count against their address.
+"""
 
 import asyncio
 import time
@@ -7,14 +10,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
+from limits import RateLimitItem
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.limits import RateLimits
 from api.problems import Problem, unavailable
 from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
 from infra.outage_log import OutageLog
+from infra.redis.rates import LimitExceeded
 from service.batching import Batcher
 
 log = structlog.get_logger()
@@ -25,8 +29,10 @@ LOOKUPS = 2000  # waiting lookups; one statement looks up 500 keys
 UNKNOWN_SECONDS = 10.0  # an unknown key is not looked up again for so long
 UNKNOWN_KEYS = 10_000
 IDLE_SECONDS = 300.0  # a key without requests for so long, and without streams, is no longer refreshed
+LOG_EVERY_SECONDS = 60.0  # that requests are not limited
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Hit = Callable[[RateLimitItem, str], Awaitable[LimitExceeded | None]]  # counts one request of this name
 
 
 class NoKeys(Exception):
@@ -35,28 +41,18 @@ class NoKeys(Exception):
 
 @dataclass(slots=True)
 class Caller:
-    """The client that sent a request, its scopes, and the number of its waiting requests."""
+    """The client of a key, its scopes, and its waiting requests. `prefix`: None without authentication; `hash`: of the key."""
 
     client_id: str
     scopes: frozenset[Scope]
     prefix: str | None = None
+    hash: str = ""
     usable: bool = True
     waiting: int = 0
+    used_at: float = field(default_factory=time.monotonic)
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
-
-    @property
-    def is_operator(self) -> bool:
-        """Whether it handles the dead letters of every client."""
-        return Scope.ADMIN in self.scopes
-
-
-@dataclass(slots=True)
-class _CachedKey:
-    record: KeyRecord
-    caller: Caller
-    used_at: float = field(default_factory=time.monotonic)
 
 
 class Keys(Protocol):
@@ -73,14 +69,7 @@ class Keyring:
     `may_be_open` allows open access while there are no keys; without it, requests are rejected until there is one.
     """
 
-    def __init__(
-        self,
-        keys: Keys,
-        on_revoked: Callable[[], None],
-        *,
-        off: bool,
-        may_be_open: bool,
-    ):
+    def __init__(self, keys: Keys, on_revoked: Callable[[], None], *, off: bool, may_be_open: bool):
         self._keys = keys
         self._lookups: Batcher[str, KeyRecord | None] = Batcher(
             keys.find, key=lambda prefix: prefix, repeat_transient=True, capacity=LOOKUPS
@@ -90,7 +79,7 @@ class Keyring:
         self._may_be_open = may_be_open
         self._outage = OutageLog("keys", "the last known keys hold, so revocations have no effect")
         self._open = Caller(OPEN_CLIENT, frozenset(Scope))
-        self._cached: dict[str, _CachedKey] = {}
+        self._cached: dict[str, Caller] = {}  # by prefix
         self._unknown: dict[str, float] = {}  # prefix and the end of its pause, oldest first
         self.required: bool | None = False if off else None  # None: Postgres has not answered yet
 
@@ -104,54 +93,47 @@ class Keyring:
         """Read every key in use again, and whether there are any keys."""
         idle_since = time.monotonic() - IDLE_SECONDS
         self._cached = {
-            prefix: cached for prefix, cached in self._cached.items() if cached.caller.waiting or cached.used_at > idle_since
+            prefix: caller for prefix, caller in self._cached.items() if caller.waiting or caller.used_at > idle_since
         }
         try:
             if not self.required:
                 self.required = await self._keys.any(REFRESH_SECONDS)
             # This read passes the lookups: a flood of unknown keys delays no revocation.
-            in_use = list(self._cached.values())
-            records = await self._keys.find([key.record.prefix for key in in_use], REFRESH_SECONDS) if in_use else []
+            in_use = dict(self._cached)
+            records = await self._keys.find(list(in_use), REFRESH_SECONDS) if in_use else []
         except Transient as error:
             self._outage.failed(error)
             return
         self._outage.succeeded()
-        for record, key in zip(records, in_use, strict=True):
-            self._update(key, record)
-
-    def _update(self, key: _CachedKey, record: KeyRecord | None) -> None:
-        if record is not None and record.usable:
-            key.record = record
-            key.caller.scopes = record.scopes
-            return
-        log.info("key.rejected", key=key.record.prefix, reason="revoked or expired")
-        key.caller.usable = False
-        self._cached.pop(key.record.prefix, None)
-        self._on_revoked()
+        for (prefix, caller), record in zip(in_use.items(), records, strict=True):
+            if record is not None and record.usable:
+                caller.scopes = record.scopes
+            else:
+                log.info("key.rejected", key=prefix, reason="revoked or expired")
+                caller.usable = False
+                self._cached.pop(prefix, None)
+                self._on_revoked()
 
     async def caller(self, request: Request) -> Caller:
-        """The caller of this request.
-
-        Raises:
-            Problem: 401 the request needs a usable key, 503 the keys are unknown.
-        """
+        """The caller of this request. Raises a 401 problem without a usable key, 503 while the keys are unknown."""
         if self.required is None:
             raise unavailable("The database has not answered yet. The API cannot authenticate requests.")
         if not self.required:
             if not self._may_be_open:
                 raise unavailable("There are no keys yet, and requests need one.")
             return self._open
-        secret = _bearer_key(request)
+        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+        secret = secret.strip()
         prefix = prefix_of(secret)
-        if prefix is None:
+        if scheme.lower() != "bearer" or prefix is None:
             raise _unauthorized("Send the header Authorization: Bearer ph_…")
-        key = self._cached.get(prefix) or await self._look_up(prefix)
-        if key is None or not matches(secret, key.record.hash):
+        caller = self._cached.get(prefix) or await self._look_up(prefix)
+        if caller is None or not matches(secret, caller.hash):
             raise _unauthorized("This key is unknown, expired or revoked.")
-        key.used_at = time.monotonic()
-        return key.caller
+        caller.used_at = time.monotonic()
+        return caller
 
-    async def _look_up(self, prefix: str) -> _CachedKey | None:
+    async def _look_up(self, prefix: str) -> Caller | None:
         now = time.monotonic()
         if self._unknown.get(prefix, now) > now:
             return None
@@ -160,20 +142,12 @@ class Keyring:
         except Transient as error:
             raise unavailable("The database does not answer. The API cannot authenticate this key.") from error
         if record is None or not record.usable:
-            self._remember_unknown(prefix, now + UNKNOWN_SECONDS)
+            self._unknown.pop(prefix, None)
+            self._unknown[prefix] = now + UNKNOWN_SECONDS
+            if len(self._unknown) > UNKNOWN_KEYS:
+                del self._unknown[next(iter(self._unknown))]
             return None
-        return self._cached.setdefault(prefix, _CachedKey(record, Caller(record.client_id, record.scopes, prefix)))
-
-    def _remember_unknown(self, prefix: str, until: float) -> None:
-        self._unknown.pop(prefix, None)
-        self._unknown[prefix] = until
-        if len(self._unknown) > UNKNOWN_KEYS:
-            del self._unknown[next(iter(self._unknown))]
-
-
-def _bearer_key(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
+        return self._cached.setdefault(prefix, Caller(record.client_id, record.scopes, prefix, record.hash))
 
 
 def _unauthorized(detail: str) -> Problem:
@@ -190,12 +164,18 @@ def client_of(request: Request) -> str:
     return caller_of(request).client_id
 
 
-@dataclass(frozen=True, slots=True)
 class Access:
-    """Guards endpoints: a request needs a key with the endpoint's scope, within its rate limit."""
+    """Guards endpoints. Without Redis, whose counters `hit` increments, nothing is limited.
 
-    keyring: Keyring
-    limits: RateLimits
+    `per_key` limits all requests of a key, `per_address` those without a usable key.
+    """
+
+    def __init__(self, keyring: Keyring, hit: Hit, per_key: RateLimitItem, per_address: RateLimitItem):
+        self._keyring = keyring
+        self._hit = hit
+        self._per_key = per_key
+        self._per_address = per_address
+        self._logged_at = float("-inf")
 
     def guard(self, endpoint: Endpoint, scope: Scope) -> Endpoint:
         """The same endpoint for keys with `scope`."""
@@ -210,16 +190,29 @@ class Access:
         return guarded
 
     async def _caller(self, request: Request) -> Caller:
-        """The caller by its key. Requests without a usable key count against their address.
-
-        The key comes first: bad keys behind an address lock out no valid key behind the same address.
-        """
+        """The caller. Its key comes first: bad keys behind an address lock out no valid key behind the same address."""
         try:
-            caller = await self.keyring.caller(request)
+            caller = await self._keyring.caller(request)
         except Problem as problem:
             if problem.status == 401:
-                await self.limits.count_address(request.client.host if request.client else "unknown")
+                await self._count(self._per_address, request.client.host if request.client else "unknown", "address")
             raise
         if caller.prefix is not None:
-            await self.limits.count_key(caller.prefix)
+            await self._count(self._per_key, caller.prefix, "key")
         return caller
+
+    async def _count(self, limit: RateLimitItem, name: str, unit: str) -> None:
+        """Count a request. Raises a 429 problem if the limit is exceeded."""
+        try:
+            exceeded = await self._hit(limit, name)
+        except Transient as error:
+            if time.monotonic() - self._logged_at > LOG_EVERY_SECONDS:
+                self._logged_at = time.monotonic()
+                log.warning("rates.down", reason=str(error), effect="requests are not limited")
+            return
+        if exceeded is not None:
+            # draft-ietf-httpapi-ratelimit-headers
+            policy = f'"{unit}";q={limit.amount};w={limit.get_expiry()}'
+            fields = {"RateLimit-Policy": policy, "RateLimit": f'"{unit}";r=0;t={exceeded.seconds}'}
+            detail = f"More than {limit.amount} requests in {limit.get_expiry()} s by this {unit}."
+            raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(exceeded.seconds), **fields})

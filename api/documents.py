@@ -4,22 +4,16 @@ import asyncio
 import base64
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
+
+from api.answers import as_json
 
 _FOLDER = Path(__file__).parent / "pages"
-
-
-@dataclass(frozen=True, slots=True)
-class _Documents:
-    document: bytes
-    page: bytes
-    policy: str
 
 
 class DocumentEndpoints:
@@ -27,22 +21,21 @@ class DocumentEndpoints:
 
     def __init__(self, describe: Callable[[], dict[str, object]]):
         self._describe = describe
-        self._documents: asyncio.Future[_Documents] | None = None
+        self._answers: asyncio.Future[tuple[Response, Response]] | None = None
 
     async def openapi(self, request: Request) -> Response:
-        return Response((await self._generated()).document, media_type="application/json")
+        return (await self._generated())[0]
 
     async def docs(self, request: Request) -> Response:
-        documents = await self._generated()
-        return Response(documents.page, media_type="text/html", headers={"Content-Security-Policy": documents.policy})
+        return (await self._generated())[1]
 
-    async def _generated(self) -> _Documents:
+    async def _generated(self) -> tuple[Response, Response]:
         """Generate in a thread, as it takes a tenth of a second. The shield protects other requests from a disconnect."""
-        if self._documents is None:
-            self._documents = asyncio.ensure_future(asyncio.to_thread(self._generate))
-        return await asyncio.shield(self._documents)
+        if self._answers is None:
+            self._answers = asyncio.ensure_future(asyncio.to_thread(self._generate))
+        return await asyncio.shield(self._answers)
 
-    def _generate(self) -> _Documents:
+    def _generate(self) -> tuple[Response, Response]:
         document = self._describe()
         style = (_FOLDER / "docs.css").read_text("utf-8")
         pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -50,4 +43,4 @@ class DocumentEndpoints:
         html = pages.get_template("docs.html").render(document=document, style=style)
         digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         policy = f"default-src 'none'; style-src 'sha256-{digest}'; frame-ancestors 'none'"
-        return _Documents(orjson.dumps(document), html.encode(), policy)
+        return as_json(document), HTMLResponse(html, headers={"Content-Security-Policy": policy})

@@ -1,116 +1,83 @@
-"""The message endpoints: accept, list, and show one with its status, attempts, callbacks and events."""
+"""The message endpoints: accept, list, and those of every job."""
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import READ_SECONDS, as_json, from_cursor, instant, instant_or_none, job_id, page_of
-from api.callbacks import CallbackUrls
+from api.answers import READ_SECONDS, as_json, from_cursor, page_of
 from api.callers import client_of
-from api.idempotency import idempotency_key, read_key, replay_header
-from api.job_history import JobHistory
+from api.jobs import JobEndpoints, Waiting
 from api.models import BatchIn, MessageIn, MessageQuery
-from api.problems import Problem, describe, not_found, problem_from, unavailable
+from api.problems import Problem, describe, problem_from, unavailable
 from api.requests import read_model, read_query, require_provider, validated
 from api.shapes import AcceptedOut, BatchItemOut, BatchOut, MessageListOut, MessageOut, MessageRowOut
-from api.waiting import Waiting, versioned
-from infra.postgres.messages import MessageFilter, MessageRecord, MessageRow, Messages
+from api.submissions import Submissions, read_key, replay_header
+from infra.postgres.job_reads import BEHIND_ALL, JobReads, MessageRecord, MessageRow
 from infra.postgres.transitions.accept import Accepted
-from jobs.lifecycle import Status
-from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
-from service.acceptance import Acceptance, new_job_id
-from service.batching import Batcher
+from jobs.model import Delivery, Kind, Priority, message_queue
 
 
-@dataclass(frozen=True, slots=True)
-class MessageEndpoints:
-    """The endpoints, and the use cases that they call."""
+class MessageEndpoints(JobEndpoints[MessageRecord]):
+    """The endpoints of messages, for the configured providers."""
 
-    acceptance: Acceptance
-    waiting: Waiting
-    history: JobHistory
-    records: Batcher[UUID, MessageRecord | None]
-    store: Messages
-    callbacks: CallbackUrls
-    providers: frozenset[str]
-    default_provider: str
+    def __init__(
+        self, submissions: Submissions, jobs: JobReads, waiting: Waiting, providers: frozenset[str], default_provider: str
+    ):
+        super().__init__(Kind.MESSAGE, jobs, jobs.messages, _record, waiting)
+        self._submissions = submissions
+        self._providers = providers
+        self._default_provider = default_provider
 
     async def post(self, request: Request) -> Response:
-        message = await read_model(request, MessageIn)
-        accepted = await self._accept(client_of(request), message, idempotency_key(request, message))
-        status_url = f"/message/{accepted.id}/status"
+        accepted = await self._accept(request, await read_model(request, MessageIn))
+        links = _links(accepted.id)
         answer: AcceptedOut = {
             "id": accepted.id,
             "status": "queued",
-            "created_at": instant(accepted.created_at),
-            "links": {"self": f"/messages/{accepted.id}", "status": status_url},
+            "created_at": accepted.created_at,
+            "links": {"self": links["self"], "status": links["status"]},
         }
-        return as_json(answer, 202, {"Location": status_url, **replay_header(accepted.replayed)})
+        return as_json(answer, 202, {"Location": links["status"], **replay_header(accepted.replayed)})
 
     async def post_batch(self, request: Request) -> Response:
         """Validate each message separately, and accept the valid ones together. A key covers each item by its index."""
         batch = await read_model(request, BatchIn)
         read_key(request)  # an invalid header is one problem, not one for each item
-        accepting = (self._accept_item(request, index, fields) for index, fields in enumerate(batch.messages))
-        results = [_result(result) for result in await asyncio.gather(*accepting, return_exceptions=True)]
+        results = await asyncio.gather(*(self._accept_item(request, index, each) for index, each in enumerate(batch.messages)))
         _raise_if_none_was_recorded(results)
         answer: BatchOut = {"data": [_item(index, result) for index, result in enumerate(results)]}
         replayed = all(isinstance(result, Accepted) and result.replayed for result in results)
         return as_json(answer, 202, replay_header(replayed))
 
-    async def _accept_item(self, request: Request, index: int, fields: object) -> Accepted:
-        message = validated(fields, MessageIn)
-        return await self._accept(client_of(request), message, idempotency_key(request, message, index))
+    async def _accept_item(self, request: Request, index: int, fields: object) -> Accepted | Problem:
+        """An item's acceptance or problem. A defect is raised."""
+        try:
+            return await self._accept(request, validated(fields, MessageIn), index)
+        except Exception as error:
+            if (problem := problem_from(error)) is None:
+                raise
+            return problem
 
-    async def _accept(self, client_id: str, message: MessageIn, key: IdempotencyKey | None) -> Accepted:
-        provider = message.provider or self.default_provider
-        require_provider(provider, self.providers)
-        callback_url = self.callbacks.resolve(message)
-        return await self.acceptance.accept(_job(client_id, provider, message, callback_url, key))
+    async def _accept(self, request: Request, message: MessageIn, index: int | None = None) -> Accepted:
+        provider = message.provider or self._default_provider
+        require_provider(provider, self._providers)
+        queue = message_queue(provider, Priority(message.priority))
+        fields = message.model_dump(include={"destination", "body", "reference", "metadata"})
+        fields |= {"delivery": Delivery(message.delivery), "tags": tuple(message.tags)}
+        return await self._submissions.accept(request, message, queue, index, **fields)
 
     async def list(self, request: Request) -> Response:
         """The client's messages, newest first."""
         query = read_query(request, MessageQuery)
-        before = None if query.cursor is None else from_cursor(query.cursor, UUID)
-        status = None if query.status is None else Status(query.status)
-        filter_ = MessageFilter(status, query.destination, query.tag, query.reference)
-        rows = await self.store.page(client_of(request), filter_, before, query.limit + 1, READ_SECONDS)
-        page, cursor = page_of(rows, query.limit, lambda row: row.id)
+        before = from_cursor(query.cursor, UUID, BEHIND_ALL)
+        filters = query.model_dump(exclude={"limit", "cursor"}, exclude_none=True)
+        rows = await self._jobs.message_page(client_of(request), filters, before, query.limit + 1, READ_SECONDS)
+        page, cursor = page_of(rows, query.limit, lambda row: row["id"])
         answer: MessageListOut = {"data": [_row(row) for row in page], "next_cursor": cursor}
         return as_json(answer)
-
-    async def status(self, request: Request) -> Response:
-        return await self.waiting.status(request, Kind.MESSAGE)
-
-    async def events(self, request: Request) -> Response:
-        return await self.waiting.events(request, Kind.MESSAGE)
-
-    async def attempts(self, request: Request) -> Response:
-        return await self.history.attempts(request, Kind.MESSAGE)
-
-    async def list_callbacks(self, request: Request) -> Response:
-        return await self.history.callbacks(request, Kind.MESSAGE)
-
-    async def record(self, request: Request) -> Response:
-        applied = await self.waiting.first(request, Kind.MESSAGE)
-        record = await self.records.submit(job_id(request), READ_SECONDS)
-        if record is None or record.client_id != client_of(request):
-            raise not_found()
-        return versioned(request, record.version, _record(record), applied)
-
-
-def _result(result: Accepted | BaseException) -> Accepted | Problem:
-    """An item's acceptance or problem. A defect is raised."""
-    if isinstance(result, Accepted):
-        return result
-    problem = problem_from(result)
-    if problem is None:
-        raise result
-    return problem
 
 
 def _raise_if_none_was_recorded(results: Sequence[Accepted | Problem]) -> None:
@@ -129,51 +96,12 @@ def _item(index: int, result: Accepted | Problem) -> BatchItemOut:
     return {"index": index, "id": result.id, "status": "queued"}
 
 
-def _job(client_id: str, provider: str, message: MessageIn, callback_url: str | None, key: IdempotencyKey | None) -> NewJob:
-    return NewJob(
-        new_job_id(),
-        client_id,
-        message_queue(provider, Priority(message.priority)),
-        message.destination,
-        message.body,
-        Delivery(message.delivery),
-        message.reference,
-        tuple(message.tags),
-        message.metadata,
-        key,
-        callback_url,
-    )
-
-
-def _row(message: MessageRow | MessageRecord) -> MessageRowOut:
-    return {
-        "id": message.id,
-        "status": message.status,
-        "version": message.version,
-        "destination": message.destination,
-        "provider": message.provider,
-        "priority": message.priority,
-        "reference": message.reference,
-        "tags": message.tags,
-        "attempts": message.attempts,
-        "reason": message.reason,
-        "created_at": instant(message.created_at),
-        "updated_at": instant(message.updated_at),
-        "finished_at": instant_or_none(message.finished_at),
-        "links": _links(message.id),
-    }
+def _row(message: MessageRow) -> MessageRowOut:
+    return {**message, "links": _links(message["id"])}
 
 
 def _record(message: MessageRecord) -> MessageOut:
-    return {
-        **_row(message),
-        "body": message.body,
-        "delivery": message.delivery,
-        "metadata": message.metadata,
-        "callback_url": message.callback_url,
-        "provider_message_id": message.provider_message_id,
-        "next_attempt_at": instant_or_none(message.next_attempt_at),
-    }
+    return {**message, "links": _links(message["id"])}
 
 
 def _links(id_: UUID) -> dict[str, str]:

@@ -1,10 +1,89 @@
-"""Request ids and security headers, for every request."""
+"""For every request: its id and the security headers, and a rejection if a browser sends it for a page of another site.
+
+DNS rebinding binds the name of another site to this address; `Host` has that name. For forms and images of another site,
+browsers set `Sec-Fetch-Site` on loopback and with TLS. Old browsers, and all browsers elsewhere, set only `Origin`. Other
+clients send no such headers, and pass. The API has no CORS, so no page of another site can read an answer.
+"""
 
 import re
 import uuid
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.problems import Problem, render
+
+ANY = "*"
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(:[0-9]*)?")
+_READS = ("GET", "HEAD", "OPTIONS")
+_MAX_HOST = 260  # characters: a name has 253, and a port six
+_MAX_QUOTED = 100  # characters of the Host header in an answer
+
+
+class Origins:
+    """Rejects a browser's requests for pages of other sites.
+
+    `Host` may be an address, localhost, or one of `names`: no other site has those. A page of another site has no key. So
+    any name passes if requests need keys and the operator has not `listed` names.
+    """
+
+    def __init__(self, app: ASGIApp, names: Collection[str], *, listed: bool, keys_required: Callable[[], bool]):
+        self._app = app
+        self._names = frozenset(name.lower() for name in names)
+        self._listed = listed
+        self._keys_required = keys_required
+        self._is_own = lru_cache(maxsize=256)(self._is_own_name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = self._problem(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            await render(Request(scope), problem)(scope, receive, send)
+
+    def _problem(self, method: str, headers: Headers) -> Problem | None:
+        if self._listed or not self._keys_required():
+            for host in headers.getlist("host"):
+                if len(host) > _MAX_HOST or not self._is_own(host):
+                    detail = f"{host[:_MAX_QUOTED]!r} is not a name of this API. POSTHASTE_ALLOWED_HOSTS lists its names."
+                    return Problem(421, "unknown_host", detail)
+        if _is_foreign(method, headers):
+            return Problem(403, "cross_site", "A browser sent this request for a page of another site.")
+        return None
+
+    def _is_own_name(self, host: str) -> bool:
+        """Whether a Host header has a name of this API."""
+        found = _HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found[1].strip("[]").removesuffix(".").lower()
+        if ANY in self._names or name in self._names or name == "localhost" or name.endswith(".localhost"):
+            return True
+        try:
+            ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def _is_foreign(method: str, headers: Headers) -> bool:
+    """Whether a browser sent the request for a page of another site. Links from other sites are allowed."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        is_link = method in _READS and headers.get("sec-fetch-mode") == "navigate"
+        return site not in ("same-origin", "none") and not is_link
+    origin = headers.get("origin")
+    if origin is None or method in _READS:
+        return False
+    return urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
+
+
+_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Answers are data. Browsers must not execute, frame or sniff them; caches must not store them.
 _SECURITY = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
@@ -14,13 +93,8 @@ _SECURITY = {
 }
 
 
-class Headers:
-    """Gives each request an id: the client's `X-Request-ID` if it is valid, else a new one. The answer repeats it.
-
-    It adds the security headers that an endpoint has not set itself.
-    """
-
-    _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+class AnswerHeaders:
+    """Repeats a valid `X-Request-ID` of the client, else a new id, and adds security headers that the endpoint has not set."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -30,7 +104,7 @@ class Headers:
             await self._app(scope, receive, send)
             return
         client_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = client_id if self._VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
         scope["posthaste.request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from infra.webhooks.guard import MAX_URL
+from jobs.lifecycle import Status
+from jobs.model import Kind
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 MAX_DESTINATION = 320  # characters
@@ -35,9 +37,8 @@ def _storable(value: str) -> str:
 def _bounded(value: str) -> str:
     size = len(value.encode())
     if size > MAX_BODY:
-        raise PydanticCustomError(
-            "too_long", "must have at most {limit} bytes of UTF-8, has {size}", {"limit": MAX_BODY, "size": size}
-        )
+        detail = "must have at most {limit} bytes of UTF-8, has {size}"
+        raise PydanticCustomError("too_long", detail, {"limit": MAX_BODY, "size": size})
     return value
 
 
@@ -49,9 +50,8 @@ def _plain_json(value: dict[str, Any]) -> dict[str, Any]:
     try:
         text = orjson.dumps(value)
     except (TypeError, ValueError) as error:  # lone surrogates, integers over 64 bits
-        raise PydanticCustomError(
-            "unsupported_value", "has a value that JSON cannot carry: {why}", {"why": str(error)}
-        ) from error
+        detail = "has a value that JSON cannot carry: {why}"
+        raise PydanticCustomError("unsupported_value", detail, {"why": str(error)}) from error
     if len(text) > MAX_METADATA:
         raise PydanticCustomError("too_long", "must have at most {limit} bytes as JSON", {"limit": MAX_METADATA})
     if b"\\u0000" in text:
@@ -106,75 +106,67 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "cursor"})]
 ResultCursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "result-cursor"})]
 Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
+Reference = Annotated[str, Field(min_length=1, max_length=255), Storable]
+Provider = Annotated[str, Field(min_length=1, max_length=32), Storable]
 
 
-class MessageIn(BaseModel):
+class _Model(BaseModel, extra="forbid", frozen=True):
+    """Unknown fields are rejected."""
+
+
+class MessageIn(_Model, strict=True):
     """The body of `POST /messages`. Without `provider`, the default provider sends the message.
 
     `reference`, `tags` and `metadata` are the client's own: Posthaste stores and returns them. `callback_url` receives every
     final status; `null` disables the default callback.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable, AfterValidator(_one_line)]
     body: Annotated[str, Field(min_length=1), Storable, AfterValidator(_bounded)]
-    provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
+    provider: Provider | None = None
     priority: Literal["normal", "high"] = "normal"
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
-    reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
+    reference: Reference | None = None
     tags: Annotated[list[Tag], Field(max_length=10)] = []
     metadata: Annotated[dict[str, Any], AfterValidator(_plain_json)] | None = None
     callback_url: CallbackUrl | None = None
 
 
-class MessageQuery(BaseModel):
-    """The filter of `GET /messages`, and a page. A message matches every field of the filter."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    status: Literal["queued", "processing", "retrying", "sent", "failed", "unknown", "discarded"] | None = None
-    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable] | None = None
-    tag: Annotated[str, Field(min_length=1, max_length=64), Storable] | None = None
-    reference: Annotated[str, Field(min_length=1, max_length=255), Storable] | None = None
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
-    cursor: Cursor | None = None
-
-
-class ReportIn(BaseModel):
+class ReportIn(_Model, strict=True):
     """The body of `POST /api/2.0/report/posts`. `callback_url` is as in `MessageIn`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     callback_url: CallbackUrl | None = None
 
 
-class PageQuery(BaseModel):
+class PageQuery(_Model):
     """A page of a list: at most `limit` items after `cursor`, the `next_cursor` of the previous page."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
     cursor: Cursor | None = None
 
 
-class ResultQuery(BaseModel):
-    """The format of a report's result, else by Accept, and a page of it, else all."""
+class MessageQuery(PageQuery):
+    """The filter of `GET /messages`, and a page. A message matches every field of the filter."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    status: Literal["queued", "processing", "retrying", "sent", "failed", "unknown", "discarded"] | None = None
+    destination: Annotated[str, Field(min_length=1, max_length=MAX_DESTINATION), Storable] | None = None
+    tag: Tag | None = None
+    reference: Reference | None = None
+
+
+class ResultQuery(_Model):
+    """The format of a report's result, else by Accept, and a page of it, else all."""
 
     format: Literal["json", "csv"] | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
     cursor: ResultCursor | None = None
 
 
-class DeadLetterFilter(BaseModel):
+class DeadLetterFilter(_Model):
     """A filter of dead letters. A dead letter matches every field."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["message", "report", "callback"] | None = None
-    status: Literal["failed", "unknown"] | None = None
+    kind: Kind | None = None
+    status: Literal[Status.FAILED, Status.UNKNOWN] | None = None
     provider: Annotated[str, Field(max_length=32), Storable] | None = None
     reason: Annotated[str, Field(max_length=64), Storable] | None = None
     destination: Annotated[str, Field(max_length=MAX_DESTINATION), Storable] | None = None
@@ -184,17 +176,12 @@ class DeadLetterFilter(BaseModel):
     failed_before: Instant | None = None
 
 
-class DeadLetterQuery(DeadLetterFilter):
+class DeadLetterQuery(DeadLetterFilter, PageQuery):
     """The filter of `GET /dead-letters`, and a page."""
 
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
-    cursor: Cursor | None = None
 
-
-class DeadLetterBatch(BaseModel):
+class DeadLetterBatch(_Model):
     """The body of `POST /dead-letters/discard`: the first `limit` dead letters that match the filter and the `ids`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     filter: DeadLetterFilter = DeadLetterFilter()
     ids: Annotated[list[UUID], Field(min_length=1, max_length=MAX_BATCH)] | None = None
@@ -205,13 +192,11 @@ class DeadLetterBatch(BaseModel):
 class DeadLetterRequeue(DeadLetterBatch):
     """The body of `POST /dead-letters/requeue`. `provider` replaces the provider of messages; `extend` ignores deadlines."""
 
-    provider: Annotated[str, Field(min_length=1, max_length=32), Storable] | None = None
+    provider: Provider | None = None
     extend: Annotated[bool, Field(strict=True)] = False
 
 
-class BatchIn(BaseModel):
+class BatchIn(_Model, strict=True):
     """The body of `POST /messages/batch`. Each item is validated separately, as the body of `POST /messages`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]

@@ -1,9 +1,6 @@
-"""The OpenAPI 3.1 document, generated from the operations, their request models and their answer shapes.
+"""The OpenAPI 3.1 document, generated from operations, request models and answer shapes. schemathesis holds answers to it."""
 
-schemathesis compares the answers with the document.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -14,53 +11,47 @@ from api.operations import OPERATIONS, Operation
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
-_ID = "0190163d-8694-739b-aea5-966c26f8ad91"
+
+
+def _text(description: str, **schema: object) -> Schema:
+    return {"description": description, "schema": {"type": "string", **schema}}
 
 
 _HEADERS: dict[str, Schema] = {
-    "Idempotency-Key": {
-        "description": "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
-        "schema": {"type": "string", "format": "idempotency-key"},
-    },
-    "Prefer": {
-        "description": "`wait=N`: wait up to N seconds (at most 60) for a newer version (RFC 7240).",
-        "schema": {"type": "string", "examples": ["wait=1"]},
-    },
-    "If-None-Match": {
-        "description": "The newest ETag that the client has.",
-        "schema": {"type": "string", "examples": ['"2"']},
-    },
-    "Last-Event-ID": {"description": "The newest version that the client has received.", "schema": {"type": "string"}},
-    "Location": {"description": "The job's URL.", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {
-        "description": "`true`: a request with this key was accepted before.",
-        "schema": {"const": "true"},
-    },
-    "ETag": {"description": "The job's version.", "schema": {"type": "string", "pattern": '^"[0-9]+"$'}},
-    "Preference-Applied": {"description": "The longest wait that the API applied.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "Seconds before the next request.", "schema": {"type": "string", "pattern": "^[0-9]+$"}},
-    "RateLimit-Policy": {"description": "The rate limit.", "schema": {"type": "string"}},
-    "RateLimit": {"description": "The remainder of the rate limit.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "The authentication scheme.", "schema": {"type": "string"}},
-    "X-Request-ID": {"description": "The request's id in logs and problems.", "schema": {"type": "string"}},
+    "Idempotency-Key": _text(
+        "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
+        format="idempotency-key",
+    ),
+    "Prefer": _text("`wait=N`: wait up to N seconds (at most 60) for a newer version (RFC 7240).", examples=["wait=1"]),
+    "If-None-Match": _text("The newest ETag that the client has.", examples=['"2"']),
+    "Last-Event-ID": _text("The newest version that the client has received."),
+    "Location": _text("The job's URL."),
+    "Idempotent-Replayed": _text("`true`: a request with this key was accepted before.", const="true"),
+    "ETag": _text("The job's version.", pattern='^"[0-9]+"$'),
+    "Preference-Applied": _text("The longest wait that the API applied."),
+    "Retry-After": _text("Seconds before the next request.", pattern="^[0-9]+$"),
+    "RateLimit-Policy": _text("The rate limit."),
+    "RateLimit": _text("The remainder of the rate limit."),
+    "WWW-Authenticate": _text("The authentication scheme."),
+    "X-Request-ID": _text("The request's id in logs and problems."),
 }
+_ALWAYS = ("X-Request-ID", "Retry-After", "WWW-Authenticate", "Location", "ETag")
+_ID = _text("A canonical UUIDv7.", format="uuid", examples=["0190163d-8694-739b-aea5-966c26f8ad91"])
 # Metadata: any JSON that Postgres and 64 bits can hold.
 _PLAIN = "^[^\\u0000]*$"
-_OBJECT = {
-    "type": "object",
-    "propertyNames": {"pattern": _PLAIN},
-    "additionalProperties": {"$ref": REF.format(model="Json")},
-}
+_ANY = {"$ref": REF.format(model="Json")}
+_OBJECT = {"type": "object", "propertyNames": {"pattern": _PLAIN}, "additionalProperties": _ANY}
 _JSON = {
     "description": "Any JSON value.",
     "anyOf": [
         {"type": ["null", "boolean"]},
         {"type": "number", "minimum": -(2**63), "maximum": 2**63 - 1},
         {"type": "string", "pattern": _PLAIN},
-        {"type": "array", "items": {"$ref": REF.format(model="Json")}},
+        {"type": "array", "items": _ANY},
         _OBJECT,
     ],
 }
+_NARROW = {"enum", "const", "format", "pattern"}  # such a string has no NUL
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("RateLimit-Policy", "RateLimit", "Retry-After"), 503: ("Retry-After",)}
 _OF_BROWSERS = (403, 421)  # of every operation, by api.origins
 _WHY = {
@@ -112,9 +103,6 @@ def document(version: str, providers: Iterable[str]) -> Schema:
 
 def _complete(schemas: Schema, providers: list[str]) -> None:
     """Add the constraints that pydantic does not export."""
-    for schema in schemas.values():
-        if "properties" in schema:
-            schema["additionalProperties"] = False
     schemas["Json"] = _JSON
     message = schemas["MessageIn"]["properties"]
     plain = r"[^\u0000-\u001f\u007f-\u009f]"
@@ -129,78 +117,77 @@ def _complete(schemas: Schema, providers: list[str]) -> None:
     schemas["BatchIn"]["properties"]["messages"]["items"] = {
         "description": "A message as in `POST /messages`. An invalid one has a problem in its place."
     }
-    _exclude_nul(schemas)
+    schemas["MessageOut"]["properties"]["body"]["description"] = "null: the message was sent, and bodies are not retained"
+    of_reports = ["queued", "processing", "retrying", "completed", "failed", "unknown", "discarded"]
+    schemas["ReportOut"]["properties"]["status"] = {"type": "string", "enum": of_reports}
+    schemas["DeadLetterOut"]["properties"]["status"] = {"type": "string", "enum": ["failed", "unknown"]}
+    for name in ("Delivery", "Kind", "Priority"):
+        del schemas[name]["description"]  # for developers of Posthaste
+    requests = {model.__name__ for op in OPERATIONS for model in (op.body, op.query) if model} | {"DeadLetterFilter"}
+    for name, schema in schemas.items():
+        if "properties" in schema:
+            schema["additionalProperties"] = False
+        for choice in _choices(schema):
+            if choice.get("format") == "date-time":
+                choice["description"] = "RFC 3339; answers are in UTC, with milliseconds"
+            elif name in requests and choice.get("type") == "string" and not _NARROW & choice.keys():
+                choice["pattern"] = _PLAIN  # Postgres stores no NUL
 
 
-def _exclude_nul(schemas: Schema) -> None:
-    """Postgres stores no NUL, so no request may contain one."""
-    requests = {model.__name__ for op in OPERATIONS for model in (op.body, op.query) if model is not None}
-    for name in requests | {models.DeadLetterFilter.__name__}:
-        for schema in schemas[name]["properties"].values():
-            for choice in (schema, schema.get("items", {}), *schema.get("anyOf", ())):
-                if choice.get("type") == "string" and not {"enum", "const", "format", "pattern"} & choice.keys():
-                    choice["pattern"] = _PLAIN
+def _choices(schema: Schema) -> Iterator[Schema]:
+    """The schemas of every property: itself, its items, its alternatives."""
+    for each in schema.get("properties", {}).values():
+        yield from (each, each.get("items", {}), *each.get("anyOf", ()))
 
 
 def _operation(op: Operation, schemas: Schema) -> Schema:
     responses = {str(status): _answer(status, answer, op) for status, answer in op.answers.items()}
     auth = (401, 429) if op.scope else ()
     for status in sorted({*op.problems, *auth, *_OF_BROWSERS}):
-        responses.setdefault(str(status), _problem(status))
+        problem = {"application/problem+json": _ref(shapes.ProblemOut)}
+        responses.setdefault(str(status), _response(_WHY[status], _PROBLEM_HEADERS.get(status, ()), problem))
     described: Schema = {
         "operationId": op.name,
         "summary": op.summary,
-        "parameters": [*_path_parameters(op), *_query_parameters(op, schemas), *(_header(name) for name in op.headers)],
+        "parameters": _parameters(op, schemas),
         "responses": responses,
         "security": [{"key": []}] if op.scope else [],
     }
     if op.scope:
         described["description"] = f"For keys with the scope `{op.scope}`."
     if op.body is not None:
-        content = {"application/json": {"schema": {"$ref": REF.format(model=op.body.__name__)}}}
-        described["requestBody"] = {"required": op.body_required, "content": content}
+        described["requestBody"] = {"required": op.body_required, "content": {"application/json": {"schema": _ref(op.body)}}}
     return described
+
+
+def _ref(type_: type) -> Schema:
+    return {"$ref": REF.format(model=type_.__name__)}
 
 
 def _answer(status: int, answer: type | str | None, op: Operation) -> Schema:
     headers = op.answer_headers if status < 300 or status == 304 else ("Retry-After",)
-    described: Schema = {"description": HTTPStatus(status).phrase, "headers": _headers((*headers, "X-Request-ID"))}
+    content: dict[str, Schema] = {}
     if isinstance(answer, str):
-        described["content"] = {answer: {"schema": {"type": "string" if answer == "text/html" else "object"}}}
+        content[answer] = {"type": "string" if answer == "text/html" else "object"}
     elif answer is not None:
-        described["content"] = {"application/json": {"schema": {"$ref": REF.format(model=answer.__name__)}}}
+        content["application/json"] = _ref(answer)
         if answer is shapes.TotalsOut and op.query is not None:
-            described["content"]["text/csv"] = {"schema": {"type": "string"}}
-    return described
+            content["text/csv"] = {"type": "string"}
+    return _response(HTTPStatus(status).phrase, headers, content)
 
 
-def _problem(status: int) -> Schema:
-    content = {"application/problem+json": {"schema": {"$ref": REF.format(model="ProblemOut")}}}
-    headers = _headers((*_PROBLEM_HEADERS.get(status, ()), "X-Request-ID"))
-    return {"description": _WHY[status], "headers": headers, "content": content}
+def _response(description: str, headers: Iterable[str], content: dict[str, Schema]) -> Schema:
+    described = {name: {**_HEADERS[name], "required": name in _ALWAYS} for name in (*headers, "X-Request-ID")}
+    body = {"content": {media_type: {"schema": schema} for media_type, schema in content.items()}} if content else {}
+    return {"description": description, "headers": described, **body}
 
 
-def _headers(names: Iterable[str]) -> Schema:
-    always = ("X-Request-ID", "Retry-After", "WWW-Authenticate", "Location", "ETag")
-    return {name: {**_HEADERS[name], "required": name in always} for name in names}
-
-
-def _header(name: str) -> Schema:
-    return {"name": name, "in": "header", "required": False, **_HEADERS[name]}
-
-
-def _path_parameters(op: Operation) -> list[Schema]:
-    if "{id}" not in op.path:
-        return []
-    schema = {"type": "string", "format": "uuid", "examples": [_ID]}
-    return [{"name": "id", "in": "path", "required": True, "description": "A canonical UUIDv7.", "schema": schema}]
-
-
-def _query_parameters(op: Operation, schemas: Schema) -> list[Schema]:
-    if op.query is None:
-        return []
-    properties = schemas[op.query.__name__]["properties"]
-    return [{"name": name, "in": "query", "required": False, "schema": _plain(schema)} for name, schema in properties.items()]
+def _parameters(op: Operation, schemas: Schema) -> list[Schema]:
+    path = [{"name": "id", "in": "path", "required": True, **_ID}] if "{id}" in op.path else []
+    properties = {} if op.query is None else schemas[op.query.__name__]["properties"]
+    query = [{"name": name, "in": "query", "required": False, "schema": _plain(each)} for name, each in properties.items()]
+    headers = [{"name": name, "in": "header", "required": False, **_HEADERS[name]} for name in op.headers]
+    return [*path, *query, *headers]
 
 
 def _plain(schema: Schema) -> Schema:

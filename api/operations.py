@@ -12,8 +12,7 @@ from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import HealthEndpoints
 from api.messages import MessageEndpoints
-from api.report_jobs import JOBS, ReportJobEndpoints
-from api.reports import ReportEndpoints
+from api.reports import JOBS, ReportEndpoints
 from infra.keys import Scope
 
 
@@ -23,7 +22,6 @@ class Endpoints:
 
     messages: MessageEndpoints
     reports: ReportEndpoints
-    report_jobs: ReportJobEndpoints
     dead_letters: DeadLetterEndpoints
     health: HealthEndpoints
     documents: DocumentEndpoints
@@ -64,102 +62,60 @@ _KEYED = ("Idempotency-Key",)
 _ACCEPTED = ("Location", "Idempotent-Replayed")
 _WAIT = ("Prefer", "If-None-Match")
 _VERSIONED = ("ETag", "Preference-Applied")
-_EVENTS = "text/event-stream"
+_WAIT_PROBLEMS = (404, 429, 503)
 _STATUS: dict[int, type | str | None] = {200: shapes.StatusOut, 304: None}
+_EVENTS: dict[int, type | str | None] = {200: "text/event-stream", 204: None}
 
 # Starlette tries the routes in this order, so frequent operations come first.
 OPERATIONS: list[Operation] = [
-    Operation(
-        "POST", "/messages", "Accept a message", lambda to: to.messages.post, _WRITE, {202: shapes.AcceptedOut},
-        (*_BODY_PROBLEMS, 503), models.MessageIn, headers=_KEYED, answer_headers=_ACCEPTED,
-    ),
-    Operation(
-        "GET", "/message/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
-        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
-    ),
-    Operation(
-        "GET", "/messages/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
-        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
-    ),
-    Operation(
-        "GET", "/messages", "List messages, newest first", lambda to: to.messages.list, _READ,
-        {200: shapes.MessageListOut}, (422, 503), query=models.MessageQuery,
-    ),
-    Operation(
-        "POST", "/messages/batch", "Accept up to 1,000 messages, each validated separately",
-        lambda to: to.messages.post_batch, _WRITE, {202: shapes.BatchOut}, (*_BODY_PROBLEMS, 503), models.BatchIn,
-        headers=_KEYED, answer_headers=("Idempotent-Replayed",),
-    ),
-    Operation(
-        "GET", "/messages/{id}", "A message's record", lambda to: to.messages.record, _READ,
-        {200: shapes.MessageOut, 304: None}, (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
-    ),
-    Operation(
-        "GET", "/messages/{id}/events", "Each status change, live", lambda to: to.messages.events, _READ,
-        {200: _EVENTS, 204: None}, (404, 429, 503), headers=("Last-Event-ID",),
-    ),
-    Operation(
-        "GET", "/messages/{id}/attempts", "A message's attempts", lambda to: to.messages.attempts, _READ,
-        {200: shapes.AttemptsOut}, (404, 503),
-    ),
-    Operation(
-        "GET", "/messages/{id}/callbacks", "A message's callbacks", lambda to: to.messages.list_callbacks, _READ,
-        {200: shapes.CallbacksOut}, (404, 503),
-    ),
-    Operation(
-        "GET", "/api/1.0/report/posts", "Total words per user, counted within the request", lambda to: to.reports.report,
-        _REPORTS, {200: shapes.TotalsOut}, (503,),
-    ),
-    Operation(
-        "POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.report_jobs.post, _REPORTS,
-        {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503), models.ReportIn, body_required=False,
-        headers=_KEYED, answer_headers=_ACCEPTED,
-    ),
-    Operation(
-        "GET", JOBS, "List reports, newest first", lambda to: to.report_jobs.list, _REPORTS,
-        {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery,
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.report_jobs.state, _REPORTS,
-        {200: shapes.ReportOut, 304: None}, (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.report_jobs.status, _REPORTS, _STATUS,
-        (404, 429, 503), headers=_WAIT, answer_headers=_VERSIONED,
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.report_jobs.events,
-        _REPORTS, {200: _EVENTS, 204: None}, (404, 429, 503), headers=("Last-Event-ID",),
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.report_jobs.attempts, _REPORTS,
-        {200: shapes.AttemptsOut}, (404, 503),
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.report_jobs.list_callbacks, _REPORTS,
-        {200: shapes.CallbacksOut}, (404, 503),
-    ),
-    Operation(
-        "GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page", lambda to: to.report_jobs.result,
-        _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503), query=models.ResultQuery,
-    ),
-    Operation(
-        "GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
-        {200: shapes.DeadLetterListOut}, (422, 503), query=models.DeadLetterQuery,
-    ),
-    Operation(
-        "POST", "/dead-letters/requeue", "Requeue dead letters", lambda to: to.dead_letters.requeue, _DEAD,
-        {200: shapes.RequeuedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterRequeue,
-    ),
-    Operation(
-        "POST", "/dead-letters/discard", "Discard dead letters", lambda to: to.dead_letters.discard, _DEAD,
-        {200: shapes.DiscardedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterBatch,
-    ),
+    Operation("POST", "/messages", "Accept a message", lambda to: to.messages.post, _WRITE, {202: shapes.AcceptedOut},
+              (*_BODY_PROBLEMS, 503), models.MessageIn, headers=_KEYED, answer_headers=_ACCEPTED),
+    Operation("GET", "/message/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
+              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+    Operation("GET", "/messages/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
+              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+    Operation("GET", "/messages", "List messages, newest first", lambda to: to.messages.list, _READ,
+              {200: shapes.MessageListOut}, (422, 503), query=models.MessageQuery),
+    Operation("POST", "/messages/batch", "Accept up to 1,000 messages, each validated separately",
+              lambda to: to.messages.post_batch, _WRITE, {202: shapes.BatchOut}, (*_BODY_PROBLEMS, 503), models.BatchIn,
+              headers=_KEYED, answer_headers=("Idempotent-Replayed",)),
+    Operation("GET", "/messages/{id}", "A message's record", lambda to: to.messages.record, _READ,
+              {200: shapes.MessageOut, 304: None}, _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+    Operation("GET", "/messages/{id}/events", "Each status change, live", lambda to: to.messages.events, _READ, _EVENTS,
+              _WAIT_PROBLEMS, headers=("Last-Event-ID",)),
+    Operation("GET", "/messages/{id}/attempts", "A message's attempts", lambda to: to.messages.attempts, _READ,
+              {200: shapes.AttemptsOut}, (404, 503)),
+    Operation("GET", "/messages/{id}/callbacks", "A message's callbacks", lambda to: to.messages.callbacks, _READ,
+              {200: shapes.CallbacksOut}, (404, 503)),
+    Operation("GET", "/api/1.0/report/posts", "Total words per user, counted within the request",
+              lambda to: to.reports.report, _REPORTS, {200: shapes.TotalsOut}, (503,)),
+    Operation("POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.reports.post, _REPORTS,
+              {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503), models.ReportIn, body_required=False,
+              headers=_KEYED, answer_headers=_ACCEPTED),
+    Operation("GET", JOBS, "List reports, newest first", lambda to: to.reports.list, _REPORTS,
+              {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery),
+    Operation("GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.reports.record, _REPORTS,
+              {200: shapes.ReportOut, 304: None}, _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+    Operation("GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.reports.status, _REPORTS, _STATUS,
+              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+    Operation("GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.reports.events,
+              _REPORTS, _EVENTS, _WAIT_PROBLEMS, headers=("Last-Event-ID",)),
+    Operation("GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.reports.attempts, _REPORTS,
+              {200: shapes.AttemptsOut}, (404, 503)),
+    Operation("GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.reports.callbacks, _REPORTS,
+              {200: shapes.CallbacksOut}, (404, 503)),
+    Operation("GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page",
+              lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503),
+              query=models.ResultQuery),
+    Operation("GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
+              {200: shapes.DeadLetterListOut}, (422, 503), query=models.DeadLetterQuery),
+    Operation("POST", "/dead-letters/requeue", "Requeue dead letters", lambda to: to.dead_letters.requeue, _DEAD,
+              {200: shapes.RequeuedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterRequeue),
+    Operation("POST", "/dead-letters/discard", "Discard dead letters", lambda to: to.dead_letters.discard, _DEAD,
+              {200: shapes.DiscardedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterBatch),
     Operation("GET", "/health/live", "Whether this process answers", lambda to: to.health.live, None, {200: shapes.LiveOut}),
-    Operation(
-        "GET", "/health/ready", "Whether the API accepts messages now", lambda to: to.health.ready, None,
-        {200: shapes.ReadyOut, 503: shapes.ReadyOut},
-    ),
+    Operation("GET", "/health/ready", "Whether the API accepts messages now", lambda to: to.health.ready, None,
+              {200: shapes.ReadyOut, 503: shapes.ReadyOut}),
     Operation("GET", "/version", "The release", lambda to: to.health.version, None, {200: shapes.VersionOut}),
     Operation("GET", "/openapi.json", "This document", lambda to: to.documents.openapi, None, {200: "application/json"}),
     Operation("GET", "/docs", "This document as a page", lambda to: to.documents.docs, None, {200: "text/html"}),

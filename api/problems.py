@@ -1,6 +1,7 @@
 """Problems: every error answer is RFC 9457 `application/problem+json` with a stable `code` and the request's id."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import orjson
@@ -23,24 +24,15 @@ log = structlog.get_logger()
 _MAX_ERRORS = 50  # in one problem
 
 
+@dataclass(eq=False)
 class Problem(Exception):
     """An error answer. `headers` are sent with it."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        detail: str,
-        *,
-        errors: Sequence[FieldProblem] = (),
-        headers: Mapping[str, str] | None = None,
-    ):
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.errors = errors
-        self.headers = dict(headers or {})
+    status: int
+    code: str
+    detail: str
+    errors: Sequence[FieldProblem] = field(default=(), kw_only=True)
+    headers: Mapping[str, str] | None = field(default=None, kw_only=True)
 
 
 def invalid(*errors: FieldProblem) -> Problem:
@@ -71,12 +63,12 @@ _PROBLEMS: dict[type[Exception], Callable[[Exception], Problem]] = {
 }
 
 
-def problem_from(error: BaseException) -> Problem | None:
+def problem_from(error: Exception) -> Problem | None:
     """The problem that reports this error. None: the error is a defect."""
     if isinstance(error, Problem):
         return error
     make = next((_PROBLEMS[base] for base in type(error).__mro__ if base in _PROBLEMS), None)
-    return make(error) if make is not None and isinstance(error, Exception) else None
+    return make(error) if make else None
 
 
 def describe(problem: Problem) -> ItemProblem:
@@ -111,6 +103,8 @@ def _request_id(request: Request) -> str:
 async def _on_known(request: Request, error: Exception) -> Response:
     problem = problem_from(error)
     assert problem is not None
+    if isinstance(error, BadData):  # a value that the request model accepts; the answer cannot name its field
+        log.warning("request.bad_data", request_id=_request_id(request), reason=str(error))
     return render(request, problem)
 
 
@@ -121,29 +115,15 @@ async def _on_unknown_outcome(request: Request, error: Exception) -> Response:
     return await _on_known(request, error)
 
 
-async def _on_bad_data(request: Request, error: Exception) -> Response:
-    """Postgres rejects a value that the request model accepts. The answer cannot name its field, so the log has the reason."""
-    log.warning("request.bad_data", request_id=_request_id(request), reason=str(error))
-    return await _on_known(request, error)
-
-
 async def _on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405, as problems."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
+    """Starlette's own 404 and 405, as problems. Its 405 names only the methods of the first matching route."""
+    if not isinstance(error, HTTPException) or error.status_code != 405:
         return render(request, not_found())
-    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    if error.status_code != 405:
-        return render(request, Problem(error.status_code, code, error.detail, headers=error.headers))
-    allow = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
-    return render(request, Problem(405, code, f"This path does not support {request.method}.", headers=allow))
-
-
-def _allowed_methods(request: Request) -> set[str]:
-    """Every method of the request's path. Starlette names only those of the first matching route."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     paths = {route.path for route in routes if route.endpoint is request.scope.get("endpoint")}
-    return {method for route in routes if route.path in paths for method in route.methods or ()}
+    allow = sorted({method for route in routes if route.path in paths for method in route.methods or ()})
+    detail = f"This path does not support {request.method}."
+    return render(request, Problem(405, "method_not_allowed", detail, headers={"Allow": ", ".join(allow)}))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
@@ -164,7 +144,6 @@ EXCEPTION_HANDLERS: dict[type[Exception], ExceptionHandler] = {
     **dict.fromkeys(_PROBLEMS, _on_known),
     DeadlineExceeded: _on_unknown_outcome,
     Transient: _on_unknown_outcome,
-    BadData: _on_bad_data,
     HTTPException: _on_http_exception,
     ClientDisconnect: _on_disconnect,
     Exception: _on_bug,

@@ -1,7 +1,4 @@
-"""Limits the time and the header size of requests, and answers malformed HTTP with a problem.
-
-uvicorn itself has neither limit, and answers malformed HTTP in plain text.
-"""
+"""Limits the time and the header size of requests, and answers malformed HTTP with a problem. uvicorn itself does neither."""
 
 import asyncio
 import uuid

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 from starlette.requests import Request
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import parse_accept_header
 
 from api.problems import Problem, invalid
 from api.shapes import FieldProblem
@@ -29,24 +30,17 @@ _CODES = {
     "string_too_long": "too_long",
     "string_unicode": "invalid_unicode",
     "literal_error": "unknown_value",
+    "enum": "unknown_value",
 }
 
 
 async def read_model(request: Request, model: type[Model]) -> Model:
-    """The request's JSON body as a validated model.
-
-    Raises:
-        Problem: 400 not JSON or nested too deeply, 413 too large, 415 another content type, 422 naming each invalid field.
-    """
+    """The JSON body as a model. Problems: 400 not JSON or too deep, 413 too large, 415 another type, 422 as `validated`."""
     return validated(_parse(await _read_body(request)), model)
 
 
 def validated(fields: object, model: type[Model]) -> Model:
-    """Parsed JSON as a model.
-
-    Raises:
-        Problem: 422 naming each invalid field.
-    """
+    """Parsed JSON as a model. Raises a 422 problem that names each invalid field."""
     if not isinstance(fields, dict):
         wrong_type = FieldProblem("", "wrong_type", "must be an object")
         raise Problem(422, "validation", "The body must be a JSON object.", errors=[wrong_type])
@@ -57,11 +51,7 @@ def validated(fields: object, model: type[Model]) -> Model:
 
 
 def read_query(request: Request, model: type[Model]) -> Model:
-    """The query string as a validated model.
-
-    Raises:
-        Problem: 422 naming each invalid parameter as `?name`, and too many parameters as `?`.
-    """
+    """The query string as a model. Raises a 422 problem that names each invalid parameter as `?name`, too many as `?`."""
     if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
         too_many = FieldProblem("?", "too_many", f"has more than {MAX_PARAMETERS} parameters")
         raise Problem(422, "validation", f"The query string has more than {MAX_PARAMETERS} parameters.", errors=[too_many])
@@ -76,11 +66,7 @@ def read_query(request: Request, model: type[Model]) -> Model:
 
 
 def require_provider(name: str, providers: Collection[str]) -> None:
-    """Check the name of a provider in a request body.
-
-    Raises:
-        Problem: 422, no such provider is configured.
-    """
+    """Raise a 422 problem unless this provider of a request body is configured."""
     if name not in providers:
         raise invalid(FieldProblem("/provider", "unknown_provider", f"must be one of: {', '.join(sorted(providers))}"))
 
@@ -92,29 +78,14 @@ def has_body(request: Request) -> bool:
 def preferred(request: Request, offered: Mapping[str, Choice]) -> Choice:
     """The choice whose media type the Accept header prefers (RFC 9110, section 12.5.1). The first one wins a tie.
 
-    Raises:
-        Problem: 406, the header accepts none.
+    Parameters of media ranges are ignored. Raises a 406 problem if the header accepts none.
     """
-    ranges = request.headers.get("accept", "*/*").split(",")[:_MAX_MEDIA_RANGES]
-    qualities = dict(sorted(map(_media_range, ranges)))  # the highest quality of each range remains
-
-    def quality(media_type: str) -> float:
-        patterns = (media_type, media_type.split("/")[0] + "/*", "*/*")
-        return next((qualities[pattern] for pattern in patterns if pattern in qualities), 0.0)
-
-    best = max(offered, key=quality)
-    if quality(best) == 0:
+    ranges = parse_accept_header(",".join(request.headers.get("accept", "*/*").split(",")[:_MAX_MEDIA_RANGES]))
+    accepted = MIMEAccept([(media_type.partition(";")[0], quality) for media_type, quality in ranges])
+    best = max(offered, key=accepted.quality)
+    if accepted.quality(best) == 0:
         raise Problem(406, "not_acceptable", f"Acceptable media types: {', '.join(offered)}.")
     return offered[best]
-
-
-def _media_range(text: str) -> tuple[str, float]:
-    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
-    quality = next((parameter[2:] for parameter in parameters if parameter.startswith("q=")), "1")
-    try:
-        return media_type, min(1.0, max(0.0, float(quality)))
-    except ValueError:
-        return media_type, 0.0
 
 
 async def _read_body(request: Request) -> bytes:
@@ -124,29 +95,28 @@ async def _read_body(request: Request) -> bytes:
         raise Problem(415, "unsupported_media_type", "Send the header Content-Type: application/json.")
     if "content-encoding" in request.headers:
         raise Problem(415, "unsupported_media_type", "Content-Encoding is not supported. Send the body without it.")
+    # The rest of the body remains unread, so the connection is unusable.
+    too_large = Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > MAX_BYTES:
-        raise _too_large()
+        raise too_large
     body = bytearray()
     async for chunk in request.stream():  # `api.request_timeout` ends slow bodies
         body += chunk
         if len(body) > MAX_BYTES:
-            raise _too_large()
+            raise too_large
     return bytes(body)
 
 
-def _too_large() -> Problem:
-    # The rest of the body remains unread, so the connection is unusable.
-    return Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
-
-
 def _parse(body: bytes) -> object:
+    too_deep = Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
     try:
-        fields = json.loads(body.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_fields)
+        # `int` raises ValueError for NaN and Infinity.
+        fields = json.loads(body.decode("utf-8"), parse_constant=int, object_pairs_hook=_unique_fields)
     except UnicodeDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
-        raise _too_deep() from error
+        raise too_deep from error
     except _RepeatedField as error:
         raise Problem(400, "repeated_field", f"The field {_printable(str(error))[:_MAX_POINTER]!r} is repeated.") from error
     except json.JSONDecodeError as error:
@@ -154,7 +124,7 @@ def _parse(body: bytes) -> object:
     except ValueError as error:  # NaN or Infinity, or an integer of thousands of digits
         raise Problem(400, "malformed_json", "The body is not JSON: a number is out of range.") from error
     if _deeper_than(fields, MAX_DEPTH):
-        raise _too_deep()
+        raise too_deep
     return fields
 
 
@@ -171,14 +141,6 @@ def _unique_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
-def _too_deep() -> Problem:
-    return Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
-
-
 def _deeper_than(value: object, levels: int) -> bool:
     if not isinstance(value, (dict, list)):
         return False
@@ -186,15 +148,12 @@ def _deeper_than(value: object, levels: int) -> bool:
     return levels == 0 or any(_deeper_than(child, levels - 1) for child in children)
 
 
-def _field_problems(error: ValidationError) -> list[FieldProblem]:
-    return [_field_problem(details) for details in error.errors(include_url=False, include_context=False)]
-
-
-def _field_problem(details: ErrorDetails) -> FieldProblem:
-    kind = details["type"]
-    code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else kind)
-    detail = "is not a known field" if code == "unknown_field" else details["msg"]
-    return FieldProblem(_pointer(details["loc"]), code, detail)
+def _field_problems(error: ValidationError) -> Iterator[FieldProblem]:
+    for details in error.errors(include_url=False, include_context=False):
+        kind = details["type"]
+        code = _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else kind)
+        detail = "is not a known field" if code == "unknown_field" else details["msg"]
+        yield FieldProblem(_pointer(details["loc"]), code, detail)
 
 
 def _pointer(location: tuple[int | str, ...]) -> str:

@@ -1,29 +1,16 @@
 """The JSON of every answer. mypy checks the endpoints against these types; the OpenAPI document is generated from them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired
+from datetime import datetime
+from typing import Literal, NotRequired
 from uuid import UUID
-
-from pydantic import Field
 
 # On Python 3.11, pydantic reads no other TypedDict.
 from typing_extensions import TypedDict
 
+from infra.postgres.dead_letters import DeadLetter
+from infra.postgres.job_reads import Attempt, Callback, MessageRecord, MessageRow, ReportRecord
 from jobs.lifecycle import Status
-
-Instant = Annotated[str, Field(description="RFC 3339 in UTC, with milliseconds", json_schema_extra={"format": "date-time"})]
-
-
-def _one_of(*values: str) -> Any:
-    """A string of the core, whose type names no values."""
-    return Field(json_schema_extra={"enum": list(values)})
-
-
-PriorityName = Annotated[str, _one_of("normal", "high")]
-DeliveryName = Annotated[str, _one_of("at_least_once", "at_most_once")]
-KindName = Annotated[str, _one_of("message", "report", "callback")]
-ReportStatus = Annotated[str, _one_of("queued", "processing", "retrying", "completed", "failed", "unknown", "discarded")]
-DeadStatus = Annotated[str, _one_of("failed", "unknown")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +44,7 @@ class AcceptedOut(TypedDict):
 
     id: UUID
     status: Literal["queued"]
-    created_at: Instant
+    created_at: datetime
     links: dict[str, str]
 
 
@@ -88,22 +75,9 @@ class StatusOut(TypedDict):
     status: Status
 
 
-class MessageRowOut(TypedDict):
+class MessageRowOut(MessageRow):
     """A message in a list."""
 
-    id: UUID
-    status: Status
-    version: int
-    destination: str
-    provider: str
-    priority: PriorityName
-    reference: str | None
-    tags: list[str]
-    attempts: int
-    reason: str | None
-    created_at: Instant
-    updated_at: Instant
-    finished_at: Instant | None
     links: dict[str, str]
 
 
@@ -114,79 +88,27 @@ class MessageListOut(TypedDict):
     next_cursor: str | None
 
 
-class MessageOut(MessageRowOut):
+class MessageOut(MessageRecord):
     """A message's record."""
 
-    body: Annotated[str | None, Field(description="null: the message was sent, and bodies are not retained")]
-    delivery: DeliveryName
-    metadata: dict[str, Any] | None
-    callback_url: str | None
-    provider_message_id: str | None
-    next_attempt_at: Instant | None
-
-
-class AttemptOut(TypedDict):
-    """One attempt and its outcome. `revision` counts requeues."""
-
-    revision: int
-    n: int
-    outcome: str
-    reason: str | None
-    charged: bool
-    provider_code: int | None
-    ran_seconds: float | None
-    ended_at: Instant
+    links: dict[str, str]
 
 
 class AttemptsOut(TypedDict):
     """Every attempt, oldest first."""
 
-    data: list[AttemptOut]
-
-
-class CallbackOut(TypedDict):
-    """One callback. Its id is the `webhook-id`."""
-
-    id: UUID
-    type: str
-    sequence: int
-    url: str
-    status: Status
-    attempts: int
-    reason: str | None
-    created_at: Instant
-    finished_at: Instant | None
-    next_attempt_at: Instant | None
+    data: list[Attempt]
 
 
 class CallbacksOut(TypedDict):
     """Every callback, oldest first."""
 
-    data: list[CallbackOut]
+    data: list[Callback]
 
 
-class Progress(TypedDict):
-    """The number of counted posts, and the approximate total."""
-
-    posts: int
-    of_about: int | None
-
-
-class ReportOut(TypedDict):
+class ReportOut(ReportRecord):
     """A report's state."""
 
-    id: UUID
-    status: ReportStatus
-    version: int
-    progress: Progress | None
-    attempts: int
-    reason: str | None
-    last_reason: str | None
-    callback_url: str | None
-    created_at: Instant
-    updated_at: Instant
-    finished_at: Instant | None
-    next_attempt_at: Instant | None
     links: dict[str, str]
 
 
@@ -211,26 +133,10 @@ class TotalsOut(TypedDict):
     next_cursor: NotRequired[str | None]
 
 
-class DeadLetterOut(TypedDict):
+@dataclass(frozen=True, slots=True)
+class DeadLetterOut(DeadLetter):
     """A failed or unknown job."""
 
-    id: UUID
-    version: int
-    status: DeadStatus
-    kind: KindName
-    provider: str | None
-    priority: str
-    destination: str | None
-    reference: str | None
-    tags: list[str]
-    reason: str | None
-    last_reason: str | None
-    provider_code: int | None
-    attempts: int
-    revision: int
-    created_at: Instant
-    failed_at: Instant
-    age_seconds: float
     links: dict[str, str]
 
 

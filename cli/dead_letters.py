@@ -45,9 +45,10 @@ def show(id: UUID) -> None:
             say(f"{name:>14}  {value}")
         attempts = Table("revision", "attempt", "outcome", "reason", "code", "charged", "took", "at")
         for row in await access.jobs.attempts(id, None, None, CALL_SECONDS) or []:
-            took = "" if row.ran_seconds is None else f"{row.ran_seconds:.2f} s"
-            cells = (row.revision, row.n, row.outcome, row.reason or "", row.provider_code or "", row.charged, took)
-            attempts.add_row(*map(str, cells), f"{row.ended_at:%Y-%m-%d %H:%M:%S}")
+            took = "" if row["ran_seconds"] is None else f"{row['ran_seconds']:.2f} s"
+            reason, code = row["reason"] or "", row["provider_code"] or ""
+            cells = (row["revision"], row["n"], row["outcome"], reason, code, row["charged"], took)
+            attempts.add_row(*map(str, cells), f"{row['ended_at']:%Y-%m-%d %H:%M:%S}")
         console.print(attempts)
 
     run(work)

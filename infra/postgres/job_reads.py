@@ -1,22 +1,75 @@
-"""Reads of jobs of every kind: statuses, attempts, callbacks, backlogs."""
+"""Reads of jobs: statuses, records, lists, attempts, callbacks, backlogs.
+
+Each TypedDict is a row as Postgres returns it: enums are their strings, instants are by Postgres' clock.
+"""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from typing_extensions import TypedDict
 
 from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
-from jobs.model import Kind, KnownStatus
+from jobs.model import Delivery, Kind, KnownStatus, Priority
 
-_STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+JobKey = tuple[UUID, str]  # a job's id and its client
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class JobRow(TypedDict):
+    """The fields of every kind of job."""
+
+    id: UUID
+    status: Status
+    version: int
+    attempts: int
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class MessageRow(JobRow):
+    """A message in a list, without its body."""
+
+    destination: str
+    provider: str
+    priority: Priority
+    reference: str | None
+    tags: list[str]
+
+
+class MessageRecord(MessageRow):
+    """A message as its client sees it."""
+
+    body: str | None
+    delivery: Delivery
+    metadata: dict[str, Any] | None
+    callback_url: str | None
+    provider_message_id: str | None
+    next_attempt_at: datetime | None
+
+
+class Progress(TypedDict):
+    """The number of counted posts, and the approximate total."""
+
+    posts: int
+    of_about: int | None
+
+
+class ReportRecord(JobRow):
+    """A report as its client sees it. `last_reason`: of the last attempt; `reason`: of the job."""
+
+    last_reason: str | None
+    callback_url: str | None
+    next_attempt_at: datetime | None
+    progress: Progress | None
+
+
+class Attempt(TypedDict):
     """One ended attempt: `revision` counts requeues, `n` attempts within one; `charged`: it counts against the limit."""
 
     revision: int
@@ -29,29 +82,75 @@ class AttemptRecord:
     ended_at: datetime
 
 
-_ATTEMPTS = sa.text("""
-SELECT a.revision, a.n, a.outcome, a.reason, a.charged, a.provider_code, a.ran_seconds, a.ended_at
-FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
-WHERE j.id = :id AND j.client_id = coalesce(:client_id, j.client_id) AND j.kind = coalesce(:kind, j.kind)
-ORDER BY a.revision, a.n
-""")
-
-
-@dataclass(frozen=True, slots=True)
-class CallbackRecord:
+class Callback(TypedDict):
     """One callback of a job. `id`: its `webhook-id`; `sequence`: the version of the job that it reports."""
 
     id: UUID
     type: str
     sequence: int
     url: str
-    status: str
+    status: Status
     attempts: int
     reason: str | None
     created_at: datetime
     finished_at: datetime | None
     next_attempt_at: datetime | None
 
+
+def _columns(alias: str, row: type) -> str:
+    return ", ".join(f"{alias}.{name}" for name in row.__annotations__)
+
+
+_DUE = "CASE WHEN j.status = 'retrying' THEN j.due_at END AS next_attempt_at"
+_MESSAGE = f"{_columns('j', MessageRow)}, j.body, j.delivery, j.metadata, j.callback_url, j.provider_message_id, {_DUE}"
+_REPORT = f"""{_columns("j", JobRow)}, j.callback_url, {_DUE},
+    (SELECT a.reason FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason,
+    CASE WHEN j.progress_done IS NOT NULL THEN json_build_object('posts', j.progress_done, 'of_about',
+        CASE WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress"""  # noqa: S608
+
+# No condition but the ids: any other would let the planner scan a partial index.
+_RECORDS = "SELECT j.client_id, j.kind, {columns} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))"
+_MESSAGES = sa.text(_RECORDS.format(columns=_MESSAGE))
+_REPORTS = sa.text(_RECORDS.format(columns=_REPORT))
+
+# By id, newest first: a UUIDv7 begins with the clock of the process that accepted the job.
+_PAGE = """
+SELECT {columns} FROM jobs j
+WHERE j.client_id = :client_id AND j.kind = '{kind}' AND j.id < CAST(:before AS uuid) {clauses}
+ORDER BY j.id DESC LIMIT :limit
+"""
+# A tag is searched first, because its rows are in order.
+_TAGGED = """
+SELECT {columns} FROM message_tags t JOIN jobs j ON j.id = t.job_id
+WHERE t.client_id = :client_id AND t.tag = :tag AND t.job_id < CAST(:before AS uuid)
+    AND j.client_id = :client_id AND j.kind = '{kind}' {clauses}
+ORDER BY t.job_id DESC LIMIT :limit
+"""
+# Constants: no value is ever part of a statement's text. Each filter has its own index, which ends in the id.
+_CLAUSES = {
+    # A subquery, because the planner takes the index of dead letters for a constant.
+    "status": "AND j.status = (SELECT CAST(:status AS text))",
+    "destination": "AND j.destination = :destination",
+    "reference": "AND j.reference = :reference",
+}
+BEHIND_ALL = UUID(int=2**128 - 1)
+_REPORT_PAGE = sa.text(_PAGE.format(columns=_REPORT, kind=Kind.REPORT, clauses=""))
+
+
+def message_page(filters: Mapping[str, str]) -> str:
+    """The statement of a page of the messages that match every filter: `status`, `destination`, `reference`, `tag`."""
+    clauses = " ".join(clause for name, clause in _CLAUSES.items() if name in filters)
+    page = _TAGGED if "tag" in filters else _PAGE
+    return page.format(columns=_columns("j", MessageRow), kind=Kind.MESSAGE, clauses=clauses)
+
+
+_STATUSES = sa.text("SELECT id, version, status, kind, client_id FROM jobs WHERE id = ANY(CAST(:ids AS uuid[]))")
+
+_ATTEMPTS = sa.text(f"""
+SELECT {_columns("a", Attempt)} FROM jobs j LEFT JOIN attempts a ON a.job_id = j.id
+WHERE j.id = :id AND j.client_id = coalesce(:client_id, j.client_id) AND j.kind = coalesce(:kind, j.kind)
+ORDER BY a.revision, a.n
+""")  # noqa: S608  a constant
 
 _CALLBACKS = sa.text("""
 SELECT c.id, CAST(c.body AS json) ->> 'type' AS type, c.parent_version AS sequence, c.destination AS url, c.status, c.attempts,
@@ -60,7 +159,6 @@ FROM jobs j LEFT JOIN jobs c ON c.parent_id = j.id AND c.kind = 'callback'
 WHERE j.id = :id AND j.client_id = :client_id AND j.kind = :kind
 ORDER BY c.parent_version
 """)
-
 
 _BACKLOG = sa.text("""
 SELECT count(*) FROM (
@@ -80,41 +178,55 @@ class JobReads:
     async def statuses(self, ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
         """The statuses of these jobs, in order; None for an unknown id."""
         at = time.monotonic()
-
-        def work(connection: sa.Connection) -> dict[UUID, KnownStatus]:
-            rows = connection.execute(_STATUSES, {"ids": [str(id_) for id_ in ids]})
-            return {
-                row.id: KnownStatus(row.id, row.version, Status(row.status), Kind(row.kind), row.client_id, at) for row in rows
-            }
-
-        known = await self._pool.call(work, timeout)
+        rows = await self._rows(_STATUSES, {"ids": [str(id_) for id_ in ids]}, timeout)
+        typed = ({**row, "status": Status(row["status"]), "kind": Kind(row["kind"])} for row in rows)
+        known = {row["id"]: KnownStatus(**row, at=at) for row in typed}
         return [known.get(id_) for id_ in ids]
 
-    async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[AttemptRecord] | None:
+    async def messages(self, keys: Sequence[JobKey], timeout: float) -> list[MessageRecord | None]:
+        """The messages with these keys, in order; None: the client has no such message."""
+        return await self._records(_MESSAGES, Kind.MESSAGE, keys, timeout)
+
+    async def reports(self, keys: Sequence[JobKey], timeout: float) -> list[ReportRecord | None]:
+        """The reports with these keys, in order; None: the client has no such report."""
+        return await self._records(_REPORTS, Kind.REPORT, keys, timeout)
+
+    async def _records(self, statement: sa.TextClause, kind: Kind, keys: Sequence[JobKey], timeout: float) -> list[Any]:
+        rows = await self._rows(statement, {"ids": [str(id_) for id_, _ in keys]}, timeout)
+        found = {(row["id"], row.pop("client_id"), row.pop("kind")): row for row in rows}
+        return [found.get((*key, kind)) for key in keys]
+
+    async def message_page(
+        self, client_id: str, filters: Mapping[str, str], before: UUID, limit: int, timeout: float
+    ) -> list[MessageRow]:
+        """At most `limit` messages of the client that match the filters, newest first, with ids below `before`."""
+        parameters = {**filters, "client_id": client_id, "before": str(before), "limit": limit}
+        return await self._rows(sa.text(message_page(filters)), parameters, timeout)
+
+    async def report_page(self, client_id: str, before: UUID, limit: int, timeout: float) -> list[ReportRecord]:
+        """At most `limit` reports of the client, newest first, with ids below `before`."""
+        parameters = {"client_id": client_id, "before": str(before), "limit": limit}
+        return await self._rows(_REPORT_PAGE, parameters, timeout)
+
+    async def attempts(self, id_: UUID, client_id: str | None, kind: Kind | None, timeout: float) -> list[Attempt] | None:
         """Attempts of a job, oldest first; None if the client has no such job. `client_id`, `kind`: None matches any."""
-        parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
+        rows = await self._rows(_ATTEMPTS, {"id": str(id_), "client_id": client_id, "kind": kind}, timeout)
+        return [row for row in rows if row["n"] is not None] if rows else None
 
-        def work(connection: sa.Connection) -> list[AttemptRecord] | None:
-            rows = connection.execute(_ATTEMPTS, parameters).mappings().all()
-            return [AttemptRecord(**row) for row in rows if row["n"] is not None] if rows else None
-
-        return await self._pool.call(work, timeout)
-
-    async def callbacks(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[CallbackRecord] | None:
+    async def callbacks(self, id_: UUID, client_id: str, kind: Kind, timeout: float) -> list[Callback] | None:
         """Callbacks of a job, oldest first; None if the client has no such job of this kind."""
-        parameters = {"id": str(id_), "client_id": client_id, "kind": kind}
-
-        def work(connection: sa.Connection) -> list[CallbackRecord] | None:
-            rows = connection.execute(_CALLBACKS, parameters).mappings().all()
-            return [CallbackRecord(**row) for row in rows if row["id"] is not None] if rows else None
-
-        return await self._pool.call(work, timeout)
+        rows = await self._rows(_CALLBACKS, {"id": str(id_), "client_id": client_id, "kind": kind}, timeout)
+        return [row for row in rows if row["id"] is not None] if rows else None
 
     async def backlog(self, client_id: str, most: int, timeout: float) -> int:
         """The number of a client's due jobs that wait, without those of paused providers; counts up to `most`."""
-        parameters = {"client_id": client_id, "most": most}
-        return await self._pool.call(lambda connection: int(connection.execute(_BACKLOG, parameters).scalar_one()), timeout)
+        (row,) = await self._rows(_BACKLOG, {"client_id": client_id, "most": most}, timeout)
+        return int(row["count"])
 
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""
-        await self._pool.call(lambda connection: connection.execute(sa.text("SELECT 1")).close(), timeout)
+        await self._rows(sa.text("SELECT 1"), {}, timeout)
+
+    async def _rows(self, statement: sa.TextClause, parameters: Mapping[str, Any], timeout: float) -> list[Any]:
+        """The rows as dictionaries. Their type is a promise of the caller's statement."""
+        return await self._pool.call(lambda c: [dict(row) for row in c.execute(statement, parameters).mappings()], timeout)

@@ -59,8 +59,5 @@ class Totals:
     async def page(self, id_: UUID, after: int, limit: int, timeout: float) -> list[tuple[int, int]]:
         """At most `limit` pairs (user id, words) of a completed report, by user id after `after`."""
         parameters = {"id": str(id_), "after": after, "limit": limit}
-
-        def work(connection: sa.Connection) -> list[tuple[int, int]]:
-            return [(row.user_id, row.total_words) for row in connection.execute(_PAGE, parameters)]
-
-        return await self._pool.call(work, timeout)
+        rows = await self._pool.call(lambda connection: connection.execute(_PAGE, parameters).all(), timeout)
+        return [(row.user_id, row.total_words) for row in rows]

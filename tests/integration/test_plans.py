@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import job_reads, ledger, messages, outbox, reports, sweep, totals
+from infra.postgres import job_reads, ledger, outbox, sweep, totals
 from infra.postgres.pool import create_engine
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
@@ -56,14 +56,19 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
     "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),
     "page of totals": (totals._PAGE, {"id": str(new_id()), "after": 5, "limit": 100}, "report_totals_pkey"),
-    "list of reports": (reports._REPORTS, {"client_id": "default", "before": str(new_id()), "limit": 50}, "jobs_reports"),
+    "list of reports": (
+        job_reads._REPORT_PAGE,
+        {"client_id": "default", "before": str(new_id()), "limit": 50},
+        "jobs_reports",
+    ),
     "refill dead": (
         sweep._REFILL_DEAD,
         {"kind": "message", "queue": "q", "after": str(new_id()), "limit": 1000},
         "jobs_dead",
     ),
     "statuses": (job_reads._STATUSES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
-    "messages": (messages._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
+    "messages": (job_reads._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
+    "reports": (job_reads._REPORTS, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
 }
 
 # Their index has the required order: a backlog of a million rows is not sorted for 500 of them.

@@ -51,8 +51,8 @@ async def test_readiness_keeps_the_reason_to_the_log_and_logs_it_once() -> None:
             reasons.append(None)
             assert (await call(ready.app, "/health/ready"))[0] == 200
     assert [(line["event"], line["log_level"], line.get("reason")) for line in logged] == [
-        ("health.waiting", "info", "the first connection"),
-        ("health.up", "info", None),
-        ("health.down", "warning", "role secret_role does not exist"),
-        ("health.up", "info", None),
+        ("postgres.waiting", "info", "the first connection"),
+        ("postgres.up", "info", None),
+        ("postgres.down", "warning", "role secret_role does not exist"),
+        ("postgres.up", "info", None),
     ]

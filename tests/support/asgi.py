@@ -17,7 +17,7 @@ def api(services: Services, database: str, namespace: str, **settings: Any) -> A
     """The API on these services."""
     urls: dict[str, Any] = {"database_url": database, "amqp_url": services.amqp, "redis_url": services.redis}
     providers = {"sandbox": ProviderSettings(url="http://127.0.0.1:9/message")}
-    return create_api(Settings(**urls, namespace=namespace, providers=providers, **settings), lambda error: None).app
+    return create_api(Settings(**urls, namespace=namespace, providers=providers, **settings), lambda error: None)[0]
 
 
 @asynccontextmanager
@@ -39,8 +39,10 @@ async def started(app: ASGIApp) -> AsyncIterator[None]:
         await task
 
 
-async def call(app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    """Send one request without a body to localhost; return the status and the JSON. `headers` may change the host."""
+async def call(
+    app: ASGIApp, path: str, method: str = "GET", headers: dict[str, str] | None = None, content: bytes = b""
+) -> tuple[int, Any]:
+    """Send one request to localhost; return the status and the JSON. `headers` may change the host."""
     listed = {"host": "localhost", **{name.lower(): value for name, value in (headers or {}).items()}}
     scope = {
         "type": "http",
@@ -54,7 +56,7 @@ async def call(app: ASGIApp, path: str, method: str = "GET", headers: dict[str, 
     sent: list[Message] = []
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": content, "more_body": False}
 
     async def send(message: Message) -> None:
         sent.append(message)

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from api import callers
 from api.callers import Access, Endpoint, Keyring, client_of
-from api.limits import RateLimits
 from api.problems import Problem
 from infra.keys import KeyRecord, NewKey, Scope, new_key
 from infra.postgres.errors import Unavailable
+from infra.redis.rates import LimitExceeded
 from tests.support.waiting import eventually
 
 
@@ -61,17 +61,15 @@ def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = T
 
 @dataclass
 class Exhausted:
-    """Limits that every name has exhausted."""
+    """Limits that every address has exhausted and no key has."""
 
     counted: list[str] = field(default_factory=list)
 
-    async def hit(self, limit: RateLimitItem, name: str) -> "Exhausted":
+    async def hit(self, limit: RateLimitItem, name: str) -> LimitExceeded | None:
+        if name.startswith("ph_"):
+            return None
         self.counted.append(name)
-        return self
-
-    @property
-    def seconds(self) -> int:
-        return 60
+        return LimitExceeded(60)
 
 
 async def _refused(keyring: Keyring, key: str) -> int:
@@ -151,17 +149,13 @@ async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
 
 
 def _guarded(keyring: Keyring, rates: Exhausted) -> Endpoint:
-    """An endpoint for reports, behind limits that every address has exhausted and no key has."""
-
-    class Rates(RateLimits):
-        async def count_key(self, prefix: str) -> None:
-            return
+    """An endpoint for reports, behind these limits."""
 
     async def handler(request: Request) -> Response:
         return Response(client_of(request))
 
     limit = limits.parse("60/minute")
-    return Access(keyring, Rates(rates, limit, limit)).guard(handler, Scope.REPORTS)
+    return Access(keyring, rates.hit, limit, limit).guard(handler, Scope.REPORTS)
 
 
 async def _code(endpoint: Endpoint, key: str) -> int:

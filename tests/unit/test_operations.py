@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from api.callers import Access, Endpoint, Keyring
-from api.limits import RateLimits
 from api.openapi import document
 from api.operations import OPERATIONS, Endpoints, Operation
 from api.problems import EXCEPTION_HANDLERS
@@ -34,9 +33,8 @@ class Answering:
         return endpoint
 
 
-class Unlimited:
-    async def hit(self, limit: object, name: str) -> None:
-        return None
+async def unlimited(limit: object, name: str) -> None:
+    return None
 
 
 class Keys:
@@ -64,7 +62,7 @@ class Guarded:
         self.keys = Keys()
         self.keyring = Keyring(self.keys, lambda: None, off=False, may_be_open=False)
         limit = limits.parse("1/second")
-        access = Access(self.keyring, RateLimits(Unlimited(), limit, limit))
+        access = Access(self.keyring, unlimited, limit, limit)
         endpoints = Endpoints(*(cast(Any, Answering()) for _ in fields(Endpoints)))
         routes = [operation.route(endpoints, access) for operation in OPERATIONS]
         self.app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from api.origins import Origins
+from api.middleware import Origins
 from tests.support.asgi import call
 
 

@@ -39,3 +39,20 @@ def test_an_accept_header_is_read_up_to_a_hundred_media_ranges() -> None:
     offered = {"application/json": "json"}
     assert preferred(_request(accept="image/png," * 99 + "application/json"), offered) == "json"
     assert _problem(lambda: preferred(_request(accept="image/png," * 100 + "application/json"), offered)).status == 406
+
+
+@pytest.mark.parametrize(
+    ("accept", "choice"),
+    [
+        ("*/*", "json"), ("text/*", "csv"), ("text/csv, application/json", "json"), ("application/json;q=0.5, text/csv", "csv"),
+        ("text/csv;q=0, */*", "json"), ("application/json;q=0, */*;q=0.1", "csv"), ("text/csv; header=present", "csv"),
+        ("application/json; charset=utf-8", "json"), ("TEXT/CSV", "csv"), ("*/*;q=0.1, text/csv;q=0.2", "csv"),
+        ("image/png", None), ("*/*;q=0", None), ("", None), ("application/json;q=0, image/*", None), ("text/csv;q=high", None),
+    ],
+)  # fmt: skip
+def test_the_accept_header_chooses_by_quality_then_by_order(accept: str, choice: str | None) -> None:
+    offered = {"application/json": "json", "text/csv": "csv"}
+    if choice is None:
+        assert _problem(lambda: preferred(_request(accept=accept), offered)).status == 406
+    else:
+        assert preferred(_request(accept=accept), offered) == choice
