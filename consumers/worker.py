@@ -38,7 +38,6 @@ from infra.webhooks.signing import Signer
 from jobs.breaker import BreakerPolicy
 from jobs.model import Kind, WorkQueue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
-from service.announcing import Announcer
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
 from service.recording import Recorder
@@ -130,7 +129,9 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     gates = _gates(settings, slots, consumer)
     publisher = Publisher(settings.amqp_url, topology, name="worker")
     deletes = ledger_batcher(Outbox(adapters.hot).delete)
-    eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS))
+    eager = EagerPublisher(
+        publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS), grace_seconds=settings.outbox_grace_seconds
+    )
     recorder = _recorder(settings, adapters, ledger, eager)
     lease = Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases)
     renewer = Renewer(ledger, lease.seconds)
@@ -227,6 +228,5 @@ def _works(
 
 def _recorder(settings: Settings, adapters: _Adapters, ledger: Ledger, eager: EagerPublisher) -> Recorder:
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
-    announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
-    return Recorder(applies, late, announcer, lost_leases=settings.lost_leases)
+    return Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)

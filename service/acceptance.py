@@ -10,9 +10,10 @@ from infra.postgres.transitions.accept import Accepted, KeyReused
 from jobs.lifecycle import Status
 from jobs.model import KnownStatus, NewJob, Route
 from jobs.wire import Pointer
-from service.announcing import Announcer
 from service.backlog import BacklogLimit
 from service.batching import Batcher
+from service.publishing import EagerPublisher, Outgoing
+from service.statuses import Statuses
 
 log = structlog.get_logger()
 
@@ -27,13 +28,15 @@ class Acceptance:
     def __init__(
         self,
         accepts: Batcher[NewJob, Accepted | KeyReused],
-        announcer: Announcer,
+        publisher: EagerPublisher,
+        statuses: Statuses,
         backlog: BacklogLimit,
         *,
         timeout_seconds: float,
     ):
         self._accepts = accepts
-        self._announcer = announcer
+        self._publisher = publisher
+        self._statuses = statuses
         self._backlog = backlog
         self._timeout = timeout_seconds
 
@@ -52,11 +55,10 @@ class Acceptance:
             accepted = await self._accepts.submit(job, self._timeout)
         if isinstance(accepted, KeyReused):
             raise KeyTaken
-        if accepted.replayed:  # the first request has published it, or the relay will
-            return accepted
-        self._announcer.publish(Pointer(job.id, 1), Route.WORK, job.queue.name, started)
-        self._announcer.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
-        log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
+        if not accepted.replayed:  # otherwise the first request has published it, or the relay will
+            self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
+            self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
+            log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
         return accepted
 
 

@@ -75,14 +75,10 @@ class BacklogLimit:
     async def refresh(self) -> None:
         """Count the waiting jobs of each recently active client whose count is due."""
         now = self._monotonic()
-        recently = now - RECENT_SECONDS
-        self._backlogs = {
-            client_id: backlog
-            for client_id, backlog in self._backlogs.items()
-            if backlog.is_full or backlog.submitted_at > recently
-        }
         for client_id, backlog in list(self._backlogs.items()):
-            if backlog.due_at <= now:
+            if not backlog.is_full and backlog.submitted_at <= now - RECENT_SECONDS:
+                del self._backlogs[client_id]
+            elif backlog.due_at <= now:
                 await self._count(client_id, backlog)
 
     async def _count(self, client_id: str, backlog: _Backlog) -> None:
@@ -91,7 +87,11 @@ class BacklogLimit:
             counted = await self._waiting(client_id, self._high, COUNT_SECONDS)
         except Transient as error:
             self._outage.failed(error)
-            self._expire_count(client_id, backlog)
+            now = self._monotonic()
+            if now - backlog.counted_at >= STALE_SECONDS and backlog.count > self._low:
+                # The low mark is assumed, so that an idle client is not rejected for good.
+                log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self._low)
+                backlog.count, backlog.counted_at = self._low, now
         else:
             self._outage.succeeded()
             backlog.count = correct_count(backlog.count, counted, uncommitted + backlog.admitted - admitted)
@@ -101,13 +101,6 @@ class BacklogLimit:
         backlog.due_at = ended + COUNT_SHARE * (ended - started)
         self._toggle(client_id, backlog)
 
-    def _expire_count(self, client_id: str, backlog: _Backlog) -> None:
-        """Assume the low mark once a count is stale, so that an idle client is not rejected for good."""
-        now = self._monotonic()
-        if now - backlog.counted_at >= STALE_SECONDS and backlog.count > self._low:
-            log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self._low)
-            backlog.count, backlog.counted_at = self._low, now
-
     @contextmanager
     def admission(self, client_id: str) -> Iterator[None]:
         """The context of one job, from its admission until its commit.
@@ -115,22 +108,19 @@ class BacklogLimit:
         Raises:
             BacklogFull: too many of its jobs are waiting.
         """
-        backlog = self._admit(client_id)
-        backlog.uncommitted += 1
-        try:
-            yield
-        finally:
-            backlog.uncommitted -= 1
-
-    def _admit(self, client_id: str) -> _Backlog:
-        backlog = self._backlogs.setdefault(client_id, _Backlog(counted_at=self._monotonic()))
-        backlog.submitted_at = self._monotonic()
+        now = self._monotonic()
+        backlog = self._backlogs.setdefault(client_id, _Backlog(counted_at=now))
+        backlog.submitted_at = now
         if backlog.is_full:
             raise BacklogFull(f"{backlog.count} of your jobs are waiting. New jobs are accepted again at {self._low}.")
         backlog.count += 1
         backlog.admitted += 1
+        backlog.uncommitted += 1
         self._toggle(client_id, backlog)
-        return backlog
+        try:
+            yield
+        finally:
+            backlog.uncommitted -= 1
 
     def _toggle(self, client_id: str, backlog: _Backlog) -> None:
         if not backlog.is_full and backlog.count >= self._high:

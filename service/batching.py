@@ -40,10 +40,6 @@ class _Entry(Generic[Item, Result]):
     def is_live(self, now: float) -> bool:
         return now < self.deadline and any(not future.done() for future in self.futures)
 
-    def join(self, duplicate: "_Entry[Item, Result]") -> None:
-        self.futures += duplicate.futures
-        self.deadline = max(self.deadline, duplicate.deadline)
-
     def settle(self, result: Result, duplicate_result: Result) -> None:
         """Return the result to the first caller that still waits, and `duplicate_result` to the others."""
         waiting = [future for future in self.futures if not future.done()]
@@ -149,7 +145,8 @@ class Batcher(Generic[Item, Result]):
             if self._key is not None:
                 original = by_key.setdefault(self._key(entry.item), entry)
                 if original is not entry:
-                    original.join(entry)
+                    original.futures += entry.futures
+                    original.deadline = max(original.deadline, entry.deadline)
                     continue
             batch.append(entry)
         return batch
@@ -168,24 +165,18 @@ class Batcher(Generic[Item, Result]):
                     entry.last_error = error
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
                 pause = min(_LONGEST_PAUSE, pause * 2)
-            except self._isolate as error:
-                await self._execute_singly(batch, error)
-                return
             except Exception as error:  # noqa: BLE001  raised again in every caller
-                for entry in batch:
-                    entry.fail(error)
+                if isinstance(error, self._isolate) and len(batch) > 1:
+                    for entry in batch:
+                        await self._execute([entry])
+                else:
+                    for entry in batch:
+                        entry.fail(error)
                 return
             else:
                 for entry, result in zip(batch, results, strict=True):
                     entry.settle(result, result if self._duplicate is None else self._duplicate(entry.item))
                 return
-
-    async def _execute_singly(self, batch: list[_Entry[Item, Result]], error: Exception) -> None:
-        if len(batch) == 1:
-            batch[0].fail(error)
-            return
-        for entry in batch:
-            await self._execute([entry])
 
 
 def ledger_batcher(

@@ -16,6 +16,7 @@ from jobs.wire import Pointer
 
 CALL_SECONDS = 10.0
 NO_DEADLINE_SECONDS = 1e18
+NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +44,9 @@ class DeadLetters:
         Letters of unconfigured providers are left. Letters past their deadline are left, unless `extend` renews it.
         """
         letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
-        targets = [(letter, self._target(letter.queue, provider)) for letter in letters]
-        configured = [(letter, queue) for letter, queue in targets if queue.name in self._deadlines]
-        eligible = [
-            (letter, queue) for letter, queue in configured if extend or letter.age_seconds <= self._deadlines[queue.name]
-        ]
-        eligible_ids = {letter.id for letter, _ in eligible}
-        moved = await self._store.requeue(eligible, CALL_SECONDS) if eligible else set()
-        return BatchResult(
-            [letter.id for letter in letters if letter.id in moved],
-            letters[-1].id if letters else None,
-            unconfigured=[letter.id for letter, queue in targets if queue.name not in self._deadlines],
-            expired=[letter.id for letter, _ in configured if letter.id not in eligible_ids],
-        )
+        deadlines = self._deadlines_of(extend)
+        eligible = [each for each in letters if each.age_seconds <= deadlines.get(_target(each, provider).name, NEVER)]
+        return await self._requeue(eligible, letters, provider)
 
     async def requeue_first(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
@@ -64,29 +55,15 @@ class DeadLetters:
 
         The result names at most `limit` of the letters that are left.
         """
-        letters = await self.requeueable(filter_, after, limit, provider, extend=extend)
-        targets = [(letter, self._target(letter.queue, provider)) for letter in letters]
-        moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
-        condition = self._requeueable(provider, extend=extend, negated=True)
-        others = await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
-        configured = {letter.id for letter in others if self._target(letter.queue, provider).name in self._deadlines}
-        return BatchResult(
-            [letter.id for letter in letters if letter.id in moved],
-            letters[-1].id if letters else None,
-            unconfigured=[letter.id for letter in others if letter.id not in configured],
-            expired=[letter.id for letter in others if letter.id in configured],
-        )
+        eligible = await self.requeueable(filter_, after, limit, provider, extend=extend)
+        others = Requeueable(self._deadlines_of(extend), provider, negated=True)
+        return await self._requeue(eligible, await self._store.page(filter_, after, limit, CALL_SECONDS, others), provider)
 
     async def requeueable(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> list[DeadLetter]:
         """The first `limit` that match the filter and can be requeued."""
-        condition = self._requeueable(provider, extend=extend, negated=False)
-        return await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
-
-    def _requeueable(self, provider: str | None, *, extend: bool, negated: bool) -> Requeueable:
-        deadlines = dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines
-        return Requeueable(deadlines, provider, negated)
+        return await self._store.page(filter_, after, limit, CALL_SECONDS, Requeueable(self._deadlines_of(extend), provider))
 
     async def discard(self, filter_: Filter, after: UUID, limit: int) -> BatchResult:
         """Discard the next `limit` that match the filter."""
@@ -94,11 +71,27 @@ class DeadLetters:
         moved = await self._store.discard(letters, CALL_SECONDS) if letters else set()
         return BatchResult([letter.id for letter in letters if letter.id in moved], letters[-1].id if letters else None)
 
-    @staticmethod
-    def _target(queue: WorkQueue, provider: str | None) -> WorkQueue:
-        if provider is None or queue.provider is None:
-            return queue
-        return WorkQueue(queue.kind, provider, queue.priority)
+    def _deadlines_of(self, extend: bool) -> Mapping[str, float]:
+        return dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines
+
+    async def _requeue(self, eligible: list[DeadLetter], page: list[DeadLetter], provider: str | None) -> BatchResult:
+        """Requeue the eligible letters. Those of the page that are not eligible are left."""
+        moved = set()
+        if eligible:
+            moved = await self._store.requeue([(each, _target(each, provider)) for each in eligible], CALL_SECONDS)
+        eligible_ids = {letter.id for letter in eligible}
+        result = BatchResult([letter.id for letter in eligible if letter.id in moved], page[-1].id if page else None)
+        for letter in page:
+            if letter.id not in eligible_ids:
+                is_configured = _target(letter, provider).name in self._deadlines
+                (result.expired if is_configured else result.unconfigured).append(letter.id)
+        return result
+
+
+def _target(letter: DeadLetter, provider: str | None) -> WorkQueue:
+    if provider is None or letter.queue.provider is None:
+        return letter.queue
+    return WorkQueue(letter.kind, provider, letter.priority)
 
 
 class Tidier:

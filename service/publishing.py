@@ -21,13 +21,13 @@ CAPACITY = 20_000  # messages of one queue that wait to be published
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message with a committed outbox row. The relay publishes it from `expires_at` (monotonic seconds) on."""
+    """A message with a committed outbox row. `started`: monotonic seconds, before the commit."""
 
     pointer: Pointer
     route: Route
     queue: str
-    headers: dict[str, str | int] | None
-    expires_at: float
+    started: float
+    headers: dict[str, str | int] | None = None
 
 
 class Broker(Protocol):
@@ -44,12 +44,13 @@ class EagerPublisher:
     """Publishes the messages of this process's commits, by queue in commit order, and deletes their outbox rows.
 
     Each queue has `IN_FLIGHT` slots of its own, so a queue without confirms delays no other. The relay publishes messages
-    beyond `CAPACITY`, and messages that expire before they are published.
+    beyond `CAPACITY`, and messages that are not published `grace_seconds` after their commit.
     """
 
-    def __init__(self, broker: Broker, delete_row: Callable[[Pointer], Awaitable[None]]):
+    def __init__(self, broker: Broker, delete_row: Callable[[Pointer], Awaitable[None]], *, grace_seconds: float):
         self._broker = broker
         self._delete_row = delete_row
+        self._grace = grace_seconds
         self._waiting: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
         self._in_flight: Counter[str] = Counter()
         self._arrived = asyncio.Event()
@@ -59,7 +60,7 @@ class EagerPublisher:
         """Queue a message for publishing; never blocks."""
         waiting = self._waiting[outgoing.queue]
         if len(waiting) >= CAPACITY:
-            _drop_expired(waiting)
+            self._drop_expired(waiting)
         if len(waiting) < CAPACITY:
             waiting.append(outgoing)
             self._arrived.set()
@@ -71,16 +72,18 @@ class EagerPublisher:
             await self._broker.connected.wait()
             self._arrived.clear()
             for queue, waiting in self._waiting.items():
-                self._start(queue, waiting)
+                self._drop_expired(waiting)
+                while waiting and self._in_flight[queue] < IN_FLIGHT:
+                    self._in_flight[queue] += 1
+                    task = asyncio.create_task(self._publish(waiting.popleft()))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
 
-    def _start(self, queue: str, waiting: deque[Outgoing]) -> None:
-        """Publish as many messages of one queue as it has free slots."""
-        _drop_expired(waiting)
-        while waiting and self._in_flight[queue] < IN_FLIGHT:
-            self._in_flight[queue] += 1
-            task = asyncio.create_task(self._publish(waiting.popleft()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _drop_expired(self, waiting: deque[Outgoing]) -> None:
+        """Drop the messages that the relay publishes by now; the oldest are first."""
+        expired = time.monotonic() - self._grace
+        while waiting and waiting[0].started <= expired:
+            waiting.popleft()
 
     async def _publish(self, outgoing: Outgoing) -> None:
         try:
@@ -99,10 +102,3 @@ class EagerPublisher:
         deadline = time.monotonic() + seconds
         while (self._tasks or any(self._waiting.values())) and time.monotonic() < deadline:  # noqa: ASYNC110  once, at the end
             await asyncio.sleep(0.01)
-
-
-def _drop_expired(waiting: deque[Outgoing]) -> None:
-    """Drop the messages that the relay publishes by now; the oldest are first."""
-    now = time.monotonic()
-    while waiting and waiting[0].expires_at <= now:
-        waiting.popleft()

@@ -22,16 +22,13 @@ class Cache(Protocol):
     async def write(self, entries: Sequence[KnownStatus], timeout: float) -> Sequence[None]: ...
 
 
-Ledger = Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None]]]
-
-
 class Statuses:
     """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. The cache's errors never reach callers."""
 
-    def __init__(self, cache: Cache, ledger: Ledger):
+    def __init__(self, cache: Cache, ledger: Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None]]]):
         self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
-        self._cache_reads = Batcher(cache.read, key=_identity, max_batch=1000)
-        self._ledger_reads = Batcher(ledger, key=_identity, repeat_transient=True)
+        self._cache_reads = Batcher(cache.read, key=lambda id_: id_, max_batch=1000)
+        self._ledger_reads = Batcher(ledger, key=lambda id_: id_, repeat_transient=True)
         self._writes = Batcher(cache.write, max_batch=1000)
 
     async def read(self, id_: UUID) -> KnownStatus | None:
@@ -64,13 +61,7 @@ class Statuses:
             self._outage.failed(error)
 
     def _record_write(self, write: "asyncio.Future[None]") -> None:
-        if write.cancelled():
-            return
         if (error := write.exception()) is None:
             self._outage.succeeded()
         else:
             self._outage.failed(error)
-
-
-def _identity(id_: UUID) -> UUID:
-    return id_

@@ -9,13 +9,11 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from infra.errors import Transient
 from jobs.model import KnownStatus
-
-Read = Callable[[UUID], Awaitable[KnownStatus | None]]
 
 
 class Subscription:
@@ -26,15 +24,12 @@ class Subscription:
         self._is_active = is_active
         self._id = id_
         self._latest: KnownStatus | None = None
-        self._wake_up = asyncio.Event()
+        self.wake_up = asyncio.Event()
 
     def notify(self, status: KnownStatus) -> None:
         if self._latest is None or status.version > self._latest.version:
             self._latest = status
-            self._wake_up.set()
-
-    def wake(self) -> None:
-        self._wake_up.set()
+            self.wake_up.set()
 
     @property
     def active(self) -> bool:
@@ -50,28 +45,22 @@ class Subscription:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0:
                 return None
-            self._wake_up.clear()
+            self.wake_up.clear()
             pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  spreads the rereads
             try:
                 async with asyncio.timeout(min(seconds_left, pause)):
-                    await self._wake_up.wait()
+                    await self.wake_up.wait()
             except TimeoutError:
-                await self._reread()
+                with suppress(Transient):  # the next reread may succeed
+                    if (status := await self._subscriptions.read(self._id)) is not None:
+                        self.notify(status)
         return None
-
-    async def _reread(self) -> None:
-        try:
-            status = await self._subscriptions.read(self._id)
-        except Transient:
-            return  # the next reread may succeed
-        if status is not None:
-            self.notify(status)
 
 
 class Subscriptions:
     """All subscriptions of one process. `read` reads the ledger."""
 
-    def __init__(self, read: Read, *, reread_seconds: float):
+    def __init__(self, read: Callable[[UUID], Awaitable[KnownStatus | None]], *, reread_seconds: float):
         self.read = read
         self.reread_seconds = reread_seconds
         self.closed = False
@@ -106,4 +95,4 @@ class Subscriptions:
         """Make every subscription check whether it is active."""
         for subscriptions in self._by_job.values():
             for subscription in subscriptions:
-                subscription.wake()
+                subscription.wake_up.set()

@@ -16,7 +16,6 @@ from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from service.announcing import Announcer
 from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
 from service.recording import Recorder
@@ -38,7 +37,7 @@ class SimulatedApi:
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
         deletes = ledger_batcher(outbox.delete)
-        self._eager = EagerPublisher(broker, deletes.submit)
+        self._eager = EagerPublisher(broker, deletes.submit, grace_seconds=FOREVER)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing)
         simulation.spawn(process, self._eager.run())
@@ -49,7 +48,7 @@ class SimulatedApi:
         assert isinstance(accepted, Accepted)
         self.simulation.record_accepted(accepted)
         if not accepted.replayed:
-            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
+            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, 0.0))
             self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
 
 
@@ -62,11 +61,12 @@ class SimulatedWorker:
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
         deletes = ledger_batcher(outbox.delete)
-        eager = EagerPublisher(broker, deletes.submit)
+        eager = EagerPublisher(broker, deletes.submit, grace_seconds=FOREVER)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
-            Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
+            eager,
+            Statuses(cache, _nothing),
             lost_leases=3,
         )
         mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)

@@ -16,6 +16,8 @@ from service.publishing import EagerPublisher, Outgoing
 from tests.support.factories import new_id
 from tests.support.waiting import eventually
 
+GRACE_SECONDS = 60.0
+
 
 class Refused(Transient):
     pass
@@ -36,8 +38,8 @@ class Broker:
             await asyncio.Event().wait()
 
 
-def _outgoing(n: int, seconds: float = 60, queue: str = "q") -> Outgoing:
-    return Outgoing(Pointer(new_id(), n), Route.WORK, queue, None, time.monotonic() + seconds)
+def _outgoing(n: int, seconds: float = GRACE_SECONDS, queue: str = "q") -> Outgoing:
+    return Outgoing(Pointer(new_id(), n), Route.WORK, queue, time.monotonic() + seconds - GRACE_SECONDS)
 
 
 @asynccontextmanager
@@ -47,7 +49,7 @@ async def running(broker: Broker) -> AsyncIterator[tuple[EagerPublisher, list[in
     async def forget(pointer: Pointer) -> None:
         forgotten.append(pointer.version)
 
-    publisher = EagerPublisher(broker, forget)
+    publisher = EagerPublisher(broker, forget, grace_seconds=GRACE_SECONDS)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, forgotten

@@ -21,7 +21,6 @@ from jobs.model import REPORTS, Claimed, NewJob, Progress, Route
 from jobs.outcome import RELEASED_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
-from service.announcing import Announcer
 from service.batching import Batcher
 from service.publishing import EagerPublisher
 from service.recording import Recorder
@@ -127,7 +126,8 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _unasked), grace_seconds=5),
+        EagerPublisher(Broker(), forget, grace_seconds=5),
+        Statuses(cache, _unasked),
         lost_leases=3,
     )
     switch, renewer = Switch(), Renewer(ledger, lease)
