@@ -49,7 +49,7 @@ class DeadLetterEndpoints:
             found = await self.letters.requeueable(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
             answer["would_requeue"] = [letter.id for letter in found]
         else:
-            done = await self.letters.requeue_first(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+            done = await self.letters.requeue(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend, skip=True)
             log.info("dead_letters.requeued", client=caller_of(request).client_id, jobs=len(done.moved))
             answer |= {"requeued": done.moved, "unconfigured_provider": done.unconfigured, "expired": done.expired}
         return as_json(answer)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
+from uuid_utils.compat import uuid7
 
 from api.answers import READ_SECONDS, as_json, from_cursor, instant, instant_or_none, job_id, page_of
 from api.callbacks import CallbackUrls
@@ -22,7 +23,7 @@ from infra.postgres.messages import MessageFilter, MessageRecord, MessageRow, Me
 from infra.postgres.transitions.accept import Accepted
 from jobs.lifecycle import Status
 from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
-from service.acceptance import Acceptance, new_job_id
+from service.acceptance import Acceptance
 from service.batching import Batcher
 
 
@@ -131,7 +132,7 @@ def _item(index: int, result: Accepted | Problem) -> BatchItemOut:
 
 def _job(client_id: str, provider: str, message: MessageIn, callback_url: str | None, key: IdempotencyKey | None) -> NewJob:
     return NewJob(
-        new_job_id(),
+        uuid7(),
         client_id,
         message_queue(provider, Priority(message.priority)),
         message.destination,

@@ -14,8 +14,7 @@ from starlette.types import ExceptionHandler
 from api.shapes import FieldProblem, ItemProblem, ProblemOut
 from infra.errors import Transient
 from infra.postgres.errors import BadData
-from service.acceptance import KeyTaken
-from service.backlog import BacklogFull
+from service.acceptance import BacklogFull, KeyTaken
 from service.batching import DeadlineExceeded, Overloaded
 
 log = structlog.get_logger()

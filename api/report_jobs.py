@@ -5,6 +5,7 @@ from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
+from uuid_utils.compat import uuid7
 
 from api import report_result
 from api.answers import READ_SECONDS, as_json, from_cursor, instant, instant_or_none, job_id, page_of
@@ -22,7 +23,7 @@ from infra.postgres.reports import ReportRecord, Reports
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
 from jobs.model import REPORTS, Kind, NewJob
-from service.acceptance import Acceptance, new_job_id
+from service.acceptance import Acceptance
 
 JOBS = "/api/2.0/report/jobs"
 
@@ -42,7 +43,7 @@ class ReportJobEndpoints:
         submission = await read_model(request, ReportIn) if has_body(request) else ReportIn()
         callback_url = self.callbacks.resolve(submission)
         key = idempotency_key(request, submission)
-        job = NewJob(new_job_id(), client_of(request), REPORTS, key=key, callback_url=callback_url)
+        job = NewJob(uuid7(), client_of(request), REPORTS, key=key, callback_url=callback_url)
         accepted = await self.acceptance.accept(job)
         answer: ReportAcceptedOut = {
             "id": accepted.id,

@@ -23,8 +23,7 @@ from api.shapes import Progress, StatusOut
 from infra.errors import Transient
 from jobs.lifecycle import ENDS
 from jobs.model import Kind, KnownStatus
-from service.statuses import Statuses
-from service.subscriptions import Subscriptions
+from service.statuses import Statuses, Subscriptions
 
 MAX_WAIT_SECONDS = 60
 PING_SECONDS = 15

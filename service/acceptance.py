@@ -1,44 +1,146 @@
-"""Acceptance of jobs: commit a batch of concurrent submissions, then publish, then cache."""
+"""Acceptance of jobs within their client's backlog: commit a batch of concurrent submissions, then publish, then cache."""
 
+import asyncio
 import time
-from uuid import UUID
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
-import uuid_utils
 
+from infra.errors import Transient
+from infra.outage_log import OutageLog
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from jobs.lifecycle import Status
 from jobs.model import KnownStatus, NewJob, Route
 from jobs.wire import Pointer
-from service.backlog import BacklogLimit
 from service.batching import Batcher
 from service.publishing import EagerPublisher, Outgoing
 from service.statuses import Statuses
 
 log = structlog.get_logger()
 
+COUNT_SECONDS = 1.0
+COUNT_SHARE = 20  # a count that took one second is repeated after 20 s
+RECENT_SECONDS = 10.0  # clients without a submission for so long are not counted
+STALE_SECONDS = 60.0  # the longest life of a count
+
+
+class BacklogFull(Exception):
+    """Too many jobs of the client are waiting; the job was not accepted."""
+
 
 class KeyTaken(Exception):
     """The idempotency key belongs to another request."""
 
 
+@dataclass(slots=True)
+class _Backlog:
+    """One client's waiting jobs. `uncommitted`: admitted jobs whose commit is pending."""
+
+    count: int = 0
+    admitted: int = 0
+    uncommitted: int = 0
+    is_full: bool = False
+    submitted_at: float = 0.0
+    due_at: float = 0.0
+    counted_at: float = 0.0
+
+
+def correct_count(count: int, counted: int, uncertain: int) -> int:
+    """The number of waiting jobs nearest to `count` that agrees with a query.
+
+    The query counted `counted` jobs. It may have missed the `uncertain` jobs that were admitted during it.
+    """
+    return min(max(count, counted), counted + uncertain)
+
+
+@dataclass(eq=False)
+class BacklogLimit:
+    """Rejects the jobs of a client that has `high` waiting jobs, until it has `low`. `waiting` queries their number.
+
+    Each admission adds one, and a query corrects the count every second. Scheduled jobs, callbacks, and jobs of a paused
+    provider do not count. While Postgres does not answer, the last count applies for a minute.
+    """
+
+    waiting: Callable[[str, int, float], Awaitable[int]]
+    _: KW_ONLY
+    high: int
+    low: int
+    monotonic: Callable[[], float] = time.monotonic
+    _backlogs: dict[str, _Backlog] = field(default_factory=dict, init=False)
+    _outage: OutageLog = field(default_factory=lambda: OutageLog("backlog_count", "the last counts apply"), init=False)
+
+    async def run(self) -> None:
+        """Count until cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(COUNT_SECONDS)
+
+    async def refresh(self) -> None:
+        """Count the waiting jobs of each recently active client whose count is due."""
+        now = self.monotonic()
+        for client_id, backlog in list(self._backlogs.items()):
+            if not backlog.is_full and backlog.submitted_at <= now - RECENT_SECONDS:
+                del self._backlogs[client_id]
+            elif backlog.due_at <= now:
+                await self._count(client_id, backlog)
+
+    async def _count(self, client_id: str, backlog: _Backlog) -> None:
+        started, uncommitted, admitted = self.monotonic(), backlog.uncommitted, backlog.admitted
+        try:
+            counted = await self.waiting(client_id, self.high, COUNT_SECONDS)
+        except Transient as error:
+            self._outage.failed(error)
+            ended = self.monotonic()
+            if ended - backlog.counted_at >= STALE_SECONDS and backlog.count > self.low:
+                # The low mark is assumed, so that an idle client is not rejected for good.
+                log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self.low)
+                backlog.count, backlog.counted_at = self.low, ended
+        else:
+            self._outage.succeeded()
+            ended = self.monotonic()
+            backlog.count = correct_count(backlog.count, counted, uncommitted + backlog.admitted - admitted)
+            backlog.counted_at = ended
+        # Counting a large backlog is slow, so each client gets a twentieth of the time.
+        backlog.due_at = ended + COUNT_SHARE * (ended - started)
+        self._toggle(client_id, backlog)
+
+    @contextmanager
+    def admission(self, client_id: str) -> Iterator[None]:
+        """The context of one job, from its admission until its commit. Raises `BacklogFull` if too many jobs are waiting."""
+        now = self.monotonic()
+        backlog = self._backlogs.setdefault(client_id, _Backlog(counted_at=now))
+        backlog.submitted_at = now
+        if backlog.is_full:
+            raise BacklogFull(f"{backlog.count} of your jobs are waiting. New jobs are accepted again at {self.low}.")
+        backlog.count += 1
+        backlog.admitted += 1
+        backlog.uncommitted += 1
+        self._toggle(client_id, backlog)
+        try:
+            yield
+        finally:
+            backlog.uncommitted -= 1
+
+    def _toggle(self, client_id: str, backlog: _Backlog) -> None:
+        if not backlog.is_full and backlog.count >= self.high:
+            backlog.is_full = True
+            log.warning("backlog.full", client=client_id, waiting=backlog.count, effect="its submissions are rejected with 503")
+        elif backlog.is_full and backlog.count <= self.low:
+            backlog.is_full = False
+            log.info("backlog.open", client=client_id, waiting=backlog.count)
+
+
+@dataclass(frozen=True, slots=True)
 class Acceptance:
     """Accepts every job. `timeout_seconds` bounds the wait for the commit."""
 
-    def __init__(
-        self,
-        accepts: Batcher[NewJob, Accepted | KeyReused],
-        publisher: EagerPublisher,
-        statuses: Statuses,
-        backlog: BacklogLimit,
-        *,
-        timeout_seconds: float,
-    ):
-        self._accepts = accepts
-        self._publisher = publisher
-        self._statuses = statuses
-        self._backlog = backlog
-        self._timeout = timeout_seconds
+    accepts: Batcher[NewJob, Accepted | KeyReused]
+    publisher: EagerPublisher
+    statuses: Statuses
+    backlog: BacklogLimit
+    timeout_seconds: float
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
@@ -51,17 +153,12 @@ class Acceptance:
             BadData: Postgres rejects a value.
         """
         started = time.monotonic()
-        with self._backlog.admission(job.client_id):
-            accepted = await self._accepts.submit(job, self._timeout)
+        with self.backlog.admission(job.client_id):
+            accepted = await self.accepts.submit(job, self.timeout_seconds)
         if isinstance(accepted, KeyReused):
             raise KeyTaken
         if not accepted.replayed:  # otherwise the first request has published it, or the relay will
-            self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
-            self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
+            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
+            self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
             log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
         return accepted
-
-
-def new_job_id() -> UUID:
-    """A new UUIDv7. Ids sort by time, so new rows share index pages."""
-    return UUID(int=uuid_utils.uuid7().int)

@@ -5,7 +5,7 @@ change is fenced by the version that was read, so a repeated request requeues no
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Requeueable
@@ -37,27 +37,30 @@ class DeadLetters:
         self._deadlines = deadlines
 
     async def requeue(
-        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False, skip: bool = False
     ) -> BatchResult:
         """Requeue the next `limit` that match the filter; messages for `provider`, or None: for their own.
 
-        Letters of unconfigured providers are left. Letters past their deadline are left, unless `extend` renews it.
+        Letters of unconfigured providers are left. Letters past their deadline are left, unless `extend` renews it. With
+        `skip` they do not count towards `limit`, and the result names at most `limit` of them.
         """
-        letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
         deadlines = self._deadlines_of(extend)
-        eligible = [each for each in letters if each.age_seconds <= deadlines.get(_target(each, provider).name, NEVER)]
-        return await self._requeue(eligible, letters, provider)
-
-    async def requeue_first(
-        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
-    ) -> BatchResult:
-        """Requeue the first `limit` that match the filter and can be requeued.
-
-        The result names at most `limit` of the letters that are left.
-        """
-        eligible = await self.requeueable(filter_, after, limit, provider, extend=extend)
-        others = Requeueable(self._deadlines_of(extend), provider, negated=True)
-        return await self._requeue(eligible, await self._store.page(filter_, after, limit, CALL_SECONDS, others), provider)
+        if skip:
+            eligible = await self.requeueable(filter_, after, limit, provider, extend=extend)
+            others = Requeueable(deadlines, provider, negated=True)
+            page = await self._store.page(filter_, after, limit, CALL_SECONDS, others)
+        else:
+            page = await self._store.page(filter_, after, limit, CALL_SECONDS)
+            eligible = [each for each in page if each.age_seconds <= deadlines.get(_target(each, provider).name, NEVER)]
+        targets = [(letter, _target(letter, provider)) for letter in eligible]
+        moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
+        result = BatchResult([letter.id for letter in eligible if letter.id in moved], page[-1].id if page else None)
+        eligible_ids = {letter.id for letter in eligible}
+        for letter in page:
+            if letter.id not in eligible_ids:
+                is_configured = _target(letter, provider).name in self._deadlines
+                (result.expired if is_configured else result.unconfigured).append(letter.id)
+        return result
 
     async def requeueable(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
@@ -74,24 +77,9 @@ class DeadLetters:
     def _deadlines_of(self, extend: bool) -> Mapping[str, float]:
         return dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines
 
-    async def _requeue(self, eligible: list[DeadLetter], page: list[DeadLetter], provider: str | None) -> BatchResult:
-        """Requeue the eligible letters. Those of the page that are not eligible are left."""
-        moved = set()
-        if eligible:
-            moved = await self._store.requeue([(each, _target(each, provider)) for each in eligible], CALL_SECONDS)
-        eligible_ids = {letter.id for letter in eligible}
-        result = BatchResult([letter.id for letter in eligible if letter.id in moved], page[-1].id if page else None)
-        for letter in page:
-            if letter.id not in eligible_ids:
-                is_configured = _target(letter, provider).name in self._deadlines
-                (result.expired if is_configured else result.unconfigured).append(letter.id)
-        return result
-
 
 def _target(letter: DeadLetter, provider: str | None) -> WorkQueue:
-    if provider is None or letter.queue.provider is None:
-        return letter.queue
-    return WorkQueue(letter.kind, provider, letter.priority)
+    return letter.queue if provider is None or letter.provider is None else replace(letter.queue, provider=provider)
 
 
 class Tidier:

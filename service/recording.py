@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import dataclass
 
 import structlog
 
@@ -20,28 +21,20 @@ from service.statuses import Statuses
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
 class Recorder:
     """Applies transitions to the ledger, then publishes and caches them. `lost_leases`: the number that ends a job."""
 
-    def __init__(
-        self,
-        applies: Batcher[Transition, Applied | None],
-        late: Batcher[LateAcceptance, Applied | None],
-        publisher: EagerPublisher,
-        statuses: Statuses,
-        *,
-        lost_leases: int,
-    ):
-        self._applies = applies
-        self._late = late
-        self._publisher = publisher
-        self._statuses = statuses
-        self._lost_leases = lost_leases
+    applies: Batcher[Transition, Applied | None]
+    late: Batcher[LateAcceptance, Applied | None]
+    publisher: EagerPublisher
+    statuses: Statuses
+    lost_leases: int
 
     def claimed(self, job: Claimed, at: float) -> None:
         """Cache a committed claim. `at`: monotonic seconds, before the claim."""
         log.info("job.processing", id=str(job.id), version=job.version, queue=job.queue.name)
-        self._statuses.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
+        self.statuses.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
 
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
@@ -50,30 +43,30 @@ class Recorder:
         if not recorded and transition.to is Status.SENT:  # the lease expired: the job is `unknown`, or waits for a retry
             started = time.monotonic()
             late = LateAcceptance(job.id, job.token, outcome.provider_code, outcome.provider_message_id)
-            if (applied := await self._late.submit(late)) is not None:
+            if (applied := await self.late.submit(late)) is not None:
                 self._announce(applied, started, reason="late_acceptance", code=outcome.provider_code)
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
         """Commit that a job's lease has expired."""
-        transition = decide_lost(job, policy, limit=self._lost_leases, jitter=random.random())  # noqa: S311
+        transition = decide_lost(job, policy, limit=self.lost_leases, jitter=random.random())  # noqa: S311
         await self._apply(transition, queue=job.queue.name, lost_leases=job.lost_leases + 1)
 
     async def _apply(self, transition: Transition, **logged: object) -> bool:
         started = time.monotonic()
-        applied = await self._applies.submit(transition)
+        applied = await self.applies.submit(transition)
         if applied is None:
             log.warning("job.stale", id=str(transition.id), version=transition.version, dropped=transition.to)
             return False
         delay = transition.delay_seconds
         if applied.publish and delay == 0 and transition.route and transition.queue:
             pointer = Pointer(applied.id, applied.version)
-            self._publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
+            self.publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
         self._announce(applied, started, reason=transition.reason, retry_in=round(delay, 3) if delay else None, **logged)
         return True
 
     def _announce(self, applied: Applied, started: float, **logged: object) -> None:
         """Cache and log the new status, and publish the callback of the transition."""
-        self._statuses.cache(KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started))
+        self.statuses.cache(KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started))
         if applied.callback is not None:
-            self._publisher.offer(Outgoing(Pointer(applied.callback, 1), Route.WORK, CALLBACKS.name, started))
+            self.publisher.offer(Outgoing(Pointer(applied.callback, 1), Route.WORK, CALLBACKS.name, started))
         log.info(f"job.{applied.status}", id=str(applied.id), version=applied.version, **logged)

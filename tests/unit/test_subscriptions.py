@@ -9,7 +9,7 @@ import pytest
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
-from service.subscriptions import Subscriptions
+from service.statuses import Subscriptions
 from tests.support.factories import new_id
 
 ID = new_id()
