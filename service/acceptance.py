@@ -145,12 +145,8 @@ class Acceptance:
     async def accept(self, job: NewJob) -> Accepted:
         """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
 
-        Raises:
-            BacklogFull: too many jobs of the client are waiting.
-            KeyTaken: the key belongs to another request.
-            DeadlineExceeded: Postgres did not confirm in time; the job may have been accepted.
-            Overloaded: too many requests are waiting; the job was not accepted.
-            BadData: Postgres rejects a value.
+        Raises `BacklogFull`, `KeyTaken`, `Overloaded`, `BadData` if Postgres rejects a value, or `DeadlineExceeded` if Postgres
+        did not confirm in time. After the last, the job may have been accepted.
         """
         started = time.monotonic()
         with self.backlog.admission(job.client_id):

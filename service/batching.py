@@ -1,7 +1,4 @@
-"""The one batching primitive. Callers await their own results; items that arrive during a flush form the next batch.
-
-There is no timer: an idle batcher adds no delay, and a busy one fills its batches. One flush runs at a time.
-"""
+"""The one batching primitive. Callers await their own results; items that arrive during a flush form the next batch."""
 
 import asyncio
 import random
@@ -56,7 +53,8 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects single items into batches for `flush(items, timeout_seconds)`, which returns one result an item, in order.
 
-    A flush executes a whole batch or nothing of it. It must be repeatable with the same items.
+    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. One flush runs at a time.
+    There is no timer: an idle batcher adds no delay, and a busy one fills its batches.
     """
 
     flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
@@ -75,13 +73,7 @@ class Batcher(Generic[Item, Result]):
     _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def submit(self, item: Item, timeout: float = float("inf")) -> Result:
-        """Wait at most `timeout` seconds for the item's own result.
-
-        Raises:
-            Overloaded: too many items are waiting.
-            DeadlineExceeded: no result in time; the item may have been executed.
-            Exception: the flush raised it for this item.
-        """
+        """Wait `timeout` seconds for the item's own result. Raises `Overloaded`, `DeadlineExceeded` or the flush's error."""
         entry = self._enqueue(item, timeout)
         try:
             async with asyncio.timeout(None if timeout == float("inf") else timeout):
@@ -90,11 +82,7 @@ class Batcher(Generic[Item, Result]):
             raise DeadlineExceeded(f"no result within {timeout:.3g} s") from (entry.last_error or error)
 
     def post(self, item: Item, timeout: float, callback: Callable[["asyncio.Future[Result]"], object]) -> None:
-        """Like `submit` without waiting. `callback` receives the settled future, unless the deadline passes before the flush.
-
-        Raises:
-            Overloaded: too many items are waiting.
-        """
+        """Submit without waiting; raises `Overloaded`. `callback` gets the future, unless the deadline precedes the flush."""
         self._enqueue(item, timeout).futures[0].add_done_callback(callback)
 
     def _enqueue(self, item: Item, timeout: float) -> _Entry[Item, Result]:

@@ -1,7 +1,6 @@
-"""Dead letters: requeue and discard, for the command and the HTTP routes.
+"""Dead letters: requeue and discard. Each change is fenced by the version that was read: no repetition requeues a job twice.
 
-The ledger decides which jobs are dead. The dead queues only show them in the management UI, and are tidied afterwards. Each
-change is fenced by the version that was read, so a repeated request requeues no job twice.
+The ledger decides which jobs are dead. The dead queues only show them in the management UI, and are tidied afterwards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -90,9 +89,7 @@ class Tidier:
         self._queues = queues
         self._lock = lock
 
-    async def tidy(
-        self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False
-    ) -> dict[str, TidyResult] | None:
+    async def tidy(self, kinds: Iterable[Kind] = Kind, *, drop_undecodable: bool = False) -> dict[str, TidyResult] | None:
         """Remove stale copies; returns the results by logical queue. None: another process is tidying."""
         if not await self._lock.held():
             return None

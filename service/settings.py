@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +42,7 @@ def _rate(value: str) -> str:
 
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
+Delay = Annotated[float, Field(gt=0, le=604_800)]
 Secret = Annotated[str, AfterValidator(check_secret)]
 Rate = Annotated[str, AfterValidator(_rate)]
 HostName = Annotated[str, form(r"\*|[A-Za-z0-9][A-Za-z0-9.-]{0,252}", "a host name without scheme and port, or *")]
@@ -106,9 +107,7 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
     retain_body: bool = True
     """`false` deletes a message's body as soon as the message is sent. Failed and unknown messages keep theirs."""
     retention_days: dict[Kind, Annotated[float, Field(gt=0, le=36_500)]] = dict.fromkeys(Kind, 30.0)
-    """The days after its end when a job is deleted, by kind. Jobs of absent kinds are kept. Failed and unknown jobs stay until
-    an operator handles them.
-    """
+    """The days after its end when a job is deleted, by kind; never, if absent. Unhandled failed and unknown jobs are kept."""
     waiting_per_key: int = Field(1000, ge=1, le=100_000)
     """The number of long polls and event streams that one key may hold at one API process."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -164,16 +163,12 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
     host gets three quarters.
     """
     # Standard Webhooks 1.0.0, "Deliverability and reliability": the delays after each failed attempt, three days in all.
-    callback_retry_seconds: list[Annotated[float, Field(gt=0, le=604_800)]] = [
-        5.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0
-    ]  # fmt: skip
+    callback_retry_seconds: list[Delay] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]
     """The seconds after each failed attempt. By default, the schedule of Standard Webhooks. Attempts exceed delays by one."""
     callback_deadline_seconds: float = Field(604_800.0, gt=0, le=31_536_000)
     """The age, in seconds, after which a callback is not retried, even if its receiver only deferred it."""
     watchdog_seconds: Seconds = 30.0
-    """The seconds without a delivery, while messages wait and a slot is free, after which a worker reconnects. If that
-    fails, it ends.
-    """
+    """A worker without a delivery for these seconds, despite messages and a free slot, reconnects. If that fails, it ends."""
     status_ttl_seconds: Seconds = 5.0
     """The seconds for which the cache keeps a status that can still change."""
     heartbeat_file: Path | None = Field(None, examples=["/run/posthaste.heartbeat"])
@@ -251,11 +246,7 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
         return {name: policy.deadline_seconds for name, policy in self.policies().items()}
 
     def provider_for_new_messages(self) -> str:
-        """The provider of a message that names none.
-
-        Raises:
-            SettingsError: no provider is configured, or several and no default.
-        """
+        """The provider of a message that names none. Raises `SettingsError` without a provider, or a default among several."""
         if not self.providers:
             raise SettingsError(
                 "POSTHASTE_PROVIDERS is not set: name at least one, for example "
@@ -267,11 +258,7 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
 
 
 def load() -> Settings:
-    """Read the settings from the environment and `ENV_FILES`.
-
-    Raises:
-        SettingsError: naming every variable that is missing, unknown or wrong.
-    """
+    """Read the settings from the environment and `ENV_FILES`. `SettingsError` names missing, unknown and wrong variables."""
     _refuse_unknown(os.environ)
     for file in filter(Path.is_file, map(Path, ENV_FILES)):
         _refuse_unknown((line.partition("=")[0] for line in file.read_text("utf-8").splitlines()), f" (in {file})")
@@ -279,14 +266,6 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _refuse_unknown(variables: Iterable[str], where: str = "") -> None:

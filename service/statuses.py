@@ -20,7 +20,6 @@ from service.batching import Batcher, Overloaded
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
-DOWN_AFTER_SECONDS = 1.0
 
 
 class Cache(Protocol):
@@ -34,17 +33,13 @@ class Statuses:
     """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. The cache's errors never reach callers."""
 
     def __init__(self, cache: Cache, ledger: Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None]]]):
-        self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
+        self._outage = OutageLog("cache", "statuses come from the ledger")
         self._cache_reads = Batcher(cache.read, key=lambda id_: id_, max_batch=1000)
         self._ledger_reads = Batcher(ledger, key=lambda id_: id_, repeat_transient=True)
         self._writes = Batcher(cache.write, max_batch=1000)
 
     async def read(self, id_: UUID) -> KnownStatus | None:
-        """The status of any client's job; None: there is no such job.
-
-        Raises:
-            DeadlineExceeded, Overloaded: neither cache nor ledger answered.
-        """
+        """The status of any client's job; None: there is none. Raises `Transient` if neither cache nor ledger answers."""
         try:
             status = await self._cache_reads.submit(id_, CACHE_SECONDS)
             self._outage.succeeded()
@@ -124,9 +119,6 @@ class Subscriptions:
         self.reread_seconds = reread_seconds
         self.closed = False
         self._by_job: defaultdict[UUID, set[Subscription]] = defaultdict(set)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_job.values()))
 
     @contextmanager
     def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> Iterator[Subscription]:
