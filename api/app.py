@@ -44,12 +44,13 @@ from infra.redis.events import Events
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
-from service.acceptance import Acceptance, BacklogLimit
+from service.backlog import BacklogLimit
 from service.batching import Batcher, ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
+from service.transitions import Acceptance
 
 FORGET_SECONDS = 30.0
 HOT_SECONDS = 2.0  # the longest call of the hot pools

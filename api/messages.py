@@ -23,8 +23,8 @@ from infra.postgres.messages import MessageFilter, MessageRecord, MessageRow, Me
 from infra.postgres.transitions.accept import Accepted
 from jobs.lifecycle import Status
 from jobs.model import Delivery, IdempotencyKey, Kind, NewJob, Priority, message_queue
-from service.acceptance import Acceptance
 from service.batching import Batcher
+from service.transitions import Acceptance
 
 
 @dataclass(frozen=True, slots=True)

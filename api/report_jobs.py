@@ -23,7 +23,7 @@ from infra.postgres.reports import ReportRecord, Reports
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
 from jobs.model import REPORTS, Kind, NewJob
-from service.acceptance import Acceptance
+from service.transitions import Acceptance
 
 JOBS = "/api/2.0/report/jobs"
 

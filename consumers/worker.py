@@ -40,9 +40,9 @@ from jobs.model import Kind, WorkQueue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
-from service.recording import Recorder
 from service.settings import Settings
 from service.statuses import Statuses
+from service.transitions import Recorder
 
 log = structlog.get_logger()
 

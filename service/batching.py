@@ -59,12 +59,9 @@ class Batcher(Generic[Item, Result]):
 
     flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
     _: KW_ONLY
-    # Items with equal keys are flushed once; the later ones are duplicates.
-    key: Callable[[Item], Hashable] | None = None
-    # The result of a duplicate after the first succeeded; None: the first's result.
-    duplicate: Callable[[Item], Result] | None = None
-    # Errors that one bad item causes for the whole batch. The batch is repeated item by item.
-    isolate: tuple[type[Exception], ...] = ()
+    key: Callable[[Item], Hashable] | None = None  # equal keys are flushed once; the later items are duplicates
+    duplicate: Callable[[Item], Result] | None = None  # the result of a duplicate after a success; None: the first's result
+    isolate: tuple[type[Exception], ...] = ()  # errors of one bad item that fail its batch, which is repeated item by item
     repeat_transient: bool = False  # repeat a batch that fails with a `Transient` error until its items' deadlines pass
     max_batch: int = 500
     capacity: int = 20_000  # waiting items before `Overloaded`
@@ -116,13 +113,12 @@ class Batcher(Generic[Item, Result]):
             entry = self._waiting.popleft()
             if not entry.is_live(now):
                 continue
-            if self.key is not None:
-                original = by_key.setdefault(self.key(entry.item), entry)
-                if original is not entry:
-                    original.futures += entry.futures
-                    original.deadline = max(original.deadline, entry.deadline)
-                    continue
-            batch.append(entry)
+            original = entry if self.key is None else by_key.setdefault(self.key(entry.item), entry)
+            if original is entry:
+                batch.append(entry)
+            else:
+                original.futures += entry.futures
+                original.deadline = max(original.deadline, entry.deadline)
         return batch
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:

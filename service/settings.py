@@ -2,20 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import limits
 from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource
 
 from infra.tls import check_tls
 from infra.webhooks.guard import PORTS, Guard, Network, Refused
 from infra.webhooks.signing import check_secret
-from jobs.model import CALLBACKS, REPORTS, Kind, work_queues
+from jobs.model import CALLBACKS, REPORTS, Kind, Priority, message_queue
 from jobs.retry import RetryPolicy, schedule_policy
 from service.provider_settings import Count, HttpUrl, ProviderName, ProviderSettings, RetrySettings, Seconds, form
 
@@ -54,7 +52,7 @@ DatabaseUrl = Annotated[str, form("postgres(ql)?://.*", "a postgresql:// or post
 class _Environment(EnvSettingsSource):
     """The environment's variables; a value that is not JSON is refused by the variable's name."""
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
         try:
             return super().decode_complex_value(field_name, field, value)
         except ValueError as error:
@@ -68,10 +66,10 @@ class _Files(_Environment, DotEnvSettingsSource):
 class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True, extra="ignore", use_attribute_docstrings=True):
     """All settings. `make docs` writes docs/configuration.md and .env.example from the texts below the fields."""
 
-    database_url: DatabaseUrl = Field(examples=["postgresql://posthaste:secret@127.0.0.1:5432/posthaste"])
+    database_url: DatabaseUrl = Field(examples=["postgresql://posthaste:secret@127.0.0.1/posthaste"])
     """The Postgres database, as the role that runs. `make services` writes this setting."""
     migration_database_url: DatabaseUrl | None = Field(
-        None, examples=["postgresql://posthaste_owner:secret@127.0.0.1:5432/posthaste"]
+        None, examples=["postgresql://posthaste_owner:secret@127.0.0.1/posthaste"]
     )
     """The same database, as the schema's owner. Only `posthaste migrate` uses it, and grants the other role its privileges."""
     amqp_url: BrokerUrl = Field(examples=["amqp://guest:guest@127.0.0.1:5672/"])
@@ -159,9 +157,7 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
     callback_timeout_seconds: float = Field(15.0, gt=0, le=60)
     """The seconds in which a receiver must answer."""
     callback_concurrency: int = Field(64, ge=2, le=1000)
-    """The number of simultaneous callbacks in each worker process. One client at one host gets half of them; one client or one
-    host gets three quarters.
-    """
+    """The simultaneous callbacks of a worker: half for one client at one host, three quarters for one client or one host."""
     # Standard Webhooks 1.0.0, "Deliverability and reliability": the delays after each failed attempt, three days in all.
     callback_retry_seconds: list[Delay] = [5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400]
     """The seconds after each failed attempt. By default, the schedule of Standard Webhooks. Attempts exceed delays by one."""
@@ -175,9 +171,7 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
     """A file that workers and the relay touch each second while RabbitMQ is connected and Postgres answers."""
 
     @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
-    ) -> tuple[Any, ...]:
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
         return init_settings, _Environment(settings_cls), _Files(settings_cls)
 
     @model_validator(mode="before")
@@ -233,13 +227,11 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
 
     def policies(self) -> dict[str, RetryPolicy]:
         """The retry policy of each work queue, by the queue's logical name."""
-        messages = {
-            queue.name: self.providers[queue.provider].retry.policy()
-            for queue in work_queues(self.providers)
-            if queue.provider is not None
-        }
         callbacks = schedule_policy(tuple(self.callback_retry_seconds), self.callback_deadline_seconds)
-        return {**messages, REPORTS.name: self.report_retry.policy(), CALLBACKS.name: callbacks}
+        policies = {REPORTS.name: self.report_retry.policy(), CALLBACKS.name: callbacks}
+        for name, provider in self.providers.items():
+            policies |= {message_queue(name, priority).name: provider.retry.policy() for priority in Priority}
+        return policies
 
     def deadlines(self) -> dict[str, float]:
         """The seconds after which a job is not retried, by the logical name of each work queue."""
@@ -259,20 +251,16 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
 
 def load() -> Settings:
     """Read the settings from the environment and `ENV_FILES`. `SettingsError` names missing, unknown and wrong variables."""
-    _refuse_unknown(os.environ)
+    known, variables = {PREFIX + name.upper() for name in Settings.model_fields}, {"": list(os.environ)}
     for file in filter(Path.is_file, map(Path, ENV_FILES)):
-        _refuse_unknown((line.partition("=")[0] for line in file.read_text("utf-8").splitlines()), f" (in {file})")
+        variables[f" (in {file})"] = [line.partition("=")[0].strip() for line in file.read_text("utf-8").splitlines()]
+    for where, names in variables.items():
+        if unknown := sorted(name for name in names if name.startswith(PREFIX) and name not in known):
+            raise SettingsError(f"unknown setting {', '.join(unknown)}{where}; .env.example lists those that exist")
     try:
         return Settings()
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from error
-
-
-def _refuse_unknown(variables: Iterable[str], where: str = "") -> None:
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in map(str.strip, variables) if name.startswith(PREFIX) and name not in known)
-    if unknown:
-        raise SettingsError(f"unknown setting {', '.join(unknown)}{where}; .env.example lists those that exist")
 
 
 def _explain(problem: Any) -> str:

@@ -40,15 +40,13 @@ class Statuses:
 
     async def read(self, id_: UUID) -> KnownStatus | None:
         """The status of any client's job; None: there is none. Raises `Transient` if neither cache nor ledger answers."""
+        status = None
         try:
             status = await self._cache_reads.submit(id_, CACHE_SECONDS)
             self._outage.succeeded()
-            if status is not None:
-                return status
         except Transient as error:
             self._outage.failed(error)
-        status = await self.read_ledger(id_)
-        if status is not None:
+        if status is None and (status := await self.read_ledger(id_)) is not None:
             self.cache(status)
         return status
 

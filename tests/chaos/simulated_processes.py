@@ -18,8 +18,8 @@ from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
-from service.recording import Recorder
 from service.statuses import Statuses
+from service.transitions import Recorder
 from tests.chaos.steps import DEAD, FOREVER, QUEUE, Leases, Process, SteppedAdapter
 from tests.support.factories import SANDBOX
 
@@ -31,7 +31,7 @@ POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline
 
 
 class SimulatedApi:
-    """`service.acceptance` without HTTP."""
+    """`service.transitions.Acceptance` without HTTP."""
 
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from infra.postgres.errors import Unavailable
-from service.acceptance import STALE_SECONDS, BacklogFull, BacklogLimit, correct_count
+from service.backlog import STALE_SECONDS, BacklogFull, BacklogLimit, correct_count
 
 
 @dataclass

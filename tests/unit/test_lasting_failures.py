@@ -24,7 +24,7 @@ from infra.postgres.sweep import Observation
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import Route
 from jobs.wire import Pointer
-from service.acceptance import BacklogLimit
+from service.backlog import BacklogLimit
 from tests.support.factories import SANDBOX, new_id
 from tests.support.waiting import eventually
 

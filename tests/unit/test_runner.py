@@ -23,8 +23,8 @@ from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
 from service.batching import Batcher
 from service.publishing import EagerPublisher
-from service.recording import Recorder
 from service.statuses import Statuses
+from service.transitions import Recorder
 from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
 from tests.support.fakes import FakeCache, FakeLedger
 from tests.support.waiting import eventually

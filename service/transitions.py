@@ -1,4 +1,4 @@
-"""Recording: an outcome becomes a transition, the transition commits, and only then is it published and cached."""
+"""Transitions: a new job or an outcome is committed, and only then published and cached."""
 
 import random
 import time
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 import structlog
 
+from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.batch import Applied
 from infra.postgres.transitions.late import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, Route, Transition
+from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition
 from jobs.outcome import Outcome
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
+from service.backlog import BacklogLimit
 from service.batching import Batcher
 from service.publishing import EagerPublisher, Outgoing
 from service.statuses import Statuses
@@ -21,9 +23,41 @@ from service.statuses import Statuses
 log = structlog.get_logger()
 
 
+class KeyTaken(Exception):
+    """The idempotency key belongs to another request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Accepts new jobs. `timeout_seconds` bounds the wait for the commit."""
+
+    accepts: Batcher[NewJob, Accepted | KeyReused]
+    publisher: EagerPublisher
+    statuses: Statuses
+    backlog: BacklogLimit
+    timeout_seconds: float
+
+    async def accept(self, job: NewJob) -> Accepted:
+        """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
+
+        Raises `BacklogFull`, `KeyTaken`, `Overloaded`, `BadData` if Postgres rejects a value, or `DeadlineExceeded` if Postgres
+        did not confirm in time. After the last, the job may have been accepted.
+        """
+        started = time.monotonic()
+        with self.backlog.admission(job.client_id):
+            accepted = await self.accepts.submit(job, self.timeout_seconds)
+        if isinstance(accepted, KeyReused):
+            raise KeyTaken
+        if not accepted.replayed:  # otherwise the first request has published it, or the relay will
+            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
+            self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
+            log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
+        return accepted
+
+
 @dataclass(frozen=True, slots=True)
 class Recorder:
-    """Applies transitions to the ledger, then publishes and caches them. `lost_leases`: the number that ends a job."""
+    """Records the outcomes of claimed jobs. `lost_leases`: the number that ends a job."""
 
     applies: Batcher[Transition, Applied | None]
     late: Batcher[LateAcceptance, Applied | None]

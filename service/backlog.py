@@ -1,4 +1,4 @@
-"""Acceptance of jobs within their client's backlog: commit a batch of concurrent submissions, then publish, then cache."""
+"""The backlog of a client: its waiting jobs, and their limit."""
 
 import asyncio
 import time
@@ -10,13 +10,6 @@ import structlog
 
 from infra.errors import Transient
 from infra.outage_log import OutageLog
-from infra.postgres.transitions.accept import Accepted, KeyReused
-from jobs.lifecycle import Status
-from jobs.model import KnownStatus, NewJob, Route
-from jobs.wire import Pointer
-from service.batching import Batcher
-from service.publishing import EagerPublisher, Outgoing
-from service.statuses import Statuses
 
 log = structlog.get_logger()
 
@@ -28,10 +21,6 @@ STALE_SECONDS = 60.0  # the longest life of a count
 
 class BacklogFull(Exception):
     """Too many jobs of the client are waiting; the job was not accepted."""
-
-
-class KeyTaken(Exception):
-    """The idempotency key belongs to another request."""
 
 
 @dataclass(slots=True)
@@ -48,10 +37,7 @@ class _Backlog:
 
 
 def correct_count(count: int, counted: int, uncertain: int) -> int:
-    """The number of waiting jobs nearest to `count` that agrees with a query.
-
-    The query counted `counted` jobs. It may have missed the `uncertain` jobs that were admitted during it.
-    """
+    """The number nearest to `count` that agrees with a query of `counted` jobs. It may have missed the `uncertain` jobs."""
     return min(max(count, counted), counted + uncertain)
 
 
@@ -88,20 +74,20 @@ class BacklogLimit:
 
     async def _count(self, client_id: str, backlog: _Backlog) -> None:
         started, uncommitted, admitted = self.monotonic(), backlog.uncommitted, backlog.admitted
+        counted: int | None = None
         try:
             counted = await self.waiting(client_id, self.high, COUNT_SECONDS)
+            self._outage.succeeded()
         except Transient as error:
             self._outage.failed(error)
-            ended = self.monotonic()
-            if ended - backlog.counted_at >= STALE_SECONDS and backlog.count > self.low:
-                # The low mark is assumed, so that an idle client is not rejected for good.
-                log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self.low)
-                backlog.count, backlog.counted_at = self.low, ended
-        else:
-            self._outage.succeeded()
-            ended = self.monotonic()
+        ended = self.monotonic()
+        if counted is not None:
             backlog.count = correct_count(backlog.count, counted, uncommitted + backlog.admitted - admitted)
             backlog.counted_at = ended
+        elif ended - backlog.counted_at >= STALE_SECONDS and backlog.count > self.low:
+            # The low mark is assumed, so that an idle client is not rejected for good.
+            log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self.low)
+            backlog.count, backlog.counted_at = self.low, ended
         # Counting a large backlog is slow, so each client gets a twentieth of the time.
         backlog.due_at = ended + COUNT_SHARE * (ended - started)
         self._toggle(client_id, backlog)
@@ -130,31 +116,3 @@ class BacklogLimit:
         elif backlog.is_full and backlog.count <= self.low:
             backlog.is_full = False
             log.info("backlog.open", client=client_id, waiting=backlog.count)
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """Accepts every job. `timeout_seconds` bounds the wait for the commit."""
-
-    accepts: Batcher[NewJob, Accepted | KeyReused]
-    publisher: EagerPublisher
-    statuses: Statuses
-    backlog: BacklogLimit
-    timeout_seconds: float
-
-    async def accept(self, job: NewJob) -> Accepted:
-        """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
-
-        Raises `BacklogFull`, `KeyTaken`, `Overloaded`, `BadData` if Postgres rejects a value, or `DeadlineExceeded` if Postgres
-        did not confirm in time. After the last, the job may have been accepted.
-        """
-        started = time.monotonic()
-        with self.backlog.admission(job.client_id):
-            accepted = await self.accepts.submit(job, self.timeout_seconds)
-        if isinstance(accepted, KeyReused):
-            raise KeyTaken
-        if not accepted.replayed:  # otherwise the first request has published it, or the relay will
-            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
-            self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
-            log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
-        return accepted
