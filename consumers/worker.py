@@ -195,7 +195,7 @@ def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consu
             [queue.name for queue in provider_queues],
             slots[provider_queues[0]],
             consumer,
-            settings.providers[name].breaker.policy(),
+            BreakerPolicy(**settings.providers[name].breaker.model_dump()),
         )
         for name, provider_queues in queues.items()
     }

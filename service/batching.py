@@ -70,7 +70,7 @@ class Batcher(Generic[Item, Result]):
     _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def submit(self, item: Item, timeout: float = float("inf")) -> Result:
-        """Wait `timeout` seconds for the item's own result. Raises `Overloaded`, `DeadlineExceeded` or the flush's error."""
+        """The item's own result, within `timeout` seconds. Raises `Overloaded`, `DeadlineExceeded` or the flush's error."""
         entry = self._enqueue(item, timeout)
         try:
             async with asyncio.timeout(None if timeout == float("inf") else timeout):

@@ -5,9 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from jobs.breaker import BreakerPolicy
-from jobs.retry import RetryPolicy
-
 Count = Annotated[int, Field(ge=1, le=1000)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -28,7 +25,7 @@ ProviderName = Annotated[str, form("[a-z0-9][a-z0-9-]{0,31}", "a provider's name
 
 
 class RetrySettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """When failed attempts (at a provider, or at a report) are repeated; see `jobs.retry`."""
+    """When failed attempts (at a provider, or at a report) are repeated. `jobs.retry.RetryPolicy` has the same fields."""
 
     attempts: Count = 8
     """The number of charged attempts after which a job fails."""
@@ -41,12 +38,9 @@ class RetrySettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     deferrals: Count = 50
     """The number of uncharged deferrals of a revision. Each further one is charged."""
 
-    def policy(self) -> RetryPolicy:
-        return RetryPolicy(**self.model_dump())
-
 
 class BreakerSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
-    """When a provider that does not answer is left alone; see `jobs.breaker`."""
+    """When a provider that does not answer is left alone. `jobs.breaker.BreakerPolicy` has the same fields."""
 
     failures: Count = 5
     """The number of consecutive calls without an answer that open the breaker."""
@@ -54,9 +48,6 @@ class BreakerSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docs
     """The seconds for which the breaker first stays open. Each failed probe doubles them."""
     cap_seconds: Seconds = 60.0
     """The longest time, in seconds, for which the breaker stays open."""
-
-    def policy(self) -> BreakerPolicy:
-        return BreakerPolicy(**self.model_dump())
 
 
 class ProviderSettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):

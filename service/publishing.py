@@ -15,6 +15,7 @@ from jobs.wire import Pointer
 
 log = structlog.get_logger()
 
+Headers = dict[str, str | int]
 IN_FLIGHT = 64  # messages of one queue that wait for their confirm
 CAPACITY = 20_000  # messages of one queue that wait to be published
 
@@ -27,7 +28,7 @@ class Outgoing:
     route: Route
     queue: str
     started: float
-    headers: dict[str, str | int] | None = None
+    headers: Headers | None = None
 
 
 class Broker(Protocol):
@@ -35,9 +36,7 @@ class Broker(Protocol):
 
     connected: asyncio.Event
 
-    async def publish(
-        self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None
-    ) -> None: ...
+    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: Headers | None = None) -> None: ...
 
 
 class EagerPublisher:

@@ -228,9 +228,10 @@ class Settings(BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True,
     def policies(self) -> dict[str, RetryPolicy]:
         """The retry policy of each work queue, by the queue's logical name."""
         callbacks = schedule_policy(tuple(self.callback_retry_seconds), self.callback_deadline_seconds)
-        policies = {REPORTS.name: self.report_retry.policy(), CALLBACKS.name: callbacks}
+        policies = {REPORTS.name: RetryPolicy(**self.report_retry.model_dump()), CALLBACKS.name: callbacks}
         for name, provider in self.providers.items():
-            policies |= {message_queue(name, priority).name: provider.retry.policy() for priority in Priority}
+            retry = RetryPolicy(**provider.retry.model_dump())
+            policies |= {message_queue(name, priority).name: retry for priority in Priority}
         return policies
 
     def deadlines(self) -> dict[str, float]:

@@ -1,7 +1,6 @@
-"""The statuses of jobs, and the clients that wait for a change.
+"""The statuses of jobs: from the cache, or from the ledger, which refills the cache; and the clients that wait for a change.
 
-A status comes from the cache, or from the ledger, which refills the cache. A subscription starts before the first read, and
-rereads the status periodically. A lost notification therefore delays a client by about `reread_seconds` at most.
+A subscription starts before the first read and rereads periodically, so a lost notification delays it by `reread_seconds`.
 """
 
 import asyncio
