@@ -52,7 +52,6 @@ from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
 from service.transitions import Acceptance
 
-FORGET_SECONDS = 30.0
 HOT_SECONDS = 2.0  # the longest call of the hot pools
 REREAD_SECONDS = 5.0  # the longest delay of a lost notification
 
@@ -84,9 +83,8 @@ class _UseCases:
 
     def __init__(self, settings: Settings, adapters: _Adapters):
         grace_seconds = settings.outbox_grace_seconds
-        deletes = ledger_batcher(Outbox(adapters.hot).delete)
         self.publishing = EagerPublisher(
-            adapters.broker, lambda pointer: deletes.submit(pointer, FORGET_SECONDS), grace_seconds=grace_seconds
+            adapters.broker, ledger_batcher(Outbox(adapters.hot).delete), grace_seconds=grace_seconds
         )
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)

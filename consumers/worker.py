@@ -46,7 +46,6 @@ from service.transitions import Recorder
 
 log = structlog.get_logger()
 
-DELETE_SECONDS = 30.0
 REPORTS_AT_ONCE = 1  # a report occupies one processor: more reports need more processes
 
 
@@ -128,10 +127,7 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     consumer = Consumer(settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds)
     gates = _gates(settings, slots, consumer)
     publisher = Publisher(settings.amqp_url, topology, name="worker")
-    deletes = ledger_batcher(Outbox(adapters.hot).delete)
-    eager = EagerPublisher(
-        publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS), grace_seconds=settings.outbox_grace_seconds
-    )
+    eager = EagerPublisher(publisher, ledger_batcher(Outbox(adapters.hot).delete), grace_seconds=settings.outbox_grace_seconds)
     recorder = _recorder(settings, adapters, ledger, eager)
     lease = Lease(settings.lease_seconds, settings.lease_margin_seconds, settings.lost_leases)
     renewer = Renewer(ledger, lease.seconds)

@@ -15,7 +15,6 @@ from jobs.wire import Pointer
 
 CALL_SECONDS = 10.0
 NO_DEADLINE_SECONDS = 1e18
-NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class DeadLetters:
             page = await self._store.page(filter_, after, limit, CALL_SECONDS, others)
         else:
             page = await self._store.page(filter_, after, limit, CALL_SECONDS)
-            eligible = [each for each in page if each.age_seconds <= deadlines.get(_target(each, provider).name, NEVER)]
+            eligible = [each for each in page if each.age_seconds <= deadlines.get(_target(each, provider).name, float("-inf"))]
         targets = [(letter, _target(letter, provider)) for letter in eligible]
         moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
         result = BatchResult([letter.id for letter in eligible if letter.id in moved], page[-1].id if page else None)

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,12 +11,14 @@ import structlog
 from infra.errors import Transient
 from jobs.model import Route
 from jobs.wire import Pointer
+from service.batching import Batcher
 
 log = structlog.get_logger()
 
 Headers = dict[str, str | int]
 IN_FLIGHT = 64  # messages of one queue that wait for their confirm
 CAPACITY = 20_000  # messages of one queue that wait to be published
+DELETE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class EagerPublisher:
     beyond `CAPACITY`, and messages that are not published `grace_seconds` after their commit.
     """
 
-    def __init__(self, broker: Broker, delete_row: Callable[[Pointer], Awaitable[None]], *, grace_seconds: float):
+    def __init__(self, broker: Broker, deletes: Batcher[Pointer, None], *, grace_seconds: float):
         self._broker = broker
-        self._delete_row = delete_row
+        self._deletes = deletes
         self._grace = grace_seconds
         self._waiting: defaultdict[str, deque[Outgoing]] = defaultdict(deque)
         self._in_flight: Counter[str] = Counter()
@@ -87,7 +88,7 @@ class EagerPublisher:
     async def _publish(self, outgoing: Outgoing) -> None:
         try:
             await self._broker.publish(outgoing.pointer, outgoing.route, outgoing.queue, outgoing.headers)
-            await self._delete_row(outgoing.pointer)
+            await self._deletes.submit(outgoing.pointer, DELETE_SECONDS)
         except Transient as error:
             # The outbox row is still there, so the relay publishes the message. A duplicate is harmless.
             log.debug("publish.left_to_relay", id=str(outgoing.pointer.id), reason=str(error))

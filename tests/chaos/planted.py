@@ -38,7 +38,7 @@ def _delete_before_confirm(patch: Patch) -> None:
     publish = EagerPublisher._publish
 
     async def delete_first(self: EagerPublisher, outgoing: Outgoing) -> None:
-        await self._delete_row(outgoing.pointer)
+        await self._deletes.submit(outgoing.pointer)
         await publish(self, outgoing)
 
     patch(EagerPublisher, "_publish", delete_first)

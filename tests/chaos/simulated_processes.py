@@ -36,8 +36,7 @@ class SimulatedApi:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        deletes = ledger_batcher(outbox.delete)
-        self._eager = EagerPublisher(broker, deletes.submit, grace_seconds=FOREVER)
+        self._eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing)
         simulation.spawn(process, self._eager.run())
@@ -60,8 +59,7 @@ class SimulatedWorker:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        deletes = ledger_batcher(outbox.delete)
-        eager = EagerPublisher(broker, deletes.submit, grace_seconds=FOREVER)
+        eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),

@@ -120,13 +120,13 @@ class Bench:
 def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 60.0) -> Bench:
     ledger, cache, handler = FakeLedger(), FakeCache(), Handler(answer)
 
-    async def forget(pointer: Pointer) -> None:
-        return
+    async def forget(pointers: Sequence[Pointer], timeout: float) -> list[None]:
+        return [None] * len(pointers)
 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        EagerPublisher(Broker(), forget, grace_seconds=5),
+        EagerPublisher(Broker(), Batcher(forget), grace_seconds=5),
         Statuses(cache, _unasked),
         lost_leases=3,
     )
