@@ -50,12 +50,11 @@ class DeadLetters:
         else:
             page = await self._store.page(filter_, after, limit, CALL_SECONDS)
             eligible = [each for each in page if each.age_seconds <= deadlines.get(_target(each, provider).name, float("-inf"))]
-        targets = [(letter, _target(letter, provider)) for letter in eligible]
-        moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
-        result = BatchResult([letter.id for letter in eligible if letter.id in moved], page[-1].id if page else None)
-        eligible_ids = {letter.id for letter in eligible}
+        targets = {letter.id: (letter, _target(letter, provider)) for letter in eligible}
+        moved = await self._store.requeue(list(targets.values()), CALL_SECONDS) if targets else set()
+        result = BatchResult([id_ for id_ in targets if id_ in moved], page[-1].id if page else None)
         for letter in page:
-            if letter.id not in eligible_ids:
+            if letter.id not in targets:
                 is_configured = _target(letter, provider).name in self._deadlines
                 (result.expired if is_configured else result.unconfigured).append(letter.id)
         return result
