@@ -91,8 +91,7 @@ class FakeLedger:
         if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
-            key = job.revision + 1 if self.statuses[job.id] is Status.FAILED else job.key_revision
-            job = replace(job, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0)
+            job = self._revised(job)
         job = replace(job, version=job.version + 1, token=request.token)
         self.jobs[job.id], self.statuses[job.id] = job, Status.PROCESSING
         self.leases[job.id] = self.clock + request.lease_seconds
@@ -148,14 +147,16 @@ class FakeLedger:
         job = self.jobs[letter.id]
         if job.version != letter.version or self.statuses[letter.id] not in sources(Cause.REQUEUE):
             return False
-        key = job.revision + 1 if self.statuses[letter.id] is Status.FAILED else job.key_revision
-        job = replace(
-            job, version=job.version + 1, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0
-        )
+        job = replace(self._revised(job), version=job.version + 1)
         self.jobs[letter.id], self.statuses[letter.id] = job, Status.QUEUED
         self.outbox = {pointer: queue for pointer, queue in self.outbox.items() if pointer.id != letter.id}
         self.outbox[Pointer(letter.id, job.version)] = job.queue.name
         return True
+
+    def _revised(self, job: Claimed) -> Claimed:
+        """A dead letter's next revision; the provider's key changes only after a failure."""
+        key = job.revision + 1 if self.statuses[job.id] is Status.FAILED else job.key_revision
+        return replace(job, revision=job.revision + 1, key_revision=key, attempts=0, tries=0, lost_leases=0)
 
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float = 1) -> bool:
         held = self.jobs[job.id]
