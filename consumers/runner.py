@@ -22,7 +22,7 @@ from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
 from service.batching import Batcher
-from service.recording import Recorder
+from service.transitions import Recorder
 
 log = structlog.get_logger()
 

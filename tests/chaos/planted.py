@@ -17,7 +17,7 @@ from infra.redis import status_cache
 from jobs import decision
 from jobs.model import Delivery
 from jobs.wire import Pointer
-from service import batching, recording
+from service import batching, transitions
 from service.publishing import EagerPublisher, Outgoing
 from tests.chaos import simulation
 from tests.support.fakes import FakeCache, FakeLedger
@@ -38,7 +38,7 @@ def _delete_before_confirm(patch: Patch) -> None:
     publish = EagerPublisher._publish
 
     async def delete_first(self: EagerPublisher, outgoing: Outgoing) -> None:
-        await self._delete_row(outgoing.pointer)
+        await self._deletes.submit(outgoing.pointer)
         await publish(self, outgoing)
 
     patch(EagerPublisher, "_publish", delete_first)
@@ -148,7 +148,7 @@ def _retry_at_most_once(patch: Patch) -> None:
     def decide_at_least_once(job: Any, *arguments: Any, **named: Any) -> Any:
         return decide(replace(job, delivery=Delivery.AT_LEAST_ONCE), *arguments, **named)
 
-    patch(recording, "decide", decide_at_least_once)
+    patch(transitions, "decide", decide_at_least_once)
 
 
 def _apply_to_any_claim(patch: Patch) -> None:

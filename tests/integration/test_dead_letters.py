@@ -49,10 +49,10 @@ async def test_letters_that_cannot_be_requeued_hide_none_that_can(store: Store) 
     well = _add(store, 20, 3)
     letters, everything = _letters(store), Filter()
     assert [each.id for each in await letters.requeueable(everything, BEFORE_ALL, 2)] == well[:2]
-    done = await letters.requeue_first(everything, BEFORE_ALL, 2)
+    done = await letters.requeue(everything, BEFORE_ALL, 2, skip=True)
     assert done.moved == well[:2]
     assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many as requested
-    done = await letters.requeue_first(everything, BEFORE_ALL, 100)
+    done = await letters.requeue(everything, BEFORE_ALL, 100, skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, gone)
 
 
@@ -64,16 +64,16 @@ async def test_every_kind_and_priority_has_its_queues_deadline(store: Store) -> 
         *_add(store, 3, provider="other"),
     ]
     old = [*_add(store, 10, kind=Kind.REPORT, age_days=2), *_add(store, 11, priority=Priority.HIGH, age_days=2)]
-    done = await _letters(store).requeue_first(Filter(), BEFORE_ALL, 100)
+    done = await _letters(store).requeue(Filter(), BEFORE_ALL, 100, skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (wanted, old, [])
 
 
 async def test_another_provider_and_a_new_deadline_bring_them_back(store: Store) -> None:
     gone, expired = _add(store, 0, 2, provider="gone"), _add(store, 10, 2, age_days=2)
     letters = _letters(store)
-    done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, "other")
+    done = await letters.requeue(Filter(), BEFORE_ALL, 100, "other", skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (gone, expired, [])
-    done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, extend=True)
+    done = await letters.requeue(Filter(), BEFORE_ALL, 100, extend=True, skip=True)
     assert (done.moved, done.expired) == (expired, [])
     assert store.rows("SELECT DISTINCT queue FROM outbox ORDER BY 1") == [
         ("messages.other.normal",),
