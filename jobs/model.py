@@ -208,7 +208,3 @@ class Transition:
     route: Route | None = None
     queue: str | None = None
     counts_as_lost: bool = False
-
-    @property
-    def lost_lease(self) -> bool:
-        return self.cause is Cause.LEASE_LOST

@@ -5,8 +5,7 @@ import time
 
 import structlog
 
-from infra.postgres.transitions.batch import Applied
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import Applied, LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, Route, Transition

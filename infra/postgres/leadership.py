@@ -33,17 +33,11 @@ class Leadership:
         Raises:
             Unavailable: Postgres does not answer; the role is lost with the connection.
         """
-        return await self._pool.call(
-            lambda connection: bool(connection.execute(_HOLD, {"role": self._role}).scalar_one()), _CALL_SECONDS
-        )
+        return bool(await self._pool.value(_HOLD, _CALL_SECONDS, role=self._role))
 
     async def release(self) -> None:
-        """Release the role at once.
-
-        Raises:
-            Unavailable: Postgres does not answer; the role is lost with the connection.
-        """
-        await self._pool.call(lambda c: c.execute(sa.text("SELECT pg_advisory_unlock_all()")).close(), _CALL_SECONDS)
+        """Release the role at once; raises as `held`."""
+        await self._pool.value(sa.text("SELECT pg_advisory_unlock_all()"), _CALL_SECONDS)
 
     def close(self) -> None:
         self._pool.close()

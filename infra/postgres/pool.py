@@ -10,9 +10,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
@@ -119,11 +119,9 @@ class _Call(Generic[T]):
 
 def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection) -> None:
     """Make the server detect a client that disconnects during its statement."""
-    if connection.info.setdefault("checks_client", False):
+    if connection.info.get("checks_client") or raw.server_version < _CHECK_CLIENT_VERSION:
         return
     connection.info["checks_client"] = True
-    if raw.server_version < _CHECK_CLIENT_VERSION:
-        return
     try:
         connection.exec_driver_sql(f"SET client_connection_check_interval = {_CHECK_CLIENT_MS}")
     except sa.exc.DataError as error:  # unsupported by the server's platform: the statement timeout ends the statement
@@ -204,6 +202,18 @@ class DatabasePool:
         self._contact.answered()
         return result
 
+    async def fetch(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> Sequence[sa.RowMapping]:
+        """The rows of a statement, by column name; raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).mappings().all(), timeout)
+
+    async def value(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> Any:
+        """The one value of a statement's one row; raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).scalar_one(), timeout)
+
+    async def execute(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> int:
+        """Execute a statement; returns the number of changed rows. Raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).rowcount, timeout)
+
     def _submit(self, call: _Call[T]) -> Future[T]:
         try:
             return self._pool.submit(call.run)
@@ -218,19 +228,14 @@ class DatabasePool:
 
     def _classified(self, error: Exception) -> Exception:
         classified = classify(error)
-        if isinstance(classified, Unexpected):
-            self._log_unexpected(classified)
-            self._contact.answered()
-        elif isinstance(classified, Unavailable):
+        if isinstance(classified, Unavailable) and not isinstance(classified, Unexpected):
             self._contact.lost()
         else:
             self._contact.answered()
-        return classified
-
-    def _log_unexpected(self, error: Unexpected) -> None:
-        if time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
+        if isinstance(classified, Unexpected) and time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
             self._unexpected_at = time.monotonic()
-            log.error("postgres.unexpected", pool=self._name, sqlstate=error.sqlstate, reason=str(error))
+            log.error("postgres.unexpected", pool=self._name, sqlstate=classified.sqlstate, reason=str(classified))
+        return classified
 
     def contact_seconds(self) -> float:
         """Seconds of unbroken contact; see `Contact`."""

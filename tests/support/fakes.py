@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.apply import Applied, LateAcceptance
 from infra.postgres.transitions.claim import ClaimRequest
-from infra.postgres.transitions.late import LateAcceptance
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
@@ -109,7 +108,7 @@ class FakeLedger:
         job = self.jobs[t.id]
         if (job.version, job.token) != (t.version, t.token) or self.statuses[t.id] is not Status.PROCESSING:
             return None
-        if t.lost_lease and self.leases[t.id] > self.clock:
+        if t.cause is Cause.LEASE_LOST and self.leases[t.id] > self.clock:
             return None
         charged, tried = t.attempt is not None and t.attempt.charged, t.attempt is not None
         job = replace(

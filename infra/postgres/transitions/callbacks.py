@@ -1,13 +1,8 @@
 """Callbacks: each statement that ends a job also inserts its callback, so they commit together."""
 
-from jobs.lifecycle import ENDS, Status
+from infra.postgres.transitions.batch import in_list
+from jobs.lifecycle import ENDS
 from jobs.model import CALLBACKS
-
-
-def in_list(statuses: frozenset[Status]) -> str:
-    """Statuses as the list of an SQL IN."""
-    return ", ".join(f"'{status}'" for status in sorted(statuses))
-
 
 # A UUIDv7 (RFC 9562) of Postgres' clock.
 _NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'

@@ -1,14 +1,13 @@
 """Claims: a worker takes a job under a fresh token, for the time of a lease."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.transitions.batch import Key, execute_or_read_back
-from infra.postgres.transitions.callbacks import in_list
+from infra.postgres.transitions.batch import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Claimed, Delivery, Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -23,8 +22,9 @@ class ClaimRequest:
     lease_seconds: float
 
 
-_CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.client_id, j.provider, j.priority, j.destination,
-    j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
+# The fields of `Claimed`; see `job_fields`.
+_CLAIMED_COLUMNS = """j.id, j.version, j.claim_token AS token, j.revision, j.kind, j.client_id, j.provider, j.priority,
+    j.destination, j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
     CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
 
 # An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.
@@ -57,31 +57,12 @@ JOIN jobs j ON j.id = r.id AND j.version = r.version + 1 AND j.claim_token = r.t
 """)  # noqa: S608
 
 
-def claim(connection: sa.Connection, requests: Sequence[ClaimRequest]) -> list[Claimed | None]:
-    """Set status `processing`, version + 1, lease and token. None: the version is stale."""
-    rows = [
-        {"id": str(r.pointer.id), "version": r.pointer.version, "token": str(r.token), "lease": r.lease_seconds}
-        for r in requests
-    ]
-    done = execute_or_read_back(connection, CLAIM, CLAIMED_BEFORE, rows, _claimed)
-    return [done.get((r.pointer.id, r.token)) for r in requests]
+def claimed(row: Mapping[Any, Any]) -> Claimed:
+    return Claimed(**job_fields(row))
 
 
-def _claimed(row: Any) -> tuple[Key, Claimed]:
-    job = Claimed(
-        id=row.id,
-        version=row.version,
-        token=row.claim_token,
-        revision=row.revision,
-        client_id=row.client_id,
-        queue=WorkQueue(Kind(row.kind), row.provider, Priority(row.priority)),
-        destination=row.destination,
-        body=row.body,
-        delivery=Delivery(row.delivery),
-        key_revision=row.key_revision,
-        attempts=row.attempts,
-        tries=row.tries,
-        lost_leases=row.lost_leases,
-        age_seconds=row.age_seconds,
-    )
-    return (job.id, job.token), job
+def job_fields(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The columns of a claimed job, its queue as one `WorkQueue`."""
+    fields = dict(row)
+    queue = WorkQueue(Kind(fields.pop("kind")), fields.pop("provider"), Priority(fields.pop("priority")))
+    return {**fields, "queue": queue, "delivery": Delivery(row["delivery"])}
