@@ -15,12 +15,10 @@ _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 log = structlog.get_logger()
 
 # Indexes of a running or abandoned REINDEX CONCURRENTLY belong to an operator.
-INVALID_INDEXES = sa.text("""
-SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+INVALID_INDEXES = """SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
 WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
-ORDER BY c.relname
-""")
+ORDER BY c.relname"""
 
 
 class WrongEncoding(Exception):
@@ -113,7 +111,7 @@ def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
 
     https://www.postgresql.org/docs/current/sql-createindex.html, "Building Indexes Concurrently".
     """
-    invalid = list(connection.execute(INVALID_INDEXES).scalars())
+    invalid = list(connection.execute(sa.text(INVALID_INDEXES)).scalars())
     connection.commit()
     quote = connection.dialect.identifier_preparer.quote
     for name in invalid:

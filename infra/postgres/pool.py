@@ -19,7 +19,6 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from infra.postgres.contact import Contact
 from infra.postgres.errors import DeadlinePassed, Unavailable, Unexpected, classify
 
 log = structlog.get_logger()
@@ -137,6 +136,43 @@ def _run_when_idle() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it
         log.debug("pool.not_in_background", reason=str(error))
+
+
+class Contact:
+    """Contact with Postgres: how long it has answered. A failed connection or `silence_seconds` without any answer loses it.
+
+    A call that waits for a lock or a slow disk does not lose it while other calls are answered.
+    """
+
+    def __init__(self, silence_seconds: float, *, monotonic: Callable[[], float] = time.monotonic):
+        self._silence_seconds = silence_seconds
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self._silent_since: float | None = None  # the first request after the last answer
+
+    def requested(self) -> None:
+        if self._silent_since is None:
+            self._silent_since = self._monotonic()
+
+    def answered(self) -> None:
+        self._silent_since = None
+        if self._since is None:
+            self._since = self._monotonic()
+
+    def abandoned(self) -> None:
+        """A call was abandoned at its deadline."""
+        self.requested()
+        assert self._silent_since is not None
+        if self._monotonic() - self._silent_since >= self._silence_seconds:
+            self.lost()
+
+    def lost(self) -> None:
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first answer after the last loss; 0 while contact is lost."""
+        return 0.0 if self._since is None else self._monotonic() - self._since
 
 
 class DatabasePool:
