@@ -40,10 +40,10 @@ async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
     """
 
     def work(connection: sa.Connection) -> tuple[str | None, str | None]:
-        if connection.execute(sa.text("SELECT to_regclass('installation')")).scalar_one() is None:
+        if connection.scalar(sa.text("SELECT to_regclass('installation')")) is None:
             return None, None
-        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-        return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
+        revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return revision, connection.scalar(sa.text("SELECT namespace FROM installation"))
 
     revision, owner = await pool.call(work, timeout)
     expected = code_revision()

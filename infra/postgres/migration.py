@@ -1,8 +1,5 @@
 """Migration of the schema, and the databases of tests and demos."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import sqlalchemy as sa
 import structlog
 
@@ -46,13 +43,17 @@ def drop_database(url: str, name: str) -> None:
 
 
 def _on_server(url: str, name: str, statement: str) -> None:
-    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
-    engine = sa.create_engine(parts, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+    engine = _engine(url)
     try:
-        with engine.connect() as connection:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text(statement.format(engine.dialect.identifier_preparer.quote(name))))
     except sa.exc.DBAPIError as error:
         raise classify(error) from error
+
+
+def _engine(url: str, options: str = "") -> sa.Engine:
+    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(parts, poolclass=sa.NullPool, connect_args={"connect_timeout": 5, "options": options})
 
 
 def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | None = None) -> str:
@@ -71,15 +72,12 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
     from alembic import command  # here, as no other process of ours needs what it brings
     from alembic.config import Config
 
-    engine = sa.create_engine(
-        sa.make_url(url).set(drivername="postgresql+psycopg2"),
-        poolclass=sa.NullPool,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC"},
-    )
+    engine = _engine(url, "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC")
     config = Config(attributes={})
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
-        with engine.connect() as lock, _advisory_lock(lock), engine.connect() as connection:
+        with engine.connect() as lock, engine.connect() as connection:
+            _hold_lock(lock)
             _require_utf8(connection)
             grantee = runtime_role if runtime_role and check_role(connection, runtime_role) else None
             config.attributes["connection"] = connection
@@ -98,12 +96,11 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
         raise classified from error
 
 
-@contextmanager
-def _advisory_lock(connection: sa.Connection) -> Iterator[None]:
-    if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar_one():
+def _hold_lock(connection: sa.Connection) -> None:
+    """Acquire the lock of migrations, until the connection is closed."""
+    if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
         raise MigrationBlocked("another migration of this database is running; try again when it is done")
     connection.commit()
-    yield
 
 
 def _rebuild_invalid_indexes(connection: sa.Connection) -> None:

@@ -5,9 +5,6 @@ A compromised process or an injected statement can then change rows, and nothing
 
 import sqlalchemy as sa
 
-# They identify the database: migrations write them, processes read them.
-_READ_ONLY = ("alembic_version", "installation")
-
 # With default privileges, so tables of a later revision are usable from its commit on.
 _GRANTS = """
 REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;
@@ -15,15 +12,14 @@ REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {role};
 GRANT USAGE ON SCHEMA {schema} TO {role};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};
-ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role}
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role};
 """
-_ON_TABLE = "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
-_ON_SEQUENCE = "GRANT USAGE, SELECT ON SEQUENCE {table} TO {role}"
-_ONLY_READ = "REVOKE INSERT, UPDATE, DELETE ON {table} FROM {role}"
-_EMPTY_POSTS = "GRANT TRUNCATE ON posts TO {role}"  # `posthaste posts truncate`
-_ANALYZE_POSTS = (
-    "GRANT MAINTAIN ON posts TO {role}"  # `posthaste posts seed`, from Postgres 17 on; earlier versions have no such grant
-)
+# Migrations write the tables that identify the database; processes read them. `posthaste posts truncate` empties the posts.
+_EXCEPTIONS = """
+REVOKE INSERT, UPDATE, DELETE ON alembic_version, installation FROM {role};
+GRANT TRUNCATE ON posts TO {role};
+"""
+_ANALYZE_POSTS = "GRANT MAINTAIN ON posts TO {role};"  # `posthaste posts seed`; unknown before Postgres 17
 
 # Other relations in the schema (an extension's views) have other owners.
 _OURS = sa.text("""
@@ -77,16 +73,14 @@ def grant(connection: sa.Connection, role: str) -> bool:
     quote = connection.dialect.identifier_preparer.quote_identifier
     database, schema = connection.execute(sa.text("SELECT current_database(), current_schema()")).one()
     names = {"role": quote(role), "schema": quote(schema), "database": quote(database)}
-    statements = _GRANTS.format(**names).strip().split(";\n")
-    for name, is_sequence in connection.execute(_OURS).all():
-        statements.append((_ON_SEQUENCE if is_sequence else _ON_TABLE).format(table=quote(name), **names))
-    statements += [_ONLY_READ.format(table=quote(name), **names) for name in _READ_ONLY]
-    statements.append(_EMPTY_POSTS.format(**names))
-    version = connection.dialect.server_version_info
-    if version and version >= (17,):
+    statements = [_GRANTS.format(**names)]
+    for name, is_sequence in connection.execute(_OURS):
+        rights = "USAGE, SELECT ON SEQUENCE" if is_sequence else "SELECT, INSERT, UPDATE, DELETE ON"
+        statements.append(f"GRANT {rights} {quote(name)} TO {names['role']};")
+    statements.append(_EXCEPTIONS.format(**names))
+    if (connection.dialect.server_version_info or ()) >= (17,):
         statements.append(_ANALYZE_POSTS.format(**names))
-    for statement in statements:
-        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql("\n".join(statements))
     fits = not connection.execute(_TOO_STRONG, {"role": role}).scalar_one()
     connection.commit()
     return fits

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.postgres import job_reads, ledger, messages, outbox, reports, sweep, totals
-from infra.postgres.pool import create_engine
+from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
 from tests.support.factories import new_id
@@ -74,8 +74,8 @@ ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "
 
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:
-    engine = create_engine(database, connections=1, application="plans")
-    with engine.connect() as connection:
+    pool = DatabasePool(database, name="plans", threads=1)
+    with pool.engine.connect() as connection:
         for filling in FILL:
             connection.execute(sa.text(filling), {"jobs": JOBS} if ":jobs" in filling else {})
         for name, (statement, parameters, index) in STATEMENTS.items():
@@ -86,4 +86,4 @@ def test_every_hot_statement_goes_by_its_index(database: str) -> None:
             assert index in plan, plan
             assert "Seq Scan" not in plan and "Bitmap" not in plan and "Materialize" not in plan, plan
             assert name not in ORDERED or "Sort" not in plan, plan
-    engine.dispose()
+    pool.close()
