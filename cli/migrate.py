@@ -7,9 +7,9 @@ import typer
 from cli.keys import reserve_first
 from cli.session import open_session
 from cli.terminal import say
-from infra.postgres import compatibility, migration, privileges
+from infra.postgres import compatibility, migration
 
-REFUSALS = (migration.MigrationBlocked, compatibility.ForeignNamespace, migration.WrongEncoding, privileges.RoleMissing)
+REFUSALS = (migration.MigrationBlocked, compatibility.ForeignNamespace, migration.WrongEncoding, migration.RoleMissing)
 
 
 def migrate(
@@ -20,7 +20,7 @@ def migrate(
 ) -> None:
     with open_session(*REFUSALS, log_level="warning") as session:
         settings = session.settings
-        role = privileges.role_of(settings.database_url)
+        role = migration.role_of(settings.database_url)
         revision = migration.migrate(settings.owner_url, settings.namespace, runtime_role=role)
         reserved = first_key and session.run(reserve_first(session.pool))
     say(f"migrate: the schema is at revision {revision}")

@@ -9,8 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.batch import in_list, to_json
-from infra.postgres.transitions.callbacks import CALLBACK_COLUMNS, callbacks_of
+from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list, to_json
 from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -216,7 +215,13 @@ class DeadLetterStore:
     ) -> list[DeadLetter]:
         """At most `limit` matching letters, by id after `after`."""
         statement, parameters = page_statement(filter_, after, limit, only)
-        return [_letter(row) for row in await self._pool.fetch(statement, timeout, **parameters)]
+        rows = await self._pool.fetch(statement, timeout, **parameters)
+        return [
+            DeadLetter(
+                **{**row, "status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
+            )
+            for row in rows
+        ]
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
         """Queue each letter for its work queue; returns the ids. A letter that has moved on since it was read is left."""
@@ -234,8 +239,3 @@ class DeadLetterStore:
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
         """The messages of a dead queue whose job has moved on or is deleted."""
         return {Pointer(**row) for row in await self._pool.fetch(_STALE, timeout, rows=to_json(copies))}
-
-
-def _letter(row: Any) -> DeadLetter:
-    typed = {"status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
-    return DeadLetter(**{**row, **typed})

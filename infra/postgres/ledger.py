@@ -4,7 +4,9 @@ Every method is one transaction, and can be repeated after a lost connection wit
 for the first one's row locks, matches nothing if that was committed, and reads its result back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -12,10 +14,12 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from infra.postgres.transitions.accept import Accepted, KeyReused, accept
 from infra.postgres.transitions.apply import Applied, LateAcceptance
-from infra.postgres.transitions.batch import execute_or_read_back, in_list
 from infra.postgres.transitions.claim import ClaimRequest, job_fields
+from infra.postgres.transitions.sql import in_list, to_json
 from jobs.lifecycle import Cause, sources
 from jobs.model import Claimed, LostLease, NewJob, Progress, Transition
+
+Result = TypeVar("Result")
 
 RENEW = sa.text("""
 UPDATE jobs SET started = true, lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
@@ -58,31 +62,34 @@ class Ledger:
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Set status `processing`, version + 1, lease and token. None: the version is stale."""
-        rows = [
-            {"id": r.pointer.id, "version": r.pointer.version, "token": r.token, "lease": r.lease_seconds} for r in requests
-        ]
-        claims = [(r.pointer.id, r.token) for r in requests]
-        statements = (claim.CLAIM, claim.CLAIMED_BEFORE)
-        return await self._pool.call(lambda c: execute_or_read_back(c, statements, claims, rows, claim.claimed), timeout)
+        return await self._execute((claim.CLAIM, claim.CLAIMED_BEFORE), requests, claim.claimed, timeout)
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
         """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
-        return await self._end_claims((apply.APPLY, apply.APPLIED_BEFORE), transitions, timeout)
+        return await self._execute((apply.APPLY, apply.APPLIED_BEFORE), transitions, apply.applied, timeout)
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
         """Set jobs to `sent` whose claim has ended since. None: another claim has begun."""
-        return await self._end_claims((apply.ACCEPT_LATE, apply.ACCEPTED_LATE_BEFORE), late, timeout)
+        return await self._execute((apply.ACCEPT_LATE, apply.ACCEPTED_LATE_BEFORE), late, apply.applied, timeout)
 
-    async def _end_claims(
+    async def _execute(
         self,
         statements: tuple[sa.TextClause, sa.TextClause],
-        ends: Sequence[Transition | LateAcceptance],
+        changes: Sequence[ClaimRequest | Transition | LateAcceptance],
+        to_result: Callable[[Any], Result],
         timeout: float,
-    ) -> list[Applied | None]:
-        claims = [(end.id, end.token) for end in ends]
-        return await self._pool.call(
-            lambda c: execute_or_read_back(c, statements, claims, ends, apply.applied, **self._options), timeout
-        )
+    ) -> list[Result | None]:
+        """Execute the first statement. The second reads back what an earlier, unanswered try committed; None: stale."""
+
+        def work(connection: sa.Connection) -> list[Result | None]:
+            done: dict[tuple[UUID, UUID], Result] = {}
+            for statement in statements:
+                if missing := [change for change in changes if (change.id, change.token) not in done]:
+                    found = connection.execute(statement, {"rows": to_json(missing), **self._options}).mappings()
+                    done |= {(row["id"], row["token"]): to_result(row) for row in found}
+            return [done.get((change.id, change.token)) for change in changes]
+
+        return await self._pool.call(work, timeout)
 
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
         """Extend the lease of a running job, and write its progress. False: the lease is lost."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.batch import to_json
+from infra.postgres.transitions.sql import to_json
 from jobs.model import Route
 from jobs.wire import Pointer
 

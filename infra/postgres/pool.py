@@ -44,7 +44,7 @@ class _Call(Generic[T]):
         self._engine = engine
         self._work = work
         self._lock = threading.Lock()
-        self._fd: int | None = None  # a duplicate: libpq may close its own at any moment
+        self._socket: socket.socket | None = None  # a duplicate: libpq may close its own at any moment
         self._abandoned = False
 
     def run(self) -> T:
@@ -56,27 +56,23 @@ class _Call(Generic[T]):
             with self._lock:
                 if self._abandoned:
                     raise Unavailable("the deadline passed while connecting")
-                self._fd = os.dup(raw.fileno())
+                duplicate = self._socket = socket.fromfd(raw.fileno(), socket.AF_UNSPEC, socket.SOCK_STREAM)
             try:
                 _check_client(connection, raw)
                 return self._work(connection)
             finally:
-                with self._lock:  # from here on the connection may serve another call
-                    os.close(self._fd)
-                    self._fd = None
+                with self._lock, duplicate:  # from here on the connection may serve another call
+                    self._socket = None
 
     def abandon(self) -> None:
         """Free the thread by shutting its socket down. SQLAlchemy then discards the connection."""
         with self._lock:
             self._abandoned = True
-            if self._fd is not None:
-                shared = socket.socket(fileno=self._fd)
+            if self._socket is not None:
                 try:
-                    shared.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     log.debug("postgres.closed_before_shutdown")
-                finally:
-                    shared.detach()
 
 
 def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection) -> None:

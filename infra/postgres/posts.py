@@ -1,10 +1,10 @@
 """The posts table: filled by COPY, read by a plain SELECT through a server-side cursor, emptied by TRUNCATE."""
 
-import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, TextIO, cast
 
 import psycopg2
@@ -66,7 +66,9 @@ class Posts:
             BadData: a text that Postgres refuses. Unavailable: the connection was lost; nothing was written.
         """
         with self._connected() as connection, connection, connection.cursor() as cursor:
-            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, _Lines(posts)))
+            lines = (post.copy_line() for post in posts)
+            source = SimpleNamespace(read=lambda size: next(lines, ""))  # one line a call: millions of posts need no memory
+            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, source))
             cursor.execute("ANALYZE posts")
 
     def truncate(self) -> None:
@@ -128,13 +130,3 @@ def about_how_many(connection: sa.Connection) -> int | None:
     """Postgres' estimate of the number of posts; None before the first ANALYZE."""
     estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
     return estimate if estimate > 0 else None
-
-
-class _Lines(io.TextIOBase):
-    """COPY's input, one line a read. Posts are read as they are generated, so millions need no memory."""
-
-    def __init__(self, posts: Iterable[Post]):
-        self._lines = (post.copy_line() for post in posts)
-
-    def read(self, size: int | None = -1) -> str:
-        return next(self._lines, "")

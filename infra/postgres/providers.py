@@ -6,7 +6,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.batch import in_list
+from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Priority, message_queue
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.batch import in_list
+from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 

@@ -59,7 +59,7 @@ def _fake_claim_any_version(patch: Patch) -> None:
     def any_version(self: FakeLedger, request: Any) -> Any:
         held = self.jobs.get(request.pointer.id)
         if held is not None:
-            request = replace(request, pointer=Pointer(held.id, held.version))
+            request = replace(request, version=held.version)
         return claim(self, request)
 
     patch(FakeLedger, "_claim", any_version)

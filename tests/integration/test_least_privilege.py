@@ -20,9 +20,9 @@ from infra.postgres.errors import NOT_PERMITTED, Unavailable
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
+from infra.postgres.migration import RoleMissing, role_of
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Post, Posts, texts
-from infra.postgres.privileges import RoleMissing, role_of
 from infra.postgres.transitions.accept import Accepted
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.dead_queue import DeadQueues

@@ -32,7 +32,7 @@ FILL = [
 
 
 def _batch(size: int) -> str:
-    row: dict[str, Any] = {"version": 1, "token": str(new_id()), "lease": 60, "cause": "accepted", "to": "sent"}
+    row: dict[str, Any] = {"version": 1, "token": str(new_id()), "lease_seconds": 60, "cause": "accepted", "to": "sent"}
     return json.dumps([{"id": str(new_id()), **row} for _ in range(size)])
 
 

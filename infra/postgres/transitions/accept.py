@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
-from infra.postgres.transitions.batch import to_json
+from infra.postgres.transitions.sql import to_json
 from jobs.model import NewJob
 
 

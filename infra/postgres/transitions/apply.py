@@ -7,8 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.transitions.batch import in_list
-from infra.postgres.transitions.callbacks import CALLBACK_COLUMNS, callbacks_of
+from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import Kind
 

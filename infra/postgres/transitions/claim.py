@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.transitions.batch import in_list
+from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Claimed, Delivery, Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -17,9 +17,14 @@ from jobs.wire import Pointer
 class ClaimRequest:
     """Claim this job at this version, under this new token, for the time of the lease."""
 
-    pointer: Pointer
+    id: UUID
+    version: int
     token: UUID
     lease_seconds: float
+
+    @property
+    def pointer(self) -> Pointer:
+        return Pointer(self.id, self.version)
 
 
 # The fields of `Claimed`; see `job_fields`.
@@ -27,18 +32,19 @@ _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token AS token, j.revision, j.kin
     j.destination, j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
     CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
 
+# The rows are the fields of `ClaimRequest`.
 # An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.
 CLAIM = sa.text(f"""
 WITH held AS (
-    SELECT j.id, r.version, r.token, r.lease, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,
+    SELECT j.id, r.version, r.token, r.lease_seconds, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,
         j.status = 'failed' AS new_key
-    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease float8)
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease_seconds float8)
     JOIN jobs j ON j.id = r.id AND j.version = r.version
     WHERE j.status IN ({in_list(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
 )
 UPDATE jobs j SET
     status = 'processing', version = j.version + 1, claim_token = token,
-    lease_until = clock_timestamp() + lease * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
+    lease_until = clock_timestamp() + lease_seconds * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
     started = anew OR j.lost_leases = 0,
     revision = j.revision + CAST(anew AS int),
     key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,

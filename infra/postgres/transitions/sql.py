@@ -1,8 +1,22 @@
-"""Callbacks: each statement that ends a job also inserts its callback, so they commit together."""
+"""Pieces of the statements: rows as JSON, statuses, and the callback that each statement inserts when it ends a job."""
 
-from infra.postgres.transitions.batch import in_list
-from jobs.lifecycle import ENDS
+from typing import Any
+
+import orjson
+
+from jobs.lifecycle import ENDS, Status
 from jobs.model import CALLBACKS
+
+
+def to_json(value: Any) -> str:
+    """Dictionaries, dataclasses and lists of them as JSON, for `json_to_recordset`."""
+    return orjson.dumps(value).decode()
+
+
+def in_list(statuses: frozenset[Status]) -> str:
+    """Statuses as the list of an SQL IN."""
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
+
 
 # A UUIDv7 (RFC 9562) of Postgres' clock.
 _NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'
