@@ -15,7 +15,7 @@ from cli.client import ApiError, Client
 from cli.session import read_settings
 from cli.terminal import console, say
 from infra import logs
-from infra.postgres import checks, compatibility
+from infra.postgres import compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.inspection import BrokerDown, QueueState, inspect
@@ -80,7 +80,7 @@ async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
     address = _without_password(settings.database_url)
     try:
         current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
-        state = await checks.look(pool, CALL_SECONDS)
+        state = await compatibility.look(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
@@ -100,7 +100,7 @@ def _revision(current: bool) -> Finding:
     return Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
 
 
-def _indexes(state: checks.Look) -> list[Finding]:
+def _indexes(state: compatibility.Look) -> list[Finding]:
     fix = "`posthaste migrate` builds the index again"
     return [
         Finding("indexes", "wrong", f"{name} is not valid: its statements scan the whole table", fix)
@@ -108,7 +108,7 @@ def _indexes(state: checks.Look) -> list[Finding]:
     ]
 
 
-def _clock(state: checks.Look) -> Finding:
+def _clock(state: compatibility.Look) -> Finding:
     skew = abs((datetime.now(UTC) - state.clock).total_seconds())
     if skew > CLOCK_SECONDS:
         fix = "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' clock and stay correct"
@@ -116,7 +116,7 @@ def _clock(state: checks.Look) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, state: checks.Look) -> list[Finding]:
+def _work(settings: Settings, state: compatibility.Look) -> list[Finding]:
     findings = []
     for name, jobs in state.waiting.items():
         if name not in settings.providers:
@@ -129,7 +129,7 @@ def _work(settings: Settings, state: checks.Look) -> list[Finding]:
     return [*findings, _relay(state)]
 
 
-def _relay(state: checks.Look) -> Finding:
+def _relay(state: compatibility.Look) -> Finding:
     if not state.relays:
         return Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
     if state.overdue:

@@ -217,10 +217,8 @@ class DeadLetterStore:
         statement, parameters = page_statement(filter_, after, limit, only)
         rows = await self._pool.fetch(statement, timeout, **parameters)
         return [
-            DeadLetter(
-                **{**row, "status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
-            )
-            for row in rows
+            DeadLetter(**{**r, "status": Status(r["status"]), "kind": Kind(r["kind"]), "priority": Priority(r["priority"])})
+            for r in rows
         ]
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:

@@ -5,7 +5,7 @@ for the first one's row locks, matches nothing if that was committed, and reads 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -62,7 +62,8 @@ class Ledger:
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Set status `processing`, version + 1, lease and token. None: the version is stale."""
-        return await self._execute((claim.CLAIM, claim.CLAIMED_BEFORE), requests, claim.claimed, timeout)
+        statements = (claim.CLAIM, claim.CLAIMED_BEFORE)
+        return await self._execute(statements, requests, lambda **row: Claimed(**job_fields(**row)), timeout)
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
         """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
@@ -76,7 +77,7 @@ class Ledger:
         self,
         statements: tuple[sa.TextClause, sa.TextClause],
         changes: Sequence[ClaimRequest | Transition | LateAcceptance],
-        to_result: Callable[[Any], Result],
+        to_result: Callable[..., Result],
         timeout: float,
     ) -> list[Result | None]:
         """Execute the first statement. The second reads back what an earlier, unanswered try committed; None: stale."""
@@ -86,7 +87,7 @@ class Ledger:
             for statement in statements:
                 if missing := [change for change in changes if (change.id, change.token) not in done]:
                     found = connection.execute(statement, {"rows": to_json(missing), **self._options}).mappings()
-                    done |= {(row["id"], row["token"]): to_result(row) for row in found}
+                    done |= {(row["id"], row["token"]): to_result(**row) for row in found}
             return [done.get((change.id, change.token)) for change in changes]
 
         return await self._pool.call(work, timeout)
@@ -99,7 +100,7 @@ class Ledger:
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         """Jobs whose lease has expired, oldest first. Locked rows are skipped."""
-        return [LostLease(**job_fields(row)) for row in await self._pool.fetch(EXPIRED_LEASES, timeout, limit=limit)]
+        return [LostLease(**job_fields(**row)) for row in await self._pool.fetch(EXPIRED_LEASES, timeout, limit=limit)]
 
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int:
         """Delete at most `limit` idempotency keys of that age, oldest first; returns how many."""

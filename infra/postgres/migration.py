@@ -7,18 +7,12 @@ then change rows, and nothing else.
 import sqlalchemy as sa
 import structlog
 
-from infra.postgres.compatibility import MIGRATIONS, ForeignNamespace
+from infra.postgres.compatibility import INVALID_INDEXES, MIGRATIONS, ForeignNamespace
 from infra.postgres.errors import TryAgain, classify
 
 _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 
 log = structlog.get_logger()
-
-# Indexes of a running or abandoned REINDEX CONCURRENTLY belong to an operator.
-INVALID_INDEXES = """SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
-    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
-ORDER BY c.relname"""
 
 # With default privileges, so tables of a later revision are usable from its commit on.
 _GRANTS = """
@@ -82,7 +76,7 @@ def drop_database(url: str, name: str) -> None:
 def _on_server(url: str, name: str, statement: str) -> None:
     engine = _engine(url)
     try:
-        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with _autocommit(engine) as connection:
             connection.execute(sa.text(statement.format(engine.dialect.identifier_preparer.quote(name))))
     except sa.exc.DBAPIError as error:
         raise classify(error) from error
@@ -91,6 +85,10 @@ def _on_server(url: str, name: str, statement: str) -> None:
 def _engine(url: str, options: str = "") -> sa.Engine:
     parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
     return sa.create_engine(parts, poolclass=sa.NullPool, connect_args={"connect_timeout": 5, "options": options})
+
+
+def _autocommit(engine: sa.Engine) -> sa.Connection:
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | None = None) -> str:
@@ -113,31 +111,28 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
     config = Config(attributes={})
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
-        with engine.connect() as lock, engine.connect() as connection:
+        with _autocommit(engine) as lock, engine.connect() as connection:
             _hold_lock(lock)
-            _require_utf8(connection)
-            grantee = runtime_role if runtime_role and _check_role(connection, runtime_role) else None
-            config.attributes["connection"] = connection
+            _require_utf8(lock)
+            grantee = runtime_role if runtime_role and _check_role(lock, runtime_role) else None
             _rebuild_invalid_indexes(lock)
+            config.attributes["connection"] = connection
             command.upgrade(config, to)
             connection.commit()
             _claim_namespace(connection, namespace)
-            revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
+            revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
             if grantee and not _grant(connection, grantee):
                 log.warning("privileges.too_many", role=grantee, effect="it can do more than read and write rows")
             return str(revision)
     except sa.exc.DBAPIError as error:
         classified = classify(error)
-        if isinstance(classified, TryAgain):
-            raise MigrationBlocked(str(classified)) from error
-        raise classified from error
+        raise (MigrationBlocked(str(classified)) if isinstance(classified, TryAgain) else classified) from error
 
 
 def _hold_lock(connection: sa.Connection) -> None:
     """Acquire the lock of migrations, until the connection is closed."""
     if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
         raise MigrationBlocked("another migration of this database is running; try again when it is done")
-    connection.commit()
 
 
 def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
@@ -145,23 +140,13 @@ def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
 
     https://www.postgresql.org/docs/current/sql-createindex.html, "Building Indexes Concurrently".
     """
-    invalid = list(connection.execute(sa.text(INVALID_INDEXES)).scalars())
-    connection.commit()
-    quote = connection.dialect.identifier_preparer.quote
-    for name in invalid:
+    for name in connection.scalars(sa.text(INVALID_INDEXES)).all():
         log.warning("index.rebuilt", index=name, reason="an earlier migration was interrupted while it built it")
-        raw = connection.connection.dbapi_connection
-        assert raw is not None
-        raw.autocommit = True  # the same session holds the migration's lock
-        try:
-            connection.exec_driver_sql(f"REINDEX INDEX CONCURRENTLY {quote(name)}")
-        finally:
-            raw.autocommit = False
+        connection.exec_driver_sql(f"REINDEX INDEX CONCURRENTLY {connection.dialect.identifier_preparer.quote(name)}")
 
 
 def _require_utf8(connection: sa.Connection) -> None:
-    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
-    connection.commit()
+    encoding = connection.scalar(sa.text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise WrongEncoding(
             f"the database's encoding is {encoding}, which cannot hold every text: create one with "
@@ -173,7 +158,7 @@ def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
     connection.execute(
         sa.text("INSERT INTO installation (namespace) VALUES (:namespace) ON CONFLICT DO NOTHING"), {"namespace": namespace}
     )
-    owner = connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one()
+    owner = connection.scalar(sa.text("SELECT namespace FROM installation"))
     connection.commit()
     if owner != namespace:
         raise ForeignNamespace(f"this database belongs to namespace {owner!r}, not to {namespace!r}")
@@ -192,10 +177,7 @@ def _check_role(connection: sa.Connection, role: str) -> bool:
     Raises:
         RoleMissing: there is no such role.
     """
-    found = connection.execute(
-        sa.text("SELECT rolname <> current_user FROM pg_roles WHERE rolname = :role"), {"role": role}
-    ).scalar_one_or_none()
-    connection.commit()
+    found = connection.scalar(sa.text("SELECT rolname <> current_user FROM pg_roles WHERE rolname = :role"), {"role": role})
     if found is None:
         raise RoleMissing(
             f"POSTHASTE_DATABASE_URL names the role {role!r}, which does not exist: "
@@ -220,6 +202,6 @@ def _grant(connection: sa.Connection, role: str) -> bool:
     if (connection.dialect.server_version_info or ()) >= (17,):
         statements.append(_ANALYZE_POSTS.format(**names))
     connection.exec_driver_sql("\n".join(statements))
-    fits = not connection.execute(_TOO_STRONG, {"role": role}).scalar_one()
+    is_too_strong = connection.scalar(_TOO_STRONG, {"role": role})
     connection.commit()
-    return fits
+    return not is_too_strong

@@ -85,12 +85,8 @@ class Retention:
     async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
         """Delete at most `limit` ended messages to a destination, or their callbacks; returns how many."""
         parameters = {"destination": destination, "client_id": client_id, "limit": limit}
-
-        def work(connection: sa.Connection) -> int:
-            callbacks = connection.execute(_ERASE_CALLBACKS, parameters).rowcount
-            return callbacks or connection.execute(_ERASE_MESSAGES, parameters).rowcount
-
-        return await self._pool.call(work, timeout)
+        callbacks = await self._pool.execute(_ERASE_CALLBACKS, timeout, **parameters)
+        return callbacks or await self._pool.execute(_ERASE_MESSAGES, timeout, **parameters)
 
     async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
         """The number of messages to a destination that have not ended."""

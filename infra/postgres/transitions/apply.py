@@ -1,6 +1,5 @@
 """The end of a claim: its outcome, or a lost lease, with its attempt, its outbox row and its callback; or a late acceptance."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -133,7 +132,5 @@ JOIN jobs j ON j.id = r.id AND j.claim_token = r.token AND j.status = 'sent'
 """)
 
 
-def applied(row: Mapping[Any, Any]) -> Applied:
-    fields = {**row, "status": Status(row["status"]), "kind": Kind(row["kind"])}
-    del fields["token"]
-    return Applied(**fields)
+def applied(token: UUID, status: str, kind: str, **fields: Any) -> Applied:
+    return Applied(status=Status(status), kind=Kind(kind), **fields)

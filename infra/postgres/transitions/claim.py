@@ -1,6 +1,5 @@
 """Claims: a worker takes a job under a fresh token, for the time of a lease."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -9,7 +8,7 @@ import sqlalchemy as sa
 
 from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
-from jobs.model import Claimed, Delivery, Kind, Priority, WorkQueue
+from jobs.model import Delivery, Kind, Priority, WorkQueue
 from jobs.wire import Pointer
 
 
@@ -63,12 +62,6 @@ JOIN jobs j ON j.id = r.id AND j.version = r.version + 1 AND j.claim_token = r.t
 """)  # noqa: S608
 
 
-def claimed(row: Mapping[Any, Any]) -> Claimed:
-    return Claimed(**job_fields(row))
-
-
-def job_fields(row: Mapping[Any, Any]) -> dict[str, Any]:
+def job_fields(kind: str, provider: str | None, priority: str, delivery: str, **fields: Any) -> dict[str, Any]:
     """The columns of a claimed job, its queue as one `WorkQueue`."""
-    fields = dict(row)
-    queue = WorkQueue(Kind(fields.pop("kind")), fields.pop("provider"), Priority(fields.pop("priority")))
-    return {**fields, "queue": queue, "delivery": Delivery(row["delivery"])}
+    return {**fields, "queue": WorkQueue(Kind(kind), provider, Priority(priority)), "delivery": Delivery(delivery)}
