@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list, to_json
+from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list, queue_name, to_json
 from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -110,9 +110,8 @@ def _where(filter_: Filter) -> tuple[str, dict[str, Any]]:
 
 
 # The deadline of the target queue, by its logical name (`WorkQueue.name`); null if it is not configured.
-_DEADLINE = """CAST(CAST(:deadlines AS json) ->> CASE
-    WHEN j.kind = 'message' THEN 'messages.' || coalesce(CAST(:to_provider AS text), j.provider) || '.' || j.priority
-    ELSE j.kind || 's' END AS float8)"""
+_TO_PROVIDER = "CASE WHEN j.kind = 'message' THEN coalesce(CAST(:to_provider AS text), j.provider) END"
+_DEADLINE = f"CAST(CAST(:deadlines AS json) ->> ({queue_name('j.kind', _TO_PROVIDER, 'j.priority')}) AS float8)"
 _IN_TIME = f"coalesce(extract(epoch FROM now() - j.queued_at) <= {_DEADLINE}, false)"
 
 _COUNT = sa.text(f"SELECT count(*) FROM jobs WHERE status IN ({DEAD}) AND kind = :kind")  # noqa: S608  a constant

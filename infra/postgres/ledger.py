@@ -5,14 +5,15 @@ for the first one's row locks, matches nothing if that was committed, and reads 
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
 from typing import TypeVar
-from uuid import UUID
 
 import sqlalchemy as sa
 
+from infra.postgres.errors import TryAgain
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions import apply, claim
-from infra.postgres.transitions.accept import Accepted, KeyReused, accept
+from infra.postgres.transitions import accept, apply, claim
+from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied, LateAcceptance
 from infra.postgres.transitions.claim import ClaimRequest, job_fields
 from infra.postgres.transitions.sql import in_list, to_json
@@ -53,12 +54,19 @@ class Ledger:
 
     def __init__(self, pool: DatabasePool, *, grace_seconds: float, retain_body: bool = True):
         self._pool = pool
-        self._grace = grace_seconds
         self._options = {"grace": grace_seconds, "retain_body": retain_body}
 
     async def accept(self, jobs: Sequence[NewJob], timeout: float) -> list[Accepted | KeyReused]:
-        """Insert jobs. A job whose id or key exists already gets the earlier answer."""
-        return await self._pool.call(lambda connection: accept(connection, jobs, self._grace), timeout)
+        """Insert jobs. A job whose id or key exists already gets the earlier answer.
+
+        A key that another process is inserting is waited for, until that transaction ends.
+        """
+        statements = (accept.ACCEPT, accept.ACCEPTED_BEFORE, accept.ACCEPTED_UNDER_KEY)
+        found = await self._execute(statements, jobs, accept.answer, timeout, key=("id",))
+        answers = [answer for answer in found if answer is not None]
+        if len(answers) < len(jobs):
+            raise TryAgain("a key was deleted between two statements")
+        return answers
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
         """Set status `processing`, version + 1, lease and token. None: the version is stale."""
@@ -75,20 +83,22 @@ class Ledger:
 
     async def _execute(
         self,
-        statements: tuple[sa.TextClause, sa.TextClause],
-        changes: Sequence[ClaimRequest | Transition | LateAcceptance],
+        statements: Sequence[sa.TextClause],
+        changes: Sequence[object],
         to_result: Callable[..., Result],
         timeout: float,
+        key: tuple[str, ...] = ("id", "token"),
     ) -> list[Result | None]:
-        """Execute the first statement. The second reads back what an earlier, unanswered try committed; None: stale."""
+        """Execute the first statement. The others read back what an earlier, unanswered try committed; None: stale."""
+        of_change, of_row = attrgetter(*key), itemgetter(*key)
 
         def work(connection: sa.Connection) -> list[Result | None]:
-            done: dict[tuple[UUID, UUID], Result] = {}
+            done: dict[object, Result] = {}
             for statement in statements:
-                if missing := [change for change in changes if (change.id, change.token) not in done]:
+                if missing := [change for change in changes if of_change(change) not in done]:
                     found = connection.execute(statement, {"rows": to_json(missing), **self._options}).mappings()
-                    done |= {(row["id"], row["token"]): to_result(**row) for row in found}
-            return [done.get((change.id, change.token)) for change in changes]
+                    done |= {of_row(row): to_result(**row) for row in found}
+            return [done.get(of_change(change)) for change in changes]
 
         return await self._pool.call(work, timeout)
 

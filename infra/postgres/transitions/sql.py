@@ -18,6 +18,11 @@ def in_list(statuses: frozenset[Status]) -> str:
     return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
+def queue_name(kind: str, provider: str, priority: str) -> str:
+    """The logical name of a job's queue, as `WorkQueue.name`."""
+    return f"{kind} || 's' || coalesce('.' || {provider} || '.' || {priority}, '')"
+
+
 # A UUIDv7 (RFC 9562) of Postgres' clock.
 _NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'
         || substr(CAST(gen_random_uuid() AS text), 16) AS uuid)"""
