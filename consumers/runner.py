@@ -157,7 +157,7 @@ class Runner:
         return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        return await self.claims.submit(ClaimRequest(pointer, uuid4(), self.lease_seconds))
+        return await self.claims.submit(ClaimRequest(pointer.id, pointer.version, uuid4(), self.lease_seconds))
 
     def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
         """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""

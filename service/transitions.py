@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import structlog
 
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.batch import Applied
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import Applied, LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition

@@ -208,7 +208,7 @@ class Simulation:
                 moved = after[step.id].version != old.version
                 if moved and old.version != step.version:
                     self._violated(FENCED, f"an outcome for version {step.version} was applied to version {old.version}")
-                if step.lost_lease and old.leased and moved:
+                if step.cause is Cause.LEASE_LOST and old.leased and moved:
                     self._violated(LEASED_SEND, f"{step.id} was reaped from a worker whose lease has not expired")
 
     async def requeue(self, letters: list[Any]) -> None:

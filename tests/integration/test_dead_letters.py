@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, Requeueable, page_statement
-from infra.postgres.pool import create_engine
 from jobs.model import Kind, Priority, work_queues
 from service.dead_letters import DeadLetters
 from tests.support.ledger import Store
@@ -87,9 +86,6 @@ async def test_one_clients_letters_are_found_by_their_index_in_order(store: Stor
     _add(store, 10_000, 10, client="small")
     store.rows("ANALYZE")
     statement, parameters = page_statement(Filter(client_id="small"), BEFORE_ALL, 50, only)
-    engine = create_engine(store.database, connections=1, application="plans")
-    with engine.connect() as connection:
-        rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), parameters)
-        plan = "\n".join(row[0] for row in rows)
-    engine.dispose()
+    rows = await store.pool.fetch(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), 10, **parameters)
+    plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert "jobs_dead_by_client" in plan and "Seq Scan" not in plan and "Sort" not in plan, plan

@@ -13,7 +13,7 @@ from infra.postgres.errors import BadData, Unavailable
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.apply import Applied
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide
 from jobs.lifecycle import Status

@@ -10,7 +10,7 @@ from infra.postgres.outbox import Outbox
 from infra.postgres.providers import ProviderStore
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, REPORTS, Kind, NewJob, Priority, Progress, message_queue
