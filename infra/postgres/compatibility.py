@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -45,8 +46,12 @@ class ForeignNamespace(Exception):
     """The database belongs to another namespace: POSTHASTE_DATABASE_URL or POSTHASTE_NAMESPACE is wrong."""
 
 
+@cache
 def code_revision() -> str:
-    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…"""
+    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…
+
+    It is read once: an installation of the next release under a running process does not end it.
+    """
     return max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -96,3 +97,18 @@ def _leave_half_built(url: str, index: str) -> None:
     finally:
         holder.close()
         builder.close()
+
+
+def test_a_release_that_is_installed_under_a_running_process_does_not_change_its_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions/0001_first.py").touch()
+    monkeypatch.setattr(compatibility, "MIGRATIONS", tmp_path)
+    compatibility.code_revision.cache_clear()
+    try:
+        assert compatibility.code_revision() == "0001"
+        (tmp_path / "versions/0002_next_release.py").touch()
+        assert compatibility.code_revision() == "0001"
+    finally:
+        compatibility.code_revision.cache_clear()
