@@ -39,7 +39,7 @@ from infra.supervision import Supervisor
 from service.backlog import BacklogLimit
 from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
-from service.publishing import EagerPublisher
+from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
 from service.transitions import Acceptance
@@ -76,7 +76,7 @@ class _UseCases:
     def __init__(self, settings: Settings, adapters: _Adapters):
         grace_seconds = settings.outbox_grace_seconds
         self.publishing = EagerPublisher(
-            adapters.broker, ledger_batcher(Outbox(adapters.hot).delete), grace_seconds=grace_seconds
+            adapters.broker, outbox_deletes(Outbox(adapters.hot).delete), grace_seconds=grace_seconds
         )
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)

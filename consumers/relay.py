@@ -11,9 +11,8 @@ from infra.errors import Transient
 from infra.outage_log import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import DEAD_QUEUES
+from jobs.model import DEAD_QUEUES, Route
 from jobs.wire import Pointer
-from service import publishing
 
 log = structlog.get_logger()
 
@@ -28,7 +27,10 @@ class Outbox(Protocol):
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None: ...
 
 
-class Broker(publishing.Broker, Protocol):
+class Broker(Protocol):
+    connected: asyncio.Event
+
+    async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[Transient | None]: ...
     async def ready_messages(self, queue: str) -> int: ...
 
 
@@ -116,9 +118,9 @@ class Relay:
         if room <= 0:
             return 0
         rows = await self.outbox.take(queue, room, CALL_SECONDS)
-        errors = await asyncio.gather(*map(self._publish, rows))
+        errors = await self._publish(queue, rows)
         outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
-        for error in filter(None, errors):
+        if error := next(filter(None, errors), None):
             outage.failed(error)
         published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
         unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
@@ -129,9 +131,8 @@ class Relay:
             await self.outbox.release(unpublished, CALL_SECONDS)
         return len(published)
 
-    async def _publish(self, due: Due) -> NotPublished | None:
+    async def _publish(self, queue: str, rows: list[Due]) -> Sequence[Transient | None]:
         try:
-            await self.broker.publish(due.pointer, due.route, due.queue, due.headers)
+            return await self.broker.publish(rows[0].route, queue, rows) if rows else []
         except NotPublished as error:
-            return error
-        return None
+            return [error] * len(rows)

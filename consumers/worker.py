@@ -33,7 +33,7 @@ from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.batching import ledger_batcher
-from service.publishing import EagerPublisher
+from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
 from service.transitions import Recorder
@@ -100,7 +100,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
 
 async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue, Slots], stop: asyncio.Event) -> None:
     ledger, consumer, publisher = adapters.ledger, adapters.consumer, adapters.publisher
-    deletes = ledger_batcher(Outbox(adapters.hot).delete)
+    deletes = outbox_deletes(Outbox(adapters.hot).delete)
     eager = EagerPublisher(publisher, deletes, grace_seconds=settings.outbox_grace_seconds)
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)

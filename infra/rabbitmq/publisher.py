@@ -1,17 +1,15 @@
 """Publishing: persistent, mandatory, and complete only with the broker's confirm."""
 
 import asyncio
-import itertools
+from collections.abc import Sequence
 
-import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, FieldValue
-from aio_pika.exceptions import PublishError
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from infra.errors import Transient
+from infra.rabbitmq.confirms import ConfirmChannel, Message
 from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, keep_connected
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
-from jobs.wire import Pointer, encode
 
 CONFIRM_SECONDS = 10.0
 
@@ -23,16 +21,15 @@ class NotPublished(Transient):
 class Publisher:
     """Publishes on its own connection: a memory alarm blocks publishers, and must not block consumers.
 
-    `run()` keeps it connected until cancelled; `publish()` waits for the confirm; `connected` is set while the channel is open.
+    `run()` keeps it connected until cancelled; `publish()` waits for confirms; `connected` is set while the channel is open.
     """
 
     def __init__(self, url: str, topology: Topology, *, name: str):
         self._url = url
         self._topology = topology
         self._name = name
-        self._exchanges: dict[Route, AbstractExchange] = {}
+        self._channel: ConfirmChannel | None = None
         self._depths: AbstractChannel | None = None
-        self._counter = itertools.count()
         self._broken = asyncio.Event()
         self.connected = asyncio.Event()
 
@@ -40,46 +37,42 @@ class Publisher:
         await keep_connected(self._url, self._topology, self._session, name=f"{self._name} publisher")
 
     async def _session(self, connection: AbstractConnection) -> str:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        self._exchanges = {route: await channel.get_exchange(self._topology.exchange(route), ensure=False) for route in Route}
         self._depths = await connection.channel()  # a missing queue closes the channel that inspects it
+        assert connection.transport is not None
+        self._channel = ConfirmChannel(connection.transport.connection)
+        await self._channel.open()
         self._broken.clear()
-        for open_channel in (channel, self._depths):
-            open_channel.close_callbacks.add(lambda *_: self._broken.set())
+        self._depths.close_callbacks.add(lambda *_: self._broken.set())
+        self._channel.closing.add_done_callback(lambda _: self._broken.set())
         self.connected.set()
         try:
             await self._broken.wait()
             return "the publishing channel was lost, or a queue is missing"
         finally:
             self.connected.clear()
-            self._exchanges = {}
-            self._depths = None
+            self._channel = self._depths = None
 
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
-        """Send one message to its logical queue and wait for the confirm.
+    async def publish(self, route: Route, queue: str, messages: Sequence[Message]) -> list[NotPublished | None]:
+        """Send messages to a logical queue in one write, and wait for the confirms. An error for each without a confirm.
 
-        Raises NotPublished: not connected, rejected, unroutable or not confirmed within 10 s.
+        Raises NotPublished: not connected, or the broker accepts no messages for 10 s.
         """
-        if (exchange := self._exchanges.get(route)) is None:
+        if (channel := self._channel) is None:
             raise NotPublished("there is no connection to the broker")
-        message = aio_pika.Message(
-            encode(pointer),
-            content_type="application/json",
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            # Unique in flight: the client matches a returned message with its confirm by this id.
-            message_id=f"{pointer.id}.{pointer.version}.{next(self._counter)}",
-            headers=dict[str, FieldValue](headers or {}),
-        )
+        error, batch = NotPublished(f"no confirm within {CONFIRM_SECONDS:g} s"), None
         try:
-            # The client's own timeout does not cover a blocked connection.
             with client_calls():
                 async with asyncio.timeout(CONFIRM_SECONDS):
-                    await exchange.publish(message, routing_key=queue, mandatory=True)
-        except PublishError as error:
+                    batch = await channel.publish(self._topology.exchange(route), queue, messages)
+                    await batch.done
+                error = NotPublished("the broker rejected the message, or its channel was lost")
+        except BROKER_ERRORS as broker_error:
+            if batch is None:
+                raise NotPublished(str(broker_error) or str(error)) from broker_error
+        if batch.returned:
             self._broken.set()  # a queue or binding is missing: reconnecting declares it
-            raise NotPublished(f"no queue is bound to {queue}") from error
-        except Exception as error:  # at a close the client also raises a bare Exception
-            raise NotPublished(str(error) or type(error).__name__) from error
+            error = NotPublished(f"no queue is bound to {queue}")
+        return [None if is_confirmed else error for is_confirmed in batch.confirmed]
 
     async def ready_messages(self, queue: str) -> int:
         """The messages of a logical queue that are ready for a consumer. Raises NotPublished: the broker does not answer."""

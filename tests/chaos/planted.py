@@ -37,9 +37,9 @@ class Bug:
 def _delete_before_confirm(patch: Patch) -> None:
     publish = EagerPublisher._publish
 
-    async def delete_first(self: EagerPublisher, outgoing: Outgoing) -> None:
-        await self._deletes.submit(outgoing.pointer)
-        await publish(self, outgoing)
+    async def delete_first(self: EagerPublisher, batch: list[Outgoing]) -> None:
+        await self._deletes.submit([outgoing.pointer for outgoing in batch])
+        await publish(self, batch)
 
     patch(EagerPublisher, "_publish", delete_first)
 

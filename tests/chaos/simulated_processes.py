@@ -16,7 +16,7 @@ from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from service.batching import Batcher, ledger_batcher
-from service.publishing import EagerPublisher, Outgoing
+from service.publishing import EagerPublisher, Outgoing, outbox_deletes
 from service.statuses import Statuses
 from service.transitions import Recorder
 from tests.chaos.steps import DEAD, FOREVER, QUEUE, Leases, Process, SteppedAdapter
@@ -35,7 +35,7 @@ class SimulatedApi:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        self._eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
+        self._eager = EagerPublisher(broker, outbox_deletes(outbox.delete), grace_seconds=FOREVER)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing)
         simulation.spawn(process, self._eager.run())
@@ -56,7 +56,7 @@ class SimulatedWorker:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
+        eager = EagerPublisher(broker, outbox_deletes(outbox.delete), grace_seconds=FOREVER)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),

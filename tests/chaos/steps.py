@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from infra.rabbitmq.confirms import Message
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import LostLease, Route
-from jobs.wire import Pointer, encode
+from jobs.wire import encode
 from tests.support.factories import SANDBOX
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ class Broker:
         self.connected = asyncio.Event()
         self.connected.set()
 
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
+    async def publish(self, route: Route, queue: str, messages: Sequence[Message]) -> Sequence[None]:
         await self._simulation.gate(self._process, "publish")
-        self._simulation.queues[queue].append(encode(pointer))
+        self._simulation.queues[queue] += [encode(message.pointer) for message in messages]
         await self._simulation.gate(self._process, "confirm", NotPublished("the confirm was lost"))
+        return [None] * len(messages)
 
     async def ready_messages(self, queue: str) -> int:
         return len(self._simulation.queues[queue])

@@ -17,7 +17,7 @@ from infra.rabbitmq.publisher import NotPublished, Publisher
 from infra.rabbitmq.topology import declare, definitions, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
-from tests.support.factories import new_id
+from tests.support.factories import new_id, publish_one
 from tests.support.services import PROVIDERS, Services, management, proxied
 from tests.support.waiting import eventually
 
@@ -38,7 +38,7 @@ async def background(*runs: Coroutine[object, object, None]) -> AsyncIterator[No
 async def _until_published(publisher: Publisher, pointer: Pointer, seconds: float = 15) -> None:
     async def attempt() -> bool:
         try:
-            await publisher.publish(pointer, Route.WORK, QUEUE)
+            await publish_one(publisher, pointer, Route.WORK, QUEUE)
         except NotPublished:
             return False
         return True
@@ -72,7 +72,7 @@ async def test_published_messages_are_confirmed_persistent_and_carry_only_the_po
     async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 3)
-        await publisher.publish(pointer, Route.WORK, QUEUE)
+        await publish_one(publisher, pointer, Route.WORK, QUEUE)
         delivery = await asyncio.wait_for(received.get(), 10)
         assert (decode(delivery.body), delivery.queue) == (pointer, QUEUE)
         assert delivery.message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
@@ -87,7 +87,7 @@ async def test_publishing_to_a_deleted_queue_fails_and_declares_it_again(service
         channel = await connection.channel()
         await channel.queue_delete(topology.name(QUEUE))
         with pytest.raises(NotPublished):
-            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+            await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
         await _until_published(publisher, Pointer(new_id(), 1))
 
 
@@ -128,13 +128,13 @@ async def test_a_stopped_consumer_takes_nothing_more_even_if_it_is_resumed(servi
     consumer = Consumer(services.amqp, topology, {QUEUE: 5}, name="test")
     async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
-        await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
         await (await asyncio.wait_for(received.get(), 10)).ack()
         await consumer.pause(QUEUE)
         await consumer.stop()
         await consumer.resume(QUEUE)
         assert consumer.silent_seconds(QUEUE) is None  # without a request to the broker
-        await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
         await eventually(lambda: publisher.ready_messages(QUEUE), lambda ready: ready == 1)
         assert received.empty()
 
@@ -148,7 +148,7 @@ async def test_settling_a_delivery_of_a_closed_channel_is_harmless(services: Ser
     async with background(publisher.run(), consumer.run(received.put_nowait)):
         await publisher.connected.wait()
         pointer = Pointer(new_id(), 1)
-        await publisher.publish(pointer, Route.WORK, QUEUE)
+        await publish_one(publisher, pointer, Route.WORK, QUEUE)
         first = await asyncio.wait_for(received.get(), 10)
         proxy.cut()
         again = await asyncio.wait_for(received.get(), 20)
@@ -172,7 +172,7 @@ async def test_a_publish_cut_before_its_confirm_is_not_called_published_though_i
         pointer = Pointer(new_id(), 1)
         proxy.cut_on_answer(str(pointer.id).encode())
         with pytest.raises(NotPublished):
-            await publisher.publish(pointer, Route.WORK, QUEUE)
+            await publish_one(publisher, pointer, Route.WORK, QUEUE)
         assert proxy.answers_cut == 1
         await _until_published(publisher, pointer)
         copies = [await asyncio.wait_for(received.get(), 10) for _ in range(2)]
@@ -192,7 +192,7 @@ async def test_a_broker_that_freezes_in_mid_publish_does_not_block_for_good(
         await publisher.connected.wait()
         await proxy.freeze()
         with pytest.raises(NotPublished):
-            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+            await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
         await proxy.thaw()
         await _until_published(publisher, Pointer(new_id(), 1))
     await proxy.close()
@@ -211,7 +211,7 @@ async def test_without_a_broker_publishing_fails_at_once(namespace: str) -> None
     publisher = Publisher("amqp://127.0.0.1:1/", describe(namespace, PROVIDERS), name="test")
     async with background(publisher.run()):
         with pytest.raises(NotPublished):
-            await publisher.publish(Pointer(new_id(), 1), Route.WORK, QUEUE)
+            await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
 
 
 async def test_a_broker_that_hangs_up_in_mid_handshake_is_waited_for(

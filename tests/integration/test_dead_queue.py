@@ -14,7 +14,7 @@ from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import Topology, describe
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
-from tests.support.factories import new_id
+from tests.support.factories import Outbound, new_id
 from tests.support.services import PROVIDERS, Services
 from tests.support.waiting import eventually
 
@@ -47,7 +47,7 @@ async def _filled(services: Services, topology: Topology, pointers: Sequence[Poi
     async with publishing(services, topology) as publisher:
         for start in range(0, len(pointers), 200):
             page = pointers[start : start + 200]
-            await asyncio.gather(*(publisher.publish(pointer, Route.DEAD, DEAD) for pointer in page))
+            assert not any(await publisher.publish(Route.DEAD, DEAD, [Outbound(pointer) for pointer in page]))
     await _ready(services, topology, len(pointers))
 
 

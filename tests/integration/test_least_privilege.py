@@ -39,7 +39,7 @@ from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, decode
-from tests.support.factories import ACCEPTED, claim_request, message, new_id
+from tests.support.factories import ACCEPTED, claim_request, message, new_id, publish_one
 from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
 from tests.support.own_servers import own_server
 from tests.support.services import PROVIDERS, sql, with_path
@@ -191,8 +191,8 @@ async def test_the_limited_user_declares_publishes_consumes_and_dead_letters(lim
         await asyncio.wait_for(publisher.connected.wait(), 20)
         pointers = {Pointer(new_id(), 1), Pointer(new_id(), 1)}
         for pointer in pointers:
-            await publisher.publish(pointer, Route.WORK, queue)
-        await publisher.publish(Pointer(new_id(), 1), Route.DEAD, dead)
+            await publish_one(publisher, pointer, Route.WORK, queue)
+        await publish_one(publisher, Pointer(new_id(), 1), Route.DEAD, dead)
         kept, refused = [await asyncio.wait_for(received.get(), 10) for _ in pointers]
         assert {decode(kept.body), decode(refused.body)} == pointers
         await kept.ack()

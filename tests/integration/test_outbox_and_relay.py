@@ -11,7 +11,7 @@ from infra.postgres import leadership
 from infra.postgres.errors import Unavailable
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
-from infra.postgres.outbox import Outbox
+from infra.postgres.outbox import Due, Outbox
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import DEAD_QUEUES, Kind, Route
 from jobs.wire import Pointer
@@ -33,12 +33,13 @@ class Broker:
     refusing: bool = False
     stuck: str = ""  # a queue that never confirms
 
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
+    async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
         if self.refusing:
             raise NotPublished("as asked")
         if queue == self.stuck:
             await asyncio.Event().wait()
-        self.published.append(pointer)
+        self.published += [due.pointer for due in messages]
+        return [None] * len(messages)
 
     async def ready_messages(self, queue: str) -> int:
         return len(self.published) - self.consumed

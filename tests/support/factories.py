@@ -1,12 +1,15 @@
 """Jobs, claims and outcomes for tests."""
 
+from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import uuid_utils
 
 from infra.postgres.transitions.claim import ClaimRequest
-from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, WorkQueue, message_queue
+from infra.rabbitmq.publisher import Publisher
+from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, Route, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
+from jobs.wire import Pointer
 
 ACCEPTED = Outcome(Verdict.ACCEPTED, None, 200)
 
@@ -60,3 +63,18 @@ def claimed(
 
 def as_lost(job: Claimed) -> LostLease:
     return LostLease(job.id, job.version, job.token, job.queue, job.delivery, job.lost_leases)
+
+
+@dataclass(frozen=True)
+class Outbound:
+    """A message to publish."""
+
+    pointer: Pointer
+    headers: dict[str, str | int] | None = None
+
+
+async def publish_one(publisher: Publisher, pointer: Pointer, route: Route, queue: str) -> None:
+    """Publish one message. Raises NotPublished."""
+    (error,) = await publisher.publish(route, queue, [Outbound(pointer)])
+    if error is not None:
+        raise error

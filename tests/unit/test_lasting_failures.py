@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -136,9 +136,10 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
         async def ready_messages(self, queue: str) -> int:
             return 0
 
-        async def publish(self, *arguments: object) -> None:
+        async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
             if self.refusing:
                 raise NotPublished("as asked")
+            return [None] * len(messages)
 
     class Outbox:
         async def queues_due(self, timeout: float) -> list[str]:

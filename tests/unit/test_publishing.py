@@ -1,4 +1,4 @@
-"""Eager publishing: commit order, slots per queue, bounds, and the handover to the relay."""
+"""Eager publishing: commit order, batches per queue, bounds, and the handover to the relay."""
 
 import asyncio
 import time
@@ -12,8 +12,7 @@ from infra.errors import Transient
 from jobs.model import Route
 from jobs.wire import Pointer
 from service import publishing
-from service.batching import Batcher
-from service.publishing import EagerPublisher, Outgoing
+from service.publishing import EagerPublisher, Outgoing, outbox_deletes
 from tests.support.factories import new_id
 from tests.support.waiting import eventually
 
@@ -31,12 +30,12 @@ class Broker:
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     published: list[int] = field(default_factory=list)
 
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
-        if pointer.version > 100:
-            raise Refused
-        self.published.append(pointer.version)
+    async def publish(self, route: Route, queue: str, messages: Sequence[Outgoing]) -> list[Transient | None]:
+        versions = [message.pointer.version for message in messages]
+        self.published += [version for version in versions if version <= 100]
         if queue == "stuck":
             await asyncio.Event().wait()
+        return [Refused() if version > 100 else None for version in versions]
 
 
 def _outgoing(n: int, seconds: float = GRACE_SECONDS, queue: str = "q") -> Outgoing:
@@ -47,11 +46,10 @@ def _outgoing(n: int, seconds: float = GRACE_SECONDS, queue: str = "q") -> Outgo
 async def running(broker: Broker) -> AsyncIterator[tuple[EagerPublisher, list[int]]]:
     forgotten: list[int] = []
 
-    async def forget(pointers: Sequence[Pointer], timeout: float) -> list[None]:
+    async def delete(pointers: Sequence[Pointer], timeout: float) -> None:
         forgotten.extend(pointer.version for pointer in pointers)
-        return [None] * len(pointers)
 
-    publisher = EagerPublisher(broker, Batcher(forget), grace_seconds=GRACE_SECONDS)
+    publisher = EagerPublisher(broker, outbox_deletes(delete), grace_seconds=GRACE_SECONDS)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, forgotten
@@ -70,7 +68,7 @@ async def test_messages_are_published_in_commit_order() -> None:
     assert broker.published == [1, 2, 3] == forgotten
 
 
-async def test_a_queue_that_never_confirms_holds_its_own_slots_alone() -> None:
+async def test_a_queue_that_never_confirms_holds_one_batch_alone() -> None:
     broker = Broker()
     broker.connected.set()
     async with running(broker) as (publisher, forgotten):
@@ -84,7 +82,7 @@ async def test_a_queue_that_never_confirms_holds_its_own_slots_alone() -> None:
 
         await eventually(count, lambda seen: seen == 98, 5)
     assert forgotten == list(range(2, 100))
-    assert broker.published.count(1) == publishing.IN_FLIGHT
+    assert broker.published.count(1) <= publishing.BATCH
 
 
 async def test_only_what_was_confirmed_is_forgotten() -> None:

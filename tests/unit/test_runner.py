@@ -20,7 +20,7 @@ from jobs.outcome import RELEASED_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
 from service.batching import Batcher
-from service.publishing import EagerPublisher
+from service.publishing import EagerPublisher, Outgoing, outbox_deletes
 from service.statuses import Statuses
 from service.transitions import Recorder
 from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
@@ -66,8 +66,8 @@ class Handler:
 class Broker:
     connected: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def publish(self, pointer: Pointer, route: Route, queue: str, headers: dict[str, str | int] | None = None) -> None:
-        return
+    async def publish(self, route: Route, queue: str, messages: Sequence[Outgoing]) -> Sequence[None]:
+        return [None] * len(messages)
 
 
 async def _accepted() -> Outcome:
@@ -104,13 +104,13 @@ class Bench:
 def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 60.0) -> Bench:
     ledger, cache, handler = FakeLedger(), FakeCache(), Handler(answer)
 
-    async def forget(pointers: Sequence[Pointer], timeout: float) -> list[None]:
-        return [None] * len(pointers)
+    async def delete(pointers: Sequence[Pointer], timeout: float) -> None:
+        return
 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        EagerPublisher(Broker(), Batcher(forget), grace_seconds=5),
+        EagerPublisher(Broker(), outbox_deletes(delete), grace_seconds=5),
         Statuses(cache, _no_statuses),
         lost_leases=3,
     )
