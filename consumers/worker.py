@@ -136,7 +136,7 @@ def _build(settings: Settings, kinds: frozenset[Kind], adapters: _Adapters) -> _
     renewer = Renewer(ledger, lease.seconds)
     modes = Concurrent(renewer, lease.limit), Exclusive(renewer, consumer)
     works = _works(settings, adapters, slots, gates, modes)
-    claims = ledger_batcher(ledger.claim, key=lambda request: request.pointer, duplicate=lambda _: None)
+    claims = ledger_batcher(ledger.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, lease)
     watchdog = Watchdog(
         consumer,

@@ -72,7 +72,7 @@ class SimulatedWorker:
         mode = Concurrent(Renewer(ledger, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self, POLICY, Slots(4), mode)},
-            ledger_batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None),
+            ledger_batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None),
             recorder,
             Lease(LEASE_SECONDS, 5.0, 3),
             monotonic=lambda: simulation.clock,
