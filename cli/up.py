@@ -39,10 +39,15 @@ def up(
 ) -> None:
     """Run API, workers and relay in the foreground, and restart each that dies."""
     port = sandbox_port if sandbox else None
-    with exit_on(SettingsError, CannotStart), sandbox_settings(read_settings(), port):
+    with exit_on(SettingsError, CannotStart):
         settings = read_settings()
-        settings.provider_for_new_messages()
-        code = _Run(settings, port).run(programs(consumers=consumers, sandbox_port=port), first_message=first_message)
+        require_free_port(settings.port, f"{PREFIX}PORT")
+        if port:
+            require_free_port(port, "--sandbox-port of `posthaste up --sandbox`")
+        with sandbox_settings(settings, port):  # after the ports: a run that has them uses the same file
+            settings = read_settings()
+            settings.provider_for_new_messages()
+            code = _Run(settings, port).run(programs(consumers=consumers, sandbox_port=port), first_message=first_message)
     raise typer.Exit(code)
 
 
@@ -107,7 +112,7 @@ def require_free_port(port: int, setting: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotStart(f"port {port} is taken{_holder(port)}; end that process, or set {setting}") from error
+            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
 
 
 def _holder(port: int) -> str:
@@ -119,11 +124,11 @@ def _holder(port: int) -> str:
         process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
         supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
         process = (supervising or [process])[0]  # supervisord would start the API again
-        return f" by process {process.pid} ({' '.join(process.cmdline())[:100]})"
+        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
     except (ImportError, StopIteration):  # without a pid: another user's
-        return ""
+        return "another process"
     except psutil.Error:  # it ended meanwhile, or must not be read
-        return ""
+        return "another process"
 
 
 @dataclass
@@ -138,11 +143,8 @@ class _Run:
         """Run until Ctrl-C or SIGTERM. Returns the exit code.
 
         Raises:
-            CannotStart: a port is in use, or the service is not ready in time.
+            CannotStart: the service is not ready in time.
         """
-        require_free_port(self.settings.port, f"{PREFIX}PORT")
-        if self.sandbox_port:
-            require_free_port(self.sandbox_port, "another one: posthaste up --sandbox --sandbox-port PORT")
         stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
         with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
             command = write_command(processes, Path(folder), stop_seconds)

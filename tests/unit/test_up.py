@@ -8,10 +8,11 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+import typer
 
 from cli.supervisor import CannotStart, configuration
-from cli.up import _introduction, _masked, programs, require_free_port
-from service.settings import Settings
+from cli.up import _introduction, _masked, programs, require_free_port, up
+from service.settings import SANDBOX_FILE, Settings
 from tests.support.processes import free_port
 
 
@@ -77,8 +78,27 @@ def test_a_port_that_is_taken_is_named_with_its_process(tmp_path: Path, supervis
 
 def test_a_port_that_is_taken_by_an_unseen_process_is_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.net_connections", lambda _kind: [])
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CannotStart, match=r"is taken; end that process"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(CannotStart, match=r"is taken by another process; end it"),
+    ):
         require_free_port(taken.getsockname()[1], "POSTHASTE_PORT")
+
+
+def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / SANDBOX_FILE
+    file.parent.mkdir()
+    file.write_text("POSTHASTE_CALLBACK_SECRETS=[]\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(typer.Exit):
+        settings = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
+        for name, value in {**settings, "PORT": str(taken.getsockname()[1])}.items():
+            monkeypatch.setenv(f"POSTHASTE_{name}", value)
+        up(sandbox=True)
+    assert "POSTHASTE_PORT" in capsys.readouterr().err
+    assert file.read_text() == "POSTHASTE_CALLBACK_SECRETS=[]\n"
 
 
 @pytest.mark.parametrize(
