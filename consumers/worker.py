@@ -109,7 +109,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     runner = Runner(
         _works(settings, adapters, slots, gates),
-        ledger_batcher(ledger.claim, key=lambda request: request.pointer, duplicate=lambda _: None),
+        ledger_batcher(ledger.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
         recorder,
         lease_seconds=settings.lease_seconds,
         margin_seconds=settings.lease_margin_seconds,

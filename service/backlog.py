@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import structlog
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 
 log = structlog.get_logger()
 

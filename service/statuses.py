@@ -13,7 +13,7 @@ from typing import Protocol
 from uuid import UUID
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from jobs.model import KnownStatus
 from service.batching import Batcher, Overloaded
 

@@ -28,7 +28,6 @@ _EXCEPTIONS = """
 REVOKE INSERT, UPDATE, DELETE ON alembic_version, installation FROM {role};
 GRANT TRUNCATE ON posts TO {role};
 """
-_ANALYZE_POSTS = "GRANT MAINTAIN ON posts TO {role};"  # `posthaste posts seed`; unknown before Postgres 17
 
 # Other relations in the schema (an extension's views) have other owners.
 _OURS = sa.text("""
@@ -199,8 +198,8 @@ def _grant(connection: sa.Connection, role: str) -> bool:
         rights = "USAGE, SELECT ON SEQUENCE" if is_sequence else "SELECT, INSERT, UPDATE, DELETE ON"
         statements.append(f"GRANT {rights} {quote(name)} TO {names['role']};")
     statements.append(_EXCEPTIONS.format(**names))
-    if (connection.dialect.server_version_info or ()) >= (17,):
-        statements.append(_ANALYZE_POSTS.format(**names))
+    if (connection.dialect.server_version_info or ()) >= (17,):  # earlier versions have no such grant
+        statements.append(f"GRANT MAINTAIN ON posts TO {names['role']};")  # `posthaste posts seed` analyzes
     connection.exec_driver_sql("\n".join(statements))
     is_too_strong = connection.scalar(_TOO_STRONG, {"role": role})
     connection.commit()

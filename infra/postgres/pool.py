@@ -141,8 +141,7 @@ class DatabasePool:
     longest deadline of a call; the server ends a statement after it, too. `idle_transaction_seconds`: the server ends a
     transaction that is idle for so long. `silence_seconds`: see `Contact`.
 
-    `engine` is in autocommit: a transaction is one statement, so it costs one round trip instead of three. It connects at the
-    first call.
+    `engine` connects at the first call. It is in autocommit: one statement is one transaction and one round trip, not three.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def _fake_claim_any_version(patch: Patch) -> None:
     claim = FakeLedger._claim
 
     def any_version(self: FakeLedger, request: Any) -> Any:
-        held = self.jobs.get(request.pointer.id)
+        held = self.jobs.get(request.id)
         if held is not None:
             request = replace(request, version=held.version)
         return claim(self, request)

@@ -67,7 +67,7 @@ class SimulatedWorker:
         mode = Concurrent(Renewer(ledger.renew, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self.handle, 10.0, POLICY, Slots(4), mode)},
-            ledger_batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None),
+            ledger_batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None),
             recorder,
             lease_seconds=LEASE_SECONDS,
             margin_seconds=5.0,

@@ -200,8 +200,8 @@ class Simulation:
                 )
         if call == "claim":
             for request, job in zip(arguments[0], result, strict=True):
-                if job is not None and job.version != request.pointer.version + 1:
-                    self._violated(FENCED, f"a claim of version {request.pointer.version} got {job.version - 1}")
+                if job is not None and job.version != request.version + 1:
+                    self._violated(FENCED, f"a claim of version {request.version} got {job.version - 1}")
         if call == "apply":
             for step in arguments[0]:
                 old = before[step.id]

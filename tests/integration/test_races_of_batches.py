@@ -32,7 +32,7 @@ def accepting(proxied_store: ProxiedStore) -> Batcher[NewJob, Accepted | KeyReus
 
 
 def claiming(proxied_store: ProxiedStore) -> Batcher[ClaimRequest, Claimed | None]:
-    return ledger_batcher(proxied_store.ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
+    return ledger_batcher(proxied_store.ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None)
 
 
 def applying(proxied_store: ProxiedStore) -> Batcher[Transition, Applied | None]:

@@ -96,11 +96,11 @@ class FakeLedger:
         return [self._claim(request) for request in requests]
 
     def _claim(self, request: ClaimRequest) -> Claimed | None:
-        job = self.jobs.get(request.pointer.id)
+        job = self.jobs.get(request.id)
         if job is not None and job.token == request.token:
-            is_held = job.version == request.pointer.version + 1 and self.statuses[job.id] is Status.PROCESSING
+            is_held = job.version == request.version + 1 and self.statuses[job.id] is Status.PROCESSING
             return job if is_held else None
-        if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
+        if job is None or job.version != request.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
             job = self._revise(job)

@@ -123,7 +123,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     works[REPORTS.name] = Work(
         Handler(answer), 0.0, RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
     )
-    claims = Batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
+    claims = Batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, lease_seconds=lease, margin_seconds=5.0)
     return Bench(ledger, cache, handler, runner, switch, concurrent)
 

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Delivery, Kind, Priority, WorkQueue
-from jobs.wire import Pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +19,6 @@ class ClaimRequest:
     version: int
     token: UUID
     lease_seconds: float
-
-    @property
-    def pointer(self) -> Pointer:
-        return Pointer(self.id, self.version)
 
 
 # The fields of `Claimed`; see `job_fields`.
