@@ -27,12 +27,12 @@ ProviderName = Annotated[str, form("[a-z0-9][a-z0-9-]{0,31}", "a provider's name
 class RetrySettings(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """When failed attempts (at a provider, or at a report) are repeated. `jobs.retry.RetryPolicy` has the same fields."""
 
-    attempts: Count = 8
+    attempts: Count = 20
     """The number of charged attempts after which a job fails."""
     base_seconds: float = Field(1.0, gt=0, le=86_400)
     """The longest first delay, in seconds. Each further one may be twice as long."""
-    cap_seconds: float = Field(300.0, gt=0, le=86_400)
-    """The longest delay, in seconds."""
+    cap_seconds: float = Field(3600.0, gt=0, le=86_400)
+    """The longest delay, in seconds, after a failed attempt or a deferral. A longer `Retry-After` takes precedence."""
     deadline_seconds: float = Field(86_400.0, gt=0, le=31_536_000)
     """The age, in seconds since acceptance or requeue, after which a job is not retried."""
     deferrals: Count = 50

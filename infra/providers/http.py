@@ -5,7 +5,7 @@ import orjson
 import yarl
 
 from infra.http_calls import Resolver, open_session, outcome_of, post
-from jobs.outcome import Outcome, from_http
+from jobs.outcome import Outcome, Verdict, from_http
 
 _MAX_BODY = 64 * 1024  # bytes that are read for the message id
 
@@ -29,7 +29,7 @@ class HttpProvider:
                 self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY
             )
         except (aiohttp.ClientError, TimeoutError) as error:
-            return outcome_of(error)
+            return outcome_of(error, unconnected=Verdict.DEFERRED)  # an outage charges no message
         return from_http(status, _message_id(answer), retry_after)
 
     async def close(self) -> None:

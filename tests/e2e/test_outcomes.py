@@ -58,7 +58,8 @@ async def test_at_most_once_is_retried_if_the_message_was_provably_not_sent(stac
     await eventually(lambda: _refused(stack.sandbox_port), bool)
     id_ = await stack.submit(delivery="at_most_once")
     await stack.becomes(id_, "sent")
-    assert {each["reason"] for each in await _attempts(stack, id_)} == {"no_connection", None}
+    attempts = await _attempts(stack, id_)
+    assert {(each["reason"], each["charged"]) for each in attempts} == {("no_connection", False), (None, True)}
     for faults, reason in SURELY_NOT_SENT:
         await stack.faults(**faults)
         id_ = await stack.submit(delivery="at_most_once")
