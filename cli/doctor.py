@@ -196,7 +196,7 @@ def _providers(settings: Settings) -> Iterator[Finding]:
             with socket.create_connection((host, port), timeout=2):
                 yield Finding(f"provider {name}", "ok", f"{host}:{port} accepts connections")
         except OSError as error:
-            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
+            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages wait, uncharged"
             yield Finding(f"provider {name}", "warning", f"{host}:{port}: {error.strerror or error}", fix)
 
 
