@@ -30,21 +30,35 @@ class DeadlineExceeded(Transient):
 @dataclass(eq=False, slots=True)
 class _Entry(Generic[Item, Result]):
     item: Item
-    deadline: float
-    futures: "list[asyncio.Future[Result]]"  # the first caller's, then the duplicates'
+    callers: "list[tuple[asyncio.Future[Result], float]]"  # with their deadlines: the first caller, then the duplicates
     last_error: Exception | None = None
 
-    def is_live(self, now: float) -> bool:
-        return now < self.deadline and any(not future.done() for future in self.futures)
+    def deadline(self, now: float) -> float | None:
+        """The latest deadline of the callers that still wait; None: nobody waits."""
+        return max((deadline for future, deadline in self.callers if deadline > now and not future.done()), default=None)
+
+    def expire(self, now: float) -> float:
+        """Fail the callers whose deadline has passed. Returns the next deadline, or infinity."""
+        following = float("inf")
+        for future, deadline in self.callers:
+            if not future.done():
+                if deadline <= now:
+                    error = DeadlineExceeded("no result in time")
+                    error.__cause__ = self.last_error
+                    future.set_exception(error)
+                else:
+                    following = min(following, deadline)
+        return following
 
     def settle(self, result: Result, duplicate_result: Result) -> None:
         """Return the result to the first caller that still waits, and `duplicate_result` to the others."""
-        waiting = [future for future in self.futures if not future.done()]
-        for index, future in enumerate(waiting):
-            future.set_result(duplicate_result if index else result)
+        for future, _ in self.callers:
+            if not future.done():
+                future.set_result(result)
+                result = duplicate_result
 
     def fail(self, error: Exception) -> None:
-        for future in self.futures:
+        for future, _ in self.callers:
             if not future.done():
                 future.set_exception(error)
 
@@ -53,8 +67,8 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects single items into batches for `flush(items, timeout_seconds)`, which returns one result an item, in order.
 
-    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. One flush runs at a time.
-    There is no timer: an idle batcher adds no delay, and a busy one fills its batches.
+    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. One flush runs at a time. No
+    timer delays a flush: an idle batcher adds no delay, and a busy one fills its batches. One timer watches all deadlines.
     """
 
     flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
@@ -67,30 +81,41 @@ class Batcher(Generic[Item, Result]):
     capacity: int = 20_000  # waiting items before `Overloaded`
     call_seconds: float = 2.0  # the longest duration of one flush
     _waiting: deque[_Entry[Item, Result]] = field(default_factory=deque, init=False)
+    _flushing: list[_Entry[Item, Result]] = field(default_factory=list, init=False)
     _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
+    _timer: asyncio.TimerHandle | None = field(default=None, init=False)
 
     async def submit(self, item: Item, timeout: float = float("inf")) -> Result:
         """The item's own result, within `timeout` seconds. Raises `Overloaded`, `DeadlineExceeded` or the flush's error."""
-        entry = self._enqueue(item, timeout)
-        try:
-            async with asyncio.timeout(None if timeout == float("inf") else timeout):
-                return await entry.futures[0]
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no result within {timeout:.3g} s") from (entry.last_error or error)
+        return await self._enqueue(item, timeout)
 
     def post(self, item: Item, timeout: float, callback: Callable[["asyncio.Future[Result]"], object]) -> None:
-        """Submit without waiting; raises `Overloaded`. `callback` gets the future, unless the deadline precedes the flush."""
-        self._enqueue(item, timeout).futures[0].add_done_callback(callback)
+        """Submit without waiting; raises `Overloaded`. `callback` gets the future."""
+        self._enqueue(item, timeout).add_done_callback(callback)
 
-    def _enqueue(self, item: Item, timeout: float) -> _Entry[Item, Result]:
+    def _enqueue(self, item: Item, timeout: float) -> "asyncio.Future[Result]":
         if len(self._waiting) >= self.capacity:
             raise Overloaded(f"{len(self._waiting)} items are waiting")
         loop = asyncio.get_running_loop()
-        entry: _Entry[Item, Result] = _Entry(item, loop.time() + timeout, [loop.create_future()])
-        self._waiting.append(entry)
+        future: asyncio.Future[Result] = loop.create_future()
+        deadline = loop.time() + timeout
+        self._waiting.append(_Entry(item, [(future, deadline)]))
         if self._drainer is None:
             self._drainer = loop.create_task(self._drain())
-        return entry
+        self._watch(loop, deadline)
+        return future
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+        """Set the timer to this deadline, unless it fires earlier."""
+        if deadline < (float("inf") if self._timer is None else self._timer.when()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        now = loop.time()
+        self._watch(loop, min((entry.expire(now) for entry in (*self._waiting, *self._flushing)), default=float("inf")))
 
     async def drained(self) -> None:
         """Wait until no item is waiting and no flush runs."""
@@ -100,32 +125,35 @@ class Batcher(Generic[Item, Result]):
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                if batch := self._take():
-                    await self._execute(batch)
+                self._flushing = self._take()
+                await self._execute(self._flushing)
         finally:
-            self._drainer = None
+            self._flushing, self._drainer = [], None
 
     def _take(self) -> list[_Entry[Item, Result]]:
-        now = asyncio.get_running_loop().time()
         batch: list[_Entry[Item, Result]] = []
+        now = asyncio.get_running_loop().time()
         by_key: dict[Hashable, _Entry[Item, Result]] = {}
         while self._waiting and len(batch) < self.max_batch:
             entry = self._waiting.popleft()
-            if not entry.is_live(now):
+            if entry.deadline(now) is None:
                 continue
             original = entry if self.key is None else by_key.setdefault(self.key(entry.item), entry)
             if original is entry:
                 batch.append(entry)
             else:
-                original.futures += entry.futures
-                original.deadline = max(original.deadline, entry.deadline)
+                original.callers += entry.callers
         return batch
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         loop = asyncio.get_running_loop()
         pause, repeated = _FIRST_PAUSE, (Transient,) if self.repeat_transient else ()
-        while batch := [entry for entry in batch if entry.is_live(loop.time())]:
-            timeout = min(self.call_seconds, max(entry.deadline for entry in batch) - loop.time())
+        while True:
+            now = loop.time()
+            deadlines = {entry: deadline for entry in batch if (deadline := entry.deadline(now)) is not None}
+            if not (batch := list(deadlines)):
+                return
+            timeout = min(self.call_seconds, max(deadlines.values()) - now)
             try:
                 results = await self.flush([entry.item for entry in batch], timeout)
                 if len(results) != len(batch):

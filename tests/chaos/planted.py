@@ -128,7 +128,7 @@ def _fake_requeue_any_version(patch: Patch) -> None:
 
 def _resolve_all_as_winners(patch: Patch) -> None:
     def settle(self: Any, result: Any, twin_result: Any) -> None:
-        for future in self.futures:
+        for future, _ in self.callers:
             if not future.done():
                 future.set_result(result)
 
