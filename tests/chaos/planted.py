@@ -4,6 +4,7 @@ The service has no switch for them: `setattr` plants one in a forked process, a 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 
 from consumers.runner import Runner
 from consumers.sweeper import Sweeper
+from infra.errors import Transient
 from infra.postgres import dead_letters, ledger
 from infra.postgres.transitions import apply, claim
 from infra.redis import status_cache
@@ -42,6 +44,15 @@ def _delete_before_confirm(patch: Patch) -> None:
         await publish(self, batch)
 
     patch(EagerPublisher, "_publish", delete_first)
+
+
+def _delete_without_confirm(patch: Patch) -> None:
+    async def publish(self: EagerPublisher, batch: list[Outgoing]) -> None:
+        with suppress(Transient):
+            await self._broker.publish(batch[0].route, batch[0].queue, batch)
+        self._deletes.post([outgoing.pointer for outgoing in batch], 30, lambda deleted: deleted.exception())
+
+    patch(EagerPublisher, "_publish", publish)
 
 
 def _without_version(text: str) -> str:
@@ -185,6 +196,7 @@ def _fake_no_callback_of_late_acceptance(patch: Patch) -> None:
 
 BUGS: dict[str, Bug] = {
     "outbox deleted before the confirm": Bug(_delete_before_confirm, (simulation.WAITING_JOBS_ARE_QUEUED,)),
+    "a nacked pointer is forgotten": Bug(_delete_without_confirm, (simulation.WAITING_JOBS_ARE_QUEUED,)),
     "claim without version": Bug(_claim_any_version, (simulation.FENCED, simulation.LEASED_SEND), _fake_claim_any_version),
     "ack before the claim": Bug(_ack_before_claim, (simulation.WAITING_JOBS_ARE_QUEUED,)),
     "reaper without the lease predicate": Bug(_reap_live_leases, (simulation.LEASED_SEND,), _fake_reap_live_leases),

@@ -107,7 +107,7 @@ class Broker:
         self.connected.set()
 
     async def publish(self, route: Route, queue: str, messages: Sequence[Message]) -> Sequence[None]:
-        await self._simulation.gate(self._process, "publish")
+        await self._simulation.gate(self._process, "publish", NotPublished("the broker rejected the messages"))
         self._simulation.queues[queue] += [encode(message.pointer) for message in messages]
         await self._simulation.gate(self._process, "confirm", NotPublished("the confirm was lost"))
         return [None] * len(messages)
