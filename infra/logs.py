@@ -1,17 +1,21 @@
 """Structured logs: one line an event, with a stable `action` name and the job's id. Bodies and destinations are not logged."""
 
 import logging
-import logging.handlers
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import TextIO
 
+import orjson
 import structlog
+
+CAPACITY = 10_000  # lines that wait
+WRITE_SECONDS = 0.01
 
 log = structlog.get_logger()
 
@@ -25,21 +29,23 @@ def configure(level: str, *, json: bool) -> None:
         _with_process,
         _plain,
     ]
-    output: list[structlog.typing.Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    render: list[structlog.typing.Processor]
     if json:
-        output += [structlog.processors.EventRenamer("action"), structlog.processors.format_exc_info]
-        output.append(structlog.processors.JSONRenderer())
-    else:
+        render = [structlog.processors.EventRenamer("action"), structlog.processors.format_exc_info]
+        render.append(structlog.processors.JSONRenderer(serializer=_dumps))
+    elif sys.stderr.isatty():
         # The default formatter takes seconds and prints local variables, bodies and destinations among them.
-        plain = structlog.dev.plain_traceback
-        output.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain))
+        render = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        render = [structlog.processors.format_exc_info, _as_line]
+    handler = _LogOutput(sys.stderr)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        logger_factory=lambda *_: handler,  # without a record of the standard library: a line costs a third
         cache_logger_on_first_use=True,
     )
-    handler = _LogOutput(sys.stderr)
+    output = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=output))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -74,43 +80,68 @@ def _text(value: object) -> object:
     return ", ".join(str(item) for item in value) if isinstance(value, list | tuple | set | frozenset) else value
 
 
-class _LogOutput(logging.handlers.QueueHandler):
-    """Formats and queues each line. A thread of its own writes them, so that a stalled pipe never blocks an event loop.
+def _dumps(event: structlog.typing.EventDict, **_: object) -> str:
+    return orjson.dumps(event, str).decode()
 
-    Lines beyond the capacity are dropped; `log.dropped` has their number.
+
+def _as_line(logger: object, name: str, event: structlog.typing.EventDict) -> str:
+    """A line of text for files and pipes: instant, level, action, and the fields by name."""
+    head = f"{event.pop('timestamp')} [{event.pop('level'):<8}] {event.pop('event'):<30}"
+    trace = event.pop("exception", None)
+    fields = " ".join(f"{key}={_quoted(value)}" for key, value in sorted(event.items()))
+    return f"{head} {fields}" if trace is None else f"{head} {fields}\n{trace}"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return repr(text) if (isinstance(value, str) and not text.isprintable()) or " " in text or not text else text
+
+
+class _LogOutput(logging.Handler):
+    """Queues each line. A thread of its own writes them, so that a stalled pipe never blocks an event loop.
+
+    It is the handler of the standard library, and the logger of structlog. Lines beyond the capacity are dropped; `log.dropped`
+    has their number.
     """
 
-    queue: "queue.Queue[str]"
-
     def __init__(self, stream: TextIO):
-        super().__init__(queue.Queue(10_000))
+        super().__init__()
         self._stream = stream
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._unwritten = 0
         self._dropped = 0
         threading.Thread(target=self._write, name="log output", daemon=True).start()
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            self.queue.put_nowait(f"{record.msg}\n")
-        except queue.Full:
+    def put(self, line: str) -> None:
+        if self._unwritten + self._lines.qsize() < CAPACITY:
+            self._lines.put(line)
+        else:
             self._dropped += 1
+
+    debug = info = warning = error = critical = put
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.put(self.format(record))
 
     def flush(self, seconds: float = 2.0) -> None:
         """Wait at most `seconds` until every queued line is written."""
         deadline = time.monotonic() + seconds
-        with self.queue.all_tasks_done:
-            while self.queue.unfinished_tasks and (seconds_left := deadline - time.monotonic()) > 0:
-                self.queue.all_tasks_done.wait(seconds_left)
+        while (self._unwritten or not self._lines.empty()) and time.monotonic() < deadline:
+            time.sleep(WRITE_SECONDS / 2)
 
     def _write(self) -> None:
         while True:
-            line = self.queue.get()
-            try:
-                self._stream.write(line)
+            lines = [self._lines.get()]
+            self._unwritten = 1
+            time.sleep(WRITE_SECONDS)  # one write for the lines of some milliseconds
+            with suppress(queue.Empty):
+                while True:
+                    lines.append(self._lines.get_nowait())
+            self._unwritten = len(lines)
+            with suppress(OSError, ValueError):  # the stream is closed, so nothing can be logged
+                self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
-            except (OSError, ValueError):  # the stream is closed, so nothing can be logged
-                continue
-            finally:
-                self.queue.task_done()
+            self._unwritten = 0
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 log.warning("log.dropped", lines=dropped, reason="the reader of standard error stalled")
