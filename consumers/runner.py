@@ -1,4 +1,4 @@
-"""The runner: decode → slot → claim → acknowledge → handle → record.
+"""The runner: decode → claim → acknowledge → slot → handle → record.
 
 RabbitMQ's part ends with the claim. From then on an expired lease recovers a job, never a redelivery. Slots bound the running
 jobs; the prefetch only fills them.
@@ -110,7 +110,7 @@ class Runner:
             log.error("job.crashed", id=task.get_name(), exc_info=error)
 
     async def _run(self, delivery: Delivery) -> None:
-        """decode → slot → execute"""
+        """decode → claim's permit → execute"""
         try:
             pointer = decode(delivery.body)
         except Undecodable as error:
@@ -120,7 +120,7 @@ class Runner:
         if task := asyncio.current_task():
             task.set_name(str(pointer.id))
         work = self.works[delivery.queue]
-        async with work.slots.slot(work.priority):
+        async with work.slots.claim(work.priority):
             if self._stopping or work.is_open:
                 await delivery.nack()
                 return
@@ -128,7 +128,7 @@ class Runner:
                 await self._execute(delivery, pointer, work)
 
     async def _execute(self, delivery: Delivery, pointer: Pointer, work: Work) -> None:
-        """claim → acknowledge → handle → record"""
+        """claim → acknowledge → slot → handle → record"""
         claimed_at = self.monotonic()
         job = await self._take(delivery, pointer)
         if job is None:
@@ -137,9 +137,10 @@ class Runner:
         async with work.mode.isolate(job, claimed_at) as leased_at:
             if leased_at is None:
                 return
-            outcome = await self._handle(job, work) if self._may_begin(job, work, leased_at) else NOT_STARTED
-            if work.gate is not None:
-                work.gate.record_outcome(outcome)
+            async with work.slots.slot(work.priority):
+                outcome = await self._handle(job, work) if self._may_begin(job, work, leased_at) else NOT_STARTED
+                if work.gate is not None:
+                    work.gate.record_outcome(outcome)
             await self.recorder.record(job, outcome, work.policy, ran_seconds=self.monotonic() - leased_at)
 
     async def _take(self, delivery: Delivery, pointer: Pointer) -> Claimed | None:

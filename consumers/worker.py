@@ -142,7 +142,7 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
     if Kind.CALLBACK in kinds and not settings.callback_secrets:
         log.info("callbacks.off", reason="POSTHASTE_CALLBACK_SECRETS is not set", effect="due callbacks wait")
         kinds -= {Kind.CALLBACK}
-    by_provider = {name: Slots(provider.concurrency) for name, provider in settings.providers.items()}
+    by_provider = {name: Slots(provider.concurrency, claims_ahead=True) for name, provider in settings.providers.items()}
     by_kind = {Kind.REPORT: Slots(REPORTS_AT_ONCE), Kind.CALLBACK: Slots(settings.callback_concurrency)}
     return {
         queue: by_kind[queue.kind] if queue.provider is None else by_provider[queue.provider]

@@ -78,3 +78,39 @@ async def test_a_waiter_that_is_cancelled_costs_no_slot() -> None:
     (again,) = _hold(slots, NORMAL)
     await _settle()
     assert again.holding
+
+
+async def _claims(slots: Slots, count: int) -> int:
+    """The number of claims that are granted at once, of `count` requests."""
+    granted = 0
+
+    async def hold() -> None:
+        nonlocal granted
+        async with slots.claim(NORMAL):
+            granted += 1
+            await asyncio.Event().wait()
+
+    tasks = [asyncio.create_task(hold()) for _ in range(count)]
+    await _settle()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return granted
+
+
+@pytest.mark.parametrize(("call_seconds", "ahead"), [(0.001, 10), (0.2, 5), (1.0, 1), (30.0, 0)])
+async def test_jobs_are_claimed_ahead_as_many_as_the_slots_finish_soon(
+    monkeypatch: pytest.MonkeyPatch, call_seconds: float, ahead: int
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("consumers.slots.time.monotonic", lambda: now[0])
+    slots = Slots(10, claims_ahead=True)
+    assert await _claims(slots, 30) <= 11  # the pace of the calls is unknown
+    for _ in range(300):
+        async with slots.slot(NORMAL):
+            now[0] += call_seconds
+    assert await _claims(slots, 30) == 10 + ahead
+    slots.limit(1)
+    assert await _claims(slots, 30) == 1
+    slots.limit(10)
+    assert await _claims(slots, 30) == 10 + ahead
