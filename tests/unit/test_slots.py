@@ -98,7 +98,7 @@ async def _claims(slots: Slots, count: int) -> int:
     return granted
 
 
-@pytest.mark.parametrize(("call_seconds", "ahead"), [(0.001, 10), (0.2, 5), (1.0, 1), (30.0, 0)])
+@pytest.mark.parametrize(("call_seconds", "ahead"), [(0.001, 10), (0.19, 5), (1.0, 1), (30.0, 0)])
 async def test_jobs_are_claimed_ahead_as_many_as_the_slots_finish_soon(
     monkeypatch: pytest.MonkeyPatch, call_seconds: float, ahead: int
 ) -> None:
