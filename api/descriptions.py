@@ -1,6 +1,7 @@
 """The texts of the OpenAPI document: each field's meaning and example, the headers, and the problems of an operation."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from api import models
@@ -113,7 +114,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "ReportOut.status": ("The report's status.", "completed"),
     "tag": ("One tag of the message.", None),
     "tags": ("The client's own labels. `GET /messages` finds messages by tag.", ["welcome"]),
-    "title": ("The phrase of the HTTP status.", "Unprocessable Content"),
+    "title": ("The phrase of the HTTP status.", HTTPStatus(422).phrase),
     "total_words": ("The number of words in the user's posts.", 6380),
     "TotalsOut.data": ("The users by ascending id.", None),
     "type": ("The type of problem.", "about:blank"),
@@ -133,7 +134,7 @@ _EVENT = 'id: 3\nevent: status\ndata: {{"id":"{id}","version":3,"status":"{statu
 _CALLBACK = {"id": _ID, "type": "report.completed", "sequence": 3, "url": _URL, "status": "sent", "attempts": 1, "reason": None}
 _INSTANTS = {"created_at": _AT, "finished_at": _LATER, "next_attempt_at": None}
 _NO_BODY = {"pointer": "/body", "code": "required", "detail": "Field required"}
-_PROBLEM = {"type": "about:blank", "title": "Unprocessable Content", "status": 422, "code": "validation"}
+_PROBLEM = {"type": "about:blank", "title": HTTPStatus(422).phrase, "status": 422, "code": "validation"}
 EXAMPLES: dict[str, Any] = {
     "BatchOut": {
         "data": [
