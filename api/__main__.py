@@ -11,7 +11,7 @@ import uvicorn
 from api.app import create_api
 from api.request_timeout import with_timeout
 from infra import logs
-from infra.supervision import raise_limit
+from infra.supervision import collect_rarely, raise_limit
 from service.settings import SettingsError, load
 
 
@@ -61,6 +61,7 @@ def main() -> int:
         timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
     )
     server = _Server(config, end_waiting)
+    collect_rarely()
     server.run()
     for failure in failures:
         print(f"posthaste api: {failure}", file=sys.stderr)

@@ -5,8 +5,8 @@ browsers set `Sec-Fetch-Site` on loopback and with TLS. Old browsers, and all br
 clients send no such headers, and pass. The API has no CORS, so no page of another site can read an answer.
 """
 
+import random
 import re
-import uuid
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_address
@@ -104,7 +104,7 @@ class AnswerHeaders:
             await self._app(scope, receive, send)
             return
         client_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = client_id if _VALID_ID.fullmatch(client_id) else uuid.uuid4().hex.encode()
+        request_id = client_id if _VALID_ID.fullmatch(client_id) else b"%032x" % random.getrandbits(128)
         scope["posthaste.request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:

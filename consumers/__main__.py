@@ -11,7 +11,7 @@ from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker
 from infra import logs
 from infra.postgres.compatibility import ForeignNamespace, SchemaTooOld
-from infra.supervision import raise_limit
+from infra.supervision import collect_rarely, raise_limit
 from jobs.model import Kind
 from service.settings import Settings, SettingsError, load
 
@@ -39,6 +39,7 @@ def main() -> int:
     try:
         settings = load()
         logs.configure(settings.log_level, json=settings.log_format == "json")
+        collect_rarely()
         try:
             uvloop.run(_run(roles, settings))
         except* ConsumerStuck as errors:
