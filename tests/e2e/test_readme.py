@@ -1,34 +1,77 @@
-"""The README's commands run as they stand, in its order, and print what their comments promise."""
+"""The shell commands of README and of the page on callbacks run as they stand, and print what they promise."""
 
 import asyncio
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from dev.ports import is_free
 from dev.stack import as_variables, environment_without_settings, free_port
-from tests.e2e.quick_start import commands, promises, run_beside
+from tests.e2e.quick_start import SHELLS, commands, promises, run, running, up
 from tests.support.services import Services
 
-API, SANDBOX = 9006, 9007
+API, SANDBOX, RECEIVER = 9006, 9007, 9008  # the ports that the pages name
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine"
+)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine")
-async def test_the_commands_of_the_readme_print_what_it_promises(
-    services: Services, database: str, broker_namespace: str, tmp_path: Path
-) -> None:
+@dataclass
+class Checkout:
+    """A folder with `.venv` and `.local`, and a port for each that the pages name: another one if it is in use."""
+
+    folder: Path
+    environment: dict[str, str]
+    ports: dict[int, int]
+
+    def up(self) -> AbstractContextManager[None]:
+        """What `make run` runs."""
+        options = ["--sandbox", "--sandbox-port", str(self.ports[SANDBOX]), "--first-message"]
+        return up([sys.executable, "-m", "cli", "up", *options], self.folder, self.environment)
+
+    def run(self, shell: str, script: str) -> str:
+        for named, port in self.ports.items():
+            script = script.replace(f"127.0.0.1:{named}", f"127.0.0.1:{port}")
+        return run(shell, script, self.folder, self.environment)
+
+
+@pytest.fixture
+def checkout(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> Checkout:
     (tmp_path / ".local").mkdir()
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    api, sandbox = (port if is_free(port) else free_port() for port in (API, SANDBOX))
+    ports = {port: port if is_free(port) else free_port() for port in (API, SANDBOX, RECEIVER)}
     settings = {
         "database_url": database, "amqp_url": services.amqp, "redis_url": services.redis,
-        "namespace": broker_namespace, "port": str(api),
+        "namespace": broker_namespace, "port": str(ports[API]),
     }  # fmt: skip
-    service = [sys.executable, "-m", "cli", "up", "--sandbox", "--sandbox-port", str(sandbox), "--first-message"]
-    script = commands()
-    assert f":{API}/" in script and f":{SANDBOX}/" in script and len(promises(script)) > 5
-    script = script.replace(f":{API}/", f":{api}/").replace(f":{SANDBOX}/", f":{sandbox}/")
-    await asyncio.to_thread(run_beside, service, script, tmp_path, environment_without_settings() | as_variables(settings))
+    return Checkout(tmp_path, environment_without_settings() | as_variables(settings), ports)
+
+
+async def test_the_commands_of_the_readme_print_what_their_comments_promise(checkout: Checkout) -> None:
+    def run_readme() -> None:
+        script = "".join(commands("README.md"))
+        assert len(promises(script)) > 5
+        with checkout.up():
+            for shell in SHELLS:
+                checkout.run(shell, script)
+
+    await asyncio.to_thread(run_readme)
+
+
+async def test_the_receiver_of_the_page_on_callbacks_prints_the_callback(checkout: Checkout) -> None:
+    def run_page() -> None:
+        listen, submit = commands("docs/callbacks.md")
+        listen = listen.replace("callbacks listen", f"callbacks listen --port {checkout.ports[RECEIVER]}")
+        receiver = running(["sh", "-c", listen], "listening", checkout.folder, checkout.environment)
+        with checkout.up(), receiver as process:
+            assert '"data":' in checkout.run("sh", submit) and process.stdout is not None
+            assert process.stdout.readline().startswith("verified: webhook-id")
+            assert "message.sent" in process.stdout.readline()
+
+    await asyncio.to_thread(run_page)
