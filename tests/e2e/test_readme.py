@@ -75,3 +75,9 @@ async def test_the_receiver_of_the_page_on_callbacks_prints_the_callback(checkou
             assert "message.sent" in process.stdout.readline()
 
     await asyncio.to_thread(run_page)
+
+
+def test_a_broken_promise_is_an_error(tmp_path: Path) -> None:
+    script = "echo 202 Accepted, not sent yet     # 202 Accepted … sent\necho resent                      # sent\n"
+    with pytest.raises(AssertionError, match="promises 'sent' next"):
+        run("sh", script, tmp_path, os.environ)
