@@ -16,7 +16,7 @@ from cli.client import ApiError, Client
 from cli.session import read_settings
 from cli.terminal import AsJson, console, print_json, say
 from infra import logs
-from infra.postgres import checks, compatibility
+from infra.postgres import compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.connection import BrokerDown
@@ -25,7 +25,7 @@ from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.connection import CacheDown
 from infra.redis.status_cache import StatusCache
 from jobs.model import CALLBACKS
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, SettingsError
 
 CALL_SECONDS = 5.0
 CLOCK_SECONDS = 2.0  # of harmless skew: no delay or lease depends on equal clocks
@@ -76,7 +76,7 @@ async def _postgres(settings: Settings) -> list[Finding]:
     try:
         with closing(DatabasePool(settings.database_url, name="doctor", threads=1)) as pool:
             current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
-            state = await checks.look(pool, CALL_SECONDS)
+            state = await compatibility.look(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
@@ -93,7 +93,7 @@ async def _postgres(settings: Settings) -> list[Finding]:
     return [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *_work(settings, state)]
 
 
-def _indexes(state: checks.Look) -> list[Finding]:
+def _indexes(state: compatibility.Look) -> list[Finding]:
     fix = "`posthaste migrate` builds the index again"
     return [
         Finding("indexes", "wrong", f"{name} is not valid: its statements scan the whole table", fix)
@@ -101,7 +101,7 @@ def _indexes(state: checks.Look) -> list[Finding]:
     ]
 
 
-def _clock(state: checks.Look) -> Finding:
+def _clock(state: compatibility.Look) -> Finding:
     skew = abs((datetime.now(UTC) - state.clock).total_seconds())
     if skew > CLOCK_SECONDS:
         fix = "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' clock and stay correct"
@@ -109,7 +109,7 @@ def _clock(state: checks.Look) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, state: checks.Look) -> Iterator[Finding]:
+def _work(settings: Settings, state: compatibility.Look) -> Iterator[Finding]:
     for name, jobs in state.waiting.items():
         if name not in settings.providers:
             detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"
@@ -181,9 +181,14 @@ async def _redis(settings: Settings) -> Finding:
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:
-    """Check that each provider accepts connections. Settings that were read have leases and timeouts that fit."""
+    """Check that each provider's secrets can be read, and that it accepts connections."""
     if not settings.providers:
         yield Finding("providers", "wrong", "no provider is configured", f"set {PREFIX}PROVIDERS; see .env.example")
+    try:
+        settings.provider_headers()
+    except SettingsError as error:
+        for fault in str(error).splitlines():
+            yield Finding("providers", "wrong", fault, "set it for the workers, or run doctor in their environment")
     for name, provider in settings.providers.items():
         url = urlsplit(provider.url)
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
@@ -191,7 +196,7 @@ def _providers(settings: Settings) -> Iterator[Finding]:
             with socket.create_connection((host, port), timeout=2):
                 yield Finding(f"provider {name}", "ok", f"{host}:{port} accepts connections")
         except OSError as error:
-            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
+            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages wait, uncharged"
             yield Finding(f"provider {name}", "warning", f"{host}:{port}: {error.strerror or error}", fix)
 
 

@@ -43,10 +43,11 @@ def up(
         own = read_settings()
         require_free_port(own.port, f"{PREFIX}PORT")
         if port:
-            require_free_port(port, "another one: posthaste up --sandbox --sandbox-port PORT")
+            require_free_port(port, "--sandbox-port of `posthaste up --sandbox`")
         with local_settings(own, port):
             settings = read_settings()
             settings.provider_for_new_messages()
+            settings.provider_headers()  # a missing secret is named here, not by workers that do not start
             processes = programs(consumers=consumers, sandbox_port=port)
             uses_sandbox = port is not None and not own.providers
             code = _run(settings, port, processes, first_message=first_message and uses_sandbox)
@@ -72,7 +73,7 @@ def require_free_port(port: int, setting: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotStart(f"port {port} is taken{_holder(port)}; end that process, or set {setting}") from error
+            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
 
 
 def _holder(port: int) -> str:
@@ -84,11 +85,11 @@ def _holder(port: int) -> str:
         process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
         supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
         process = (supervising or [process])[0]  # supervisord would start the API again
-        return f" by process {process.pid} ({' '.join(process.cmdline())[:100]})"
+        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
     except (ImportError, StopIteration):  # without a pid: another user's
-        return ""
+        return "another process"
     except psutil.Error:  # it ended meanwhile, or must not be read
-        return ""
+        return "another process"
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:

@@ -32,16 +32,14 @@ from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
-from service.announcing import Announcer
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
-from service.recording import Recorder
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
+from service.transitions import Recorder
 
 log = structlog.get_logger()
 
-DELETE_SECONDS = 30.0
 REPORTS_AT_ONCE = 1  # a report occupies one processor: more reports need more processes
 
 
@@ -49,6 +47,7 @@ class _Adapters:
     """The connections of one worker process. None connects before its first use."""
 
     def __init__(self, settings: Settings, slots: Mapping[WorkQueue, Slots]):
+        self.providers = _providers(settings) if any(queue.provider for queue in slots) else {}
         url, topology = settings.database_url, describe(settings.namespace, settings.providers)
         # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
@@ -64,10 +63,6 @@ class _Adapters:
             settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds
         )
         self.publisher = Publisher(settings.amqp_url, topology, name="worker")
-        self.providers = {
-            name: HttpProvider(provider.url, timeout_seconds=provider.timeout_seconds, concurrency=provider.concurrency)
-            for name, provider in settings.providers.items()
-        }
         self.callbacks = CallbackSender(
             settings.guard(),
             Signer(settings.callback_secrets),
@@ -88,6 +83,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
+        SettingsError: a provider's secret cannot be read.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -103,16 +99,15 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
 async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue, Slots], stop: asyncio.Event) -> None:
     ledger, consumer, publisher = adapters.ledger, adapters.consumer, adapters.publisher
     deletes = ledger_batcher(Outbox(adapters.hot).delete)
-    eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS))
+    eager = EagerPublisher(publisher, deletes, grace_seconds=settings.outbox_grace_seconds)
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
-    announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
-    recorder = Recorder(applies, late, announcer, lost_leases=settings.lost_leases)
+    recorder = Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     runner = Runner(
         _works(settings, adapters, slots, gates),
-        ledger_batcher(ledger.claim, key=lambda request: request.pointer, duplicate=lambda _: None),
+        ledger_batcher(ledger.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
         recorder,
         lease_seconds=settings.lease_seconds,
         margin_seconds=settings.lease_margin_seconds,
@@ -156,13 +151,30 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
     }
 
 
+def _providers(settings: Settings) -> dict[str, HttpProvider]:
+    """The providers by name."""
+    headers = settings.provider_headers()
+    return {
+        name: HttpProvider(
+            provider.url,
+            timeout_seconds=provider.timeout_seconds,
+            concurrency=provider.concurrency,
+            headers=headers[name],
+            message_id_field=provider.message_id_field,
+        )
+        for name, provider in settings.providers.items()
+    }
+
+
 def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consumer) -> dict[str, Gate]:
     """The gates by provider."""
     gates: dict[str, Gate] = {}
     for name, provider in settings.providers.items():
         if message_queue(name) in slots:
             queues = [message_queue(name, priority).name for priority in Priority]
-            gates[name] = Gate(name, queues, slots[message_queue(name)], consumer, Breaker(provider.breaker.policy()))
+            gates[name] = Gate(
+                name, queues, slots[message_queue(name)], consumer, Breaker(BreakerPolicy(**provider.breaker.model_dump()))
+            )
     return gates
 
 

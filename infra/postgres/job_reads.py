@@ -101,7 +101,7 @@ def _columns(alias: str, row: type) -> str:
     return ", ".join(f"{alias}.{name}" for name in row.__annotations__)
 
 
-_DUE = "CASE WHEN j.status = 'retrying' THEN j.due_at END AS next_attempt_at"
+_DUE = "CASE WHEN j.status = 'retrying' OR (j.status = 'queued' AND j.reason IS NOT NULL) THEN j.due_at END AS next_attempt_at"
 _MESSAGE = f"{_columns('j', MessageRow)}, j.body, j.delivery, j.metadata, j.callback_url, j.provider_message_id, {_DUE}"
 _REPORT = f"""{_columns("j", JobRow)}, j.callback_url, {_DUE},
     (SELECT a.reason FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason,

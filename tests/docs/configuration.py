@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from service.settings import PREFIX, BreakerSettings, ProviderSettings, RetrySettings, Settings
+from service.provider_settings import AuthSettings, BasicAuth, BreakerSettings, ProviderSettings, RetrySettings
+from service.secrets import Secret
+from service.settings import PREFIX, Settings
 
 SECTIONS = {
     "Services": ("database_url", "migration_database_url", "amqp_url", "redis_url", "management_url", "namespace"),
@@ -33,13 +35,24 @@ SECTIONS = {
 HEADER = """\
 # Configuration
 
-For operators who deploy Posthaste or change a setting. `make docs` writes this page from `service/settings.py`.
+For operators who deploy Posthaste or change a setting.
+`make docs` writes this page from `service/settings.py` and `service/provider_settings.py`.
 
 Each process reads its settings once, at start. Wrong and unknown names are refused, and each is printed.
 The environment wins over `.env`. `.env` wins over `.local/sandbox.env` and `.local/services.env`.
 `make services` writes `.local/services.env`. `posthaste up --sandbox` writes `.local/sandbox.env` while it runs.
 Lists, objects and booleans are JSON. [.env.example](../.env.example) shows every setting.
 """
+
+PROVIDER = """
+[providers.md](providers.md) describes requests, answers, credentials and outages, with examples.
+A secret is a text, `{"env": "NAME"}` or `{"file": "/run/secrets/name"}`.
+"""
+
+MODELS: dict[str, type[BaseModel]] = {
+    "a provider": ProviderSettings, "`auth`": AuthSettings, "`basic`": BasicAuth, "a secret": Secret, "`retry`": RetrySettings,
+    "`breaker`": BreakerSettings,
+}  # fmt: skip
 
 COMPOSE = """\
 # docker-compose.yml only: the passwords of the services that it starts. Change them. URLs contain them: use letters and digits.
@@ -60,7 +73,8 @@ def page() -> str:
     for title, names in SECTIONS.items():
         parts.append(f"\n## {title}\n\n{_table(Settings, names, PREFIX)}")
         if title == "Providers":
-            for model, label in ((ProviderSettings, "a provider"), (RetrySettings, "`retry`"), (BreakerSettings, "`breaker`")):
+            parts.append(PROVIDER)
+            for label, model in MODELS.items():
                 parts.append(f"\nThe fields of {label}:\n\n{_table(model, tuple(model.model_fields))}")
     return "".join(parts)
 
@@ -85,7 +99,7 @@ def _table(model: type[BaseModel], names: tuple[str, ...], prefix: str = "") -> 
         field = model.model_fields[name]
         label = prefix + name.upper() if prefix else name
         default = f"`{_text(field.default)}`" if _has_default(field) else "required" if field.is_required() else "none"
-        rows.append(f"| `{label}` | {default} | {_allowed(field)} | {field.description} |")
+        rows.append(f"| `{label}` | {default} | {_allowed(field)} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows) + "\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from infra.webhooks.guard import Refused
 from jobs.model import work_queues
-from jobs.retry import backoff_seconds
+from jobs.retry import RetryPolicy, backoff_seconds
 from service import settings
 from service.settings import PREFIX, Settings, SettingsError, load
 from tests.support.receiver import SECRET
@@ -39,8 +39,9 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load()
     assert (loaded.namespace, loaded.host, loaded.port, loaded.lease_seconds) == ("posthaste", "127.0.0.1", 9006, 60)
     provider = loaded.providers["sandbox"]
-    assert (provider.timeout_seconds, provider.concurrency, provider.retry.attempts) == (10, 64, 8)
+    assert (provider.timeout_seconds, provider.concurrency, provider.retry.attempts) == (10, 64, 20)
     assert loaded.provider_for_new_messages() == "sandbox"
+    assert loaded.policies()["messages.sandbox.normal"] == RetryPolicy()
 
 
 @pytest.mark.parametrize(
@@ -101,6 +102,13 @@ def test_an_unknown_name_in_a_file_is_refused_too(monkeypatch: pytest.MonkeyPatc
     _set(monkeypatch)
     (tmp_path / ".env").write_text("POSTHASTE_PROT=1\n")
     with pytest.raises(SettingsError, match=r"POSTHASTE_PROT .*\.env"):
+        load()
+
+
+def test_a_value_in_a_file_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _set(monkeypatch)
+    (tmp_path / ".env").write_text("POSTHASTE_CALLBACK_PORTS=80, 443\n")
+    with pytest.raises(SettingsError, match="POSTHASTE_CALLBACK_PORTS: is not valid JSON"):
         load()
 
 
