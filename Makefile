@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
+.PHONY: help setup dev services stop run quickstart demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ migrate: services ## Bring the database's schema to this code's revision
 
 run: migrate ## Start everything, send one message, show it sent, stay in the foreground
 	@$(BIN)/posthaste up --sandbox --first-message
+
+quickstart: ## Run README's commands beside `make run`, as a new user does, and compare their output
+	@$(PYTHON) -m tests.e2e.quick_start
 
 demo: migrate ## Send 300 messages through a provider that fails, and account for every one
 	@$(BIN)/python -m dev.demo

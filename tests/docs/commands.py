@@ -14,7 +14,7 @@ HEADER = """\
 For operators and developers at a terminal. `make docs` writes this page from the commands.
 `posthaste COMMAND --help` prints the same.
 
-The commands are installed in `.venv/bin`. Each process of the service is one of them.
+In a checkout, `. .venv/bin/activate` puts the commands on the `PATH`. Each process of the service is one of them.
 """
 
 
