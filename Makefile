@@ -48,7 +48,7 @@ run: migrate ## Start everything, send one message, show it sent, stay in the fo
 	@$(BIN)/posthaste up --sandbox --first-message
 
 demo: migrate ## Send 300 messages through a provider that fails, and account for every one
-	@$(BIN)/posthaste demo
+	@$(BIN)/python -m dev.demo
 
 seed: migrate ## Append 1,000 random posts for the reports
 	@$(BIN)/posthaste posts seed

@@ -9,7 +9,7 @@ import aiohttp
 from benchmarks.load import Measurement, after, clients
 from benchmarks.processes import costs, describe, process_of
 from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import free_port, service
 from infra.postgres.pool import DatabasePool
 from service.settings import Settings
 
@@ -24,7 +24,7 @@ DRAIN_SECONDS = 300.0
 async def four_times_too_much(settings: Settings) -> None:
     """Measure the capacity with clients that wait for answers. Then send four times that without waiting."""
     sandbox = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))  # noqa: S311  faults
-    overrides = {"BACKLOG_HIGH": str(HIGH), "BACKLOG_LOW": str(LOW)}
+    overrides = {"backlog_high": str(HIGH), "backlog_low": str(LOW)}
     print(f"{TIMES} times the capacity for {SECONDS:g} s, with a backlog limit of {HIGH} (accepting again at {LOW})")
     async with service(settings, "benchmark", sandbox, {"concurrency": 200}, overrides=overrides) as (session, database):
         pool, api = DatabasePool(database, name="benchmark", threads=1), process_of(str(session._base_url))

@@ -10,7 +10,7 @@ import aiohttp
 
 from benchmarks.load import after
 from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import free_port, service
 from service.settings import Settings
 
 MESSAGES = 200  # to the provider that hangs

@@ -17,7 +17,7 @@ import redis
 
 from benchmarks.load import clients
 from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import free_port, service
 from examples.redis_queue import Queue
 from service.settings import Settings
 

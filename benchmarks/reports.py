@@ -10,9 +10,9 @@ import aiohttp
 
 from benchmarks.load import Request, after, clients, probe
 from cli.posts import make_posts
+from cli.processes import Program
 from cli.sandbox import Faults, Sandbox
-from cli.supervisor import Program
-from cli.temporary import MESSAGES, free_port, service
+from dev.stack import MESSAGES, free_port, service
 from infra.postgres.posts import Posts
 from service.settings import Settings
 

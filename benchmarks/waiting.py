@@ -15,7 +15,7 @@ from redis import Redis
 from benchmarks.load import after
 from benchmarks.processes import costs, describe, process_of
 from cli.sandbox import Faults, Sandbox
-from cli.temporary import free_port, service
+from dev.stack import free_port, service
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
 from service.settings import Settings

@@ -1,7 +1,4 @@
-"""The `posthaste` command: the table of its commands.
-
-Each command's module is imported when the command runs. So `posthaste --help` and the small commands answer at once.
-"""
+"""The `posthaste` command: its table of commands. A command's module is imported when it runs, so `--help` answers at once."""
 
 from pkgutil import resolve_name
 from typing import Any
@@ -14,17 +11,16 @@ COMMANDS = {
     "consume": ("cli.processes:consume", "Run one worker process."),
     "relay": ("cli.processes:relay", "Run one relay process."),
     "up": ("cli.up:up", "Run API, workers and relay, and restart each that dies."),
-    "migrate": ("cli.migrate:migrate", "Migrate the database's schema to this release's revision."),
+    "migrate": ("cli.maintenance:migrate", "Migrate the database's schema to this release's revision."),
     "doctor": ("cli.doctor:doctor", "Check services, schema, queues and workers. Each problem has a fix."),
-    "rebuild": ("cli.rebuild:rebuild", "Publish every due job whose message is lost. Safe at any time."),
-    "demo": ("cli.demo:demo", "Send messages through a failing provider and account for each one."),
-    "purge": ("cli.retention:purge", "Delete finished jobs by age."),
-    "erase": ("cli.retention:erase", "Delete all finished messages to one destination."),
+    "rebuild": ("cli.maintenance:rebuild", "Publish every due job whose message is lost. Safe at any time."),
+    "purge": ("cli.maintenance:purge", "Delete finished jobs by age."),
+    "erase": ("cli.maintenance:erase", "Delete all finished messages to one destination."),
     "posts": ("cli.posts:app", "Seed, truncate and count the posts that reports read."),
-    "rabbitmq-user": ("cli.rabbitmq_user:rabbitmq_user", "Create or update the namespace's RabbitMQ user."),
-    "send": ("cli.messages:send", "Submit one message and print its id."),
-    "status": ("cli.messages:status", "Print a message's status."),
-    "wait": ("cli.messages:wait", "Wait until a message or a report ends, and print its status."),
+    "rabbitmq-user": ("cli.maintenance:rabbitmq_user", "Create or update the namespace's RabbitMQ user."),
+    "send": ("cli.client:send", "Submit one message and print its id."),
+    "status": ("cli.client:status", "Print a message's status."),
+    "wait": ("cli.client:wait", "Wait until a message or a report ends, and print its status."),
     "report": ("cli.report:report", "Submit a report of words per user and print its result."),
     "sandbox": ("cli.sandbox:sandbox", "Run a provider with configurable faults on loopback."),
     "dead-letters": ("cli.dead_letters:app", "Count, show, requeue, discard and export failed and unknown jobs."),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import uuid4
@@ -10,9 +11,9 @@ import typer
 from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from cli.sandbox import stop_event
+from cli.sandbox import exit_if_taken
 from cli.session import read_settings
-from cli.terminal import console, fail, say
+from cli.terminal import fail, say
 from infra.webhooks.guard import Refused
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
@@ -72,49 +73,37 @@ def listen(
     if key is None:
         fail(f"pass --secret, or set {PREFIX}CALLBACK_SECRETS; with `make run`, run this command in its folder")
     try:
-        asyncio.run(Receiver(Webhook(check_secret(key)), answer).serve(host, port))
+        webhook = Webhook(check_secret(key))
     except ValueError as error:
         fail(f"--secret: {error}", 2)
-    except OSError as error:
-        fail(f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port")
+    site = web.Application(client_max_size=_MAX_BYTES)
+    site.router.add_post("/{path:.*}", _receiver(webhook, answer))
+    with exit_if_taken(host, port):
+        web.run_app(
+            site,
+            host=host,
+            port=port,
+            access_log=None,
+            shutdown_timeout=0.5,
+            print=lambda _: say(f"listening on http://{host}:{port}"),
+        )
 
 
-class Receiver:
+def _receiver(webhook: Webhook, answer: int) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Verifies and prints callbacks. Callbacks with an invalid signature get 400."""
+    ids: set[str] = set()
 
-    def __init__(self, webhook: Webhook, answer: int):
-        self._webhook = webhook
-        self._answer = answer
-        self._ids: set[str] = set()
-
-    async def receive(self, request: web.Request) -> web.Response:
+    async def receive(request: web.Request) -> web.Response:
         body = await request.read()
         try:
-            event = self._webhook.verify(body, dict(request.headers))
+            event = webhook.verify(body, dict(request.headers))
         except (WebhookVerificationError, ValueError) as error:
             say(f"rejected: {error}")
             return web.Response(status=400, text=f"{error}\n")
         id_ = request.headers["webhook-id"]
-        again = " again" if id_ in self._ids else ""
-        self._ids.add(id_)
-        say(f"verified{again}: webhook-id {id_}")
+        say(f"verified{' again' if id_ in ids else ''}: webhook-id {id_}")
+        ids.add(id_)
         say(f"  {json.dumps(event, ensure_ascii=False)}")
-        return web.Response(status=self._answer)
+        return web.Response(status=answer)
 
-    async def serve(self, host: str, port: int) -> None:
-        """Answer every POST until SIGINT or SIGTERM.
-
-        Raises:
-            OSError: the port is in use.
-        """
-        stop = stop_event()
-        site = web.Application(client_max_size=_MAX_BYTES)
-        site.router.add_post("/{path:.*}", self.receive)
-        runner = web.AppRunner(site, handle_signals=False, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port, reuse_address=True).start()
-            console.print(f"listening on http://{host}:{port}", highlight=False)
-            await stop.wait()
-        finally:
-            await runner.cleanup()
+    return receive

@@ -1,4 +1,4 @@
-"""A client of the API for the commands."""
+"""`posthaste send`, `status` and `wait`, and the client of the API for all commands."""
 
 import json
 import os
@@ -11,21 +11,23 @@ from uuid import UUID
 
 import typer
 
+from cli.terminal import exit_on, say
 from jobs.lifecycle import ENDS, Status
 
-TIMEOUT_SECONDS = 10.0
 POLL_SECONDS = 0.1
+SUCCESSES = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
+REPORTS = "/api/2.0/report/jobs"
 
 BaseUrl = Annotated[str | None, typer.Option("--url", help="The API's URL. Default: from POSTHASTE_HOST and POSTHASTE_PORT.")]
 Deadline = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")]
 
 
 class ApiError(Exception):
-    """The API did not answer, or answered with a problem. The message names a remedy. `status` is the HTTP status, if any."""
+    """The API did not answer, or answered with a problem. The message names a remedy."""
 
-    def __init__(self, message: str, status: int | None = None):
-        super().__init__(message)
-        self.status = status
+
+class NotFound(ApiError):
+    """The API answered 404."""
 
 
 class TimeIsUp(Exception):
@@ -35,7 +37,7 @@ class TimeIsUp(Exception):
 class Client:
     """Calls one API over HTTP."""
 
-    def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = TIMEOUT_SECONDS):
+    def __init__(self, base: str, *, key: str | None = None, timeout_seconds: float = 10.0):
         self._base = base.rstrip("/")
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout_seconds
@@ -43,74 +45,35 @@ class Client:
     def send(self, destination: str, body: str, provider: str | None = None) -> dict[str, Any]:
         """Submit one message; the API's 202 answer."""
         fields = {"destination": destination, "body": body} | ({"provider": provider} if provider else {})
-        return self._call("POST", "/messages", fields)
+        return self.call("/messages", fields)
 
-    def status(self, id_: UUID) -> str:
-        return str(self._call("GET", f"/message/{id_}/status")["status"])
-
-    def message(self, id_: UUID) -> dict[str, Any]:
-        """A message's record."""
-        return self._call("GET", f"/messages/{id_}")
-
-    def submit_report(self) -> dict[str, Any]:
-        """Submit a report; the API's 202 answer."""
-        return self._call("POST", "/api/2.0/report/posts", {})
-
-    def report(self, id_: UUID) -> dict[str, Any]:
-        """A report's state, with its progress."""
-        return self._call("GET", f"/api/2.0/report/jobs/{id_}")
-
-    def is_report(self, id_: UUID) -> bool:
-        """Whether a report has this id. False also for an id that does not exist."""
-        try:
-            self.report(id_)
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
-
-    def result(self, id_: UUID, form: str) -> str:
-        """A completed report's result, as JSON or CSV text."""
-        return self._text("GET", f"/api/2.0/report/jobs/{id_}/result?format={form}")
-
-    def live(self) -> bool:
-        return self._call("GET", "/health/live") == {"status": "live"}
+    def status(self, id_: UUID | str) -> str:
+        return str(self.call(f"/message/{id_}/status")["status"])
 
     def ready(self) -> bool:
         try:
-            self._call("GET", "/health/ready")
+            self.call("/health/ready")
         except ApiError:
             return False
         return True
 
-    def wait_for(self, id_: UUID, ends: frozenset[str], seconds: float) -> str:
-        """Poll the status until it is one of `ends` or the time is up. Returns the last status."""
-        deadline = time.monotonic() + seconds
-        while (status := self.status(id_)) not in ends and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return status
-
-    def _call(self, method: str, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
-        text = self._text(method, path, fields)
+    def call(self, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer to a POST of the fields, or to a GET without fields."""
         try:
-            answer = json.loads(text)
+            answer: dict[str, Any] = json.loads(self.text(path, fields))
         except ValueError as error:
             raise ApiError(f"{self._base} is not Posthaste: its answer is not JSON") from error
-        assert isinstance(answer, dict)
         return answer
 
-    def _text(self, method: str, path: str, fields: dict[str, Any] | None = None) -> str:
-        data = None if fields is None else json.dumps(fields).encode()
-        request = urllib.request.Request(  # noqa: S310  the operator's own URL
-            self._base + path, data, self._headers, method=method
-        )
+    def text(self, path: str, fields: dict[str, Any] | None = None) -> str:
+        body = None if fields is None else json.dumps(fields).encode()
+        request = urllib.request.Request(self._base + path, body, self._headers)  # noqa: S310  the operator's own URL
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
                 return str(response.read().decode())
         except urllib.error.HTTPError as error:
-            raise ApiError(_explain(error), error.code) from error
-        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise (NotFound if error.code == 404 else ApiError)(_explain(error)) from error
+        except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ApiError(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
 
@@ -124,11 +87,7 @@ def configured_client(url: str | None) -> Client:
 def until_end(
     read: Callable[[], dict[str, Any]], seconds: float, show: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> dict[str, Any]:
-    """Read a job's state until the job ends, and show each state. Returns the last state.
-
-    Raises:
-        TimeIsUp: the job did not end within `seconds`.
-    """
+    """Read and show a job's state until the job ends. Returns the last state. Raises `TimeIsUp` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         state = read()
@@ -148,3 +107,31 @@ def _explain(error: urllib.error.HTTPError) -> str:
         return f"{error.code} {problem['code']}: {problem['detail']}{hint}" + (f" ({fields})" if fields else "")
     except (ValueError, KeyError):
         return f"{error.code} {error.reason}"
+
+
+def send(
+    destination: str,
+    body: str,
+    provider: Annotated[str | None, typer.Option(help="A provider's name. Default: the default provider.")] = None,
+    url: BaseUrl = None,
+) -> None:
+    with exit_on(ApiError):
+        say(configured_client(url).send(destination, body, provider)["id"])
+
+
+def status(id: UUID, url: BaseUrl = None) -> None:
+    with exit_on(ApiError):
+        say(configured_client(url).status(id))
+
+
+def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None) -> None:
+    """Wait until a message or a report ends, and print its status. Exit 0: success, 1: failure, 3: timeout."""
+    client, path = configured_client(url), f"{REPORTS}/{id}"
+    with exit_on(ApiError), exit_on(TimeIsUp, code=3):
+        try:
+            client.call(path)
+        except NotFound:
+            path = f"/messages/{id}"
+        status = Status(until_end(lambda: client.call(path), timeout)["status"])
+    say(status)
+    raise typer.Exit(0 if status in SUCCESSES else 1)

@@ -1,10 +1,14 @@
-"""Access of the commands to dead letters: the ledger, the dead queues, and a preview of a filter."""
+"""Access of the commands to dead letters: the options that filter them, the ledger, the dead queues, and a preview."""
 
 import asyncio
+import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import typer
 from rich.table import Table
@@ -14,29 +18,84 @@ from cli.terminal import console, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
+from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from infra.rabbitmq.topology import describe
 from jobs.lifecycle import Status
+from jobs.model import Kind
 from service.dead_letters import DeadLetters, Tidier
+from service.settings import Settings
 
 PAGE = 500
 PRINTED = 20  # letters that a dry run prints; --json prints all
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the matching dead letters. Change nothing.")]
 
-T = TypeVar("T")
+
+def _age(text: str) -> timedelta:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS:
+        raise typer.BadParameter(f"{text!r} is not an age like 90s, 15m, 6h or 2d")
+    return timedelta(seconds=int(number) * _UNITS[unit])
 
 
-@dataclass(frozen=True)
+def _filter(
+    *,
+    kind: Annotated[Kind | None, typer.Option(help="Only this kind.")] = None,
+    status: Annotated[Literal["failed", "unknown"] | None, typer.Option(help="Only failed, or only unknown.")] = None,
+    of_provider: Annotated[str | None, typer.Option(help="Only this provider.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only this reason, e.g. http_400 or attempts_exhausted.")] = None,
+    destination: Annotated[str | None, typer.Option(help="Only this destination.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only this tag.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Only this reference.")] = None,
+    older_than: Annotated[str | None, typer.Option(help="Only failures before this age, e.g. 15m, 6h, 2d.")] = None,
+    newer_than: Annotated[str | None, typer.Option(help="Only failures since this age, e.g. 15m, 6h, 2d.")] = None,
+    before: Annotated[datetime | None, typer.Option(help="Only failures before this instant (UTC).")] = None,
+    id: Annotated[list[UUID] | None, typer.Option(help="Only this id. Repeatable.")] = None,
+) -> Filter:
+    """A dead letter matches if it matches every option that is set."""
+    now = datetime.now(UTC)
+    bounds = [before.replace(tzinfo=UTC)] if before else []
+    bounds += [now - _age(older_than)] if older_than else []
+    return Filter(
+        kind=kind,
+        status=Status(status) if status else None,
+        provider=of_provider,
+        reason=reason,
+        destination=destination,
+        tag=tag,
+        reference=reference,
+        failed_after=now - _age(newer_than) if newer_than else None,
+        failed_before=min(bounds, default=None),
+        ids=tuple(id or ()),
+    )
+
+
+def filtered(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The command that runs `work`. Its first parameters, an `Access` and a `Filter`, become the options of the filter."""
+    options = inspect.signature(_filter).parameters
+    _, _, *others = inspect.signature(work).parameters.values()
+
+    @wraps(work)
+    def command(**arguments: Any) -> None:
+        filter_ = _filter(**{name: arguments.pop(name) for name in options})
+        run(lambda access: work(access, filter_, **arguments))
+
+    parameters = [*options.values(), *(other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others)]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
 class Access:
-    """Stores and use cases of one command."""
+    """Stores and use cases of one command. `lock`: one process tidies the dead queues at a time."""
 
-    store: DeadLetterStore
-    letters: DeadLetters
-    tidier: Tidier
-    jobs: JobReads
+    def __init__(self, settings: Settings, pool: DatabasePool, lock: Leadership):
+        self.store, self.jobs = DeadLetterStore(pool), JobReads(pool)
+        self.letters = DeadLetters(self.store, settings.deadlines())
+        queues = DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers))
+        self._tidier = Tidier(self.store, queues, lock)
 
     async def all(self, filter_: Filter) -> AsyncIterator[DeadLetter]:
         after = BEFORE_ALL
@@ -48,7 +107,7 @@ class Access:
     async def tidy(self, *, drop_undecodable: bool = False) -> dict[str, TidyResult]:
         """Remove stale copies from the dead queues. Waits while another process does so."""
         deadline = time.monotonic() + CALL_SECONDS
-        while (queues := await self.tidier.tidy(drop_undecodable=drop_undecodable)) is None:
+        while (queues := await self._tidier.tidy(drop_undecodable=drop_undecodable)) is None:
             if time.monotonic() > deadline:
                 say("another process is still tidying the dead queues; they were left unchanged", problems)
                 return {}
@@ -61,26 +120,19 @@ class Access:
         unknown = sum(group.count for group in groups if group.status is Status.UNKNOWN)
         if not quiet:
             print_groups(groups)
-            if unknown:
-                text = f"{unknown} of them are unknown: the provider may have accepted them, and may get them a second time"
-                console.print(text, style="yellow")
+        if unknown and not quiet:
+            text = f"{unknown} of them are unknown: the provider may have accepted them, and may get them a second time"
+            console.print(text, style="yellow")
         return sum(group.count for group in groups)
 
 
-def run(work: Callable[[Access], Awaitable[T]]) -> T:
+def run(work: Callable[[Access], Coroutine[Any, Any, None]]) -> None:
     """Run one command's work. An interrupted command can be repeated, as every change is fenced by the job's version."""
-    with open_session(hint="; the command can be repeated safely") as session:
-        settings, store = session.settings, DeadLetterStore(session.pool)
-
-        async def call() -> T:
-            leadership = Leadership(settings.database_url, "dead letters")
-            tidier = Tidier(store, DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers)), leadership)
-            try:
-                return await work(Access(store, DeadLetters(store, settings.deadlines()), tidier, JobReads(session.pool)))
-            finally:
-                leadership.close()
-
-        return session.run(call())
+    with (
+        open_session(hint="; the command can be repeated safely") as (settings, pool),
+        closing(Leadership(settings.database_url, "dead letters")) as lock,
+    ):
+        asyncio.run(work(Access(settings, pool, lock)))
 
 
 def print_groups(groups: Sequence[Group]) -> None:

@@ -9,11 +9,10 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_groups, print_letters, run
-from cli.dead_letter_filter import filtered
+from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_groups, print_letters, run
 from cli.requeue import requeue
 from cli.session import CALL_SECONDS
-from cli.terminal import console, fail, say
+from cli.terminal import AsJson, Yes, console, fail, print_json, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -21,25 +20,17 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.command("list")
 @filtered
-def list_(filter_: Filter, as_json: AsJson = False) -> None:
-    """Count dead letters by kind, provider, status and reason. `export` prints each one.
-
-    The command also counts the undecodable messages in the dead queues.
-    """
-
-    async def work(access: Access) -> None:
-        groups = await access.store.groups(filter_, CALL_SECONDS)
-        queues = await access.tidy()
-        undecodable = {name: len(queue.undecodable) for name, queue in queues.items() if queue.undecodable}
-        if as_json:
-            counts = {"groups": [asdict(group) for group in groups], "undecodable": undecodable}
-            print(json.dumps(counts, default=str, indent=2))
-            return
-        print_groups(groups)
-        for name, count in undecodable.items():
-            say(f"{name}: {count} undecodable messages; `export` prints them, `discard --undecodable` deletes them")
-
-    run(work)
+async def list_(access: Access, filter_: Filter, as_json: AsJson = False) -> None:
+    """Count dead letters by kind, provider, status and reason, and undecodable messages. `export` prints each one."""
+    groups = await access.store.groups(filter_, CALL_SECONDS)
+    queues = await access.tidy()
+    undecodable = {name: len(queue.undecodable) for name, queue in queues.items() if queue.undecodable}
+    if as_json:
+        print_json({"groups": [asdict(group) for group in groups], "undecodable": undecodable})
+        return
+    print_groups(groups)
+    for name, count in undecodable.items():
+        say(f"{name}: {count} undecodable messages; `export` prints them, `discard --undecodable` deletes them")
 
 
 @app.command()
@@ -67,16 +58,18 @@ app.command()(requeue)
 
 @app.command()
 @filtered
-def discard(
+async def discard(
+    access: Access,
     filter_: Filter,
     undecodable: Annotated[bool, typer.Option(help="Delete the undecodable messages in the dead queues instead.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Discard dead letters permanently."""
-    discarded = run(
-        lambda access: _discard_undecodable(access, dry_run, yes) if undecodable else _discard(access, filter_, dry_run, yes)
-    )
+    if undecodable:
+        discarded = await _discard_undecodable(access, dry_run, yes)
+    else:
+        discarded = await _discard(access, filter_, dry_run, yes)
     say(f"{discarded}: nothing was changed" if dry_run else f"{discarded} discarded")
 
 
@@ -103,15 +96,11 @@ async def _discard(access: Access, filter_: Filter, dry_run: bool, yes: bool) ->
 
 @app.command()
 @filtered
-def export(filter_: Filter) -> None:
+async def export(access: Access, filter_: Filter) -> None:
     """Print dead letters as JSON lines without bodies, and undecodable messages as base64 with their queue."""
-
-    async def work(access: Access) -> None:
-        async for letter in access.all(filter_):
-            print(json.dumps(asdict(letter), default=str))
-        for name, queue in (await access.tidy()).items():
-            for message in queue.undecodable:
-                body = base64.b64encode(message.body).decode()
-                print(json.dumps({"queue": name, "reason": message.reason, "base64": body}))
-
-    run(work)
+    async for letter in access.all(filter_):
+        print(json.dumps(asdict(letter), default=str))
+    for name, queue in (await access.tidy()).items():
+        for message in queue.undecodable:
+            body = base64.b64encode(message.body).decode()
+            print(json.dumps({"queue": name, "reason": message.reason, "base64": body}))

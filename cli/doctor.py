@@ -1,19 +1,20 @@
 """`posthaste doctor`: check each dependency of the service, and name each problem with its fix."""
 
 import asyncio
-import json
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import typer
 
 from cli.client import ApiError, Client
 from cli.session import read_settings
-from cli.terminal import console, say
+from cli.terminal import AsJson, console, print_json, say
 from infra import logs
 from infra.postgres import checks, compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
@@ -41,46 +42,39 @@ class Finding:
     fix: str = ""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check services, schema, queues and workers. Each problem has a fix. Exit 0: healthy, 1: problems, 2: invalid settings."""
     settings = read_settings(code=2, hint="\nfix: correct the settings (.env.example lists them), or run `make services`")
     logs.configure("error", json=False)
     findings = asyncio.run(examine(settings))
     if as_json:
-        print(json.dumps(to_json(findings), indent=2))
+        print_json({"healthy": healthy(findings), "findings": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             console.print(f"{finding.verdict:>8}  ", style=STYLES[finding.verdict], end="")
             say(f"{finding.subject}: {finding.detail}")
             if finding.fix:
                 say(f"          fix: {finding.fix}")
-    raise typer.Exit(exit_code(findings))
+    raise typer.Exit(0 if healthy(findings) else 1)
+
+
+def healthy(findings: list[Finding]) -> bool:
+    """No finding is a problem. Warnings are none."""
+    return all(finding.verdict != "wrong" for finding in findings)
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run every check, in the order in which problems are best fixed. Changes nothing."""
-    pool = DatabasePool(settings.database_url, name="doctor", threads=1)
-    try:
-        postgres = await _postgres(settings, pool)
-    finally:
-        pool.close()
-    return [*_providers(settings), *postgres, *await _rabbitmq(settings), *await _redis(settings), _api(settings)]
+    postgres, rabbitmq, redis = await _postgres(settings), await _rabbitmq(settings), await _redis(settings)
+    return [*_providers(settings), *postgres, *rabbitmq, redis, _api(settings)]
 
 
-def exit_code(findings: list[Finding]) -> int:
-    """0 healthy, 1 a problem. A warning keeps 0."""
-    return int(any(finding.verdict == "wrong" for finding in findings))
-
-
-def to_json(findings: list[Finding]) -> dict[str, object]:
-    return {"healthy": exit_code(findings) == 0, "findings": [asdict(finding) for finding in findings]}
-
-
-async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
+async def _postgres(settings: Settings) -> list[Finding]:
     address = _without_password(settings.database_url)
     try:
-        current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
-        state = await checks.look(pool, CALL_SECONDS)
+        with closing(DatabasePool(settings.database_url, name="doctor", threads=1)) as pool:
+            current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
+            state = await checks.look(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
@@ -90,14 +84,11 @@ async def _postgres(settings: Settings, pool: DatabasePool) -> list[Finding]:
         return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]
     except compatibility.ForeignNamespace as error:
         return [Finding("schema", "wrong", str(error), f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL")]
-    return [Finding("postgres", "ok", address), _revision(current), *_indexes(state), _clock(state), *_work(settings, state)]
-
-
-def _revision(current: bool) -> Finding:
     revision = compatibility.code_revision()
-    if current:
-        return Finding("schema", "ok", f"at revision {revision}")
-    return Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
+    schema = Finding("schema", "ok", f"at revision {revision}")
+    if not current:
+        schema = Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
+    return [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *_work(settings, state)]
 
 
 def _indexes(state: checks.Look) -> list[Finding]:
@@ -116,26 +107,22 @@ def _clock(state: checks.Look) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, state: checks.Look) -> list[Finding]:
-    findings = []
+def _work(settings: Settings, state: checks.Look) -> Iterator[Finding]:
     for name, jobs in state.waiting.items():
         if name not in settings.providers:
             detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"
             fix = f"add {name!r} to {PREFIX}PROVIDERS and restart; the jobs continue automatically"
-            findings.append(Finding("providers", "wrong", detail, fix))
+            yield Finding("providers", "wrong", detail, fix)
     for name in state.paused:
         detail = f"an operator paused {name!r}; its messages wait"
-        findings.append(Finding("providers", "warning", detail, f"`posthaste providers resume {name}`"))
-    return [*findings, _relay(state)]
-
-
-def _relay(state: checks.Look) -> Finding:
+        yield Finding("providers", "warning", detail, f"`posthaste providers resume {name}`")
     if not state.relays:
-        return Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
-    if state.overdue:
+        yield Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
+    elif state.overdue:
         detail = f"{state.overdue} outbox rows are overdue by a minute"
-        return Finding("relay", "warning", detail, "read the relay's log; can it reach RabbitMQ?")
-    return Finding("relay", "ok", "running, no row is overdue")
+        yield Finding("relay", "warning", detail, "read the relay's log; can it reach RabbitMQ?")
+    else:
+        yield Finding("relay", "ok", "running, no row is overdue")
 
 
 async def _rabbitmq(settings: Settings) -> list[Finding]:
@@ -149,78 +136,68 @@ async def _rabbitmq(settings: Settings) -> list[Finding]:
         return [Finding("rabbitmq", "wrong", f"{address}: {error}", fix)]
     topology = [_misfit(state) for state in states if state.problem]
     topology = topology or [Finding("topology", "ok", f"{len(states)} queues are as declared")]
-    unused = [] if settings.callback_secrets else [CALLBACKS.name]
-    return [Finding("rabbitmq", "ok", address), *topology, *_consumers(states, unused)]
+    return [Finding("rabbitmq", "ok", address), *topology, *_consumers(settings, states)]
 
 
 def _misfit(state: QueueState) -> Finding:
     if state.problem == "missing":
         fix = "start any process of the service: each declares all queues"
         return Finding("topology", "wrong", f"queue {state.name} is missing", fix)
-    return Finding(
-        "topology",
-        "wrong",
-        f"queue {state.name} exists with other arguments than this release declares (406): {state.problem}",
-        f"delete it in the management UI (ours are quorum queues with x-delivery-limit {DELIVERY_LIMIT}); any process declares "
-        "it again, and `posthaste rebuild` publishes its jobs",
-    )
+    detail = f"queue {state.name} exists with other arguments than this release declares (406): {state.problem}"
+    fix = f"delete it in the management UI (ours are quorum queues with x-delivery-limit {DELIVERY_LIMIT}); any process "
+    return Finding("topology", "wrong", detail, fix + "declares it again, and `posthaste rebuild` publishes its jobs")
 
 
-def _consumers(states: list[QueueState], unused: list[str]) -> list[Finding]:
-    """Check that each work queue has a consumer. `unused`: queues that need none with these settings unless they hold jobs."""
+def _consumers(settings: Settings, states: list[QueueState]) -> Iterator[Finding]:
+    """Check that each work queue has a consumer. Without secrets, the queue of callbacks needs none unless it holds jobs."""
     if all(state.problem for state in states):
-        return []
+        return
     idle = [state for state in states if not state.problem and not state.consumers and not state.logical.endswith(".dead")]
-    fix = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
-    unsigned = [
-        Finding("callbacks", "wrong", f"{state.ready} wait in {state.name}, and no secret is set to sign them", fix)
-        for state in idle
-        if state.logical in unused and state.ready
-    ]
-    idle = [state for state in idle if state.logical not in unused]
-    if not idle:
-        return [Finding("workers", "ok", "every work queue has a consumer"), *unsigned]
-    names = ", ".join(f"{state.name} ({state.ready} ready)" for state in idle)
-    fix = "`posthaste consume`, or `posthaste up`; none is needed while its provider is paused or its breaker is open"
-    return [Finding("workers", "wrong", f"no worker consumes {names}", fix), *unsigned]
+    unsigned = [state for state in idle if state.logical == CALLBACKS.name and not settings.callback_secrets]
+    if names := ", ".join(f"{state.name} ({state.ready} ready)" for state in idle if state not in unsigned):
+        fix = "`posthaste consume`, or `posthaste up`; none is needed while its provider is paused or its breaker is open"
+        yield Finding("workers", "wrong", f"no worker consumes {names}", fix)
+    else:
+        yield Finding("workers", "ok", "every work queue has a consumer")
+    for state in unsigned:
+        if state.ready:
+            fix = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
+            yield Finding("callbacks", "wrong", f"{state.ready} wait in {state.name}, and no secret is set to sign them", fix)
 
 
-async def _redis(settings: Settings) -> list[Finding]:
+async def _redis(settings: Settings) -> Finding:
     address = _without_password(settings.redis_url)
     cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
     try:
         await cache.ping()
     except CacheDown as error:
         fix = f"`make services` starts Redis; or set {PREFIX}REDIS_URL. Until then statuses come from Postgres"
-        return [Finding("redis", "wrong", f"{address}: {error}", fix)]
+        return Finding("redis", "wrong", f"{address}: {error}", fix)
     finally:
         await cache.close()
-    return [Finding("redis", "ok", address)]
+    return Finding("redis", "ok", address)
 
 
-def _providers(settings: Settings) -> list[Finding]:
+def _providers(settings: Settings) -> Iterator[Finding]:
     """Check that each provider accepts connections. Settings that were read have leases and timeouts that fit."""
     if not settings.providers:
-        return [Finding("providers", "wrong", "no provider is configured", f"set {PREFIX}PROVIDERS; see .env.example")]
-    return [_reachable(name, provider.url) for name, provider in settings.providers.items()]
-
-
-def _reachable(name: str, url: str) -> Finding:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        with socket.create_connection((parts.hostname or "", port), timeout=2):
-            return Finding(f"provider {name}", "ok", f"{parts.hostname}:{port} accepts connections")
-    except OSError as error:
-        fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
-        return Finding(f"provider {name}", "warning", f"{parts.hostname}:{port}: {error.strerror or error}", fix)
+        yield Finding("providers", "wrong", "no provider is configured", f"set {PREFIX}PROVIDERS; see .env.example")
+    for name, provider in settings.providers.items():
+        url = urlsplit(provider.url)
+        host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        try:
+            with socket.create_connection((host, port), timeout=2):
+                yield Finding(f"provider {name}", "ok", f"{host}:{port} accepts connections")
+        except OSError as error:
+            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
+            yield Finding(f"provider {name}", "warning", f"{host}:{port}: {error.strerror or error}", fix)
 
 
 def _api(settings: Settings) -> Finding:
     address = f"{settings.host}:{settings.port}"
     started = time.monotonic()
     try:
-        if Client(f"http://{address}", timeout_seconds=2).live():
+        if Client(f"http://{address}", timeout_seconds=2).call("/health/live") == {"status": "live"}:
             return Finding("api", "ok", f"answers on {address} ({1000 * (time.monotonic() - started):.1f} ms)")
     except ApiError as error:
         return Finding("api", "wrong", str(error), "`posthaste api`, or `posthaste up`; restart an API that hangs")

@@ -1,8 +1,9 @@
 """`posthaste clients` and `posthaste keys`: API clients and their keys."""
 
+import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
@@ -11,11 +12,11 @@ from cli.session import open_session
 from cli.terminal import console, fail, say
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
-from infra.postgres.pool import DatabasePool
 
 CALL_SECONDS = 10.0
 DAY = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_MINUTE = "%Y-%m-%d %H:%M"
 _DEFAULT_SCOPES = [scope for scope in Scope if scope is not Scope.ADMIN]
 
 T = TypeVar("T")
@@ -23,7 +24,13 @@ T = TypeVar("T")
 clients_app = typer.Typer(no_args_is_help=True, add_completion=False)
 keys_app = typer.Typer(no_args_is_help=True, add_completion=False)
 
-Prefix = Annotated[str, typer.Argument(metavar="KEY", help="The key's prefix: ph_ and eight characters.")]
+
+def _prefix(text: str) -> str:
+    """The prefix of a prefix or of a whole key."""
+    return text[:11].removesuffix("_…")
+
+
+Prefix = Annotated[str, typer.Argument(metavar="KEY", parser=_prefix, help="The key's prefix: ph_ and eight characters.")]
 
 
 @clients_app.command("create")
@@ -41,7 +48,7 @@ def list_clients() -> None:
     """List clients with the number of their usable keys."""
     table = Table("client", "usable keys", "keys", "since")
     for row in _run(lambda store: store.clients(CALL_SECONDS)):
-        table.add_row(row.id, str(row.usable), str(row.keys), f"{row.created_at:%Y-%m-%d %H:%M}")
+        table.add_row(row.id, str(row.usable), str(row.keys), f"{row.created_at:{_MINUTE}}")
     console.print(table)
 
 
@@ -70,41 +77,36 @@ def list_keys(client: Annotated[str | None, typer.Argument(help="Only this clien
     """List keys by their prefixes."""
     table = Table("key", "client", "scopes", "since", "until", "")
     for row in _run(lambda store: store.keys(client, CALL_SECONDS)):
-        until = f"{row.expires_at:%Y-%m-%d %H:%M}" if row.expires_at else ""
-        since = f"{row.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(f"{row.prefix}_…", row.client_id, " ".join(row.scopes), since, until, _state(row))
+        until = f"{row.expires_at:{_MINUTE}}" if row.expires_at else ""
+        scopes = " ".join(row.scopes)
+        table.add_row(f"{row.prefix}_…", row.client_id, scopes, f"{row.created_at:{_MINUTE}}", until, _state(row))
     console.print(table)
 
 
 def _state(row: KeyRow) -> str:
-    if row.prefix == RESERVED and row.usable:
-        return "reserved: posthaste keys first"
-    if row.usable:
-        return "usable"
-    return "revoked" if row.revoked_at else "expired"
+    if not row.usable:
+        return "revoked" if row.revoked_at else "expired"
+    return "reserved: posthaste keys first" if row.prefix == RESERVED else "usable"
 
 
-@keys_app.command("rotate")
-def rotate(
-    key: Prefix,
-    overlap: Annotated[float, typer.Option(min=0, help="Hours until the old key expires.")] = 24.0,
-) -> None:
+@keys_app.command()
+def rotate(key: Prefix, overlap: Annotated[float, typer.Option(min=0, help="Hours until the old key expires.")] = 24.0) -> None:
     """Replace a key by a new one for the same client and scopes, and show the new one once."""
     new = new_key()
-    if not _run(lambda store: store.rotate(_prefix(key), new, overlap * 3600, CALL_SECONDS)):
-        fail(f"there is no usable key {_prefix(key)}")
+    if not _run(lambda store: store.rotate(key, new, overlap * 3600, CALL_SECONDS)):
+        fail(f"there is no usable key {key}")
     _show(new)
 
 
-@keys_app.command("revoke")
+@keys_app.command()
 def revoke(key: Prefix) -> None:
     """Revoke a key. Every process rejects it within a second."""
-    if not _run(lambda store: store.revoke(_prefix(key), CALL_SECONDS)):
-        fail(f"there is no key {_prefix(key)} to revoke")
-    say(f"{_prefix(key)} is revoked")
+    if not _run(lambda store: store.revoke(key, CALL_SECONDS)):
+        fail(f"there is no key {key} to revoke")
+    say(f"{key} is revoked")
 
 
-@keys_app.command("first")
+@keys_app.command()
 def first() -> None:
     """Show the first key once. It has every scope. `posthaste migrate --first-key` reserves it."""
     new = new_key()
@@ -118,29 +120,11 @@ def first() -> None:
     _show(new)
 
 
-async def reserve_first(pool: DatabasePool) -> bool:
-    """Require a key for every request, without a key that a log could leak. False: a key exists already.
-
-    Raises:
-        Unavailable, TryAgain: Postgres does not answer.
-    """
-    return await ApiKeyStore(pool).reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS)
-
-
-def _prefix(text: str) -> str:
-    """The prefix of a prefix or of a whole key."""
-    return text[:11].removesuffix("_…")
-
-
 def _show(new: NewKey) -> None:
     print(new.key)
     console.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
 
 
-def _run(call: Callable[[ApiKeyStore], Awaitable[T]]) -> T:
-    with open_session(hint="; see `posthaste doctor`") as session:
-
-        async def work() -> T:
-            return await call(ApiKeyStore(session.pool))
-
-        return session.run(work())
+def _run(call: Callable[[ApiKeyStore], Coroutine[Any, Any, T]]) -> T:
+    with open_session(hint="; see `posthaste doctor`") as (_, pool):
+        return asyncio.run(call(ApiKeyStore(pool)))

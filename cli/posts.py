@@ -1,7 +1,7 @@
 """`posthaste posts`: seed, truncate and count the posts that reports read."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -10,11 +10,11 @@ from faker import Faker
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.session import read_settings
-from cli.terminal import console, exit_on, say
+from cli.terminal import Yes, console, exit_on, say
 from infra.postgres.errors import Unavailable
 from infra.postgres.posts import Busy, Post, Posts
 
-SECONDS_OF_A_YEAR = 365 * 24 * 3600
+YEAR = timedelta(days=365)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -29,20 +29,17 @@ def seed(
     seed: Annotated[int, typer.Option(help="The same seed makes the same users and texts.")] = 1,
 ) -> None:
     """Append random posts."""
-    with exit_on(BadRange, code=2):
-        bounds = parse_range(words)
+    made = make_posts(count, users, parse_range(words), seed, datetime.now(UTC))
     posts, started = Posts(read_settings().database_url), time.monotonic()
     columns = (TextColumn("posts"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with exit_on(Unavailable), Progress(*columns, console=console) as progress:
-        task = progress.add_task("posts", total=count)
-        made = make_posts(count, users, bounds, seed, datetime.now(UTC))
-        posts.fill(_with_progress(made, lambda n: progress.update(task, completed=n)))
+        posts.fill(progress.track(made, total=count))
     seconds = time.monotonic() - started
     say(f"posts: {count} written in {seconds:.1f} s ({count / seconds:.0f}/s)")
 
 
 @app.command()
-def truncate(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+def truncate(yes: Yes = False) -> None:
     """Delete all posts."""
     if not yes:
         typer.confirm("Delete all posts?", abort=True)
@@ -61,19 +58,11 @@ def stats() -> None:
         say(f"posts: from {table.oldest:%Y-%m-%d} to {table.newest:%Y-%m-%d}")
 
 
-class BadRange(ValueError):
-    """The range does not match MIN:MAX with 0 <= MIN <= MAX."""
-
-
 def parse_range(text: str) -> tuple[int, int]:
-    """Parse `10:100` into (10, 100).
-
-    Raises:
-        BadRange: the text is not such a range.
-    """
+    """Parse `10:100` into (10, 100). Raises BadParameter unless the text is MIN:MAX with 0 <= MIN <= MAX."""
     low, colon, high = text.partition(":")
     if not (colon and low.isdecimal() and high.isdecimal() and int(low) <= int(high)):
-        raise BadRange(f"--words: {text!r} is not a range of the form MIN:MAX, for example 10:100")
+        raise typer.BadParameter(f"--words: {text!r} is not a range of the form MIN:MAX, for example 10:100")
     return int(low), int(high)
 
 
@@ -87,14 +76,4 @@ def make_posts(count: int, users: int, words: tuple[int, int], seed: int, now: d
     draw, vocabulary = fake.random, fake.get_words_list()
     for _ in range(count):
         text = " ".join(draw.choices(vocabulary, k=draw.randint(*words)))
-        yield Post(draw.randint(1, users), text, now - timedelta(seconds=draw.random() * SECONDS_OF_A_YEAR))
-
-
-def _with_progress(posts: Iterator[Post], show: Callable[[int], None]) -> Iterator[Post]:
-    """Pass the posts through. Show their number after every 1,000 posts and at the end."""
-    number = 0
-    for number, post in enumerate(posts, 1):
-        yield post
-        if number % 1000 == 0:
-            show(number)
-    show(number)
+        yield Post(draw.randint(1, users), text, now - draw.random() * YEAR)

@@ -1,13 +1,44 @@
-"""`posthaste api`, `consume` and `relay`: each replaces this process by one of the service's processes."""
+"""`posthaste api`, `consume` and `relay` become one process of the service; supervisord runs several for `posthaste up`."""
 
 import os
+import shlex
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from cli.terminal import fail
 from jobs.model import Kind
+
+START_SECONDS = 90.0  # seven processes import their modules; a busy machine is slow
+
+_SUPERVISORD = """\
+[supervisord]
+nodaemon = true
+silent = true
+{user}
+logfile = /dev/null
+logfile_maxbytes = 0
+pidfile = {folder}/supervisord.pid
+"""
+
+# startretries: supervisord retries a process that cannot start (a wrong setting) at growing intervals and never gives up.
+_PROGRAM = """
+[program:{program.name}]
+command = {python} -m {program.command}
+process_name = %(program_name)s{suffix}
+numprocs = {program.count}
+autorestart = true
+startsecs = 2
+startretries = 1000
+stopsignal = TERM
+stopwaitsecs = {stop_seconds}
+redirect_stderr = true
+stdout_logfile = /dev/stdout
+stdout_logfile_maxbytes = 0
+"""
 
 
 def api() -> None:
@@ -32,3 +63,29 @@ def relay() -> None:
 def _execute(*module: str) -> NoReturn:
     """Replace this process: each process has its own composition root."""
     os.execv(sys.executable, [sys.executable, "-m", *module])  # noqa: S606
+
+
+class CannotStart(Exception):
+    """The service cannot start. The message names the reason and a remedy."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """Processes under supervisord: `python -m command`, `count` times."""
+
+    name: str
+    command: str
+    count: int = 1
+
+
+def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
+    """Write supervisord's configuration into `folder`. Returns its command line."""
+    # As root, supervisord warns unless it has a user. As any other user, it must have none.
+    text = _SUPERVISORD.format(folder=folder, user="user = root" if os.geteuid() == 0 else "")
+    python = shlex.quote(sys.executable).replace("%", "%%")
+    for program in programs:
+        suffix = "-%(process_num)d" if program.count > 1 else ""
+        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
+    file = folder / "supervisord.conf"
+    file.write_text(text)
+    return [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]

@@ -1,14 +1,16 @@
 """`posthaste providers`: the queued messages of each provider; pause, resume and move."""
 
+import asyncio
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from cli.session import CALL_SECONDS, Session, open_session
+from cli.session import CALL_SECONDS, open_session
 from cli.terminal import console, fail, say
 from infra.postgres.providers import BATCH, ProviderState, ProviderStore
 from jobs.model import Priority
+from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -16,9 +18,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command("list")
 def list_() -> None:
     """List providers that are configured or paused or that have queued messages."""
-    with open_session() as session:
-        states = session.run(ProviderStore(session.pool).states(CALL_SECONDS))
-    configured = session.settings.providers
+    with open_session() as (settings, pool):
+        states = asyncio.run(ProviderStore(pool).states(CALL_SECONDS))
+    configured = settings.providers
     table = Table("provider", "url", "waiting", "processing", "paused since")
     for name in sorted(states.keys() | configured.keys()):
         state = states.get(name, ProviderState(0, 0, None))
@@ -31,26 +33,26 @@ def list_() -> None:
 @app.command()
 def pause(provider: str) -> None:
     """Pause a provider: within a second every process stops sending through it. Its messages stay queued."""
-    with open_session() as session:
-        _require_configured(session, provider)
-        session.run(ProviderStore(session.pool).pause(provider, CALL_SECONDS))
+    with open_session() as (settings, pool):
+        _require_configured(settings, provider)
+        asyncio.run(ProviderStore(pool).pause(provider, CALL_SECONDS))
     say(f"{provider} is paused; `posthaste providers resume {provider}` resumes it")
 
 
 @app.command()
 def resume(provider: str) -> None:
     """Resume a provider."""
-    with open_session() as session:
-        session.run(ProviderStore(session.pool).resume(provider, CALL_SECONDS))
+    with open_session() as (_, pool):
+        asyncio.run(ProviderStore(pool).resume(provider, CALL_SECONDS))
     say(f"{provider} is not paused")
 
 
 @app.command()
 def move(old: str, provider: Annotated[str, typer.Option(help="The new provider.")]) -> None:
     """Move a provider's queued messages to another provider, for example after its removal."""
-    with open_session() as session:
-        _require_configured(session, provider)
-        count = session.run(_move(ProviderStore(session.pool), old, provider))
+    with open_session() as (settings, pool):
+        _require_configured(settings, provider)
+        count = asyncio.run(_move(ProviderStore(pool), old, provider))
     say(f"{count} messages moved from {old} to {provider}")
 
 
@@ -64,7 +66,6 @@ async def _move(store: ProviderStore, old: str, provider: str) -> int:
     return total
 
 
-def _require_configured(session: Session, provider: str) -> None:
-    configured = session.settings.providers
-    if provider not in configured:
-        fail(f"{provider!r} is not configured; configured are: {', '.join(sorted(configured)) or 'none'}", 2)
+def _require_configured(settings: Settings, provider: str) -> None:
+    if provider not in settings.providers:
+        fail(f"{provider!r} is not configured; configured are: {', '.join(sorted(settings.providers)) or 'none'}", 2)

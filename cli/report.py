@@ -1,16 +1,13 @@
 """`posthaste report`: submit a report, show its progress, print its result."""
 
 import json
-from enum import StrEnum
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from cli.client import ApiError, BaseUrl, Client, Deadline, TimeIsUp, configured_client, until_end
+from cli.client import REPORTS, ApiError, BaseUrl, Client, Deadline, TimeIsUp, configured_client, until_end
 from cli.terminal import console, exit_on, fail, problems, say
 
 BAR_WIDTH = 50
@@ -18,16 +15,8 @@ BAR_WIDTH = 50
 Row = dict[str, int]  # user_id, total_words
 
 
-class Form(StrEnum):
-    """Forms of the result."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-
-
 def report(
-    form: Annotated[Form, typer.Option("--format", help="The form of the result.")] = Form.TABLE,
+    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The form of the result.")] = "table",
     top: Annotated[int, typer.Option(min=1, help="Number of users in the table and the plot.")] = 10,
     plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
     timeout: Deadline = 3600.0,
@@ -36,33 +25,32 @@ def report(
     """Submit a report of words per user, show its progress, print its result. Exit 0: completed, 1: failure, 3: timeout."""
     client = configured_client(url)
     with exit_on(ApiError), exit_on(TimeIsUp, code=3, hint="; `posthaste wait ID` waits longer"):
-        state = _run(client, problems, timeout)
+        state = _run(client, timeout)
         if state["status"] != "completed":
-            fail(_failure(state))
-        text = client.result(UUID(state["id"]), "csv" if form is Form.CSV else "json")
-    if form is not Form.TABLE:
+            last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
+            fail(f"report {state['id']} ended as {state['status']} ({state['reason']}{last})")
+        text = client.text(f"{REPORTS}/{state['id']}/result?format={'csv' if form == 'csv' else 'json'}")
+    if form != "table":
         print(text.removesuffix("\r\n"))
         return
     rows: list[Row] = json.loads(text)["data"]
     first = sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[:top]
     words = sum(row["total_words"] for row in rows)
     say(f"Top {len(first)} of {len(rows):,} users, {words:,} words in all")
-    console.print(_table(first))
+    table = Table(Column("user", justify="right"), Column("words", justify="right"))
+    for row in first:
+        table.add_row(str(row["user_id"]), f"{row['total_words']:,}")
+    console.print(table)
     if plot:
         console.print(_plot(first), highlight=False)
 
 
-def _run(client: Client, progress: Console, seconds: float) -> dict[str, Any]:
-    """Submit a report and show its progress until it ends. Returns its last state.
-
-    Raises:
-        ApiError: the API does not answer. TimeIsUp: the report did not end in time.
-    """
-    submitted = client.submit_report()
-    id_ = UUID(submitted["id"])
-    progress.print(f"report {id_} {submitted['status']}", highlight=False)
+def _run(client: Client, seconds: float) -> dict[str, Any]:
+    """Submit a report and show its progress until it ends. Returns its last state."""
+    submitted = client.call("/api/2.0/report/posts", {})
+    problems.print(f"report {submitted['id']} {submitted['status']}", highlight=False)
     columns = (TextColumn("{task.description:>10}"), BarColumn(40), TextColumn("{task.fields[posts]}"), TimeElapsedColumn())
-    with Progress(*columns, console=progress, transient=True) as bar:
+    with Progress(*columns, console=problems, transient=True) as bar:
         task = bar.add_task("queued", total=None, posts="")
 
         def show(state: dict[str, Any]) -> None:
@@ -71,21 +59,7 @@ def _run(client: Client, progress: Console, seconds: float) -> dict[str, Any]:
             posts = f"{read['posts']:,} posts" + (f" of about {total:,}" if total else "") if read else ""
             bar.update(task, description=state["status"], completed=read.get("posts", 0), total=total, posts=posts)
 
-        return until_end(lambda: client.report(id_), seconds, show)
-
-
-def _failure(state: dict[str, Any]) -> str:
-    last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
-    return f"report {state['id']} ended as {state['status']} ({state['reason']}{last})"
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table("user", "words")
-    for column in table.columns:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(str(row["user_id"]), f"{row['total_words']:,}")
-    return table
+        return until_end(lambda: client.call(f"{REPORTS}/{submitted['id']}"), seconds, show)
 
 
 def _plot(rows: list[Row]) -> str:

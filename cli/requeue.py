@@ -1,7 +1,6 @@
 """`posthaste-requeue`, also `posthaste dead-letters requeue`: preview, confirm, requeue."""
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -10,11 +9,10 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.dead_letter_access import PAGE, Access, AsJson, DryRun, Yes, print_letters, run
-from cli.dead_letter_filter import filtered
-from cli.messages import SUCCESSES
+from cli.client import SUCCESSES
+from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_letters
 from cli.session import CALL_SECONDS
-from cli.terminal import console, exit_on, fail, problems, say
+from cli.terminal import AsJson, Yes, console, fail, print_json, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
 from jobs.lifecycle import ENDS, Status
 from service.dead_letters import BatchResult
@@ -22,12 +20,9 @@ from service.dead_letters import BatchResult
 CANARY_FAILED = 4
 
 
-class CanaryFailed(Exception):
-    """Too few canaries succeeded. The other dead letters are unchanged."""
-
-
 @filtered
-def requeue(
+async def requeue(
+    access: Access,
     filter_: Filter,
     to_provider: Annotated[str | None, typer.Option("--provider", help="Requeue messages for this provider.")] = None,
     extend: Annotated[bool, typer.Option(help="Requeue expired jobs, too, with a new deadline.")] = False,
@@ -43,33 +38,26 @@ def requeue(
 
     Exit 0: done or declined, 1: error or jobs of unconfigured providers left, 2: wrong options, 4: too few canaries succeeded.
     """
-
-    async def work(access: Access) -> "dict[str, object] | _Requeue":
-        # The bound keeps a job that fails again during this run from being requeued twice.
-        now = await access.store.now(CALL_SECONDS)
-        bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
-        count = await access.preview(bounded, quiet=as_json)
-        if dry_run:
-            letters = [letter async for letter in access.all(bounded)]
-            if not as_json:
-                print_letters(letters)
-            return {"would_requeue": [str(letter.id) for letter in letters]}
-        job = _Requeue(access, bounded, to_provider, rate, extend=extend, quiet=as_json)
-        if count and (yes or typer.confirm(f"Requeue {count}?")):
-            try:
-                if canary:
-                    await job.canary(canary, canary_success, canary_seconds)
-                await job.rest(count)
-            finally:
-                await access.tidy()
-        return job
-
-    with exit_on(CanaryFailed, code=CANARY_FAILED):
-        result = run(work)
-    if as_json:
-        print(json.dumps(result.to_json() if isinstance(result, _Requeue) else result, indent=2))
-    elif isinstance(result, _Requeue):
-        result.print()
+    # The bound keeps a job that fails again during this run from being requeued twice.
+    now = await access.store.now(CALL_SECONDS)
+    bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
+    count = await access.preview(bounded, quiet=as_json)
+    if dry_run:
+        letters = [letter async for letter in access.all(bounded)]
+        if as_json:
+            print_json({"would_requeue": [letter.id for letter in letters]})
+        else:
+            print_letters(letters)
+        return
+    job = _Requeue(access, bounded, to_provider, rate, extend=extend, as_json=as_json)
+    if count and (yes or typer.confirm(f"Requeue {count}?")):
+        try:
+            if canary:
+                await job.canary(canary, canary_success, canary_seconds)
+            await job.rest(count)
+        finally:
+            await access.tidy()
+    job.print()
 
 
 @dataclass
@@ -81,17 +69,16 @@ class _Requeue:
     provider: str | None
     rate: float
     extend: bool
-    quiet: bool
+    as_json: bool
     after: UUID = BEFORE_ALL
     requeued: int = 0
     unconfigured: list[UUID] = field(default_factory=list)
     expired: list[UUID] = field(default_factory=list)
 
     async def canary(self, count: int, success: float, seconds: float) -> None:
-        """Requeue the first `count` and wait for them. A canary whose first new attempt fails has failed.
+        """Requeue the first `count` and wait for them. Exit 4: a smaller share than `success` succeeded in time.
 
-        Raises:
-            CanaryFailed: a smaller share than `success` succeeded in time.
+        A canary whose first new attempt fails has failed.
         """
         done = await self._step(count)
         deadline, statuses = time.monotonic() + seconds, dict[UUID, Status]()
@@ -103,14 +90,14 @@ class _Requeue:
             await asyncio.sleep(0.1)
         good = sum(status in SUCCESSES for status in statuses.values())
         if good < success * len(done.moved):
-            raise CanaryFailed(f"{good} of {len(done.moved)} canaries succeeded: stopped, the others are unchanged")
-        if not self.quiet:
+            fail(f"{good} of {len(done.moved)} canaries succeeded: stopped, the others are unchanged", CANARY_FAILED)
+        if not self.as_json:
             say(f"{good} of {len(done.moved)} canaries succeeded; continuing")
 
     async def rest(self, count: int) -> None:
         """Requeue the others at the rate."""
         columns = (TextColumn("requeue"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=problems, disable=self.quiet) as bar:
+        with Progress(*columns, console=problems, disable=self.as_json) as bar:
             task = bar.add_task("requeue", total=count, completed=self.requeued)
             size, started, before = max(1, min(PAGE, int(self.rate / 2))), time.monotonic(), self.requeued
             while (await self._step(size)).last is not None:
@@ -125,15 +112,11 @@ class _Requeue:
         self.expired += done.expired
         return done
 
-    def to_json(self) -> dict[str, object]:
-        return {
-            "requeued": self.requeued,
-            "left": [str(id_) for id_ in self.unconfigured],
-            "expired": [str(id_) for id_ in self.expired],
-        }
-
     def print(self) -> None:
-        """Print the counts. Exit 1 if providers are not configured."""
+        """Print the counts. Without --json, exit 1 if providers are not configured."""
+        if self.as_json:
+            print_json({"requeued": self.requeued, "left": self.unconfigured, "expired": self.expired})
+            return
         console.print(f"{self.requeued} requeued", highlight=False)
         if self.expired:
             say(f"{len(self.expired)} left, their deadline has passed; --extend sets a new deadline", problems)
@@ -143,6 +126,4 @@ class _Requeue:
 
 def main() -> None:
     """Entry point of the script `posthaste-requeue`."""
-    app = typer.Typer(add_completion=False)
-    app.command()(requeue)
-    app()
+    typer.run(requeue)

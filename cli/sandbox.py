@@ -9,7 +9,8 @@ import json
 import random
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -39,21 +40,24 @@ def sandbox(
     faults = Faults(fail, fail_status, slow=slow, slow_seconds=slow_seconds, hang=hang, reset=reset)
     provider = Sandbox(host, port, faults, random.Random(seed))  # noqa: S311  faults, not secrets
 
-    async def serve() -> None:
-        await provider.serve(stop_event())
+    async def serve_until_signal() -> None:
+        serving = asyncio.create_task(provider.serve())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+        with suppress(asyncio.CancelledError):
+            await serving
 
+    with exit_if_taken(host, port):
+        asyncio.run(serve_until_signal())
+
+
+@contextmanager
+def exit_if_taken(host: str, port: int) -> Iterator[None]:
+    """Name the address that cannot be listened on, and exit."""
     try:
-        asyncio.run(serve())
+        yield
     except OSError as error:
         exit_with(f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port")
-
-
-def stop_event() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,7 @@ class Faults:
     refuse_seconds: float = 0.0
 
     def changed(self, fields: dict[str, Any]) -> "Faults":
-        """Replace some fields.
-
-        Raises:
-            ValueError: an unknown field, or a value that is not a number in range.
-        """
+        """Replace some fields. Raises ValueError for an unknown field, or a value that is not a number in range."""
         known = asdict(self)
         for name, value in fields.items():
             if name not in known:
@@ -103,18 +103,6 @@ class Sandbox:
     refuse: asyncio.Event = field(default_factory=asyncio.Event)
     on_request: Callable[[dict[str, Any]], None] | None = None  # called with each request
 
-    def app(self) -> web.Application:
-        app = web.Application()
-        app.add_routes(
-            [
-                web.post("/message", self.message),
-                web.get("/stats", self.stats),
-                web.get("/messages", self.listing),
-                web.put("/faults", self.set_faults),
-            ]
-        )
-        return app
-
     async def message(self, request: web.Request) -> web.StreamResponse:
         try:
             fields = await request.json()
@@ -127,20 +115,7 @@ class Sandbox:
         self.messages.append(entry)
         if self.on_request is not None:
             self.on_request(entry)
-        return await self._answer(request, entry, self._draw_fault())
-
-    def _draw_fault(self) -> str | None:
-        """The name of one fault, drawn by the faults' shares."""
-        drawn = self.draw.random()
-        for name in ("hang", "reset", "fail", "slow"):
-            share = getattr(self.faults, name)
-            if drawn < share:
-                return name
-            drawn -= share
-        return None
-
-    async def _answer(self, request: web.Request, entry: dict[str, Any], fault: str | None) -> web.StreamResponse:
-        faults = self.faults
+        fault, faults = self._draw_fault(), self.faults
         if fault == "hang":
             entry["answer"] = "hang"
             await asyncio.sleep(3600)
@@ -158,6 +133,15 @@ class Sandbox:
         self.accepted += 1
         self.keys.add(entry["idempotency_key"])
         return web.Response(text="OK")
+
+    def _draw_fault(self) -> str | None:
+        """The name of one fault, drawn by the faults' shares."""
+        drawn = self.draw.random()
+        for name in ("hang", "reset", "fail", "slow"):
+            drawn -= getattr(self.faults, name)
+            if drawn < 0:
+                return name
+        return None
 
     async def stats(self, request: web.Request) -> web.Response:
         """Count `raw` requests, `accepted` requests (answered with 200) and their `unique` idempotency keys."""
@@ -179,30 +163,23 @@ class Sandbox:
             self.refuse.set()
         return web.json_response(asdict(self.faults))
 
-    async def serve(self, stop: asyncio.Event) -> None:
-        """Answer until `stop`. The fault `refuse_seconds` closes the listening socket for that time.
-
-        Raises:
-            OSError: the port is in use.
-        """
-        runner = web.AppRunner(self.app(), handle_signals=False, access_log=None, shutdown_timeout=0.5)
+    async def serve(self) -> None:
+        """Answer until cancelled; `refuse_seconds` closes the listening socket. Raises OSError if the port is in use."""
+        app = web.Application()
+        app.router.add_post("/message", self.message)
+        app.router.add_get("/stats", self.stats)
+        app.router.add_get("/messages", self.listing)
+        app.router.add_put("/faults", self.set_faults)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
         try:
-            while not stop.is_set():
+            while True:
                 site = web.TCPSite(runner, self.host, self.port, reuse_address=True)
                 await site.start()
-                await _first(stop, self.refuse)
+                await self.refuse.wait()
                 await site.stop()
-                if self.refuse.is_set():
-                    self.refuse.clear()
-                    seconds, self.faults = self.faults.refuse_seconds, replace(self.faults, refuse_seconds=0.0)
-                    await asyncio.wait({asyncio.create_task(stop.wait())}, timeout=seconds)
+                self.refuse.clear()
+                seconds, self.faults = self.faults.refuse_seconds, replace(self.faults, refuse_seconds=0.0)
+                await asyncio.sleep(seconds)
         finally:
             await runner.cleanup()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waiting = {asyncio.create_task(event.wait()) for event in events}
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()

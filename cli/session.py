@@ -1,10 +1,7 @@
-"""One session of a command: its settings, its pool, and its errors as one line and an exit code."""
+"""A command's settings and database pool; its errors become one line and an exit code."""
 
-import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Any, TypeVar
 
 from cli.terminal import exit_on
 from infra import logs
@@ -14,26 +11,6 @@ from service.settings import Settings, SettingsError, load
 
 CALL_SECONDS = 30.0
 
-T = TypeVar("T")
-
-
-class Session:
-    """Settings and, once a command uses it, a pool with one connection."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
-
-    @cached_property
-    def pool(self) -> DatabasePool:
-        return DatabasePool(self.settings.database_url, name="command", threads=1, statement_seconds=CALL_SECONDS)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run(work)
-
-    def close(self) -> None:
-        if "pool" in vars(self):
-            self.pool.close()
-
 
 def read_settings(code: int = 1, hint: str = "") -> Settings:
     """The settings. Invalid settings end the command with `code`."""
@@ -42,12 +19,15 @@ def read_settings(code: int = 1, hint: str = "") -> Settings:
 
 
 @contextmanager
-def open_session(*refusals: type[Exception], hint: str = "", log_level: str = "error") -> Iterator[Session]:
-    """Open a session. Transient errors and `refusals` end the command with exit code 1, without a traceback."""
-    session = Session(read_settings())
+def open_session(
+    *refusals: type[Exception], hint: str = "", log_level: str = "error"
+) -> Iterator[tuple[Settings, DatabasePool]]:
+    """The settings, and a pool with one connection. Transient errors and `refusals` end the command with exit code 1."""
+    settings = read_settings()
     logs.configure(log_level, json=False)
+    pool = DatabasePool(settings.database_url, name="command", threads=1, statement_seconds=CALL_SECONDS)
     try:
         with exit_on(Transient, *refusals, hint=hint):
-            yield session
+            yield settings, pool
     finally:
-        session.close()
+        pool.close()

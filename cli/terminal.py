@@ -1,8 +1,9 @@
-"""Output of the commands: results on standard output, problems on standard error, exit codes."""
+"""Output of the commands: results on standard output, problems on standard error, exit codes; options of several commands."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -10,10 +11,17 @@ from rich.console import Console
 console = Console()
 problems = Console(stderr=True)
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
 
 def say(text: str, to: Console = console) -> None:
     """Print one line as it is, without markup, highlighting or wrapping."""
     to.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, default=str, indent=2))
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -9,20 +9,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import typer
 
 from cli.client import ApiError, Client
+from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
-from cli.supervisor import START_SECONDS, CannotStart, Program, write_command
 from cli.terminal import exit_on, say
 from infra.webhooks.signing import new_secret
 from service.settings import PREFIX, SANDBOX_FILE, Settings, SettingsError
@@ -42,20 +40,24 @@ def up(
     with exit_on(SettingsError, CannotStart), sandbox_settings(read_settings(), port):
         settings = read_settings()
         settings.provider_for_new_messages()
-        code = _Run(settings, port).run(programs(consumers=consumers, sandbox_port=port), first_message=first_message)
+        require_free_port(settings.port, f"{PREFIX}PORT")
+        if port:
+            require_free_port(port, "--sandbox-port")
+        processes = programs(consumers=consumers, sandbox_port=port)
+        code = _run(settings, port, processes, first_message=first_message)
     raise typer.Exit(code)
 
 
 def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
     """The processes of `posthaste up`; the sandbox if it has a port."""
-    service = [
+    return [
         Program("api", "api"),
         Program("worker", "consumers messages", consumers),
         Program("caller", "consumers callbacks"),
         Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
+        *([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else []),
     ]
-    return service + ([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else [])
 
 
 @contextmanager
@@ -69,14 +71,14 @@ def sandbox_settings(settings: Settings, port: int | None) -> Iterator[None]:
         return
     file, defaults = Path(SANDBOX_FILE), {}
     if not settings.providers:
-        defaults["PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
+        defaults[f"{PREFIX}PROVIDERS"] = json.dumps({"sandbox": {"kind": "http", "url": f"http://127.0.0.1:{port}/message"}})
     if not settings.callback_secrets:
-        defaults["CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
+        defaults[f"{PREFIX}CALLBACK_SECRETS"] = json.dumps([_folder_secret(file.with_name("callback-secret"))])
     if "callback_allow" not in settings.model_fields_set:
-        defaults["CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
-    os.environ.update({PREFIX + name: value for name, value in defaults.items()})
+        defaults[f"{PREFIX}CALLBACK_ALLOW"] = json.dumps(LOOPBACK)
+    os.environ.update(defaults)
     if file.parent.is_dir() and defaults:
-        lines = "".join(f"{PREFIX}{name}={value}\n" for name, value in defaults.items())
+        lines = "".join(f"{name}={value}\n" for name, value in defaults.items())
         file.touch(mode=0o600)
         file.write_text(f"# While `posthaste up --sandbox` runs.\n{lines}")
     try:
@@ -97,11 +99,7 @@ def _folder_secret(file: Path) -> str:
 
 
 def require_free_port(port: int, setting: str) -> None:
-    """Check a port before the processes start, so that one message names its setting.
-
-    Raises:
-        CannotStart: the port is in use.
-    """
+    """Raise `CannotStart` if the port is in use: before the processes start, one message names the setting."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -110,51 +108,31 @@ def require_free_port(port: int, setting: str) -> None:
             raise CannotStart(f"port {port} is taken; stop the process that uses it, or set {setting}") from error
 
 
-@dataclass
-class _Run:
-    """One run of `posthaste up`."""
+def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:
+    """Run until Ctrl-C or SIGTERM. Returns the exit code. Raises `CannotStart` if the service is not ready in time."""
+    signals: list[int] = []  # received
+    stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
+    with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
+        command = write_command(processes, Path(folder), stop_seconds)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda received, _: signals.append(received))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
 
-    settings: Settings
-    sandbox_port: int | None
-    signals: list[int] = field(default_factory=list)  # received
+        def is_over() -> bool:
+            return bool(signals) or process.poll() is not None
 
-    def run(self, processes: list[Program], *, first_message: bool) -> int:
-        """Run until Ctrl-C or SIGTERM. Returns the exit code.
-
-        Raises:
-            CannotStart: a port is in use, or the service is not ready in time.
-        """
-        require_free_port(self.settings.port, f"{PREFIX}PORT")
-        if self.sandbox_port:
-            require_free_port(self.sandbox_port, "--sandbox-port")
-        stop_seconds = int(self.settings.shutdown_grace_seconds + self.settings.lease_margin_seconds) + 5
-        with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-            command = write_command(processes, Path(folder), stop_seconds)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda received, _: self.signals.append(received))
-            process = subprocess.Popen(command, stdout=subprocess.PIPE)
-            threading.Thread(target=_copy, args=(process.stdout,), daemon=True).start()
-            try:
-                self._introduce(process, first_message=first_message)
-                while process.poll() is None and not self.signals:
-                    time.sleep(0.1)
-            finally:
-                _stop(process)
-        return 0 if self.signals else process.returncode
-
-    def _introduce(self, process: "subprocess.Popen[bytes]", *, first_message: bool) -> None:
-        base = f"http://{self.settings.host}:{self.settings.port}"
-        client = Client(base, key=self.settings.api_key)
-        deadline = time.monotonic() + START_SECONDS
-        while not client.ready():
-            if self.signals or process.poll() is not None:
-                return
-            if time.monotonic() > deadline:
-                raise CannotStart(f"not ready within {START_SECONDS:g} s; see the lines above and {base}/health/ready")
-            time.sleep(0.1)
-        if first_message:
-            _send_first(client)
-        say(_introduction(self.settings, base, sandbox_port=self.sandbox_port))
+        try:
+            _introduce(settings, sandbox_port, is_over, first_message=first_message)
+            while not is_over():
+                time.sleep(0.1)
+        finally:
+            if process.poll() is None:
+                say("Stopping: the processes finish the jobs in progress …")
+                process.terminate()
+            process.wait()
+            say("Stopped. RabbitMQ, Postgres and Redis keep running; `make stop` stops those that `make` started.")
+    return 0 if signals else process.returncode
 
 
 def _copy(lines: IO[bytes]) -> None:
@@ -164,12 +142,20 @@ def _copy(lines: IO[bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    if process.poll() is None:
-        say("Stopping: the processes finish the jobs in progress …")
-        process.terminate()
-    process.wait()
-    say("Stopped. RabbitMQ, Postgres and Redis keep running; `make stop` stops those that `make` started.")
+def _introduce(settings: Settings, sandbox_port: int | None, is_over: Callable[[], bool], *, first_message: bool) -> None:
+    """Wait until the API is ready, send the first message, and print the addresses of this run."""
+    base = f"http://{settings.host}:{settings.port}"
+    client = Client(base, key=settings.api_key)
+    deadline = time.monotonic() + START_SECONDS
+    while not client.ready():
+        if is_over():
+            return
+        if time.monotonic() > deadline:
+            raise CannotStart(f"not ready within {START_SECONDS:g} s; see the lines above and {base}/health/ready")
+        time.sleep(0.1)
+    if first_message:
+        _send_first(client)
+    say(_introduction(settings, base, sandbox_port=sandbox_port))
 
 
 def _send_first(client: Client) -> None:
@@ -177,7 +163,8 @@ def _send_first(client: Client) -> None:
         started = time.monotonic()
         answer = client.send("+10000000001", "Hello from Posthaste")
         say(f"POST /messages → 202, id {answer['id']}, status {answer['status']}")
-        status = client.wait_for(UUID(answer["id"]), frozenset({"sent", "failed"}), 20)
+        while (status := client.status(answer["id"])) not in ("sent", "failed") and time.monotonic() < started + 20:
+            time.sleep(0.02)
         say(f"GET {answer['links']['status']} → {status} ({1000 * (time.monotonic() - started):.0f} ms later)")
     except ApiError as error:
         raise CannotStart(f"the API did not accept the first message: {error}") from error
@@ -193,22 +180,21 @@ def _masked(url: str) -> str:
 
 def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) -> str:
     """The addresses of this run, and commands to try."""
-    loopback = bool(settings.callback_secrets) and [str(network) for network in settings.callback_allow] == LOOPBACK
-    lines = [
-        "",
-        f"  API            {base}",
-        f"  RabbitMQ UI    {_masked(settings.management_url)}" if settings.management_url else None,
-        f"  Sandbox        http://127.0.0.1:{sandbox_port}/stats" if sandbox_port else None,
-        "  Callbacks      to loopback and to public addresses" if loopback else None,
-        "",
-        "Try in a second terminal:",
-        f"  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'",
-        f"  curl {base}/message/ID/status",
-        "  make seed && .venv/bin/posthaste report --plot",
-        '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message'
-        if loopback
-        else None,
-        "",
-        "Ctrl-C ends it.",
-    ]
-    return "\n".join(line for line in lines if line is not None)
+    addresses, listen = [f"API            {base}"], ""
+    if settings.management_url:
+        addresses.append(f"RabbitMQ UI    {_masked(settings.management_url)}")
+    if sandbox_port:
+        addresses.append(f"Sandbox        http://127.0.0.1:{sandbox_port}/stats")
+    if settings.callback_secrets and [str(network) for network in settings.callback_allow] == LOOPBACK:
+        addresses.append("Callbacks      to loopback and to public addresses")
+        listen = '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
+    listed = "\n  ".join(addresses)
+    return f"""
+  {listed}
+
+Try in a second terminal:
+  curl -i {base}/messages -H 'Content-Type: application/json' -d '{MESSAGE}'
+  curl {base}/message/ID/status
+  make seed && .venv/bin/posthaste report --plot
+{listen}
+Ctrl-C ends it."""

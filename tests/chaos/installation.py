@@ -18,12 +18,13 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import Faults, Sandbox
+from dev.stack import as_variables, environment_without_settings, free_port, is_ready, serving
 from infra.postgres import migration
 from tests.chaos import audit_triggers
 from tests.chaos.crash_points import become
 from tests.chaos.evidence import Callback, Request
 from tests.chaos.servers import Servers
-from tests.support.processes import Process, as_variables, environment_without_settings, free_port
+from tests.support.processes import Process
 from tests.support.receiver import SECRET, Receiver, serving_on_loopback
 from tests.support.services import with_path
 
@@ -190,16 +191,9 @@ class Installation:
     async def until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         for port in self.ports:
-            while not await self._answers(port):
+            while not await is_ready(self.session, f"http://127.0.0.1:{port}"):
                 assert time.monotonic() < deadline, "\n".join(_log_tail(p) for p in self.processes.values())
                 await asyncio.sleep(0.1)
-
-    async def _answers(self, port: int) -> bool:
-        try:
-            async with self.session.get(f"http://127.0.0.1:{port}/health/ready") as response:
-                return response.status == 200
-        except (aiohttp.ClientError, TimeoutError):
-            return False
 
 
 @asynccontextmanager
@@ -225,11 +219,10 @@ async def start_installation(
     }
     for name, port in zip(("api-1", "api-2"), ports, strict=True):
         processes[name].environment["POSTHASTE_PORT"] = str(port)
-    stop = asyncio.Event()
     receiver = CallbackReceiver(rng)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session, serving_on_loopback(receiver):
+    client = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+    async with client as session, serving_on_loopback(receiver), serving(provider):
         installation = Installation(servers, database, processes, provider, receiver, ports, session)
-        serving = asyncio.create_task(provider.serve(stop))
         for process in processes.values():
             process.start()
         supervising = asyncio.create_task(installation.supervise())
@@ -240,8 +233,7 @@ async def start_installation(
             supervising.cancel()
             for process in processes.values():
                 process.end()
-            stop.set()
-            await asyncio.gather(serving, *(server.proxy.close() for server in servers.all()))
+            await asyncio.gather(*(server.proxy.close() for server in servers.all()))
 
 
 def _environment(servers: Servers, database: str, provider_port: int) -> dict[str, str]:

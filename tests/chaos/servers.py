@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev import Instance
+from dev.stack import environment_without_settings
 from tests.support.own_rabbitmq import controller
-from tests.support.processes import environment_without_settings
 from tests.support.proxy import Proxy
 from tests.support.services import proxied
 

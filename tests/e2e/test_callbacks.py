@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
+from dev.stack import free_port
 from tests.support.hostile_urls import HOSTILE_URLS
-from tests.support.processes import free_port
 from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.support.services import Services, sql
 from tests.support.stack import Stack, running

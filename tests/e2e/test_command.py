@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.support.processes import free_port
+from dev.stack import free_port
 from tests.support.services import Services
 from tests.support.stack import Stack
 from tests.support.waiting import eventually

@@ -1,8 +1,8 @@
-"""`posthaste doctor` names each problem and its fix; `posthaste demo` accounts for every message."""
+"""`posthaste doctor` names each problem and its fix; `make demo` accounts for every message."""
 
 import asyncio
 import json
-import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import aio_pika
 import pytest
 
 from cli import doctor
+from dev.stack import environment_without_settings, free_port
 from service.settings import load
-from tests.support.processes import free_port, run_command
+from tests.support.processes import run_command
 from tests.support.services import Services
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -25,7 +26,7 @@ async def _doctor(stack: Stack, **changed: str) -> tuple[int, dict[str, Any]]:
             patch.setenv(name, value)
         settings = load()
     findings = await doctor.examine(settings)
-    return doctor.exit_code(findings), doctor.to_json(findings)
+    return int(not doctor.healthy(findings)), {"findings": [asdict(finding) for finding in findings]}
 
 
 def _wrong(report: dict[str, Any]) -> dict[str, str]:
@@ -109,14 +110,14 @@ async def test_settings_that_do_not_fit_have_an_exit_code_of_their_own(stack: St
 
 async def test_the_demo_accounts_for_every_message(services: Services, tmp_path: Path) -> None:
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("POSTHASTE_")},
+        **environment_without_settings(),
         "POSTHASTE_DATABASE_URL": services.database,
         "POSTHASTE_AMQP_URL": services.amqp,
         "POSTHASTE_REDIS_URL": services.redis,
         "POSTHASTE_PORT": str(free_port()),
         "COLUMNS": "100",
     }
-    ran = await run_command(["demo", "--count", "60"], environment, tmp_path)
+    ran = await run_command(["--count", "60"], environment, tmp_path, module="dev.demo")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Every message is accounted for" in ran.stdout
     cells = {

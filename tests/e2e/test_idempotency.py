@@ -7,10 +7,10 @@ import aiohttp
 import pytest
 
 from consumers.maintenance import Maintenance
+from dev.stack import free_port
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
-from tests.support.processes import free_port
 from tests.support.stack import MESSAGE, REPORTS, Stack
 from tests.support.waiting import eventually
 

@@ -5,7 +5,6 @@ import json
 import random
 import statistics
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from cli.sandbox import Faults, Sandbox
-from tests.support.processes import free_port
+from dev.stack import free_port, serving
 from tests.support.services import Services
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
@@ -21,20 +20,11 @@ from tests.support.waiting import eventually
 BREAKER = {"failures": 3, "open_seconds": 0.5, "cap_seconds": 1}
 
 
-@asynccontextmanager
-async def _other() -> AsyncIterator[Sandbox]:
-    """A second provider."""
-    sandbox, stop = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1)), asyncio.Event()
-    serving = asyncio.create_task(sandbox.serve(stop))
-    yield sandbox
-    stop.set()
-    await serving
-
-
 @pytest.fixture
 async def two(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[tuple[Stack, Sandbox]]:
     """A stack with the providers `sandbox` and `other` and fast breakers."""
-    async with _other() as other:
+    other = Sandbox("127.0.0.1", free_port(), Faults(), random.Random(1))
+    async with serving(other):
         described = {
             "url": f"http://127.0.0.1:{other.port}/message",
             "timeout_seconds": 1,

@@ -2,38 +2,15 @@
 
 import asyncio
 import os
-import random
 import signal
-import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from service.settings import PREFIX
 from tests.support.forked import FORKS, become
-
-
-def free_port() -> int:
-    """A free port below the ephemeral range of Linux: no outgoing connection takes it before its server binds."""
-    while True:
-        port = random.SystemRandom().randrange(28_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def environment_without_settings() -> dict[str, str]:
-    """This process' environment without settings, so that no test reaches the services of others."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-
-
-def as_variables(settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings under the names of their environment variables."""
-    return {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
 @dataclass
@@ -83,15 +60,15 @@ class Process:
 
 
 async def run_command(
-    arguments: list[str], environment: dict[str, str], folder: Path, seconds: float = 120
+    arguments: list[str], environment: dict[str, str], folder: Path, seconds: float = 120, *, module: str = "cli"
 ) -> "subprocess.CompletedProcess[str]":
-    """Run the `posthaste` command to its end, with an empty standard input."""
+    """Run the `posthaste` command, or another module, to its end, with an empty standard input."""
     with tempfile.TemporaryDirectory(dir=folder) as streams:
         output, errors = Path(streams, "output"), Path(streams, "errors")
-        forked = FORKS.Process(target=become, args=(["cli", *arguments], environment, str(output), str(errors)), daemon=True)
+        forked = FORKS.Process(target=become, args=([module, *arguments], environment, str(output), str(errors)), daemon=True)
         forked.start()
         await asyncio.to_thread(forked.join, seconds)
         if forked.exitcode is None:
             forked.kill()
-            raise AssertionError(f"posthaste {arguments} still runs after {seconds:g} s")
+            raise AssertionError(f"{module} {arguments} still runs after {seconds:g} s")
         return subprocess.CompletedProcess(arguments, forked.exitcode, output.read_text("utf-8"), errors.read_text("utf-8"))

@@ -15,9 +15,10 @@ from typing import Any
 import aiohttp
 
 from cli.sandbox import Faults, Sandbox
+from dev.stack import as_variables, environment_without_settings, free_port, is_ready, serving
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
-from tests.support.processes import Process, as_variables, environment_without_settings, free_port, run_command
+from tests.support.processes import Process, run_command
 from tests.support.proxy import Proxy
 from tests.support.services import Services, proxied, sql
 from tests.support.waiting import eventually
@@ -107,14 +108,7 @@ class Stack:
             assert response.status == 200, await response.text()
 
     async def until_ready(self) -> None:
-        async def ready() -> int:
-            try:
-                async with self.session.get(f"{self.base}/health/ready") as response:
-                    return response.status
-            except aiohttp.ClientConnectionError:
-                return 0
-
-        await eventually(ready, lambda status: status == 200)
+        await eventually(lambda: is_ready(self.session, self.base), bool)
 
     async def until_all_up(self) -> None:
         """Wait until the API reports every service as up; then all exchanges and queues exist."""
@@ -188,11 +182,10 @@ async def running(
     }
     environment = environment_without_settings() | as_variables(stack_settings)
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
+    sandbox = Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1))
     timeout = aiohttp.ClientTimeout(total=30)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50)) as session:
-        stop = asyncio.Event()
-        sandbox = Sandbox("127.0.0.1", sandbox_port, Faults(), random.Random(1))
-        serving = asyncio.create_task(sandbox.serve(stop))
+    client = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50))
+    async with client as session, serving(sandbox):
         stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox, session)
         try:
             stack.start("worker", "consumers", "messages")
@@ -207,5 +200,4 @@ async def running(
         finally:
             for process in stack.processes.values():
                 process.end()
-            stop.set()
-            await asyncio.gather(serving, *(proxy.close() for proxy in proxies.values()))
+            await asyncio.gather(*(proxy.close() for proxy in proxies.values()))

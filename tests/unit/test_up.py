@@ -5,18 +5,21 @@ import socket
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from cli.supervisor import CannotStart, configuration
+from cli.processes import CannotStart, write_command
 from cli.up import _introduction, _masked, programs, require_free_port
+from dev.stack import free_port
 from service.settings import Settings
-from tests.support.processes import free_port
 
 
 def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:
     parser = ConfigParser(interpolation=None)
-    parser.read_string(configuration(programs(consumers=consumers, sandbox_port=sandbox_port), Path("/x"), 25))
+    with TemporaryDirectory() as folder:
+        command = write_command(programs(consumers=consumers, sandbox_port=sandbox_port), Path(folder), 25)
+        parser.read(command[-1])
     return parser
 
 

@@ -3,10 +3,11 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.posts import BadRange, make_posts, parse_range
+from cli.posts import make_posts, parse_range
 from jobs.words import count_words, total_words
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -51,5 +52,5 @@ def test_generated_posts_keep_to_the_requested_bounds() -> None:
 def test_ranges() -> None:
     assert parse_range("10:100") == (10, 100)
     for bad in ("10", "100:10", "a:b", "-1:5", ":", ""):
-        with pytest.raises(BadRange):
+        with pytest.raises(typer.BadParameter):
             parse_range(bad)

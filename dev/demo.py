@@ -1,4 +1,4 @@
-"""`posthaste demo`: messages through a provider that fails and hangs, and an account of each one."""
+"""`make demo`: messages through a provider that fails and hangs, and an account of each one."""
 
 import asyncio
 import random
@@ -14,11 +14,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from cli.processes import CannotStart
 from cli.sandbox import Faults, Sandbox
 from cli.session import open_session
-from cli.supervisor import CannotStart
-from cli.temporary import free_port, service
 from cli.terminal import console
+from dev.stack import free_port, service
 from infra.postgres.migration import MigrationBlocked
 from service.settings import Settings
 
@@ -36,8 +36,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the provider's faults.")] = 1,
 ) -> None:
     """Send messages through a failing sandbox, with temporary processes and a temporary database. Account for each message."""
-    with open_session(CannotStart, MigrationBlocked) as session:
-        account = session.run(_demo(session.settings, count, seed))
+    with open_session(CannotStart, MigrationBlocked) as (settings, _):
+        account = asyncio.run(_demo(settings, count, seed))
     console.print(_table(account))
     console.print("Every message is accounted for." if account.consistent else "[bold red]NOT every message is accounted for.")
     raise typer.Exit(0 if account.consistent else 1)
@@ -132,3 +132,7 @@ def _table(account: Account) -> Table:
         table.add_row("p50 to sent", f"{1000 * cuts[49]:.0f} ms")
         table.add_row("p99 to sent", f"{1000 * cuts[98]:.0f} ms")
     return table
+
+
+if __name__ == "__main__":
+    typer.run(demo)
