@@ -65,7 +65,7 @@ async def _ceilings(repeat: int, servers: Servers, provider: Provider, seconds: 
     await servers.empty()
     published = await ceilings.publishing(servers.amqp, seconds)
     inserted = await asyncio.to_thread(ceilings.inserting, servers.database, seconds)
-    sink = await wrk.run(f"{provider.base}/message", min(seconds, 3.0), "post.lua", ["sink-"])
+    sink, _ = await wrk.run(f"{provider.base}/message", min(seconds, 3.0), "post.lua", ["sink-"])
     figures = {"publish_per_second": published, "insert_per_second": inserted, "provider_per_second": sink.per_second}
     run = {"system": "ceilings", "repeat": repeat, "load": load, "figures": figures}
     _print(run)
@@ -88,6 +88,8 @@ async def _system(
                 rate = min(figures["drain_per_second"], figures["accept_per_second"])
                 figures |= await stages.sustained(subject, seconds, rate)
                 figures |= await stages.kill(subject, seconds, rate)
+            if system.has_batches:
+                figures |= await stages.batch(subject, seconds)
     except (CannotStart, stages.NothingDelivered, OSError, ValueError) as failure:
         error = f"{type(failure).__name__}: {failure}"
     figures["provider_share"] = (cost(sink).seconds - before.seconds) / (time.monotonic() - began)

@@ -62,6 +62,16 @@ WITHOUT_KILL = (
     Column("sustained_lost", "lost, sustained"),
     Column("sustained_twice", "twice, sustained"),
 )
+BATCHES = (
+    Column("batch_per_second", "messages/s"),
+    Column("batch_p99_ms", "p99 ms of a batch"),
+    Column("batch_others", "other answers"),
+)
+SHARES = (
+    Column("accept_wrk_share", "wrk, accept", 2),
+    Column("status_wrk_share", "wrk, status", 2),
+    Column("provider_share", "provider, all stages", 2),
+)
 CEILINGS = (
     Column("publish_per_second", "confirmed publishes/s through aio-pika"),
     Column("insert_per_second", "rows/s inserted, 64 in a transaction"),
@@ -89,6 +99,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             "### Memory (RSS) in MiB, sustained load\n\n" + _table(results, MEMORY, with_bare=False),
             "### SIGKILL of the worker under load\n\n" + _table(results, KILLS, with_bare=False),
             "### Lost and sent twice without a kill\n\n" + _table(results, WITHOUT_KILL, with_bare=False),
+            "### Batches of 500 messages, no worker\n\n" + _table(results, BATCHES, names=(OWN,)),
+            "### Share of one processor that the measuring takes\n\n" + _table(results, SHARES),
             "### Ceilings\n\n" + _ceilings(results),
             "### Settings\n\n" + _settings(results),
             "### Versions\n\n" + _versions(results),
@@ -126,8 +138,13 @@ def _circumstances(results: Mapping[str, Any]) -> str:
     return "\n".join(lines + failed)
 
 
-def _table(results: Mapping[str, Any], columns: Sequence[Column], with_bare: bool = True) -> str:
+def _table(
+    results: Mapping[str, Any], columns: Sequence[Column], with_bare: bool = True, names: Sequence[str] | None = None
+) -> str:
+    """One row a system; columns without any figure are left out."""
     systems = {name: system for name, system in results["systems"].items() if with_bare or name != BARE}
+    if names is not None:
+        systems = {name: system for name, system in systems.items() if name in names}
     used = [column for column in columns if any(figure(results["runs"], name, column.name) for name in systems)]
     rows = [
         [system["title"], *(number(figure(results["runs"], name, column.name), column.digits) for column in used)]

@@ -55,6 +55,9 @@ class Running:
         """SIGKILL the worker's processes at once."""
         await asyncio.to_thread(self.processes.pop("worker").kill_family)
 
+    async def stop_worker(self) -> None:
+        await asyncio.to_thread(self.processes.pop("worker").end, signal.SIGTERM, END_SECONDS)
+
     async def stop(self) -> None:
         """End all its processes, and by force those that do not end."""
         for process in reversed(self.processes.values()):

@@ -31,19 +31,22 @@ SETTLED_SECONDS = 0.5
 STILL_SECONDS = 10.0  # without an arrival nothing more arrives
 DRAIN_SECONDS = 60.0
 LEASE_SECONDS = 100.0  # the longest wait for what a killed worker held
+BATCH, BATCH_CONNECTIONS = 500, 4
 SHARE = 0.25  # the backlog of the sustained load, in seconds of the drain rate
 
 
 async def accept(subject: Running, seconds: float) -> Figures:
     """POST from 64 connections while no worker runs."""
-    warm = await wrk.run(f"{subject.base}/messages", WARM_UP_SECONDS, "post.lua", ["warm-"])
-    load = await wrk.run(f"{subject.base}/messages", seconds, "post.lua", ["accept-"])
+    warm, _ = await wrk.run(f"{subject.base}/messages", WARM_UP_SECONDS, "post.lua", ["warm-"])
+    load, share = await wrk.run(f"{subject.base}/messages", seconds, "post.lua", ["accept-"])
     accepted = load.statuses.get("202", 0)
     return {
         "accept_per_second": accepted / max(sum(load.statuses.values()), 1) * load.per_second,
         "accept_p50_ms": load.p50_ms,
         "accept_p99_ms": load.p99_ms,
         "accept_others": sum(load.statuses.values()) - accepted + load.errors,
+        "accept_wrk_share": share,
+        **{f"accept_answers_{status}": count for status, count in load.statuses.items()},
         "accepted": accepted,
         "backlog": accepted + warm.statuses.get("202", 0),
     }
@@ -70,12 +73,13 @@ async def status(subject: Running, seconds: float) -> Figures:
     if subject.system.worker is not None:
         await _until_delivered(subject.provider, STATUSES, DRAIN_SECONDS)
         await asyncio.sleep(0.5)  # the status is written after the call
-    load = await wrk.run(subject.base, seconds, "status.lua", sent.ids)
+    load, share = await wrk.run(subject.base, seconds, "status.lua", sent.ids)
     return {
         "status_per_second": load.per_second,
         "status_p50_ms": load.p50_ms,
         "status_p99_ms": load.p99_ms,
         "status_others": load.rejected + load.errors,
+        "status_wrk_share": share,
     }
 
 
@@ -139,6 +143,19 @@ async def kill(subject: Running, seconds: float, per_second: float) -> Figures:
         "kill_settled_seconds": oldest - killed if before else 0.0,
         "kill_lost": lost(sent.sent_at, arrivals),
         "kill_twice": twice(arrivals),
+    }
+
+
+async def batch(subject: Running, seconds: float) -> Figures:
+    """POST batches of 500 messages from 4 connections while no worker runs. Only Posthaste has this route."""
+    await subject.stop_worker()
+    path = f"{subject.base}/messages/batch"
+    load, share = await wrk.run(path, seconds, "batch.lua", ["batch-", str(BATCH)], BATCH_CONNECTIONS)
+    return {
+        "batch_per_second": load.per_second * BATCH,
+        "batch_p99_ms": load.p99_ms,
+        "batch_others": load.rejected + load.errors,
+        "batch_wrk_share": share,
     }
 
 

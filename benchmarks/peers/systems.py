@@ -28,6 +28,7 @@ class System:
     queue: str = ""  # "RabbitMQ", "Postgres" or none
     settings: str = ""
     is_peer: bool = True
+    has_batches: bool = False
 
     def environment(self, servers: Servers, provider: str, port: int, folder: Path) -> dict[str, str]:
         """The variables of every process of this system."""
@@ -93,6 +94,7 @@ SYSTEMS: dict[str, System] = {
             queue="RabbitMQ",
             settings="Default settings: quorum queues, confirms, a ledger in Postgres, 64 slots.",
             is_peer=False,
+            has_batches=True,
         ),
         System(
             "celery",

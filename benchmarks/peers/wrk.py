@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 CONNECTIONS = 64
 PACKAGE = "wrk"
@@ -51,16 +53,21 @@ def parse(output: str) -> Load:
     )
 
 
-async def run(url: str, seconds: float, script: str, arguments: Sequence[str]) -> Load:
-    """Send requests to a server on loopback for some seconds."""
+async def run(
+    url: str, seconds: float, script: str, arguments: Sequence[str], connections: int = CONNECTIONS
+) -> tuple[Load, float]:
+    """Send requests to a server on loopback for some seconds. Returns wrk's share of one processor, too."""
     assert url.startswith("http://127.0.0.1:"), url
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "--timeout", "5s", "--latency"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "5s", "--latency"]
     path = Path(__file__).with_name(script)
+    began, before = time.monotonic(), getrusage(RUSAGE_CHILDREN)
     process = await asyncio.create_subprocess_exec(
         *command, "-s", str(path), url, "--", *arguments, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
-    return parse(output.decode())
+    used = getrusage(RUSAGE_CHILDREN)
+    spent = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    return parse(output.decode()), spent / (time.monotonic() - began)
 
 
 def is_installed() -> bool:
