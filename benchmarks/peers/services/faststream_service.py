@@ -1,6 +1,6 @@
 """FastStream: a durable quorum queue, confirmed persistent messages, acknowledgement after the handler, negative on errors.
 
-https://faststream.ag2.ai/latest/rabbit/rpc/ (publishing), https://faststream.ag2.ai/latest/rabbit/ack/
+https://faststream.ag2.ai/latest/rabbit/publishing/, https://faststream.ag2.ai/latest/rabbit/ack/
 https://faststream.ag2.ai/latest/rabbit/declare/ (queue types)
 """
 

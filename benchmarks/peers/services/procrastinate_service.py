@@ -1,6 +1,6 @@
 """Procrastinate: the queue is a table in Postgres. One INSERT accepts a job; a periodic task retries stalled jobs.
 
-https://procrastinate.readthedocs.io/en/stable/howto/production/concurrency.html
+https://procrastinate.readthedocs.io/en/stable/howto/basics/worker.html
 https://procrastinate.readthedocs.io/en/stable/howto/production/retry_stalled_jobs.html
 https://procrastinate.readthedocs.io/en/stable/howto/advanced/asyncio.html
 """
