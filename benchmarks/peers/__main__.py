@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,15 @@ def main() -> int:
     if not PEERS_PYTHON.exists():
         print("the peers are not installed; `make bench ONLY=peers` installs them into .venv-bench", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers and systems end, as with Ctrl-C
     try:
         results = uvloop.run(compare(Options(arguments.repeats, arguments.seconds, names)))
     except ServiceError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing is kept", file=sys.stderr)
+        return 130
     print(markdown(results))
     if set(names) == set(SYSTEMS) and arguments.repeats >= FULL_REPEATS:
         keep(results)
