@@ -25,6 +25,7 @@ from benchmarks.peers.systems import PEERS_PYTHON, SYSTEMS, System
 from dev import packages
 from dev.process import Process
 
+ERROR_LENGTH = 300  # characters of a failure in the report
 OWN_PACKAGES = ("starlette", "uvicorn", "uvloop", "aio-pika", "aiohttp", "psycopg2-binary", "sqlalchemy", "redis")
 
 
@@ -61,13 +62,13 @@ async def compare(options: Options) -> dict[str, Any]:
 
 
 async def _ceilings(repeat: int, servers: Servers, provider: Provider, seconds: float) -> dict[str, Any]:
-    load = os.getloadavg()[0]
+    load, busy = os.getloadavg()[0], await _busy()
     await servers.empty()
     published = await ceilings.publishing(servers.amqp, seconds)
     inserted = await asyncio.to_thread(ceilings.inserting, servers.database, seconds)
     sink, _ = await wrk.run(f"{provider.base}/message", min(seconds, 3.0), "post.lua", ["sink-"])
     figures = {"publish_per_second": published, "insert_per_second": inserted, "provider_per_second": sink.per_second}
-    run = {"system": "ceilings", "repeat": repeat, "load": load, "figures": figures}
+    run = {"system": "ceilings", "repeat": repeat, "load": load, "busy": busy, "figures": figures}
     _print(run)
     return run
 
@@ -75,7 +76,7 @@ async def _ceilings(repeat: int, servers: Servers, provider: Provider, seconds: 
 async def _system(
     repeat: int, system: System, servers: Servers, provider: Provider, sink: Process, folder: Path, seconds: float
 ) -> dict[str, Any]:
-    load, figures, error = os.getloadavg()[0], Figures(), ""
+    load, busy, figures, error = os.getloadavg()[0], await _busy(), Figures(), ""
     began, before = time.monotonic(), cost(sink)
     try:
         async with running(system, servers, provider, folder) as subject:
@@ -91,9 +92,16 @@ async def _system(
             if system.has_batches:
                 figures |= await stages.batch(subject, seconds)
     except (CannotStart, stages.NothingDelivered, OSError, ValueError) as failure:
-        error = f"{type(failure).__name__}: {failure}"
+        error = f"{type(failure).__name__}: {failure}"[:ERROR_LENGTH].replace("\n", " ")
     figures["provider_share"] = (cost(sink).seconds - before.seconds) / (time.monotonic() - began)
-    return {"system": system.name, "repeat": repeat, "load": load, "figures": figures, "error": error}
+    return {"system": system.name, "repeat": repeat, "load": load, "busy": busy, "figures": figures, "error": error}
+
+
+async def _busy() -> float:
+    """The share of all processors that other work takes, measured for a second in which nothing of ours runs."""
+    psutil.cpu_percent()
+    await asyncio.sleep(1.0)
+    return psutil.cpu_percent() / 100
 
 
 def machine() -> dict[str, Any]:
@@ -129,4 +137,5 @@ def _install_wrk(folder: Path) -> None:
 def _print(run: dict[str, Any]) -> None:
     """One line a system while it runs; the report comes at the end."""
     figures = " ".join(f"{name}={value:.4g}" for name, value in run["figures"].items())
-    print(f"[{run['repeat'] + 1}] {run['system']} (load {run['load']:.1f}): {figures} {run.get('error', '')}", file=sys.stderr)
+    head = f"[{run['repeat'] + 1}] {run['system']} (load {run['load']:.1f}, busy {run['busy']:.0%})"
+    print(f"{head}: {figures} {run.get('error', '')}", file=sys.stderr)

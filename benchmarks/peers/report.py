@@ -124,12 +124,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _circumstances(results: Mapping[str, Any]) -> str:
     machine, options = results["machine"], results["options"]
-    loads = [run["load"] for run in results["runs"]]
+    loads, busy = [run["load"] for run in results["runs"]], [run["busy"] for run in results["runs"]]
     lines = [
         f"Measured {results['began'][:10]} in {results['minutes']} minutes: {options['repeats']} interleaved repeats, "
         f"{options['seconds']:g} s a stage.",
         f"Machine: {machine['processors']} processors ({machine['model']}), {machine['memory_gb']} GiB, {machine['system']}.",
-        f"Load average before each run: {min(loads):.1f} to {max(loads):.1f}. Runs of the comparison are part of it.",
+        f"Other work took {min(busy):.0%} to {max(busy):.0%} of the processors before each run. "
+        f"The load average was {min(loads):.1f} to {max(loads):.1f}; earlier runs are part of it.",
         "Figures are medians, with the least and the greatest in brackets.",
     ]
     failed = [

@@ -152,7 +152,7 @@ async def batch(subject: Running, seconds: float) -> Figures:
     path = f"{subject.base}/messages/batch"
     load, share = await wrk.run(path, seconds, "batch.lua", ["batch-", str(BATCH)], BATCH_CONNECTIONS)
     return {
-        "batch_per_second": load.per_second * BATCH,
+        "batch_per_second": load.per_second * BATCH * (1 - load.rejected / max(load.requests, 1)),
         "batch_p99_ms": load.p99_ms,
         "batch_others": load.rejected + load.errors,
         "batch_wrk_share": share,

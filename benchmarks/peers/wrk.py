@@ -13,8 +13,9 @@ from resource import RUSAGE_CHILDREN, getrusage
 CONNECTIONS = 64
 PACKAGE = "wrk"
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
-_QUANTILE = re.compile(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s|m)$", re.MULTILINE)
+_QUANTILE = re.compile(r"^\s+(\d+)%\s+([\d.]+)(us|ms|s|m) *$", re.MULTILINE)
 _RATE = re.compile(r"^Requests/sec:\s+([\d.]+)$", re.MULTILINE)
+_REQUESTS = re.compile(r"^\s*(\d+) requests in ", re.MULTILINE)
 _REJECTED = re.compile(r"^\s*Non-2xx or 3xx responses: (\d+)$", re.MULTILINE)
 _SOCKETS = re.compile(r"^\s*Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)$", re.MULTILINE)
 _STATUSES = re.compile(r"^statuses (\{.*\})$", re.MULTILINE)
@@ -25,6 +26,7 @@ class Load:
     """What wrk measured. `statuses` counts answers where its script does; `errors` counts connections and time-outs."""
 
     per_second: float
+    requests: int
     p50_ms: float
     p99_ms: float
     rejected: int
@@ -38,13 +40,14 @@ def parse(output: str) -> Load:
     Raises:
         ValueError: this is no complete result.
     """
-    rate = _RATE.search(output)
+    rate, requests = _RATE.search(output), _REQUESTS.search(output)
     quantiles = {int(percent): float(value) * _MILLISECONDS[unit] for percent, value, unit in _QUANTILE.findall(output)}
-    if rate is None or not {50, 99} <= quantiles.keys():
+    if rate is None or requests is None or not {50, 99} <= quantiles.keys():
         raise ValueError(f"no result of wrk: {output!r}")
     rejected, sockets, statuses = _REJECTED.search(output), _SOCKETS.search(output), _STATUSES.search(output)
     return Load(
         per_second=float(rate[1]),
+        requests=int(requests[1]),
         p50_ms=quantiles[50],
         p99_ms=quantiles[99],
         rejected=int(rejected[1]) if rejected else 0,
