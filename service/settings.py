@@ -5,7 +5,7 @@ import os
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import limits
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -30,6 +30,8 @@ CALLBACK_WAIT_SECONDS = 1.0  # seconds that a callback may wait for its host's s
 # A worker has a channel for each queue, two a provider; RabbitMQ allows 2,047 channels on a connection.
 MOST_PROVIDERS = 1000
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+T = TypeVar("T", bound=BaseSettings)
 
 
 class SettingsError(Exception):
@@ -122,10 +124,36 @@ def _scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-class Settings(BaseSettings):
-    """All settings. `make docs` writes docs/configuration.md and .env.example from their descriptions."""
+class ApiSettings(BaseSettings):
+    """The settings of a command that calls the API: its address and the command's key."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", env_file=ENV_FILES)
+
+    host: str = Field("127.0.0.1", description="The address at which the API listens.")
+    port: int = Field(9006, ge=1, le=65_535, description="The port at which the API listens.")
+    api_key: str | None = Field(
+        None, repr=False, description="The API key that the `posthaste` command sends.", examples=["ph_…"]
+    )
+
+    @property
+    def api_url(self) -> str:
+        """The API's URL. A literal IPv6 address has brackets."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings, dotenv_settings)
+
+
+class Settings(ApiSettings):
+    """All settings. `make docs` writes docs/configuration.md and .env.example from their descriptions."""
 
     database_url: Annotated[str, _scheme("postgresql", "postgres"), AfterValidator(check_tls)] = Field(
         description="The Postgres database, as the role that runs. `make services` writes this setting.",
@@ -154,8 +182,6 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
         description="The prefix of every exchange, queue and cache key. One database belongs to one namespace.",
     )
-    host: str = Field("127.0.0.1", description="The address at which the API listens.")
-    port: int = Field(9006, ge=1, le=65_535, description="The port at which the API listens.")
     allowed_hosts: list[Annotated[str, AfterValidator(_host_name)]] = Field(
         [],
         description="Host names under which clients call the API. Addresses, `localhost` and POSTHASTE_HOST need no entry. "
@@ -167,9 +193,6 @@ class Settings(BaseSettings):
         "auto",
         description="`auto` requires a key as soon as one exists; until then the API listens on loopback only. `off` never "
         "requires a key.",
-    )
-    api_key: str | None = Field(
-        None, repr=False, description="The API key that the `posthaste` command sends.", examples=["ph_…"]
     )
     rate_per_key: Annotated[str, AfterValidator(_rate)] = Field(
         "1000/second", description="The number of requests that one key may make in a period."
@@ -393,17 +416,6 @@ class Settings(BaseSettings):
         """Which URLs may be called on a client's word."""
         return Guard(self.callback_allow, self.callback_ports)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, env_settings, dotenv_settings)
-
     def policies(self) -> dict[str, RetryPolicy]:
         """When a failed job is tried again, by the logical name of each work queue."""
         others = {
@@ -447,8 +459,21 @@ def load() -> Settings:
     for file in map(Path, ENV_FILES):
         if file.is_file():
             _refuse_unknown(dict(line.split("=", 1) for line in file.read_text("utf-8").splitlines() if "=" in line), file)
+    return _validated(Settings)
+
+
+def load_api_settings() -> ApiSettings:
+    """Read the address and the key alone. Other settings may be missing or invalid.
+
+    Raises:
+        SettingsError: naming every variable that is wrong.
+    """
+    return _validated(ApiSettings)
+
+
+def _validated(settings: type[T]) -> T:
     try:
-        return Settings()
+        return settings()
     except ValidationError as error:
         raise SettingsError("\n".join(_explain(problem) for problem in error.errors())) from error
     except UnreadableValue as error:

@@ -21,18 +21,21 @@ GROUP BY provider ORDER BY provider
 """)
 
 
-_PAUSED = sa.text("SELECT provider FROM provider_pauses ORDER BY provider")
+_PAUSED = sa.text("SELECT provider, paused_at FROM provider_pauses ORDER BY provider")
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute."""
+    """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute.
+
+    `paused`: the instant of each provider's pause.
+    """
 
     clock: datetime
     relays: int
     overdue: int
     waiting: dict[str, int]
-    paused: list[str]
+    paused: dict[str, datetime]
     invalid_indexes: list[str]
 
 
@@ -42,7 +45,7 @@ async def look(pool: DatabasePool, timeout: float) -> Look:
     def work(connection: sa.Connection) -> Look:
         row = connection.execute(_LOOK).one()
         waiting = {row.provider: row.jobs for row in connection.execute(_PROVIDERS_WITH_WORK)}
-        paused = [row.provider for row in connection.execute(_PAUSED)]
+        paused = {row.provider: row.paused_at for row in connection.execute(_PAUSED)}
         invalid = list(connection.execute(INVALID_INDEXES).scalars())
         return Look(row.clock, row.relays, row.overdue, waiting, paused, invalid)
 

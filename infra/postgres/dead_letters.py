@@ -144,15 +144,17 @@ SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished
 FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
 """
 
-_PAGE = """
+_LETTERS = """
 SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
     last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at,
     CAST(extract(epoch FROM now() - j.queued_at) AS float8) AS age_seconds
-FROM jobs j LEFT JOIN LATERAL (
+FROM {jobs} j LEFT JOIN LATERAL (
     SELECT a.reason, a.provider_code FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1
 ) last ON true
-WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit
 """
+_PAGE = _LETTERS.replace("{jobs}", "jobs") + "WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit"
+_NEWEST = "(SELECT * FROM jobs j WHERE {where} ORDER BY j.finished_at DESC, j.id DESC LIMIT :limit)"
+_NEWEST = _LETTERS.replace("{jobs}", _NEWEST) + "ORDER BY j.finished_at DESC, j.id DESC"
 
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
@@ -203,6 +205,12 @@ class DeadLetterStore:
     ) -> list[DeadLetter]:
         """At most `limit` matching letters, by id after `after`."""
         statement, parameters = page_statement(filter_, after, limit, only)
+        return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
+
+    async def newest(self, filter_: Filter, limit: int, timeout: float) -> list[DeadLetter]:
+        """At most `limit` matching letters, the newest failure first."""
+        where = _where(filter_)
+        statement, parameters = sa.text(_NEWEST.format(where=" AND ".join(where.clauses))), {**where.parameters, "limit": limit}
         return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:

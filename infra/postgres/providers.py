@@ -45,11 +45,13 @@ class ProviderStore:
         """The paused providers."""
         return await self._pool.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
 
-    async def pause(self, provider: str, timeout: float) -> None:
-        await self._pool.call(lambda c: c.execute(_PAUSE, {"provider": provider}).close(), timeout)
+    async def pause(self, provider: str, timeout: float) -> bool:
+        """False: the provider was paused already."""
+        return await self._pool.call(lambda c: c.execute(_PAUSE, {"provider": provider}).rowcount == 1, timeout)
 
-    async def resume(self, provider: str, timeout: float) -> None:
-        await self._pool.call(lambda c: c.execute(_RESUME, {"provider": provider}).close(), timeout)
+    async def resume(self, provider: str, timeout: float) -> bool:
+        """False: the provider was not paused."""
+        return await self._pool.call(lambda c: c.execute(_RESUME, {"provider": provider}).rowcount == 1, timeout)
 
     async def states(self, timeout: float) -> dict[str, ProviderState]:
         """Every provider that is paused or has waiting messages."""

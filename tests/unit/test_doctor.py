@@ -23,7 +23,7 @@ def test_neither_user_nor_password_are_shown(url: str, shown: str) -> None:
 
 
 def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
-    seen = checks.Look(datetime.now(UTC), 1, 0, {}, [], ["jobs_backlog"])
+    seen = checks.Look(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
     (finding,) = _indexes(seen)
     assert (finding.subject, finding.verdict) == ("indexes", "wrong")
     assert "jobs_backlog" in finding.detail and "posthaste migrate" in finding.fix
