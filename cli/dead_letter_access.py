@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
 from cli.terminal import console, format_instant, problems, say
@@ -147,13 +147,15 @@ def print_groups(groups: Sequence[Group]) -> None:
 
 
 def print_newest(letters: Sequence[DeadLetter]) -> None:
-    table = Table(Column("id", no_wrap=True), "kind", "provider", "status", "reason", "age", "destination")
-    now = datetime.now(UTC)
+    """Print one line a letter. A narrow terminal wraps it and cuts nothing."""
+    now, rows = datetime.now(UTC), [["id", "kind", "provider", "status", "reason", "age", "destination"]]
     for letter in letters:
         age = format_age((now - letter.failed_at).total_seconds())
         values = (letter.id, letter.kind, letter.provider, letter.status, letter.reason, age, letter.destination)
-        table.add_row(*map(format_value, values))
-    console.print(table)
+        rows.append(list(map(format_value, values)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def format_value(value: object) -> str:

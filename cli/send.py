@@ -55,14 +55,14 @@ def send(
         "callback_url": callback_url,
     }
     options = {name: value for name, value in fields.items() if value is not None}
-    key = key or uuid4().hex
-    message = {"destination": destination, "body": body, "key": key, **options}
+    message: dict[str, Any] = {"destination": destination, "body": body, "key": key or uuid4().hex, **options}
     with exit_on(ApiError):
         try:
             accepted = _repeat(configured_client(url), message, timeout)
-        except Unavailable as error:
+        except (Unavailable, KeyboardInterrupt) as error:
             hint = "the message may have been accepted; within 24 hours, this command repeats it safely:"
-            fail(f"{error}\n{hint}\n  {_command(key)}", 3)
+            command = shlex.join(["posthaste", "send", *([] if key else ["--key", message["key"]]), *sys.argv[2:]])
+            fail(f"{str(error) or 'interrupted'}\n{hint}\n  {command}", 3)
     say(accepted["id"])
 
 
@@ -77,7 +77,7 @@ def _repeat(client: Client, message: dict[str, Any], seconds: float) -> dict[str
             if time.monotonic() + wait > deadline:
                 raise
             if pause == FIRST_PAUSE_SECONDS:
-                say(f"posthaste: {error}; the request is repeated for {seconds:g} s under the key {message['key']}", problems)
+                say(f"posthaste: {error}\nthe request is repeated for {seconds:g} s under the key {message['key']}", problems)
         time.sleep(wait)
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -87,10 +87,3 @@ def _pair(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--metadata")
     return name, value
-
-
-def _command(key: str) -> str:
-    """The command line that repeats this one under its key."""
-    arguments = sys.argv[2:]
-    has_key = any(argument == "--key" or argument.startswith("--key=") for argument in arguments)
-    return shlex.join(["posthaste", "send", *([] if has_key else ["--key", key]), *arguments])

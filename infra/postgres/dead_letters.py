@@ -153,8 +153,8 @@ FROM {jobs} j LEFT JOIN LATERAL (
 ) last ON true
 """
 _PAGE = _LETTERS.replace("{jobs}", "jobs") + "WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit"
-_NEWEST = "(SELECT * FROM jobs j WHERE {where} ORDER BY j.finished_at DESC, j.id DESC LIMIT :limit)"
-_NEWEST = _LETTERS.replace("{jobs}", _NEWEST) + "ORDER BY j.finished_at DESC, j.id DESC"
+_NEWEST_JOBS = "(SELECT * FROM jobs j WHERE {where} ORDER BY j.finished_at DESC, j.id DESC LIMIT :limit)"
+_NEWEST = _LETTERS.replace("{jobs}", _NEWEST_JOBS) + "ORDER BY j.finished_at DESC, j.id DESC"
 
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:

@@ -147,7 +147,7 @@ async def test_the_newest_letters_are_listed_with_their_ids_in_full_width(stack:
         await stack.becomes(ids[-1], "failed")
     ran = await stack.command("dead-letters", "list", "--limit", "2")
     assert "the newest 2 of 3:" in ran.stdout
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in ran.stdout.splitlines() if "+" in line]
+    rows = [line.split() for line in ran.stdout.splitlines() if "+" in line]
     assert [row[:5] for row in rows] == [[id_, "message", "sandbox", "failed", "http_400"] for id_ in reversed(ids[1:])]
     assert [row[6] for row in rows] == ["+2" * 40, "+1" * 40]
     listed = json.loads((await stack.command("dead-letters", "list", "--json")).stdout)

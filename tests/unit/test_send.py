@@ -130,6 +130,19 @@ def test_send_prints_the_command_that_repeats_safely(
     api.answers = [DOWN]
     assert _posthaste(monkeypatch, "send", "+1", "b", "--key=k", "--url", url, "--timeout", "0") == 3
     assert capsys.readouterr().err.splitlines()[-1].strip() == f"posthaste send +1 b --key=k --url {url} --timeout 0"
+    assert _posthaste(monkeypatch, "send", "--url", url, "--timeout", "0", "--", "+1", "--key") == 3
+    assert f"posthaste send --key {api.keys[-1]} --url {url}" in capsys.readouterr().err
+
+
+def test_an_interrupted_send_prints_the_command_that_repeats_safely(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **fields: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "send", interrupted)
+    assert _posthaste(monkeypatch, "send", "+1", "b") == 3
+    assert "posthaste send --key " in capsys.readouterr().err
 
 
 def test_send_takes_every_field_of_a_message(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
