@@ -36,17 +36,14 @@ from infra.redis.events import Events
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
-from service.acceptance import Acceptance
-from service.announcing import Announcer
 from service.backlog import BacklogLimit
 from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher
 from service.settings import Settings
-from service.statuses import Statuses
-from service.subscriptions import Subscriptions
+from service.statuses import Statuses, Subscriptions
+from service.transitions import Acceptance
 
-FORGET_SECONDS = 30.0
 HOT_SECONDS = 2.0  # the longest call of the hot pools
 REREAD_SECONDS = 5.0  # the longest delay of a lost notification
 
@@ -78,15 +75,17 @@ class _UseCases:
 
     def __init__(self, settings: Settings, adapters: _Adapters):
         grace_seconds = settings.outbox_grace_seconds
-        deletes = ledger_batcher(Outbox(adapters.hot).delete)
-        self.publishing = EagerPublisher(adapters.broker, lambda pointer: deletes.submit(pointer, FORGET_SECONDS))
+        self.publishing = EagerPublisher(
+            adapters.broker, ledger_batcher(Outbox(adapters.hot).delete), grace_seconds=grace_seconds
+        )
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)
         self.events = Events(settings.redis_url, namespace=settings.namespace, notify=self.subscriptions.notify)
         self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
-        announcer = Announcer(self.publishing, self.statuses, grace_seconds=grace_seconds)
-        self.acceptance = Acceptance(self.accepts, announcer, self.backlog, timeout_seconds=settings.accept_timeout_seconds)
+        self.acceptance = Acceptance(
+            self.accepts, self.publishing, self.statuses, self.backlog, timeout_seconds=settings.accept_timeout_seconds
+        )
 
 
 def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:

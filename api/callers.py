@@ -17,7 +17,7 @@ from starlette.responses import Response
 from api.problems import Problem, unavailable
 from infra.errors import Transient
 from infra.keys import OPEN_CLIENT, KeyRecord, Scope, matches, prefix_of
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.redis.rates import LimitExceeded
 from service.batching import Batcher
 

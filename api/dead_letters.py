@@ -52,7 +52,9 @@ class DeadLetterEndpoints:
             answer["would_requeue"] = [letter.id for letter in found]
         else:
             try:
-                done = await self.letters.requeue_first(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
+                done = await self.letters.requeue(
+                    filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend, skip=True
+                )
             except Transient as error:
                 detail = "The database does not answer. The outcome of this request is unknown."
                 raise unavailable(f"{detail} A repeated request requeues no letter twice.") from error

@@ -25,8 +25,7 @@ from infra.postgres.job_reads import JobKey, JobReads, JobRow, Progress
 from jobs.lifecycle import ENDS
 from jobs.model import Kind, KnownStatus
 from service.batching import Batcher
-from service.statuses import Statuses
-from service.subscriptions import Subscription, Subscriptions
+from service.statuses import Statuses, Subscription, Subscriptions
 
 MAX_WAIT_SECONDS = 60
 PING_SECONDS = 15

@@ -15,9 +15,9 @@ from starlette.types import ExceptionHandler
 from api.shapes import FieldProblem, ItemProblem, ProblemOut
 from infra.errors import Transient
 from infra.postgres.errors import BadData
-from service.acceptance import KeyTaken
 from service.backlog import BacklogFull
 from service.batching import DeadlineExceeded, Overloaded
+from service.transitions import KeyTaken
 
 log = structlog.get_logger()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from starlette.requests import Request
+from uuid_utils.compat import uuid7
 
 from api.callers import client_of
 from api.models import MessageIn, ReportIn
@@ -19,7 +20,7 @@ from api.shapes import FieldProblem
 from infra.postgres.transitions.accept import Accepted
 from infra.webhooks.guard import Guard, Refused
 from jobs.model import IdempotencyKey, NewJob, WorkQueue
-from service.acceptance import Acceptance, new_job_id
+from service.transitions import Acceptance
 
 _HEADER = "Idempotency-Key"
 _VISIBLE_ASCII = re.compile(r"[!-~]{1,255}")
@@ -40,9 +41,7 @@ class Submissions:
         """Accept the submission, or item `index` of a batch. Raises a 422 problem of key or URL, and as `Acceptance.accept`."""
         key = _idempotency_key(request, submission, index)
         url = self._callback_url(submission)
-        return await self.acceptance.accept(
-            NewJob(new_job_id(), client_of(request), queue, key=key, callback_url=url, **fields)
-        )
+        return await self.acceptance.accept(NewJob(uuid7(), client_of(request), queue, key=key, callback_url=url, **fields))
 
     def _callback_url(self, submission: MessageIn | ReportIn) -> str | None:
         """The request's callback URL, else the default. None: no callbacks."""

@@ -16,7 +16,7 @@ from cli.client import ApiError, Client
 from cli.session import read_settings
 from cli.terminal import AsJson, console, format_instant, print_json, say
 from infra import logs
-from infra.postgres import checks, compatibility
+from infra.postgres import compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
 from infra.postgres.pool import DatabasePool
 from infra.rabbitmq.connection import BrokerDown
@@ -78,7 +78,7 @@ async def _postgres(settings: Settings) -> tuple[list[Finding], Set[str]]:
     try:
         with closing(DatabasePool(settings.database_url, name="doctor", threads=1)) as pool:
             current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
-            state = await checks.look(pool, CALL_SECONDS)
+            state = await compatibility.look(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
@@ -97,7 +97,7 @@ async def _postgres(settings: Settings) -> tuple[list[Finding], Set[str]]:
     return findings, state.paused.keys()
 
 
-def _indexes(state: checks.Look) -> list[Finding]:
+def _indexes(state: compatibility.Look) -> list[Finding]:
     fix = "`posthaste migrate` builds the index again"
     return [
         Finding("indexes", "wrong", f"{name} is not valid: its statements scan the whole table", fix)
@@ -105,7 +105,7 @@ def _indexes(state: checks.Look) -> list[Finding]:
     ]
 
 
-def _clock(state: checks.Look) -> Finding:
+def _clock(state: compatibility.Look) -> Finding:
     skew = abs((datetime.now(UTC) - state.clock).total_seconds())
     if skew > CLOCK_SECONDS:
         fix = "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' clock and stay correct"
@@ -113,7 +113,7 @@ def _clock(state: checks.Look) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, state: checks.Look) -> Iterator[Finding]:
+def _work(settings: Settings, state: compatibility.Look) -> Iterator[Finding]:
     for name, jobs in state.waiting.items():
         if name not in settings.providers:
             detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"

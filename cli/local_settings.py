@@ -106,20 +106,20 @@ def recorded_run() -> Iterator[None]:
     """
     for record in FOLDER.glob("up-*.json"):
         run = json.loads(record.read_text())
-        if _started(run["pid"]) != run["started"]:
+        if started(run["pid"]) != run["started"]:
             record.unlink()
     if not any(FOLDER.glob("up-*.json")):
         Path(SANDBOX_FILE).unlink(missing_ok=True)
-    file, started = FOLDER / f"up-{os.getpid()}.json", _started(os.getpid())
-    if FOLDER.is_dir() and started is not None:
-        file.write_text(json.dumps({"pid": os.getpid(), "started": started}))
+    file, started_at = FOLDER / f"up-{os.getpid()}.json", started(os.getpid())
+    if FOLDER.is_dir() and started_at is not None:
+        file.write_text(json.dumps({"pid": os.getpid(), "started": started_at}))
     try:
         yield
     finally:
         file.unlink(missing_ok=True)
 
 
-def _started(pid: int) -> int | None:
+def started(pid: int) -> int | None:
     """The start of a process in ticks since boot (proc(5), field 22); None: no such process, or no /proc."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])

@@ -9,7 +9,7 @@ import typer
 from cli.session import CALL_SECONDS, open_session, read_settings
 from cli.terminal import Yes, confirm, exit_on, fail, problems, say
 from infra.keys import OPEN_CLIENT, Scope
-from infra.postgres import compatibility, migration, privileges
+from infra.postgres import compatibility, migration
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
@@ -20,7 +20,7 @@ from infra.rabbitmq.user import UserNotCreated, create_user
 from jobs.model import DEAD_QUEUES, Kind, WorkQueue, work_queues
 from service.settings import PREFIX, Settings
 
-REFUSALS = (migration.MigrationBlocked, compatibility.ForeignNamespace, migration.WrongEncoding, privileges.RoleMissing)
+REFUSALS = (migration.MigrationBlocked, compatibility.ForeignNamespace, migration.WrongEncoding, migration.RoleMissing)
 DAY = 86_400.0
 REPEAT = "; run the command again"
 
@@ -32,7 +32,7 @@ def migrate(
     ] = False,
 ) -> None:
     with open_session(*REFUSALS, log_level="warning") as (settings, pool):
-        role = privileges.role_of(settings.database_url)
+        role = migration.role_of(settings.database_url)
         revision = migration.migrate(settings.owner_url, settings.namespace, runtime_role=role)
         keys = ApiKeyStore(pool)
         reserved = first_key and asyncio.run(keys.reserve_first(OPEN_CLIENT, [Scope.ADMIN], CALL_SECONDS))

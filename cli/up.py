@@ -43,7 +43,7 @@ def up(
         own = read_settings()
         require_free_port(own.port, f"{PREFIX}PORT")
         if port:
-            require_free_port(port, "another one: posthaste up --sandbox --sandbox-port PORT")
+            require_free_port(port, "--sandbox-port of `posthaste up --sandbox`")
         with local_settings(own, port):
             settings = read_settings()
             settings.provider_for_new_messages()
@@ -72,7 +72,7 @@ def require_free_port(port: int, setting: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise CannotStart(f"port {port} is taken{_holder(port)}; end that process, or set {setting}") from error
+            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
 
 
 def _holder(port: int) -> str:
@@ -84,11 +84,11 @@ def _holder(port: int) -> str:
         process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
         supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
         process = (supervising or [process])[0]  # supervisord would start the API again
-        return f" by process {process.pid} ({' '.join(process.cmdline())[:100]})"
+        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
     except (ImportError, StopIteration):  # without a pid: another user's
-        return ""
+        return "another process"
     except psutil.Error:  # it ended meanwhile, or must not be read
-        return ""
+        return "another process"
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:

@@ -14,7 +14,7 @@ import structlog
 
 from consumers.process import every
 from consumers.slots import Slots
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from jobs.breaker import Breaker, State
 from jobs.outcome import Outcome
 

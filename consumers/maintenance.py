@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from consumers.process import every
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.postgres.ledger import Ledger
 from infra.postgres.retention import Retention
 from jobs.model import DEAD_QUEUES, Kind

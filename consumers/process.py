@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import structlog
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.postgres import compatibility
 from infra.postgres.pool import DatabasePool
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from consumers.process import every
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from jobs.model import LostLease
 from jobs.retry import RetryPolicy
 

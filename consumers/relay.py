@@ -8,7 +8,7 @@ from typing import Protocol
 import structlog
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import DEAD_QUEUES

@@ -22,7 +22,7 @@ from jobs.outcome import NOT_STARTED, UNKNOWN_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, Undecodable, decode
 from service.batching import Batcher
-from service.recording import Recorder
+from service.transitions import Recorder
 
 log = structlog.get_logger()
 
@@ -157,7 +157,7 @@ class Runner:
         return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        return await self.claims.submit(ClaimRequest(pointer, uuid4(), self.lease_seconds))
+        return await self.claims.submit(ClaimRequest(pointer.id, pointer.version, uuid4(), self.lease_seconds))
 
     def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
         """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""

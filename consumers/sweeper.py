@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from consumers.process import every
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.postgres.sweep import Sweep
 from jobs.model import WorkQueue
 

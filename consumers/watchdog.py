@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from consumers.process import every
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 
 log = structlog.get_logger()
 

@@ -32,16 +32,14 @@ from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
-from service.announcing import Announcer
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher
-from service.recording import Recorder
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
+from service.transitions import Recorder
 
 log = structlog.get_logger()
 
-DELETE_SECONDS = 30.0
 REPORTS_AT_ONCE = 1  # a report occupies one processor: more reports need more processes
 
 
@@ -103,16 +101,15 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
 async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue, Slots], stop: asyncio.Event) -> None:
     ledger, consumer, publisher = adapters.ledger, adapters.consumer, adapters.publisher
     deletes = ledger_batcher(Outbox(adapters.hot).delete)
-    eager = EagerPublisher(publisher, lambda pointer: deletes.submit(pointer, DELETE_SECONDS))
+    eager = EagerPublisher(publisher, deletes, grace_seconds=settings.outbox_grace_seconds)
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
-    announcer = Announcer(eager, statuses, grace_seconds=settings.outbox_grace_seconds)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
-    recorder = Recorder(applies, late, announcer, lost_leases=settings.lost_leases)
+    recorder = Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     runner = Runner(
         _works(settings, adapters, slots, gates),
-        ledger_batcher(ledger.claim, key=lambda request: request.pointer, duplicate=lambda _: None),
+        ledger_batcher(ledger.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
         recorder,
         lease_seconds=settings.lease_seconds,
         margin_seconds=settings.lease_margin_seconds,
@@ -162,7 +159,9 @@ def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consu
     for name, provider in settings.providers.items():
         if message_queue(name) in slots:
             queues = [message_queue(name, priority).name for priority in Priority]
-            gates[name] = Gate(name, queues, slots[message_queue(name)], consumer, Breaker(provider.breaker.policy()))
+            gates[name] = Gate(
+                name, queues, slots[message_queue(name)], consumer, Breaker(BreakerPolicy(**provider.breaker.model_dump()))
+            )
     return gates
 
 

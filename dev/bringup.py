@@ -92,8 +92,12 @@ class Bringup:
     def _leave_former(self) -> None:
         """Stop services that were started at the root's former path: they have files open by names that are gone."""
         for service in SERVICES.values():
-            if record := self.home.load(service.name):
-                self._stop(service, record)
+            record, instance = self.home.load(service.name), self.instance(service)
+            if record is None:
+                continue
+            self._stop(service, record)
+            if record.source == Source.PACKAGES and instance.is_displaced and not service.movable:
+                service.discard(instance.place(), "its folder was moved")
 
     def _stop(self, service: Service, record: Record) -> None:
         if record.source == Source.PACKAGES:

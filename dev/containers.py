@@ -1,4 +1,4 @@
-"""The services in containers: one Compose project for each root, ports on loopback, data in named volumes."""
+"""The services in containers: those of the root's docker-compose.yml, as one Compose project for each root."""
 
 import os
 import random
@@ -16,7 +16,12 @@ from dev.home import Home, Record
 from dev.service import Service
 from dev.source import Source
 
-FILE = Path(__file__).with_name("compose.yml")
+OVERRIDE = Path(__file__).with_name("docker-compose.override.yml")
+FILE = OVERRIDE.parents[1] / "docker-compose.yml"
+PASSWORDS = [  # docker-compose.yml requires them in every command; with the override, only POSTGRES_ADMIN_PASSWORD has a user
+    *("POSTGRES_PASSWORD", "POSTGRES_OWNER_PASSWORD", "POSTGRES_ADMIN_PASSWORD"),
+    *("RABBITMQ_PASSWORD", "RABBITMQ_ADMIN_PASSWORD", "REDIS_PASSWORD"),
+]
 ENGINE_SECONDS = 5
 PULL_SECONDS = 900
 Report = Callable[[Service, str], None]
@@ -52,8 +57,8 @@ def trouble() -> str | None:
 
 
 def images() -> dict[str, str]:
-    """The image of each service, as compose.yml names it."""
-    return dict(re.findall(r"^  (\w+):\n    image: (\S+)$", FILE.read_text(), flags=re.MULTILINE))
+    """The image of each service, as docker-compose.yml names it."""
+    return dict(re.findall(r"^  (\w+):\n    image: (\S+)", FILE.read_text(), flags=re.MULTILINE))
 
 
 class Project:
@@ -148,11 +153,12 @@ class Project:
     def _compose(
         self, *words: str, published: Mapping[str, int] | None = None, password: str = "", seconds: float = 300
     ) -> str:
-        settings = {f"SERVICES_{name.upper()}": str(port) for name, port in (published or {}).items()}
+        settings = {f"{name.upper()}_PORT": str(port) for name, port in (published or {}).items()}
+        settings |= dict.fromkeys(PASSWORDS, password or "unused")
         try:
             done = subprocess.run(
-                [*compose(), "-p", self.name, "-f", str(FILE), *words],
-                env={**os.environ, "SERVICES_PASSWORD": password, **settings},
+                [*compose(), "-p", self.name, "-f", str(FILE), "-f", str(OVERRIDE), *words],
+                env={**os.environ, **settings},
                 capture_output=True,
                 text=True,
                 timeout=seconds,

@@ -25,6 +25,7 @@ from dev.process import Process
 
 APART = Path("/var/lib/posthaste")
 IDENTITY = "home.json"
+NAMES = ("postgres", "rabbitmq", "redis")
 MAKING_PASSWORD = threading.Lock()  # services start in parallel
 
 
@@ -54,8 +55,8 @@ class Identity:
 
     @classmethod
     def of(cls, data: Path) -> "Identity | None":
-        """The identity of a data folder; None if there is no folder."""
-        for name in (IDENTITY, "postgres.json", "rabbitmq.json", "redis.json"):  # folders of earlier versions have only records
+        """The identity of a data folder; None if it has none. Folders of earlier versions have only their services' records."""
+        for name in (IDENTITY, *(f"{name}.json" for name in NAMES)):
             try:
                 content = json.loads((data / name).read_text())
             except FileNotFoundError:
@@ -114,10 +115,9 @@ class Home:
         self.data.mkdir(parents=True, exist_ok=True, mode=0o711)  # other users may pass through to their folders
         if self.apart:
             self._point_to_data()
-        if self.former:
-            for name, record in {name: self.load(name) for name in ("postgres", "rabbitmq", "redis")}.items():
-                if record is not None:
-                    self.save(name, record)
+        for name in NAMES if self.former else ():
+            if record := self.load(name):
+                self.save(name, record)
         if Identity.of(self.data) != Identity(str(self.root), self.key) or not (self.data / IDENTITY).exists():
             write_private(self.data / IDENTITY, json.dumps({"root": str(self.root), "key": self.key}))
         self.former = None

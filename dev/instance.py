@@ -90,9 +90,16 @@ class Instance:
         running = {role: process for role, process in self.record.processes.items() if process.is_alive()}
         for role, process in reversed(running.items()):
             number, grace = self.service.end if role == "server" else (signal.SIGTERM, 5.0)
+            if self.is_displaced and not self.service.movable:  # in an orderly end it would write into its former folder
+                number = signal.SIGKILL
             orderly = process.end(number, grace)
             self.report(f"stopped (pid {process.pid}, {role}){'' if orderly else ' by force, as it would not end'}")
         return bool(running)
+
+    @property
+    def is_displaced(self) -> bool:
+        """Whether its folder was moved since it was started."""
+        return self.home.former is not None and not self.home.apart
 
     def signal(self, number: int) -> None:
         """Send a signal to the server's process alone."""

@@ -24,7 +24,7 @@ from infra.rabbitmq.connection import BROKER_ERRORS, connect
 logging.getLogger("aiormq").addHandler(logging.NullHandler())  # a refused connection is no news while it starts
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
-FIRST_BOOT = "first-boot"  # a file in the instance's folder from its first start until it is ready
+DISCARD = "discard"  # a file in the instance's folder: its data is made anew at the next start, for the reason in it
 NODE_DATA = ("mnesia", "feature_flags")
 
 CONFIGURATION = """\
@@ -51,6 +51,7 @@ class RabbitMQService(Service):
     user = "rabbitmq"
     ports = ("amqp", "management", "distribution", "epmd")
     end = (signal.SIGTERM, 30.0)
+    movable = False  # it opens files by absolute names, and finds no quorum queue under another
 
     def variables(self, ports: Ports, password: str) -> dict[str, str]:
         # guest may connect over loopback only, where everything here listens
@@ -71,9 +72,9 @@ class RabbitMQService(Service):
         return f"RabbitMQ {SERVER.resolve().parent.parent.name.rpartition('-')[2]}"
 
     def prepare(self, place: Place) -> str | None:
-        note = _discard_unfinished(place)
+        note = _delete_unusable(place)
         if not (place.folder / "mnesia").exists():
-            write_as(place.user, place.folder / FIRST_BOOT, "")
+            self.discard(place, "its first boot was interrupted")
         files = {
             "rabbitmq.conf": CONFIGURATION.format(**place.ports),
             # The shovel is what moves messages in the management UI.
@@ -84,28 +85,32 @@ class RabbitMQService(Service):
             write_as(place.user, place.folder / name, text)
         return note
 
+    def discard(self, place: Place, reason: str) -> None:
+        write_as(place.user, place.folder / DISCARD, reason)
+
     def finish(self, place: Place) -> None:
-        (place.folder / FIRST_BOOT).unlink(missing_ok=True)
+        (place.folder / DISCARD).unlink(missing_ok=True)
 
     def commands(self, place: Place) -> Mapping[str, Command]:
         epmd = ["epmd", "-address", "127.0.0.1", "-port", str(place.ports["epmd"])]
         return {"epmd": Command(epmd), "server": Command([str(SERVER)], _environment(place))}
 
 
-def _discard_unfinished(place: Place) -> str | None:
-    """Delete the data of a node that was killed in its first boot, as it can neither be read nor completed.
+def _delete_unusable(place: Place) -> str | None:
+    """Delete the data of a node that was killed in its first boot, or whose folder was moved. Returns the reason.
 
-    Its tables exist in part: the next boot ends with `schema_integrity_check_failed`, or waits for the others for ever. No job
-    is lost, because no client has used this node and Postgres stores every job.
+    After a killed first boot, tables exist in part: the next boot ends with `schema_integrity_check_failed`, or waits for the
+    others for ever. No job is lost, because Postgres stores every job and the relay publishes again.
     """
-    if not ((place.folder / FIRST_BOOT).exists() and (place.folder / "mnesia").exists()):
+    mark = place.folder / DISCARD
+    if not (mark.exists() and (place.folder / "mnesia").exists()):
         return None
     for path in (place.folder / name for name in NODE_DATA):
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    return "its first boot was interrupted: its data is made anew (Postgres stores every job)"
+    return f"its data is made anew: {mark.read_text()} (Postgres stores every job)"
 
 
 async def _check(amqp: str, management: str) -> None:

@@ -51,6 +51,7 @@ class Service(ABC):
     package: str
     user: str
     ports: Sequence[str]  # all that a private instance listens on
+    movable = True  # whether a running server and its data survive when their folder is moved
     end: tuple[signal.Signals, float]  # the signal for an orderly end, and the seconds it may take
 
     @abstractmethod
@@ -72,6 +73,9 @@ class Service(ABC):
     @abstractmethod
     def prepare(self, place: Place) -> str | None:
         """Make data and configuration; called before each start. Returns a line to report, if there is one."""
+
+    def discard(self, place: Place, reason: str) -> None:  # noqa: B027 - only of services that are not movable
+        """Have `prepare` delete the data at the next start."""
 
     def finish(self, place: Place) -> None:  # noqa: B027 - most services have nothing to do
         """Complete a start; called once the service is ready."""

@@ -193,7 +193,3 @@ class Transition:
     route: Route | None = None  # of the message that is published to `queue`; None: nothing is published
     queue: str | None = None
     counts_as_lost: bool = False
-
-    @property
-    def lost_lease(self) -> bool:
-        return self.cause is Cause.LEASE_LOST

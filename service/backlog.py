@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 
 log = structlog.get_logger()
 
@@ -37,34 +37,25 @@ class _Backlog:
 
 
 def correct_count(count: int, counted: int, uncertain: int) -> int:
-    """The number of waiting jobs nearest to `count` that agrees with a query.
-
-    The query counted `counted` jobs. It may have missed the `uncertain` jobs that were admitted during it.
-    """
+    """The number nearest to `count` that agrees with a query of `counted` jobs. It may have missed the `uncertain` jobs."""
     return min(max(count, counted), counted + uncertain)
 
 
+@dataclass(eq=False)
 class BacklogLimit:
-    """Rejects the jobs of a client that has `high` waiting jobs, until it has `low`.
+    """Rejects the jobs of a client that has `high` waiting jobs, until it has `low`. `waiting` queries their number.
 
     Each admission adds one, and a query corrects the count every second. Scheduled jobs, callbacks, and jobs of a paused
     provider do not count. While Postgres does not answer, the last count applies for a minute.
     """
 
-    def __init__(
-        self,
-        waiting: Callable[[str, int, float], Awaitable[int]],
-        *,
-        high: int,
-        low: int,
-        monotonic: Callable[[], float] = time.monotonic,
-    ):
-        self._waiting = waiting
-        self._high = high
-        self._low = low
-        self._monotonic = monotonic
-        self._backlogs: dict[str, _Backlog] = {}
-        self._outage = OutageLog("backlog_count", "the last counts apply")
+    waiting: Callable[[str, int, float], Awaitable[int]]
+    _: KW_ONLY
+    high: int
+    low: int
+    monotonic: Callable[[], float] = time.monotonic
+    _backlogs: dict[str, _Backlog] = field(default_factory=dict, init=False)
+    _outage: OutageLog = field(default_factory=lambda: OutageLog("backlog_count", "the last counts apply"), init=False)
 
     async def run(self) -> None:
         """Count until cancelled."""
@@ -74,68 +65,54 @@ class BacklogLimit:
 
     async def refresh(self) -> None:
         """Count the waiting jobs of each recently active client whose count is due."""
-        now = self._monotonic()
-        recently = now - RECENT_SECONDS
-        self._backlogs = {
-            client_id: backlog
-            for client_id, backlog in self._backlogs.items()
-            if backlog.is_full or backlog.submitted_at > recently
-        }
+        now = self.monotonic()
         for client_id, backlog in list(self._backlogs.items()):
-            if backlog.due_at <= now:
+            if not backlog.is_full and backlog.submitted_at <= now - RECENT_SECONDS:
+                del self._backlogs[client_id]
+            elif backlog.due_at <= now:
                 await self._count(client_id, backlog)
 
     async def _count(self, client_id: str, backlog: _Backlog) -> None:
-        started, uncommitted, admitted = self._monotonic(), backlog.uncommitted, backlog.admitted
+        started, uncommitted, admitted = self.monotonic(), backlog.uncommitted, backlog.admitted
+        counted: int | None = None
         try:
-            counted = await self._waiting(client_id, self._high, COUNT_SECONDS)
+            counted = await self.waiting(client_id, self.high, COUNT_SECONDS)
+            self._outage.succeeded()
         except Transient as error:
             self._outage.failed(error)
-            self._expire_count(client_id, backlog)
-        else:
-            self._outage.succeeded()
+        ended = self.monotonic()
+        if counted is not None:
             backlog.count = correct_count(backlog.count, counted, uncommitted + backlog.admitted - admitted)
-            backlog.counted_at = self._monotonic()
+            backlog.counted_at = ended
+        elif ended - backlog.counted_at >= STALE_SECONDS and backlog.count > self.low:
+            # The low mark is assumed, so that an idle client is not rejected for good.
+            log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self.low)
+            backlog.count, backlog.counted_at = self.low, ended
         # Counting a large backlog is slow, so each client gets a twentieth of the time.
-        ended = self._monotonic()
         backlog.due_at = ended + COUNT_SHARE * (ended - started)
         self._toggle(client_id, backlog)
 
-    def _expire_count(self, client_id: str, backlog: _Backlog) -> None:
-        """Assume the low mark once a count is stale, so that an idle client is not rejected for good."""
-        now = self._monotonic()
-        if now - backlog.counted_at >= STALE_SECONDS and backlog.count > self._low:
-            log.warning("backlog.stale", client=client_id, counted=backlog.count, assumed=self._low)
-            backlog.count, backlog.counted_at = self._low, now
-
     @contextmanager
     def admission(self, client_id: str) -> Iterator[None]:
-        """The context of one job, from its admission until its commit.
-
-        Raises:
-            BacklogFull: too many of its jobs are waiting.
-        """
-        backlog = self._admit(client_id)
+        """The context of one job, from its admission until its commit. Raises `BacklogFull` if too many jobs are waiting."""
+        now = self.monotonic()
+        backlog = self._backlogs.setdefault(client_id, _Backlog(counted_at=now))
+        backlog.submitted_at = now
+        if backlog.is_full:
+            raise BacklogFull(f"{backlog.count} of your jobs are waiting. New jobs are accepted again at {self.low}.")
+        backlog.count += 1
+        backlog.admitted += 1
         backlog.uncommitted += 1
+        self._toggle(client_id, backlog)
         try:
             yield
         finally:
             backlog.uncommitted -= 1
 
-    def _admit(self, client_id: str) -> _Backlog:
-        backlog = self._backlogs.setdefault(client_id, _Backlog(counted_at=self._monotonic()))
-        backlog.submitted_at = self._monotonic()
-        if backlog.is_full:
-            raise BacklogFull(f"{backlog.count} of your jobs are waiting. New jobs are accepted again at {self._low}.")
-        backlog.count += 1
-        backlog.admitted += 1
-        self._toggle(client_id, backlog)
-        return backlog
-
     def _toggle(self, client_id: str, backlog: _Backlog) -> None:
-        if not backlog.is_full and backlog.count >= self._high:
+        if not backlog.is_full and backlog.count >= self.high:
             backlog.is_full = True
             log.warning("backlog.full", client=client_id, waiting=backlog.count, effect="its submissions are rejected with 503")
-        elif backlog.is_full and backlog.count <= self._low:
+        elif backlog.is_full and backlog.count <= self.low:
             backlog.is_full = False
             log.info("backlog.open", client=client_id, waiting=backlog.count)

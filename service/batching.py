@@ -1,13 +1,10 @@
-"""The one batching primitive. Callers await their own results; items that arrive during a flush form the next batch.
-
-There is no timer: an idle batcher adds no delay, and a busy one fills its batches. One flush runs at a time.
-"""
+"""The one batching primitive. Callers await their own results; items that arrive during a flush form the next batch."""
 
 import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 from infra.errors import Transient
@@ -40,10 +37,6 @@ class _Entry(Generic[Item, Result]):
     def is_live(self, now: float) -> bool:
         return now < self.deadline and any(not future.done() for future in self.futures)
 
-    def join(self, duplicate: "_Entry[Item, Result]") -> None:
-        self.futures += duplicate.futures
-        self.deadline = max(self.deadline, duplicate.deadline)
-
     def settle(self, result: Result, duplicate_result: Result) -> None:
         """Return the result to the first caller that still waits, and `duplicate_result` to the others."""
         waiting = [future for future in self.futures if not future.done()]
@@ -56,50 +49,28 @@ class _Entry(Generic[Item, Result]):
                 future.set_exception(error)
 
 
+@dataclass(eq=False)
 class Batcher(Generic[Item, Result]):
     """Collects single items into batches for `flush(items, timeout_seconds)`, which returns one result an item, in order.
 
-    Args:
-        flush: executes a whole batch or nothing of it. It must be repeatable with the same items.
-        key: items with equal keys are flushed once; the later ones are duplicates.
-        duplicate: the result of a duplicate after the first succeeded; None: the first's result.
-        repeat_transient: a batch that fails with a `Transient` error is repeated until its items' deadlines pass.
-        isolate: errors that one bad item causes for the whole batch. The batch is repeated item by item.
-        max_batch: items in one flush. capacity: waiting items before `Overloaded`.
-        call_seconds: the longest duration of one flush.
+    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. One flush runs at a time.
+    There is no timer: an idle batcher adds no delay, and a busy one fills its batches.
     """
 
-    def __init__(
-        self,
-        flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]],
-        *,
-        key: Callable[[Item], Hashable] | None = None,
-        duplicate: Callable[[Item], Result] | None = None,
-        isolate: tuple[type[Exception], ...] = (),
-        repeat_transient: bool = False,
-        max_batch: int = 500,
-        capacity: int = 20_000,
-        call_seconds: float = 2.0,
-    ):
-        self._flush = flush
-        self._key = key
-        self._duplicate = duplicate
-        self._isolate = isolate
-        self._repeat = (Transient,) if repeat_transient else ()
-        self._max_batch = max_batch
-        self._capacity = capacity
-        self._call_seconds = call_seconds
-        self._waiting: deque[_Entry[Item, Result]] = deque()
-        self._drainer: asyncio.Task[None] | None = None
+    flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
+    _: KW_ONLY
+    key: Callable[[Item], Hashable] | None = None  # equal keys are flushed once; the later items are duplicates
+    duplicate: Callable[[Item], Result] | None = None  # the result of a duplicate after a success; None: the first's result
+    isolate: tuple[type[Exception], ...] = ()  # errors of one bad item that fail its batch, which is repeated item by item
+    repeat_transient: bool = False  # repeat a batch that fails with a `Transient` error until its items' deadlines pass
+    max_batch: int = 500
+    capacity: int = 20_000  # waiting items before `Overloaded`
+    call_seconds: float = 2.0  # the longest duration of one flush
+    _waiting: deque[_Entry[Item, Result]] = field(default_factory=deque, init=False)
+    _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
 
     async def submit(self, item: Item, timeout: float = float("inf")) -> Result:
-        """Wait at most `timeout` seconds for the item's own result.
-
-        Raises:
-            Overloaded: too many items are waiting.
-            DeadlineExceeded: no result in time; the item may have been executed.
-            Exception: the flush raised it for this item.
-        """
+        """The item's own result, within `timeout` seconds. Raises `Overloaded`, `DeadlineExceeded` or the flush's error."""
         entry = self._enqueue(item, timeout)
         try:
             async with asyncio.timeout(None if timeout == float("inf") else timeout):
@@ -108,15 +79,11 @@ class Batcher(Generic[Item, Result]):
             raise DeadlineExceeded(f"no result within {timeout:.3g} s") from (entry.last_error or error)
 
     def post(self, item: Item, timeout: float, callback: Callable[["asyncio.Future[Result]"], object]) -> None:
-        """Like `submit` without waiting. `callback` receives the settled future, unless the deadline passes before the flush.
-
-        Raises:
-            Overloaded: too many items are waiting.
-        """
+        """Submit without waiting; raises `Overloaded`. `callback` gets the future, unless the deadline precedes the flush."""
         self._enqueue(item, timeout).futures[0].add_done_callback(callback)
 
     def _enqueue(self, item: Item, timeout: float) -> _Entry[Item, Result]:
-        if len(self._waiting) >= self._capacity:
+        if len(self._waiting) >= self.capacity:
             raise Overloaded(f"{len(self._waiting)} items are waiting")
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Result] = _Entry(item, loop.time() + timeout, [loop.create_future()])
@@ -142,50 +109,44 @@ class Batcher(Generic[Item, Result]):
         now = asyncio.get_running_loop().time()
         batch: list[_Entry[Item, Result]] = []
         by_key: dict[Hashable, _Entry[Item, Result]] = {}
-        while self._waiting and len(batch) < self._max_batch:
+        while self._waiting and len(batch) < self.max_batch:
             entry = self._waiting.popleft()
             if not entry.is_live(now):
                 continue
-            if self._key is not None:
-                original = by_key.setdefault(self._key(entry.item), entry)
-                if original is not entry:
-                    original.join(entry)
-                    continue
-            batch.append(entry)
+            original = entry if self.key is None else by_key.setdefault(self.key(entry.item), entry)
+            if original is entry:
+                batch.append(entry)
+            else:
+                original.futures += entry.futures
+                original.deadline = max(original.deadline, entry.deadline)
         return batch
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         loop = asyncio.get_running_loop()
-        pause = _FIRST_PAUSE
+        pause, repeated = _FIRST_PAUSE, (Transient,) if self.repeat_transient else ()
         while batch := [entry for entry in batch if entry.is_live(loop.time())]:
-            timeout = min(self._call_seconds, max(entry.deadline for entry in batch) - loop.time())
+            timeout = min(self.call_seconds, max(entry.deadline for entry in batch) - loop.time())
             try:
-                results = await self._flush([entry.item for entry in batch], timeout)
+                results = await self.flush([entry.item for entry in batch], timeout)
                 if len(results) != len(batch):
                     raise WrongResults(f"{len(results)} results of {len(batch)} items")
-            except self._repeat as error:
+            except repeated as error:
                 for entry in batch:
                     entry.last_error = error
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter, not a secret
                 pause = min(_LONGEST_PAUSE, pause * 2)
-            except self._isolate as error:
-                await self._execute_singly(batch, error)
-                return
             except Exception as error:  # noqa: BLE001  raised again in every caller
-                for entry in batch:
-                    entry.fail(error)
+                if isinstance(error, self.isolate) and len(batch) > 1:
+                    for entry in batch:
+                        await self._execute([entry])
+                else:
+                    for entry in batch:
+                        entry.fail(error)
                 return
             else:
                 for entry, result in zip(batch, results, strict=True):
-                    entry.settle(result, result if self._duplicate is None else self._duplicate(entry.item))
+                    entry.settle(result, result if self.duplicate is None else self.duplicate(entry.item))
                 return
-
-    async def _execute_singly(self, batch: list[_Entry[Item, Result]], error: Exception) -> None:
-        if len(batch) == 1:
-            batch[0].fail(error)
-            return
-        for entry in batch:
-            await self._execute([entry])
 
 
 def ledger_batcher(

@@ -1,11 +1,10 @@
-"""Dead letters: requeue and discard, for the command and the HTTP routes.
+"""Dead letters: requeue and discard. Each change is fenced by the version that was read: no repetition requeues a job twice.
 
-The ledger decides which jobs are dead. The dead queues only show them in the management UI, and are tidied afterwards. Each
-change is fenced by the version that was read, so a repeated request requeues no job twice.
+The ledger decides which jobs are dead. The dead queues only show them in the management UI, and are tidied afterwards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Requeueable
@@ -36,57 +35,35 @@ class DeadLetters:
         self._deadlines = deadlines
 
     async def requeue(
-        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
+        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False, skip: bool = False
     ) -> BatchResult:
         """Requeue the next `limit` that match the filter; messages for `provider`, or None: for their own.
 
-        Letters of unconfigured providers are left. Letters past their deadline are left, unless `extend` renews it.
+        Letters of unconfigured providers are left. Letters past their deadline are left, unless `extend` renews it. With
+        `skip` they do not count towards `limit`, and the result names at most `limit` of them.
         """
-        letters = await self._store.page(filter_, after, limit, CALL_SECONDS)
-        targets = [(letter, self._target(letter.queue, provider)) for letter in letters]
-        configured = [(letter, queue) for letter, queue in targets if queue.name in self._deadlines]
-        eligible = [
-            (letter, queue) for letter, queue in configured if extend or letter.age_seconds <= self._deadlines[queue.name]
-        ]
-        eligible_ids = {letter.id for letter, _ in eligible}
-        moved = await self._store.requeue(eligible, CALL_SECONDS) if eligible else set()
-        return BatchResult(
-            [letter.id for letter in letters if letter.id in moved],
-            letters[-1].id if letters else None,
-            unconfigured=[letter.id for letter, queue in targets if queue.name not in self._deadlines],
-            expired=[letter.id for letter, _ in configured if letter.id not in eligible_ids],
-        )
-
-    async def requeue_first(
-        self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
-    ) -> BatchResult:
-        """Requeue the first `limit` that match the filter and can be requeued.
-
-        The result names at most `limit` of the letters that are left.
-        """
-        letters = await self.requeueable(filter_, after, limit, provider, extend=extend)
-        targets = [(letter, self._target(letter.queue, provider)) for letter in letters]
-        moved = await self._store.requeue(targets, CALL_SECONDS) if targets else set()
-        condition = self._requeueable(provider, extend=extend, negated=True)
-        others = await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
-        configured = {letter.id for letter in others if self._target(letter.queue, provider).name in self._deadlines}
-        return BatchResult(
-            [letter.id for letter in letters if letter.id in moved],
-            letters[-1].id if letters else None,
-            unconfigured=[letter.id for letter in others if letter.id not in configured],
-            expired=[letter.id for letter in others if letter.id in configured],
-        )
+        deadlines = self._deadlines_of(extend)
+        if skip:
+            eligible = await self.requeueable(filter_, after, limit, provider, extend=extend)
+            others = Requeueable(deadlines, provider, negated=True)
+            page = await self._store.page(filter_, after, limit, CALL_SECONDS, others)
+        else:
+            page = await self._store.page(filter_, after, limit, CALL_SECONDS)
+            eligible = [each for each in page if each.age_seconds <= deadlines.get(_target(each, provider).name, float("-inf"))]
+        targets = {letter.id: (letter, _target(letter, provider)) for letter in eligible}
+        moved = await self._store.requeue(list(targets.values()), CALL_SECONDS) if targets else set()
+        result = BatchResult([id_ for id_ in targets if id_ in moved], page[-1].id if page else None)
+        for letter in page:
+            if letter.id not in targets:
+                is_configured = _target(letter, provider).name in self._deadlines
+                (result.expired if is_configured else result.unconfigured).append(letter.id)
+        return result
 
     async def requeueable(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False
     ) -> list[DeadLetter]:
         """The first `limit` that match the filter and can be requeued."""
-        condition = self._requeueable(provider, extend=extend, negated=False)
-        return await self._store.page(filter_, after, limit, CALL_SECONDS, condition)
-
-    def _requeueable(self, provider: str | None, *, extend: bool, negated: bool) -> Requeueable:
-        deadlines = dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines
-        return Requeueable(deadlines, provider, negated)
+        return await self._store.page(filter_, after, limit, CALL_SECONDS, Requeueable(self._deadlines_of(extend), provider))
 
     async def discard(self, filter_: Filter, after: UUID, limit: int) -> BatchResult:
         """Discard the next `limit` that match the filter."""
@@ -94,11 +71,12 @@ class DeadLetters:
         moved = await self._store.discard(letters, CALL_SECONDS) if letters else set()
         return BatchResult([letter.id for letter in letters if letter.id in moved], letters[-1].id if letters else None)
 
-    @staticmethod
-    def _target(queue: WorkQueue, provider: str | None) -> WorkQueue:
-        if provider is None or queue.provider is None:
-            return queue
-        return WorkQueue(queue.kind, provider, queue.priority)
+    def _deadlines_of(self, extend: bool) -> Mapping[str, float]:
+        return dict.fromkeys(self._deadlines, NO_DEADLINE_SECONDS) if extend else self._deadlines
+
+
+def _target(letter: DeadLetter, provider: str | None) -> WorkQueue:
+    return letter.queue if provider is None or letter.provider is None else replace(letter.queue, provider=provider)
 
 
 class Tidier:
@@ -109,9 +87,7 @@ class Tidier:
         self._queues = queues
         self._lock = lock
 
-    async def tidy(
-        self, kinds: Iterable[Kind] = tuple(Kind), *, drop_undecodable: bool = False
-    ) -> dict[str, TidyResult] | None:
+    async def tidy(self, kinds: Iterable[Kind] = Kind, *, drop_undecodable: bool = False) -> dict[str, TidyResult] | None:
         """Remove stale copies; returns the results by logical queue. None: another process is tidying."""
         if not await self._lock.held():
             return None

@@ -1,18 +1,24 @@
-"""The statuses of jobs: from the cache, or from the ledger, which refills the cache."""
+"""The statuses of jobs: from the cache, or from the ledger, which refills the cache; and the clients that wait for a change.
+
+A subscription starts before the first read and rereads periodically, so a lost notification delays it by `reread_seconds`.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol
 from uuid import UUID
 
 from infra.errors import Transient
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from jobs.model import KnownStatus
 from service.batching import Batcher, Overloaded
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
-DOWN_AFTER_SECONDS = 1.0
 
 
 class Cache(Protocol):
@@ -22,33 +28,24 @@ class Cache(Protocol):
     async def write(self, entries: Sequence[KnownStatus], timeout: float) -> Sequence[None]: ...
 
 
-Ledger = Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None]]]
-
-
 class Statuses:
     """Coalesces concurrent reads (one MGET, one SELECT for many callers) and writes. The cache's errors never reach callers."""
 
-    def __init__(self, cache: Cache, ledger: Ledger):
-        self._outage = OutageLog("cache", "statuses come from the ledger", after_seconds=DOWN_AFTER_SECONDS)
-        self._cache_reads = Batcher(cache.read, key=_identity, max_batch=1000)
-        self._ledger_reads = Batcher(ledger, key=_identity, repeat_transient=True)
+    def __init__(self, cache: Cache, ledger: Callable[[Sequence[UUID], float], Awaitable[Sequence[KnownStatus | None]]]):
+        self._outage = OutageLog("cache", "statuses come from the ledger")
+        self._cache_reads = Batcher(cache.read, key=lambda id_: id_, max_batch=1000)
+        self._ledger_reads = Batcher(ledger, key=lambda id_: id_, repeat_transient=True)
         self._writes = Batcher(cache.write, max_batch=1000)
 
     async def read(self, id_: UUID) -> KnownStatus | None:
-        """The status of any client's job; None: there is no such job.
-
-        Raises:
-            DeadlineExceeded, Overloaded: neither cache nor ledger answered.
-        """
+        """The status of any client's job; None: there is none. Raises `Transient` if neither cache nor ledger answers."""
+        status = None
         try:
             status = await self._cache_reads.submit(id_, CACHE_SECONDS)
             self._outage.succeeded()
-            if status is not None:
-                return status
         except Transient as error:
             self._outage.failed(error)
-        status = await self.read_ledger(id_)
-        if status is not None:
+        if status is None and (status := await self.read_ledger(id_)) is not None:
             self.cache(status)
         return status
 
@@ -64,13 +61,86 @@ class Statuses:
             self._outage.failed(error)
 
     def _record_write(self, write: "asyncio.Future[None]") -> None:
-        if write.cancelled():
-            return
         if (error := write.exception()) is None:
             self._outage.succeeded()
         else:
             self._outage.failed(error)
 
 
-def _identity(id_: UUID) -> UUID:
-    return id_
+class Subscription:
+    """One waiting client of one job. `wake_up` makes it check whether it is active."""
+
+    def __init__(self, subscriptions: "Subscriptions", id_: UUID, is_active: Callable[[], bool]):
+        self._subscriptions = subscriptions
+        self._is_active = is_active
+        self._id = id_
+        self._latest: KnownStatus | None = None
+        self.wake_up = asyncio.Event()
+
+    def notify(self, status: KnownStatus) -> None:
+        if self._latest is None or status.version > self._latest.version:
+            self._latest = status
+            self.wake_up.set()
+
+    @property
+    def active(self) -> bool:
+        """Whether the client still waits."""
+        return not self._subscriptions.closed and self._is_active()
+
+    async def after(self, version: int, seconds: float = float("inf")) -> KnownStatus | None:
+        """The first status newer than `version`; None after `seconds`, or when the subscription ends."""
+        deadline = time.monotonic() + seconds
+        while self.active:
+            if self._latest is not None and self._latest.version > version:
+                return self._latest
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                return None
+            self.wake_up.clear()
+            pause = self._subscriptions.reread_seconds * random.uniform(0.75, 1.25)  # noqa: S311  spreads the rereads
+            try:
+                async with asyncio.timeout(min(seconds_left, pause)):
+                    await self.wake_up.wait()
+            except TimeoutError:
+                with suppress(Transient):  # the next reread may succeed
+                    if (status := await self._subscriptions.read(self._id)) is not None:
+                        self.notify(status)
+        return None
+
+
+class Subscriptions:
+    """All subscriptions of one process. `read` reads the ledger."""
+
+    def __init__(self, read: Callable[[UUID], Awaitable[KnownStatus | None]], *, reread_seconds: float):
+        self.read = read
+        self.reread_seconds = reread_seconds
+        self.closed = False
+        self._by_job: defaultdict[UUID, set[Subscription]] = defaultdict(set)
+
+    @contextmanager
+    def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> Iterator[Subscription]:
+        """Receive a job's status changes from now on, while `is_active()` holds; `wake` makes every subscription check it."""
+        subscription = Subscription(self, id_, is_active)
+        self._by_job[id_].add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._by_job[id_].discard(subscription)
+            if not self._by_job[id_]:
+                del self._by_job[id_]
+
+    def notify(self, status: KnownStatus) -> None:
+        """Notify the subscriptions of the status' job."""
+        for subscription in self._by_job.get(status.id, ()):
+            subscription.notify(status)
+
+    def close(self) -> None:
+        """End every subscription at shutdown. Each request then answers with its last status."""
+        self.closed = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Make every subscription check whether it is active."""
+        for subscriptions in self._by_job.values():
+            for subscription in subscriptions:
+                subscription.wake_up.set()

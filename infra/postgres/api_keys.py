@@ -102,66 +102,50 @@ class ApiKeyStore:
 
     async def find(self, prefixes: Sequence[str], timeout: float) -> list[KeyRecord | None]:
         """The keys with these prefixes, in their order; None where there is none."""
-
-        def work(connection: sa.Connection) -> dict[str, KeyRecord]:
-            rows = connection.execute(_FIND, {"prefixes": list(prefixes)})
-            return {row.prefix: _record(row) for row in rows}
-
-        found = await self._pool.call(work, timeout)
+        found = {row["prefix"]: _record(**row) for row in await self._pool.fetch(_FIND, timeout, prefixes=list(prefixes))}
         return [found.get(prefix) for prefix in prefixes]
 
     async def any(self, timeout: float) -> bool:
         """Whether any key exists, revoked ones included."""
-        return await self._pool.call(lambda connection: bool(connection.execute(_ANY).scalar_one()), timeout)
+        return bool(await self._pool.value(_ANY, timeout))
 
     async def reserve_first(self, client_id: str, scopes: Sequence[Scope], timeout: float) -> bool:
         """Reserve a key for a client, which is created if it is missing. False: a key exists.
 
         From then on every request needs a key. `take_first` makes the reserved key usable.
         """
-        parameters = {"client_id": client_id, "scopes": [str(scope) for scope in scopes], "reserved": RESERVED}
-        return await self._pool.call(lambda c: c.execute(_RESERVE, parameters).rowcount == 1, timeout)
+        return await self._pool.execute(_RESERVE, timeout, client_id=client_id, scopes=list(scopes), reserved=RESERVED) == 1
 
     async def take_first(self, new: NewKey, timeout: float) -> bool:
         """Replace the reserved key. False: no key is reserved."""
-        parameters = {"prefix": new.prefix, "hash": new.hash, "reserved": RESERVED}
-        return await self._pool.call(lambda c: c.execute(_TAKE, parameters).rowcount == 1, timeout)
+        return await self._pool.execute(_TAKE, timeout, prefix=new.prefix, hash=new.hash, reserved=RESERVED) == 1
 
     async def create_client(self, id_: str, timeout: float) -> bool:
         """False: the client exists."""
-        return await self._pool.call(lambda c: c.execute(_CREATE_CLIENT, {"id": id_}).rowcount == 1, timeout)
+        return await self._pool.execute(_CREATE_CLIENT, timeout, id=id_) == 1
 
     async def clients(self, timeout: float) -> list[ClientRow]:
-        return await self._pool.call(lambda c: [ClientRow(**row) for row in c.execute(_CLIENTS).mappings()], timeout)
+        return [ClientRow(**row) for row in await self._pool.fetch(_CLIENTS, timeout)]
 
     async def create_key(
         self, client_id: str, new: NewKey, scopes: Sequence[Scope], seconds: float | None, timeout: float
     ) -> bool:
         """Create a key that expires after `seconds` (None: never). False: the client does not exist."""
-        parameters = {
-            "client_id": client_id,
-            "prefix": new.prefix,
-            "hash": new.hash,
-            "scopes": [str(scope) for scope in scopes],
-            "seconds": seconds,
-        }
-        return await self._pool.call(lambda c: c.execute(_CREATE_KEY, parameters).rowcount == 1, timeout)
+        parameters = {"client_id": client_id, "scopes": list(scopes), "seconds": seconds}
+        return await self._pool.execute(_CREATE_KEY, timeout, prefix=new.prefix, hash=new.hash, **parameters) == 1
 
     async def keys(self, client_id: str | None, timeout: float) -> list[KeyRow]:
-        parameters = {"client_id": client_id}
-        return await self._pool.call(lambda c: [KeyRow(**row) for row in c.execute(_KEYS, parameters).mappings()], timeout)
+        return [KeyRow(**row) for row in await self._pool.fetch(_KEYS, timeout, client_id=client_id)]
 
     async def rotate(self, old: str, new: NewKey, overlap_seconds: float, timeout: float) -> bool:
         """Create a successor of a usable key, which expires after the overlap at the latest. False: no such key."""
         parameters = {"old": old, "prefix": new.prefix, "hash": new.hash, "overlap": overlap_seconds}
-        return await self._pool.call(lambda c: c.execute(_ROTATE, parameters).rowcount == 1, timeout)
+        return await self._pool.execute(_ROTATE, timeout, **parameters) == 1
 
     async def revoke(self, name: str, timeout: float, *, of_client: bool = False) -> int:
         """Revoke the key with this prefix, or every key of this client; returns how many."""
-        parameters = {"name": name, "of_client": of_client}
-        return await self._pool.call(lambda c: c.execute(_REVOKE, parameters).rowcount, timeout)
+        return await self._pool.execute(_REVOKE, timeout, name=name, of_client=of_client)
 
 
-def _record(row: Any) -> KeyRecord:
-    known = frozenset(Scope(scope) for scope in row.scopes if scope in set(Scope))
-    return KeyRecord(row.prefix, row.client_id, row.hash, known, row.usable)
+def _record(scopes: list[str], **columns: Any) -> KeyRecord:
+    return KeyRecord(**columns, scopes=frozenset(Scope(scope) for scope in scopes if scope in set(Scope)))

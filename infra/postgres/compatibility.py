@@ -1,8 +1,11 @@
-"""Compatibility: whether the database has a schema and a namespace that fit this process."""
+"""Compatibility: whether the database has a schema and a namespace that fit this process; the checks of `posthaste doctor`."""
 
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -16,6 +19,24 @@ _CHECK_SECONDS = 0.8
 
 log = structlog.get_logger()
 
+# Indexes of a running or abandoned REINDEX CONCURRENTLY belong to an operator.
+INVALID_INDEXES = """SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
+    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+ORDER BY c.relname"""
+
+_LOOK = sa.text(f"""
+SELECT clock_timestamp() AS clock,
+    (SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'posthaste relay' AND datname = current_database()) AS relays,
+    (SELECT count(*) FROM outbox WHERE due_at < now() - interval '1 minute') AS overdue,
+    (SELECT coalesce(json_object_agg(provider, jobs ORDER BY provider), '{{}}') FROM (
+        SELECT provider, count(*) AS jobs FROM jobs WHERE status IN ('queued', 'retrying') AND provider IS NOT NULL
+        GROUP BY provider) w) AS waiting,
+    (SELECT coalesce(json_object_agg(provider, paused_at ORDER BY provider), '{{}}') FROM provider_pauses) AS paused,
+    ARRAY({INVALID_INDEXES}) AS invalid_indexes
+""")  # noqa: S608  a constant
+
 
 class SchemaTooOld(Exception):
     """The database's schema is older than this code: run `posthaste migrate`."""
@@ -25,8 +46,12 @@ class ForeignNamespace(Exception):
     """The database belongs to another namespace: POSTHASTE_DATABASE_URL or POSTHASTE_NAMESPACE is wrong."""
 
 
+@cache
 def code_revision() -> str:
-    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…"""
+    """The newest revision in `migrations/versions`, whose files are named by it: 0001_…, 0002_…
+
+    It is read once: an installation of the next release under a running process does not end it.
+    """
     return max(file.name[:4] for file in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
@@ -40,10 +65,10 @@ async def check(pool: DatabasePool, namespace: str, timeout: float) -> bool:
     """
 
     def work(connection: sa.Connection) -> tuple[str | None, str | None]:
-        if connection.execute(sa.text("SELECT to_regclass('installation')")).scalar_one() is None:
+        if connection.scalar(sa.text("SELECT to_regclass('installation')")) is None:
             return None, None
-        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-        return revision, connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one_or_none()
+        revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+        return revision, connection.scalar(sa.text("SELECT namespace FROM installation"))
 
     revision, owner = await pool.call(work, timeout)
     expected = code_revision()
@@ -74,3 +99,25 @@ async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[
             if not current:
                 log.warning("schema.newer", code=code_revision(), effect="running on a newer schema")
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute.
+
+    `waiting`: the number of waiting jobs, by provider. `paused`: the instant of each provider's pause.
+    """
+
+    clock: datetime
+    relays: int
+    overdue: int
+    waiting: dict[str, int]
+    paused: dict[str, datetime]
+    invalid_indexes: list[str]
+
+
+async def look(pool: DatabasePool, timeout: float) -> Look:
+    """Run the checks; see `DatabasePool.call` for what it raises."""
+    (row,) = await pool.fetch(_LOOK, timeout)
+    paused = {provider: datetime.fromisoformat(instant) for provider, instant in row["paused"].items()}
+    return Look(**{**row, "paused": paused})

@@ -1,18 +1,15 @@
 """Dead letters: `failed` and `unknown` jobs, listed by filter, requeued or discarded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.callbacks import in_list
-from infra.postgres.transitions.discard import discard
-from infra.postgres.transitions.requeue import requeue
+from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list, queue_name, to_json
 from jobs.lifecycle import Cause, Status, sources
 from jobs.model import Kind, Priority, WorkQueue
 from jobs.wire import Pointer
@@ -96,46 +93,26 @@ class Group:
     newest: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class _Where:
-    """The clauses of a filter, and their parameters."""
-
-    clauses: list[str] = field(default_factory=lambda: [f"j.status IN ({DEAD})"])
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-
-# The clause of each field. Constants: no value is ever part of a statement's text.
+# The clauses of the fields that are no column's name. Constants: no value is ever part of a statement's text.
 _CLAUSES = {
-    "kind": "j.kind = :kind",
-    "status": "j.status = :status",
-    "provider": "j.provider = :provider",
-    "reason": "j.reason = :reason",
-    "destination": "j.destination = :destination",
     "tag": ":tag = ANY(j.tags)",
-    "reference": "j.reference = :reference",
     "failed_after": "j.finished_at >= :failed_after",
     "failed_before": "j.finished_at < :failed_before",
-    "ids": "j.id = ANY(CAST(:ids AS uuid[]))",
-    "client_id": "j.client_id = :client_id",
+    "ids": "j.id IN :ids",
 }
 
 
-def _where(filter_: Filter) -> _Where:
-    where = _Where()
-    for name, clause in _CLAUSES.items():
-        value = getattr(filter_, name)
-        if value is not None and value != ():
-            where.clauses.append(clause)
-            where.parameters[name] = [str(id_) for id_ in value] if name == "ids" else value
-    return where
+def _where(filter_: Filter) -> tuple[str, dict[str, Any]]:
+    """The condition of a filter, and its parameters."""
+    values = {name: value for name, value in asdict(filter_).items() if value not in (None, ())}
+    clauses = [_CLAUSES.get(name, f"j.{name} = :{name}") for name in values]
+    return " AND ".join([f"j.status IN ({DEAD})", *clauses]), values
 
 
 # The deadline of the target queue, by its logical name (`WorkQueue.name`); null if it is not configured.
-_DEADLINE = """CAST(CAST(:deadlines AS json) ->> CASE
-    WHEN j.kind = 'message' THEN 'messages.' || coalesce(CAST(:to_provider AS text), j.provider) || '.' || j.priority
-    ELSE j.kind || 's' END AS float8)"""
+_TO_PROVIDER = "CASE WHEN j.kind = 'message' THEN coalesce(CAST(:to_provider AS text), j.provider) END"
+_DEADLINE = f"CAST(CAST(:deadlines AS json) ->> ({queue_name('j.kind', _TO_PROVIDER, 'j.priority')}) AS float8)"
 _IN_TIME = f"coalesce(extract(epoch FROM now() - j.queued_at) <= {_DEADLINE}, false)"
-
 
 _COUNT = sa.text(f"SELECT count(*) FROM jobs WHERE status IN ({DEAD}) AND kind = :kind")  # noqa: S608  a constant
 
@@ -159,18 +136,56 @@ _NEWEST = _LETTERS.replace("{jobs}", _NEWEST_JOBS) + "ORDER BY j.finished_at DES
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
     """The statement of a page, and its parameters."""
-    where = _where(filter_)
+    where, parameters = _where(filter_)
     if only is not None:
-        where.clauses.append(f"NOT {_IN_TIME}" if only.negated else _IN_TIME)
-        where.parameters.update(deadlines=orjson.dumps(dict(only.deadlines)).decode(), to_provider=only.provider)
-    parameters = {**where.parameters, "after": str(after), "limit": limit}
-    return sa.text(_PAGE.format(where=" AND ".join(where.clauses))), parameters
+        where += f" AND NOT {_IN_TIME}" if only.negated else f" AND {_IN_TIME}"
+        parameters |= {"deadlines": to_json(dict(only.deadlines)), "to_provider": only.provider}
+    return sa.text(_PAGE.format(where=where)), {**parameters, "after": after, "limit": limit}
 
 
 _STALE = sa.text("""
 SELECT r.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
 LEFT JOIN jobs j ON j.id = r.id WHERE j.id IS NULL OR j.version > r.version
 """)
+
+# An unpublished message of the dead letter is deleted.
+REQUEUE = sa.text(f"""
+WITH held AS (
+    SELECT j.id, r.version, r.provider, r.queue, j.status = 'failed' AS new_key
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, provider text, queue text)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version
+    WHERE j.status IN ({DEAD}) ORDER BY j.id FOR UPDATE OF j
+), requeued AS (
+    UPDATE jobs j SET
+        status = 'queued', version = j.version + 1, revision = j.revision + 1, provider = held.provider,
+        key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
+        attempts = 0, tries = 0, lost_leases = 0, reason = NULL, finished_at = NULL,
+        queued_at = clock_timestamp(), due_at = clock_timestamp(), updated_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version
+    RETURNING j.id, j.version, held.queue
+), unneeded AS (
+    DELETE FROM outbox o USING requeued WHERE o.job_id = requeued.id AND o.version < requeued.version
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', queue, now() FROM requeued
+)
+SELECT id FROM requeued
+""")  # noqa: S608  the interpolated part is a constant
+
+DISCARD = sa.text(f"""
+WITH held AS (
+    SELECT j.id, r.version FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
+    JOIN jobs j ON j.id = r.id AND j.version = r.version
+    WHERE j.status IN ({in_list(sources(Cause.DISCARD))}) ORDER BY j.id FOR UPDATE OF j
+), discarded AS (
+    UPDATE jobs j SET status = 'discarded', version = j.version + 1, updated_at = clock_timestamp(),
+        finished_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version
+    RETURNING {CALLBACK_COLUMNS}, 0 AS grace
+), unneeded AS (
+    DELETE FROM outbox o USING discarded WHERE o.job_id = discarded.id AND o.version < discarded.version
+), {callbacks_of("discarded")}
+SELECT id FROM discarded
+""")  # noqa: S608  the interpolated parts are constants
 
 BEFORE_ALL = UUID(int=0)
 
@@ -183,54 +198,50 @@ class DeadLetterStore:
 
     async def now(self, timeout: float) -> datetime:
         """Postgres' clock, to which `failed_before` refers."""
-        return await self._pool.call(lambda c: c.execute(sa.text("SELECT clock_timestamp()")).scalar_one(), timeout)
+        now: datetime = await self._pool.value(sa.text("SELECT clock_timestamp()"), timeout)
+        return now
 
     async def count(self, kind: Kind, timeout: float) -> int:
         """The number of dead letters of a kind."""
-        return await self._pool.call(lambda c: int(c.execute(_COUNT, {"kind": kind}).scalar_one()), timeout)
+        return int(await self._pool.value(_COUNT, timeout, kind=kind))
 
     async def groups(self, filter_: Filter, timeout: float) -> list[Group]:
         """Group the matching letters, the largest group first."""
-        where = _where(filter_)
-        statement = sa.text(_GROUPS.format(where=" AND ".join(where.clauses)))
-
-        def work(connection: sa.Connection) -> list[Group]:
-            rows = connection.execute(statement, where.parameters).mappings()
-            return [Group(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])}) for row in rows]
-
-        return await self._pool.call(work, timeout)
+        where, parameters = _where(filter_)
+        rows = await self._pool.fetch(sa.text(_GROUPS.format(where=where)), timeout, **parameters)
+        return [Group(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])}) for row in rows]
 
     async def page(
         self, filter_: Filter, after: UUID, limit: int, timeout: float, only: Requeueable | None = None
     ) -> list[DeadLetter]:
         """At most `limit` matching letters, by id after `after`."""
         statement, parameters = page_statement(filter_, after, limit, only)
-        return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
+        return list(map(_letter, await self._pool.fetch(statement, timeout, **parameters)))
 
     async def newest(self, filter_: Filter, limit: int, timeout: float) -> list[DeadLetter]:
         """At most `limit` matching letters, the newest failure first."""
-        where = _where(filter_)
-        statement, parameters = sa.text(_NEWEST.format(where=" AND ".join(where.clauses))), {**where.parameters, "limit": limit}
-        return await self._pool.call(lambda c: [_letter(row) for row in c.execute(statement, parameters).mappings()], timeout)
+        where, parameters = _where(filter_)
+        rows = await self._pool.fetch(sa.text(_NEWEST.format(where=where)), timeout, **parameters, limit=limit)
+        return list(map(_letter, rows))
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
-        """See `transitions.requeue`."""
-        bound = [(letter.pointer, queue) for letter, queue in letters]
-        return await self._pool.call(lambda connection: requeue(connection, bound), timeout)
+        """Queue each letter for its work queue; returns the ids. A letter that has moved on since it was read is left."""
+        rows = [
+            {"id": letter.id, "version": letter.version, "provider": queue.provider, "queue": queue.name}
+            for letter, queue in letters
+        ]
+        return {row["id"] for row in await self._pool.fetch(REQUEUE, timeout, rows=to_json(rows))}
 
     async def discard(self, letters: Sequence[DeadLetter], timeout: float) -> set[UUID]:
-        """See `transitions.discard`."""
-        pointers = [each.pointer for each in letters]
-        return await self._pool.call(lambda connection: discard(connection, pointers), timeout)
+        """Discard the letters; returns the ids. A letter that has moved on since it was read is left."""
+        rows = to_json([letter.pointer for letter in letters])
+        return {row["id"] for row in await self._pool.fetch(DISCARD, timeout, rows=rows)}
 
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
         """The messages of a dead queue whose job has moved on or is deleted."""
-        rows = orjson.dumps([{"id": str(copy.id), "version": copy.version} for copy in copies]).decode()
-        return await self._pool.call(
-            lambda c: {Pointer(row.id, row.version) for row in c.execute(_STALE, {"rows": rows})}, timeout
-        )
+        return {Pointer(**row) for row in await self._pool.fetch(_STALE, timeout, rows=to_json(copies))}
 
 
-def _letter(row: Any) -> DeadLetter:
+def _letter(row: sa.RowMapping) -> DeadLetter:
     typed = {"status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
     return DeadLetter(**{**row, **typed})

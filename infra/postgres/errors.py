@@ -52,14 +52,11 @@ def classify(error: Exception) -> Exception:
     if not isinstance(original, psycopg2.Error):
         return error
     code = original.pgcode
-    text = str(original).strip().splitlines()
-    summary = text[0] if text else type(original).__name__
-    if code is None:
-        return Unavailable(summary)
+    summary, *_ = str(original).strip().splitlines() or [type(original).__name__]
+    if code is None or code.startswith(_UNAVAILABLE):
+        return Unavailable(summary, code)
     if code in _TRY_AGAIN:
         return TryAgain(summary, code)
     if code.startswith(("22", "23")):
         return BadData(summary)
-    if code.startswith(_UNAVAILABLE):
-        return Unavailable(summary, code)
     return Unexpected(summary, code)

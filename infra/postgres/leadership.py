@@ -28,22 +28,12 @@ class Leadership:
         self._role = zlib.crc32(role.encode()) & 0x7FFF_FFFF
 
     async def held(self) -> bool:
-        """Whether this process holds the role. A free role is acquired.
-
-        Raises:
-            Unavailable: Postgres does not answer; the role is lost with the connection.
-        """
-        return await self._pool.call(
-            lambda connection: bool(connection.execute(_HOLD, {"role": self._role}).scalar_one()), _CALL_SECONDS
-        )
+        """Whether this process holds the role. A free role is acquired. `Unavailable`: it is lost with the connection."""
+        return bool(await self._pool.value(_HOLD, _CALL_SECONDS, role=self._role))
 
     async def release(self) -> None:
-        """Release the role at once.
-
-        Raises:
-            Unavailable: Postgres does not answer; the role is lost with the connection.
-        """
-        await self._pool.call(lambda c: c.execute(sa.text("SELECT pg_advisory_unlock_all()")).close(), _CALL_SECONDS)
+        """Release the role at once."""
+        await self._pool.value(sa.text("SELECT pg_advisory_unlock_all()"), _CALL_SECONDS)
 
     def close(self) -> None:
         self._pool.close()

@@ -4,19 +4,23 @@ Every method is one transaction, and can be repeated after a lost connection wit
 for the first one's row locks, matches nothing if that was committed, and reads its result back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter, itemgetter
+from typing import TypeVar
 
 import sqlalchemy as sa
 
+from infra.postgres.errors import TryAgain
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.accept import Accepted, KeyReused, accept
-from infra.postgres.transitions.apply import apply
-from infra.postgres.transitions.batch import Applied
-from infra.postgres.transitions.callbacks import in_list
-from infra.postgres.transitions.claim import ClaimRequest, claim
-from infra.postgres.transitions.late import LateAcceptance, accept_late
+from infra.postgres.transitions import accept, apply, claim
+from infra.postgres.transitions.accept import Accepted, KeyReused
+from infra.postgres.transitions.apply import Applied, LateAcceptance
+from infra.postgres.transitions.claim import ClaimRequest, job_fields
+from infra.postgres.transitions.sql import in_list, to_json
 from jobs.lifecycle import Cause, sources
-from jobs.model import Claimed, Delivery, Kind, LostLease, NewJob, Priority, Progress, Transition, WorkQueue
+from jobs.model import Claimed, LostLease, NewJob, Progress, Transition
+
+Result = TypeVar("Result")
 
 RENEW = sa.text("""
 UPDATE jobs SET started = true, lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
@@ -25,7 +29,7 @@ WHERE id = :id AND version = :version AND claim_token = :token AND status = 'pro
 """)
 
 EXPIRED_LEASES = sa.text(f"""
-SELECT id, version, claim_token, kind, provider, priority, delivery, lost_leases, started FROM jobs
+SELECT id, version, claim_token AS token, kind, provider, priority, delivery, lost_leases, started FROM jobs
 WHERE status IN ({in_list(sources(Cause.LEASE_LOST))}) AND lease_until < now() ORDER BY lease_until LIMIT :limit
 FOR UPDATE SKIP LOCKED
 """)  # noqa: S608  the interpolated part is a constant
@@ -50,62 +54,71 @@ class Ledger:
 
     def __init__(self, pool: DatabasePool, *, grace_seconds: float, retain_body: bool = True):
         self._pool = pool
-        self._grace = grace_seconds
-        self._retain_body = retain_body
+        self._options = {"grace": grace_seconds, "retain_body": retain_body}
 
     async def accept(self, jobs: Sequence[NewJob], timeout: float) -> list[Accepted | KeyReused]:
-        """See `transitions.accept`."""
-        return await self._pool.call(lambda connection: accept(connection, jobs, self._grace), timeout)
+        """Insert jobs. A job whose id or key exists already gets the earlier answer.
+
+        A key that another process is inserting is waited for, until that transaction ends.
+        """
+        statements = (accept.ACCEPT, accept.ACCEPTED_BEFORE, accept.ACCEPTED_UNDER_KEY)
+        found = await self._execute(statements, jobs, accept.answer, timeout, key=("id",))
+        answers = [answer for answer in found if answer is not None]
+        if len(answers) < len(jobs):
+            raise TryAgain("a key was deleted between two statements")
+        return answers
 
     async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
-        """See `transitions.claim`."""
-        return await self._pool.call(lambda connection: claim(connection, requests), timeout)
+        """Set status `processing`, version + 1, lease and token. None: the version is stale."""
+        statements = (claim.CLAIM, claim.CLAIMED_BEFORE)
+        return await self._execute(statements, requests, lambda **row: Claimed(**job_fields(**row)), timeout)
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
-        """See `transitions.apply`."""
-        return await self._pool.call(
-            lambda connection: apply(connection, transitions, grace_seconds=self._grace, retain_body=self._retain_body), timeout
-        )
+        """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
+        return await self._execute((apply.APPLY, apply.APPLIED_BEFORE), transitions, apply.applied, timeout)
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
-        """See `transitions.late`."""
-        return await self._pool.call(
-            lambda connection: accept_late(connection, late, grace_seconds=self._grace, retain_body=self._retain_body), timeout
-        )
+        """Set jobs to `sent` whose claim has ended since. None: another claim has begun."""
+        return await self._execute((apply.ACCEPT_LATE, apply.ACCEPTED_LATE_BEFORE), late, apply.applied, timeout)
 
-    async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
-        """Extend the lease of a running job, and write its progress. False: the lease is lost."""
-        parameters = {
-            "id": str(job.id),
-            "version": job.version,
-            "token": str(job.token),
-            "lease": lease_seconds,
-            "done": progress.done,
-            "about": progress.estimate,
-        }
-        return await self._pool.call(lambda connection: connection.execute(RENEW, parameters).rowcount == 1, timeout)
+    async def _execute(
+        self,
+        statements: Sequence[sa.TextClause],
+        changes: Sequence[object],
+        to_result: Callable[..., Result],
+        timeout: float,
+        key: tuple[str, ...] = ("id", "token"),
+    ) -> list[Result | None]:
+        """Execute the first statement. The others read back what an earlier, unanswered try committed; None: stale."""
+        of_change, of_row = attrgetter(*key), itemgetter(*key)
 
-    async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
-        """Jobs whose lease has expired, oldest first. Locked rows are skipped."""
-
-        def work(connection: sa.Connection) -> list[LostLease]:
-            return [_lost(row) for row in connection.execute(EXPIRED_LEASES, {"limit": limit})]
+        def work(connection: sa.Connection) -> list[Result | None]:
+            done: dict[object, Result] = {}
+            for statement in statements:
+                if missing := [change for change in changes if of_change(change) not in done]:
+                    found = connection.execute(statement, {"rows": to_json(missing), **self._options}).mappings()
+                    done |= {of_row(row): to_result(**row) for row in found}
+            return [done.get(of_change(change)) for change in changes]
 
         return await self._pool.call(work, timeout)
 
+    async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
+        """Extend the lease of a running job, and write its progress. False: the lease is lost."""
+        claim = {"id": job.id, "version": job.version, "token": job.token}
+        parameters = {"lease": lease_seconds, "done": progress.done, "about": progress.estimate}
+        return await self._pool.execute(RENEW, timeout, **claim, **parameters) == 1
+
+    async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
+        """Jobs whose lease has expired, oldest first. Locked rows are skipped."""
+        return [LostLease(**job_fields(**row)) for row in await self._pool.fetch(EXPIRED_LEASES, timeout, limit=limit)]
+
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int:
         """Delete at most `limit` idempotency keys of that age, oldest first; returns how many."""
-        parameters = {"older": older_seconds, "limit": limit}
-        return await self._pool.call(lambda connection: connection.execute(FORGET_KEYS, parameters).rowcount, timeout)
+        return await self._pool.execute(FORGET_KEYS, timeout, older=older_seconds, limit=limit)
 
     async def clock(self, timeout: float) -> float:
         """Postgres' clock, in seconds since 1970."""
-        return await self._pool.call(lambda connection: float(connection.execute(_CLOCK).scalar_one()), timeout)
+        return float(await self._pool.value(_CLOCK, timeout))
 
     def contact_seconds(self) -> float:
         return self._pool.contact_seconds()
-
-
-def _lost(row: sa.Row[tuple[object, ...]]) -> LostLease:
-    queue = WorkQueue(Kind(row.kind), row.provider, Priority(row.priority))
-    return LostLease(row.id, row.version, row.claim_token, queue, Delivery(row.delivery), row.lost_leases, row.started)

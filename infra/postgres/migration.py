@@ -1,25 +1,46 @@
-"""Migration of the schema, and the databases of tests and demos."""
+"""Migration of the schema, the privileges of the run-time role, and the databases of tests and demos.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+The run-time role reads and writes rows, the migrating role owns the schema. A compromised process or an injected statement can
+then change rows, and nothing else.
+"""
 
 import sqlalchemy as sa
 import structlog
 
-from infra.postgres.compatibility import MIGRATIONS, ForeignNamespace
+from infra.postgres.compatibility import INVALID_INDEXES, MIGRATIONS, ForeignNamespace
 from infra.postgres.errors import TryAgain, classify
-from infra.postgres.privileges import check_role, grant
 
 _LOCK = 7_305_711_946  # any number, the same for every process that migrates
 
 log = structlog.get_logger()
 
-# Indexes of a running or abandoned REINDEX CONCURRENTLY belong to an operator.
-INVALID_INDEXES = sa.text("""
-SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
-    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
-ORDER BY c.relname
+# With default privileges, so tables of a later revision are usable from its commit on.
+_GRANTS = """
+REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC;
+REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM PUBLIC;
+GRANT CONNECT ON DATABASE {database} TO {role};
+GRANT USAGE ON SCHEMA {schema} TO {role};
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};
+ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {role};
+"""
+# Migrations write the tables that identify the database; processes read them. `posthaste posts truncate` empties the posts.
+_EXCEPTIONS = """
+REVOKE INSERT, UPDATE, DELETE ON alembic_version, installation FROM {role};
+GRANT TRUNCATE ON posts TO {role};
+"""
+
+# Other relations in the schema (an extension's views) have other owners.
+_OURS = sa.text("""
+SELECT relname, relkind = 'S' AS is_sequence FROM pg_class
+WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+    AND relkind IN ('r', 'p', 'S') AND pg_has_role(relowner, 'MEMBER')
+ORDER BY relname
+""")
+
+_TOO_STRONG = sa.text("""
+SELECT rolsuper OR rolcreatedb OR rolcreaterole OR pg_has_role(rolname, current_user, 'MEMBER')
+    OR has_schema_privilege(rolname, current_schema(), 'CREATE')
+FROM pg_roles WHERE rolname = :role
 """)
 
 
@@ -29,6 +50,10 @@ class WrongEncoding(Exception):
 
 class MigrationBlocked(Exception):
     """Another migration is running, or a lock could not be had in time; nothing was changed by this one."""
+
+
+class RoleMissing(Exception):
+    """The role in POSTHASTE_DATABASE_URL does not exist; an administrator of Postgres must create it."""
 
 
 def create_database(url: str, name: str) -> str:
@@ -48,19 +73,27 @@ def drop_database(url: str, name: str) -> None:
 
 
 def _on_server(url: str, name: str, statement: str) -> None:
-    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
-    engine = sa.create_engine(parts, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 5})
+    engine = _engine(url)
     try:
-        with engine.connect() as connection:
+        with _autocommit(engine) as connection:
             connection.execute(sa.text(statement.format(engine.dialect.identifier_preparer.quote(name))))
     except sa.exc.DBAPIError as error:
         raise classify(error) from error
 
 
+def _engine(url: str, options: str = "") -> sa.Engine:
+    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
+    return sa.create_engine(parts, poolclass=sa.NullPool, connect_args={"connect_timeout": 5, "options": options})
+
+
+def _autocommit(engine: sa.Engine) -> sa.Connection:
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
+
 def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | None = None) -> str:
     """Migrate the schema to revision `to`, and assign the database to `namespace`; returns the revision.
 
-    `runtime_role`, if it differs from the URL's role, is granted its privileges (`infra.postgres.privileges`). DDL waits at
+    `runtime_role`, if it differs from the URL's role, is granted its privileges. DDL waits at
     most 3 s for a lock, so the service's statements wait no longer behind it.
 
     Raises:
@@ -73,39 +106,32 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
     from alembic import command  # here, as no other process of ours needs what it brings
     from alembic.config import Config
 
-    engine = sa.create_engine(
-        sa.make_url(url).set(drivername="postgresql+psycopg2"),
-        poolclass=sa.NullPool,
-        connect_args={"connect_timeout": 5, "options": "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC"},
-    )
+    engine = _engine(url, "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC")
     config = Config(attributes={})
     config.set_main_option("script_location", str(MIGRATIONS))
     try:
-        with engine.connect() as lock, _advisory_lock(lock), engine.connect() as connection:
-            _require_utf8(connection)
-            grantee = runtime_role if runtime_role and check_role(connection, runtime_role) else None
-            config.attributes["connection"] = connection
+        with _autocommit(engine) as lock, engine.connect() as connection:
+            _hold_lock(lock)
+            _require_utf8(lock)
+            grantee = runtime_role if runtime_role and _check_role(lock, runtime_role) else None
             _rebuild_invalid_indexes(lock)
+            config.attributes["connection"] = connection
             command.upgrade(config, to)
             connection.commit()
             _claim_namespace(connection, namespace)
-            revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
-            if grantee and not grant(connection, grantee):
+            revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            if grantee and not _grant(connection, grantee):
                 log.warning("privileges.too_many", role=grantee, effect="it can do more than read and write rows")
             return str(revision)
     except sa.exc.DBAPIError as error:
         classified = classify(error)
-        if isinstance(classified, TryAgain):
-            raise MigrationBlocked(str(classified)) from error
-        raise classified from error
+        raise (MigrationBlocked(str(classified)) if isinstance(classified, TryAgain) else classified) from error
 
 
-@contextmanager
-def _advisory_lock(connection: sa.Connection) -> Iterator[None]:
-    if not connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}).scalar_one():
+def _hold_lock(connection: sa.Connection) -> None:
+    """Acquire the lock of migrations, until the connection is closed."""
+    if not connection.scalar(sa.text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK}):
         raise MigrationBlocked("another migration of this database is running; try again when it is done")
-    connection.commit()
-    yield
 
 
 def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
@@ -113,23 +139,13 @@ def _rebuild_invalid_indexes(connection: sa.Connection) -> None:
 
     https://www.postgresql.org/docs/current/sql-createindex.html, "Building Indexes Concurrently".
     """
-    invalid = list(connection.execute(INVALID_INDEXES).scalars())
-    connection.commit()
-    quote = connection.dialect.identifier_preparer.quote
-    for name in invalid:
+    for name in connection.scalars(sa.text(INVALID_INDEXES)).all():
         log.warning("index.rebuilt", index=name, reason="an earlier migration was interrupted while it built it")
-        raw = connection.connection.dbapi_connection
-        assert raw is not None
-        raw.autocommit = True  # the same session holds the migration's lock
-        try:
-            connection.exec_driver_sql(f"REINDEX INDEX CONCURRENTLY {quote(name)}")
-        finally:
-            raw.autocommit = False
+        connection.exec_driver_sql(f"REINDEX INDEX CONCURRENTLY {connection.dialect.identifier_preparer.quote(name)}")
 
 
 def _require_utf8(connection: sa.Connection) -> None:
-    encoding = connection.execute(sa.text("SHOW server_encoding")).scalar_one()
-    connection.commit()
+    encoding = connection.scalar(sa.text("SHOW server_encoding"))
     if encoding != "UTF8":
         raise WrongEncoding(
             f"the database's encoding is {encoding}, which cannot hold every text: create one with "
@@ -141,7 +157,50 @@ def _claim_namespace(connection: sa.Connection, namespace: str) -> None:
     connection.execute(
         sa.text("INSERT INTO installation (namespace) VALUES (:namespace) ON CONFLICT DO NOTHING"), {"namespace": namespace}
     )
-    owner = connection.execute(sa.text("SELECT namespace FROM installation")).scalar_one()
+    owner = connection.scalar(sa.text("SELECT namespace FROM installation"))
     connection.commit()
     if owner != namespace:
         raise ForeignNamespace(f"this database belongs to namespace {owner!r}, not to {namespace!r}")
+
+
+def role_of(url: str) -> str | None:
+    """The role in a URL; None leaves it to libpq's defaults."""
+    parts = sa.make_url(url)
+    named = parts.username or parts.query.get("user")
+    return named if isinstance(named, str) else None
+
+
+def _check_role(connection: sa.Connection, role: str) -> bool:
+    """Whether `role` differs from the connection's role, so it needs grants.
+
+    Raises:
+        RoleMissing: there is no such role.
+    """
+    found = connection.scalar(sa.text("SELECT rolname <> current_user FROM pg_roles WHERE rolname = :role"), {"role": role})
+    if found is None:
+        raise RoleMissing(
+            f"POSTHASTE_DATABASE_URL names the role {role!r}, which does not exist: "
+            f"CREATE ROLE {role} LOGIN PASSWORD '…', then `posthaste migrate` again"
+        )
+    return bool(found)
+
+
+def _grant(connection: sa.Connection, role: str) -> bool:
+    """Grant `role` the run-time privileges in one transaction; idempotent. False: the role has more.
+
+    A superuser or a member of the migrating role keeps its other privileges: they cannot be revoked here.
+    """
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    database, schema = connection.execute(sa.text("SELECT current_database(), current_schema()")).one()
+    names = {"role": quote(role), "schema": quote(schema), "database": quote(database)}
+    statements = [_GRANTS.format(**names)]
+    for name, is_sequence in connection.execute(_OURS):
+        rights = "USAGE, SELECT ON SEQUENCE" if is_sequence else "SELECT, INSERT, UPDATE, DELETE ON"
+        statements.append(f"GRANT {rights} {quote(name)} TO {names['role']};")
+    statements.append(_EXCEPTIONS.format(**names))
+    if (connection.dialect.server_version_info or ()) >= (17,):  # earlier versions have no such grant
+        statements.append(f"GRANT MAINTAIN ON posts TO {names['role']};")  # `posthaste posts seed` analyzes
+    connection.exec_driver_sql("\n".join(statements))
+    is_too_strong = connection.scalar(_TOO_STRONG, {"role": role})
+    connection.commit()
+    return not is_too_strong

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
+from infra.postgres.transitions.sql import to_json
 from jobs.model import Route
 from jobs.wire import Pointer
 
@@ -25,15 +24,21 @@ class Due:
     headers: dict[str, str | int] | None
 
 
-_DELETE = sa.text("""
+_HELD = """
 WITH r AS (
     SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
 ), held AS (
     SELECT o.job_id, o.version FROM outbox o JOIN r ON r.id = o.job_id AND r.version = o.version
     ORDER BY o.job_id, o.version FOR UPDATE OF o
 )
+"""
+_DELETE = sa.text(f"""{_HELD}
 DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version
-""")
+""")  # noqa: S608  a constant
+
+_RELEASE = sa.text(f"""{_HELD}
+UPDATE outbox o SET due_at = clock_timestamp() FROM held WHERE o.job_id = held.job_id AND o.version = held.version
+""")  # noqa: S608
 
 # now(), not clock_timestamp(): an index serves only what is stable within the statement.
 _TAKE = sa.text("""
@@ -43,17 +48,7 @@ WITH due AS (
 )
 UPDATE outbox o SET due_at = clock_timestamp() + :taken * interval '1 second'
 FROM due WHERE o.job_id = due.job_id AND o.version = due.version
-RETURNING o.job_id, o.version, o.route, o.queue, o.headers
-""")
-
-_RELEASE = sa.text("""
-WITH r AS (
-    SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int)
-), held AS (
-    SELECT o.job_id, o.version FROM outbox o JOIN r ON r.id = o.job_id AND r.version = o.version
-    ORDER BY o.job_id, o.version FOR UPDATE OF o
-)
-UPDATE outbox o SET due_at = clock_timestamp() FROM held WHERE o.job_id = held.job_id AND o.version = held.version
+RETURNING o.job_id AS id, o.version, o.route, o.headers
 """)
 
 # A loose index scan: one probe of the index (queue, due_at) for each queue that has rows, however many rows there are.
@@ -76,26 +71,18 @@ class Outbox:
 
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]:
         """Delete rows whose messages the broker has confirmed."""
-        await self._execute(_DELETE, published, timeout)
+        await self._pool.execute(_DELETE, timeout, rows=to_json(published))
         return [None] * len(published)
 
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None:
         """Make taken rows due again whose messages could not be published."""
-        await self._execute(_RELEASE, unpublished, timeout)
-
-    async def _execute(self, statement: sa.TextClause, pointers: Sequence[Pointer], timeout: float) -> None:
-        rows = orjson.dumps([{"id": str(pointer.id), "version": pointer.version} for pointer in pointers]).decode()
-        await self._pool.call(lambda connection: connection.execute(statement, {"rows": rows}).close(), timeout)
+        await self._pool.execute(_RELEASE, timeout, rows=to_json(unpublished))
 
     async def queues_due(self, timeout: float) -> list[str]:
         """The logical queues with due rows, by name."""
-        return await self._pool.call(lambda connection: [row.queue for row in connection.execute(_QUEUES)], timeout)
+        return [row["queue"] for row in await self._pool.fetch(_QUEUES, timeout)]
 
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
         """Take at most `limit` due rows of a queue, oldest first. They are not due again for `TAKEN_SECONDS`."""
-        parameters = {"queue": queue, "limit": limit, "taken": TAKEN_SECONDS}
-        return await self._pool.call(lambda connection: [_due(row) for row in connection.execute(_TAKE, parameters)], timeout)
-
-
-def _due(row: Any) -> Due:
-    return Due(Pointer(row.job_id, row.version), Route(row.route), row.queue, row.headers)
+        rows = await self._pool.fetch(_TAKE, timeout, queue=queue, limit=limit, taken=TAKEN_SECONDS)
+        return [Due(Pointer(row["id"], row["version"]), Route(row["route"]), queue, row["headers"]) for row in rows]

@@ -10,16 +10,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
 import psycopg2
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from infra.postgres.contact import Contact
 from infra.postgres.errors import DeadlinePassed, Unavailable, Unexpected, classify
 
 log = structlog.get_logger()
@@ -31,48 +30,11 @@ _CHECK_CLIENT_VERSION = 140_000  # client_connection_check_interval came with Po
 _LOCK_SECONDS = 10.0
 _UNEXPECTED_EVERY_SECONDS = 10.0
 # A client that is unreachable or frozen inside a transaction must not keep its locks and its snapshot.
-_LOST_CLIENTS = (
-    "-c idle_in_transaction_session_timeout={idle}s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 "
-    "-c tcp_keepalives_count=3 -c tcp_user_timeout=30s"
-)
+_LOST_CLIENTS = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=30s")
 
 # Statements look rows up by keys. With these settings Postgres never plans a scan of a table that was small at the last
 # ANALYZE: the outbox grows from nothing to a million rows while a broker is down (docs/decisions/0003).
-_KEY_LOOKUPS = "-c enable_seqscan=off -c enable_bitmapscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
-
-
-def create_engine(
-    url: str,
-    *,
-    connections: int,
-    application: str,
-    options: str = _KEY_LOOKUPS,
-    statement_seconds: float = 10.0,
-    idle_transaction_seconds: int = 60,
-) -> sa.Engine:
-    """Create an engine in autocommit: a transaction is one statement, so it costs one round trip instead of three.
-
-    It connects at the first call.
-    """
-    lock_seconds = min(_LOCK_SECONDS, statement_seconds)
-    limits = f"-c statement_timeout={statement_seconds * 1000:.0f} -c lock_timeout={lock_seconds * 1000:.0f}"
-    return sa.create_engine(
-        sa.make_url(url).set(drivername="postgresql+psycopg2"),
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,  # an error's text must not carry bodies and destinations into a log
-        pool_size=connections,
-        max_overflow=0,
-        pool_reset_on_return=None,
-        connect_args={
-            "connect_timeout": _CONNECT_SECONDS,
-            "application_name": application,
-            "client_encoding": "utf8",  # independent of the server's locale
-            "options": f"{limits} -c timezone=UTC {_LOST_CLIENTS.format(idle=idle_transaction_seconds)} {options}",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        },
-    )
+_KEY_LOOKUPS = ("enable_seqscan=off", "enable_bitmapscan=off", "enable_hashjoin=off", "enable_mergejoin=off")
 
 
 class _Call(Generic[T]):
@@ -82,7 +44,7 @@ class _Call(Generic[T]):
         self._engine = engine
         self._work = work
         self._lock = threading.Lock()
-        self._fd: int | None = None  # a duplicate: libpq may close its own at any moment
+        self._socket: socket.socket | None = None  # a duplicate: libpq may close its own at any moment
         self._abandoned = False
 
     def run(self) -> T:
@@ -94,36 +56,30 @@ class _Call(Generic[T]):
             with self._lock:
                 if self._abandoned:
                     raise Unavailable("the deadline passed while connecting")
-                self._fd = os.dup(raw.fileno())
+                duplicate = self._socket = socket.fromfd(raw.fileno(), socket.AF_UNSPEC, socket.SOCK_STREAM)
             try:
                 _check_client(connection, raw)
                 return self._work(connection)
             finally:
-                with self._lock:  # from here on the connection may serve another call
-                    os.close(self._fd)
-                    self._fd = None
+                with self._lock, duplicate:  # from here on the connection may serve another call
+                    self._socket = None
 
     def abandon(self) -> None:
         """Free the thread by shutting its socket down. SQLAlchemy then discards the connection."""
         with self._lock:
             self._abandoned = True
-            if self._fd is not None:
-                shared = socket.socket(fileno=self._fd)
+            if self._socket is not None:
                 try:
-                    shared.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     log.debug("postgres.closed_before_shutdown")
-                finally:
-                    shared.detach()
 
 
 def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection) -> None:
     """Make the server detect a client that disconnects during its statement."""
-    if connection.info.setdefault("checks_client", False):
+    if connection.info.get("checks_client") or raw.server_version < _CHECK_CLIENT_VERSION:
         return
     connection.info["checks_client"] = True
-    if raw.server_version < _CHECK_CLIENT_VERSION:
-        return
     try:
         connection.exec_driver_sql(f"SET client_connection_check_interval = {_CHECK_CLIENT_MS}")
     except sa.exc.DataError as error:  # unsupported by the server's platform: the statement timeout ends the statement
@@ -141,12 +97,51 @@ def _run_when_idle() -> None:
         log.debug("pool.not_in_background", reason=str(error))
 
 
+class Contact:
+    """Contact with Postgres: how long it has answered. A failed connection or `silence_seconds` without any answer loses it.
+
+    A call that waits for a lock or a slow disk does not lose it while other calls are answered.
+    """
+
+    def __init__(self, silence_seconds: float, *, monotonic: Callable[[], float] = time.monotonic):
+        self._silence_seconds = silence_seconds
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self._silent_since: float | None = None  # the first request after the last answer
+
+    def requested(self) -> None:
+        if self._silent_since is None:
+            self._silent_since = self._monotonic()
+
+    def answered(self) -> None:
+        self._silent_since = None
+        if self._since is None:
+            self._since = self._monotonic()
+
+    def abandoned(self) -> None:
+        """A call was abandoned at its deadline."""
+        self.requested()
+        assert self._silent_since is not None
+        if self._monotonic() - self._silent_since >= self._silence_seconds:
+            self.lost()
+
+    def lost(self) -> None:
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first answer after the last loss; 0 while contact is lost."""
+        return 0.0 if self._since is None else self._monotonic() - self._since
+
+
 class DatabasePool:
     """Runs transactions in `threads` threads. Slow work in one pool never delays another pool.
 
     `scans`: statements may read whole tables. `background`: the threads run on idle processors only. `statement_seconds`: the
     longest deadline of a call; the server ends a statement after it, too. `idle_transaction_seconds`: the server ends a
     transaction that is idle for so long. `silence_seconds`: see `Contact`.
+
+    `engine` connects at the first call. It is in autocommit: one statement is one transaction and one round trip, not three.
     """
 
     def __init__(
@@ -162,18 +157,32 @@ class DatabasePool:
         idle_transaction_seconds: int = 60,
         silence_seconds: float = 5.0,
     ):
-        options = "" if scans else _KEY_LOOKUPS
-        if idle_session_seconds:
-            options += f" -c idle_session_timeout={idle_session_seconds}s"
-        self._name = name
-        self._engine = create_engine(
-            url,
-            connections=threads,
-            application=f"posthaste {name}",
-            options=options,
-            statement_seconds=statement_seconds,
-            idle_transaction_seconds=idle_transaction_seconds,
+        options = [
+            f"statement_timeout={statement_seconds * 1000:.0f}",
+            f"lock_timeout={min(_LOCK_SECONDS, statement_seconds) * 1000:.0f}",
+            f"idle_in_transaction_session_timeout={idle_transaction_seconds}s",
+            *([f"idle_session_timeout={idle_session_seconds}s"] if idle_session_seconds else []),
+            *(_LOST_CLIENTS if scans else _LOST_CLIENTS + _KEY_LOOKUPS),
+            "timezone=UTC",
+        ]
+        self.engine = sa.create_engine(
+            sa.make_url(url).set(drivername="postgresql+psycopg2"),
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # an error's text must not carry bodies and destinations into a log
+            pool_size=threads,
+            max_overflow=0,
+            pool_reset_on_return=None,
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "application_name": f"posthaste {name}",
+                "client_encoding": "utf8",  # independent of the server's locale
+                "options": " ".join(f"-c {option}" for option in options),
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+            },
         )
+        self._name = name
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix=f"postgres-{name}", initializer=_run_when_idle if background else None
         )
@@ -187,50 +196,50 @@ class DatabasePool:
             Unavailable: no answer in time, or no connection; the transaction may have been committed.
             TryAgain, BadData: see `infra.postgres.errors`.
         """
-        call = _Call(self._engine, work)
+        call = _Call(self.engine, work)
         self._contact.requested()
-        waiting = asyncio.wrap_future(self._submit(call))
+        try:
+            waiting = asyncio.wrap_future(self._pool.submit(call.run))
+        except RuntimeError as error:  # the system has no thread to spare, or the pool is closed
+            call.abandon()
+            raise Unavailable(str(error)) from error
         try:
             async with asyncio.timeout(timeout):
                 result = await asyncio.shield(waiting)
-        except TimeoutError as error:
-            self._abandon(call, waiting)
-            raise DeadlinePassed(f"no answer from Postgres within {timeout:.3g} s") from error
-        except asyncio.CancelledError:
-            self._abandon(call, waiting)
+        except (TimeoutError, asyncio.CancelledError) as error:
+            self._contact.abandoned()
+            call.abandon()
+            waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller already has its error
+            if isinstance(error, TimeoutError):
+                raise DeadlinePassed(f"no answer from Postgres within {timeout:.3g} s") from error
             raise
         except (DBAPIError, psycopg2.Error, OSError) as error:
             raise self._classified(error) from error
         self._contact.answered()
         return result
 
-    def _submit(self, call: _Call[T]) -> Future[T]:
-        try:
-            return self._pool.submit(call.run)
-        except RuntimeError as error:  # the system has no thread to spare, or the pool is closed
-            call.abandon()
-            raise Unavailable(str(error)) from error
+    async def fetch(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> Sequence[sa.RowMapping]:
+        """The rows of a statement, by column name; raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).mappings().all(), timeout)
 
-    def _abandon(self, call: _Call[T], waiting: "asyncio.Future[T]") -> None:
-        self._contact.abandoned()
-        call.abandon()
-        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # the caller already has its error
+    async def value(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> Any:
+        """The one value of a statement's one row; raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).scalar_one(), timeout)
+
+    async def execute(self, statement: sa.TextClause, timeout: float, /, **parameters: object) -> int:
+        """Execute a statement; returns the number of changed rows. Raises as `call`."""
+        return await self.call(lambda connection: connection.execute(statement, parameters).rowcount, timeout)
 
     def _classified(self, error: Exception) -> Exception:
         classified = classify(error)
-        if isinstance(classified, Unexpected):
-            self._log_unexpected(classified)
-            self._contact.answered()
-        elif isinstance(classified, Unavailable):
+        if isinstance(classified, Unavailable) and not isinstance(classified, Unexpected):
             self._contact.lost()
         else:
             self._contact.answered()
-        return classified
-
-    def _log_unexpected(self, error: Unexpected) -> None:
-        if time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
+        if isinstance(classified, Unexpected) and time.monotonic() - self._unexpected_at >= _UNEXPECTED_EVERY_SECONDS:
             self._unexpected_at = time.monotonic()
-            log.error("postgres.unexpected", pool=self._name, sqlstate=error.sqlstate, reason=str(error))
+            log.error("postgres.unexpected", pool=self._name, sqlstate=classified.sqlstate, reason=str(classified))
+        return classified
 
     def contact_seconds(self) -> float:
         """Seconds of unbroken contact; see `Contact`."""
@@ -238,4 +247,4 @@ class DatabasePool:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._engine.dispose()
+        self.engine.dispose()

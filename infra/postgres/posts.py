@@ -1,11 +1,11 @@
 """The posts table: filled by COPY, read by a plain SELECT through a server-side cursor, emptied by TRUNCATE."""
 
-import io
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TextIO, cast
+from types import SimpleNamespace
+from typing import Any, TextIO, cast
 
 import psycopg2
 import sqlalchemy as sa
@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from infra.postgres.errors import classify
 
 FETCH_ROWS = 2000  # of the cursor in one round trip
-_CONNECT_SECONDS = 2
 _LOCK_SECONDS = 3
 
 
@@ -51,15 +50,12 @@ class Posts:
     def __init__(self, url: str):
         self._url = url
 
-    def _connect(self, options: str = "") -> psycopg2.extensions.connection:
+    @contextmanager
+    def _connected(self) -> Iterator[psycopg2.extensions.connection]:
+        named: dict[str, Any] = {"application_name": "posthaste posts", "client_encoding": "utf8", "connect_timeout": 2}
         try:
-            return psycopg2.connect(
-                self._url,
-                connect_timeout=_CONNECT_SECONDS,
-                application_name="posthaste posts",
-                client_encoding="utf8",
-                options=f"-c timezone=UTC {options}",
-            )
+            with closing(psycopg2.connect(self._url, options="-c timezone=UTC", **named)) as connection:
+                yield connection
         except psycopg2.Error as error:
             raise classify(error) from error
 
@@ -69,8 +65,10 @@ class Posts:
         Raises:
             BadData: a text that Postgres refuses. Unavailable: the connection was lost; nothing was written.
         """
-        with closing(self._connect()) as connection, _classified(), connection, connection.cursor() as cursor:
-            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, _Lines(posts)))
+        with self._connected() as connection, connection, connection.cursor() as cursor:
+            lines = (post.copy_line() for post in posts)
+            source = SimpleNamespace(read=lambda size: next(lines, ""))  # one line a call: millions of posts need no memory
+            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, source))
             cursor.execute("ANALYZE posts")
 
     def truncate(self) -> None:
@@ -79,22 +77,21 @@ class Posts:
         Raises:
             Busy: a report (named in the message) or a seed uses the posts. The lock decides: a later report waits for it.
         """
-        with closing(self._connect(f"-c lock_timeout={_LOCK_SECONDS}s")) as connection, _classified():
+        with self._connected() as connection:
             if running := _running_reports(connection):
                 raise Busy(f"report {running} is being computed; `posthaste wait ID` returns when it is done")
             try:
                 with connection, connection.cursor() as cursor:
+                    cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'")
                     cursor.execute("TRUNCATE posts")  # without RESTART IDENTITY, which needs the schema's owner
             except psycopg2.errors.LockNotAvailable as error:
-                connection.rollback()
                 by = f"report {running}" if (running := _running_reports(connection)) else "a report in a request, or seeding"
                 raise Busy(f"the posts are in use since over {_LOCK_SECONDS} s, by {by}") from error
 
     def stats(self) -> Stats:
-        with closing(self._connect()) as connection, _classified(), connection.cursor() as cursor:
+        with self._connected() as connection, connection.cursor() as cursor:
             cursor.execute("SELECT count(*), count(DISTINCT user_id), min(created_at), max(created_at) FROM posts")
-            row = cursor.fetchone()
-            assert row is not None
+            (row,) = cursor.fetchall()
             return Stats(*row)
 
 
@@ -119,8 +116,9 @@ def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
             # Before the snapshot: a snapshot that is older than a TRUNCATE shows an empty table.
             cursor.execute("LOCK TABLE posts IN ACCESS SHARE MODE")
             cursor.execute("DECLARE texts NO SCROLL CURSOR FOR SELECT user_id, context FROM posts")
-            while rows := _fetch(cursor):
-                yield from rows
+            while cursor.rowcount:  # -1 after DECLARE
+                cursor.execute(f"FETCH {FETCH_ROWS} FROM texts")
+                yield from cursor
         finally:
             if raw.closed:
                 connection.invalidate()  # the pool does not see errors of the driver's own cursor
@@ -128,40 +126,7 @@ def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
                 cursor.execute("ROLLBACK")
 
 
-def _fetch(cursor: psycopg2.extensions.cursor) -> list[tuple[int, str]]:
-    cursor.execute(f"FETCH {FETCH_ROWS} FROM texts")
-    return cast("list[tuple[int, str]]", cursor.fetchall())
-
-
 def about_how_many(connection: sa.Connection) -> int | None:
     """Postgres' estimate of the number of posts; None before the first ANALYZE."""
     estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
     return estimate if estimate > 0 else None
-
-
-class _classified:  # noqa: N801  reads as the context manager that it is
-    """Raises errors of the driver as classified errors."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, psycopg2.Error):
-            raise classify(error) from error
-
-
-class _Lines(io.TextIOBase):
-    """COPY's input. Posts are read as they are generated, so millions need no memory."""
-
-    def __init__(self, posts: Iterable[Post]):
-        self._lines = (post.copy_line() for post in posts)
-
-    def read(self, size: int | None = -1) -> str:
-        chunk: list[str] = []
-        length = 0
-        for line in self._lines:
-            chunk.append(line)
-            length += len(line)
-            if size is not None and 0 <= size <= length * 2:
-                break
-        return "".join(chunk)

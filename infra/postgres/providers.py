@@ -6,8 +6,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.move import move
-from jobs.model import Priority
+from infra.postgres.transitions.sql import in_list
+from jobs.lifecycle import Cause, sources
+from jobs.model import Priority, message_queue
 
 BATCH = 1000
 
@@ -24,6 +25,23 @@ FROM (
     FROM jobs WHERE status IN ('queued', 'retrying', 'processing') AND provider IS NOT NULL GROUP BY provider
 ) w FULL JOIN provider_pauses p ON p.provider = w.provider
 """)
+
+# A published message for the old provider names the old version, so its claim is stale.
+MOVE = sa.text(f"""
+WITH held AS (
+    SELECT id, version FROM jobs
+    WHERE provider = :old AND priority = :priority AND status IN ({in_list(sources(Cause.MOVE))})
+    ORDER BY id LIMIT :limit FOR UPDATE
+), moved AS (
+    UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
+    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
+), unneeded AS (
+    DELETE FROM outbox o USING moved WHERE o.job_id = moved.id AND o.version < moved.version
+), queued AS (
+    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
+)
+SELECT count(*) FROM moved
+""")  # noqa: S608  the interpolated part is a constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +61,22 @@ class ProviderStore:
 
     async def paused(self, timeout: float) -> frozenset[str]:
         """The paused providers."""
-        return await self._pool.call(lambda c: frozenset(row.provider for row in c.execute(_PAUSED)), timeout)
+        return frozenset(row["provider"] for row in await self._pool.fetch(_PAUSED, timeout))
 
     async def pause(self, provider: str, timeout: float) -> bool:
         """False: the provider was paused already."""
-        return await self._pool.call(lambda c: c.execute(_PAUSE, {"provider": provider}).rowcount == 1, timeout)
+        return await self._pool.execute(_PAUSE, timeout, provider=provider) == 1
 
     async def resume(self, provider: str, timeout: float) -> bool:
         """False: the provider was not paused."""
-        return await self._pool.call(lambda c: c.execute(_RESUME, {"provider": provider}).rowcount == 1, timeout)
+        return await self._pool.execute(_RESUME, timeout, provider=provider) == 1
 
     async def states(self, timeout: float) -> dict[str, ProviderState]:
         """Every provider that is paused or has waiting messages."""
-
-        def work(connection: sa.Connection) -> dict[str, ProviderState]:
-            rows = connection.execute(_LIST)
-            return {row.provider: ProviderState(row.waiting, row.processing, row.paused_at) for row in rows}
-
-        return await self._pool.call(work, timeout)
+        rows = await self._pool.fetch(_LIST, timeout)
+        return {row["provider"]: ProviderState(row["waiting"], row["processing"], row["paused_at"]) for row in rows}
 
     async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
         """Move at most `BATCH` waiting messages from provider `old` to `new`; returns how many."""
-        return await self._pool.call(lambda connection: move(connection, old, new, priority, BATCH), timeout)
+        parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH}
+        return int(await self._pool.value(MOVE, timeout, queue=message_queue(new, priority).name, **parameters))

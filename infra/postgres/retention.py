@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.callbacks import in_list
+from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind
 
@@ -59,14 +59,11 @@ class Retention:
             TryAgain: it takes longer than `timeout`; nothing was deleted.
         """
         parameters = {"kind": kind, "seconds": seconds, "limit": limit, "milliseconds": int(timeout * 1000)}
-        return await self._pool.call(
-            lambda connection: connection.execute(_PURGE, parameters).rowcount, timeout + ANSWER_SECONDS
-        )
+        return await self._pool.execute(_PURGE, timeout + ANSWER_SECONDS, **parameters)
 
     async def count(self, kind: Kind, seconds: float, timeout: float) -> int:
         """The number of jobs that `purge_all` deletes."""
-        parameters = {"kind": kind, "seconds": seconds}
-        return await self._pool.call(lambda c: int(c.execute(_COUNT_OLD, parameters).scalar_one()), timeout)
+        return int(await self._pool.value(_COUNT_OLD, timeout, kind=kind, seconds=seconds))
 
     async def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]:
         """Delete every job of a kind that ended `seconds` ago; yields the number of each batch. Raises as `purge`.
@@ -89,19 +86,13 @@ class Retention:
     async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
         """Delete at most `limit` ended messages to a destination, or their callbacks; returns how many."""
         parameters = {"destination": destination, "client_id": client_id, "limit": limit}
-
-        def work(connection: sa.Connection) -> int:
-            callbacks = connection.execute(_ERASE_CALLBACKS, parameters).rowcount
-            return callbacks or connection.execute(_ERASE_MESSAGES, parameters).rowcount
-
-        return await self._pool.call(work, timeout)
+        callbacks = await self._pool.execute(_ERASE_CALLBACKS, timeout, **parameters)
+        return callbacks or await self._pool.execute(_ERASE_MESSAGES, timeout, **parameters)
 
     async def ended(self, destination: str, client_id: str | None, timeout: float) -> int:
         """The number of messages to a destination that have ended."""
-        parameters = {"destination": destination, "client_id": client_id}
-        return await self._pool.call(lambda c: int(c.execute(_COUNT_ENDED, parameters).scalar_one()), timeout)
+        return int(await self._pool.value(_COUNT_ENDED, timeout, destination=destination, client_id=client_id))
 
     async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
         """The number of messages to a destination that have not ended."""
-        parameters = {"destination": destination, "client_id": client_id}
-        return await self._pool.call(lambda c: int(c.execute(_UNDER_WAY, parameters).scalar_one()), timeout)
+        return int(await self._pool.value(_UNDER_WAY, timeout, destination=destination, client_id=client_id))

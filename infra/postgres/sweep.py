@@ -63,12 +63,11 @@ SELECT CAST(max(CAST(id AS text)) AS text) AS last, count(*) AS jobs FROM dead
 
 
 def _of(statement: str, queue: WorkQueue) -> sa.TextClause:
-    return sa.text(statement.format(of=_OF_NONE if queue.provider is None else _OF_PROVIDER))
-
-
-def _parameters(queue: WorkQueue) -> dict[str, str]:
-    which = {"kind": queue.kind} if queue.provider is None else {"provider": queue.provider}
-    return {"priority": queue.priority, **which}
+    """The statement for a queue, with the queue's parameters bound."""
+    bound = {"queue": queue.name, "priority": queue.priority}
+    if queue.provider is None:
+        return sa.text(statement.format(of=_OF_NONE)).bindparams(**bound, kind=queue.kind)
+    return sa.text(statement.format(of=_OF_PROVIDER)).bindparams(**bound, provider=queue.provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +95,16 @@ class Sweep:
 
     async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float) -> Observation:
         """Observe a queue. The relay is behind if a row has been due for over `behind_seconds`."""
-        parameters = {"queue": queue.name, "behind": behind_seconds, **_parameters(queue)}
-
-        def work(connection: sa.Connection) -> Observation:
-            row = connection.execute(_of(_OBSERVE, queue), parameters).one()
-            return Observation(row.now, row.is_behind, row.claimed_until)
-
-        return await self._pool.call(work, timeout)
+        (row,) = await self._pool.fetch(_of(_OBSERVE, queue), timeout, behind=behind_seconds)
+        return Observation(**row)
 
     async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float) -> Page:
         """Scan at most `BATCH` jobs that became due between `after` and `before`, oldest first; add missing outbox rows."""
-        parameters = {"queue": queue.name, "before": before, "after": after, "limit": BATCH, **_parameters(queue)}
-
-        def work(connection: sa.Connection) -> Page:
-            row = connection.execute(_of(_SWEEP, queue), parameters).one()
-            return Page(row.requeued, row.last if row.scanned == BATCH else None)
-
-        return await self._pool.call(work, timeout)
+        (row,) = await self._pool.fetch(_of(_SWEEP, queue), timeout, before=before, after=after, limit=BATCH)
+        return Page(row["requeued"], row["last"] if row["scanned"] == BATCH else None)
 
     async def refill_dead(self, kind: Kind, after: str, timeout: float) -> tuple[str | None, int]:
         """Publish at most `BATCH` dead letters again, by id after `after`; returns the last id and the number."""
         parameters = {"kind": kind, "queue": DEAD_QUEUES[kind], "after": after, "limit": BATCH}
-
-        def work(connection: sa.Connection) -> tuple[str | None, int]:
-            row = connection.execute(_REFILL_DEAD, parameters).one()
-            return row.last, row.jobs
-
-        return await self._pool.call(work, timeout)
+        (row,) = await self._pool.fetch(_REFILL_DEAD, timeout, **parameters)
+        return row["last"], row["jobs"]

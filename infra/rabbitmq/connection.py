@@ -28,6 +28,13 @@ log = structlog.get_logger()
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 
 
+class _Connection(aio_pika.Connection):
+    """Does not close itself when it is collected: Python may collect it in a thread without an event loop."""
+
+    def __del__(self) -> None:
+        pass
+
+
 class BrokerDown(Transient):
     """RabbitMQ is unreachable, or rejects the connection; the message names the reason."""
 
@@ -92,7 +99,9 @@ async def connect(url: str, name: str) -> AbstractConnection:
     try:
         with client_calls():
             async with asyncio.timeout(CONNECT_SECONDS):
-                return await aio_pika.connect(url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties)
+                return await aio_pika.connect(
+                    url, heartbeat=HEARTBEAT_SECONDS, client_properties=properties, connection_class=_Connection
+                )
     except StopAsyncIteration as error:  # the client raises this if the handshake is cut
         raise ConnectionResetError("the broker closed the connection during the handshake") from error
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from redis.asyncio import Redis
 
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 from infra.redis import connection
 from infra.redis.status_cache import channel, parse
 from jobs.model import KnownStatus

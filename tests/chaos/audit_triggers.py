@@ -1,6 +1,6 @@
 """Triggers in the run's database record every step of every job, in the step's own transaction."""
 
-from infra.postgres.pool import create_engine
+from infra.postgres.pool import DatabasePool
 from tests.chaos.evidence import Attempt, Evidence, Step
 from tests.support.services import sql
 
@@ -46,10 +46,10 @@ UNION ALL SELECT 'unfinished jobs', count(*) FROM jobs WHERE status IN ('queued'
 
 
 def install(database: str) -> None:
-    engine = create_engine(database, connections=1, application="audit")
-    with engine.connect() as connection:
+    pool = DatabasePool(database, name="audit", threads=1)
+    with pool.engine.connect() as connection:
         connection.exec_driver_sql(_INSTALL)
-    engine.dispose()
+    pool.close()
 
 
 def remaining(database: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ from infra.rabbitmq import connection
 from jobs.model import Claimed
 from jobs.outcome import Outcome, Verdict
 from service.publishing import EagerPublisher, Outgoing
-from service.recording import Recorder
+from service.transitions import Recorder
 from tests.chaos.planted import BUGS
 from tests.support import forked
 

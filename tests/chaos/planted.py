@@ -11,13 +11,13 @@ import sqlalchemy as sa
 
 from consumers.runner import Runner
 from consumers.sweeper import Sweeper
-from infra.postgres import ledger
-from infra.postgres.transitions import apply, claim, late, requeue
+from infra.postgres import dead_letters, ledger
+from infra.postgres.transitions import apply, claim
 from infra.redis import status_cache
 from jobs import decision
 from jobs.model import Delivery
 from jobs.wire import Pointer
-from service import batching, recording
+from service import batching, transitions
 from service.publishing import EagerPublisher, Outgoing
 from tests.chaos import simulation
 from tests.support.fakes import FakeCache, FakeLedger
@@ -38,7 +38,7 @@ def _delete_before_confirm(patch: Patch) -> None:
     publish = EagerPublisher._publish
 
     async def delete_first(self: EagerPublisher, outgoing: Outgoing) -> None:
-        await self._delete_row(outgoing.pointer)
+        await self._deletes.submit(outgoing.pointer)
         await publish(self, outgoing)
 
     patch(EagerPublisher, "_publish", delete_first)
@@ -57,9 +57,9 @@ def _fake_claim_any_version(patch: Patch) -> None:
     claim = FakeLedger._claim
 
     def any_version(self: FakeLedger, request: Any) -> Any:
-        held = self.jobs.get(request.pointer.id)
+        held = self.jobs.get(request.id)
         if held is not None:
-            request = replace(request, pointer=Pointer(held.id, held.version))
+            request = replace(request, version=held.version)
         return claim(self, request)
 
     patch(FakeLedger, "_claim", any_version)
@@ -76,7 +76,7 @@ def _ack_before_claim(patch: Patch) -> None:
 
 
 def _reap_live_leases(patch: Patch) -> None:
-    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (NOT r.lost OR j.lease_until < now())", "")))
+    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (r.cause <> 'lease lost' OR j.lease_until < now())", "")))
     patch(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
 
 
@@ -114,7 +114,7 @@ def _fake_cache_last_write(patch: Patch) -> None:
 
 
 def _requeue_any_version(patch: Patch) -> None:
-    patch(requeue, "REQUEUE", sa.text(_without_version(requeue.REQUEUE.text)))
+    patch(dead_letters, "REQUEUE", sa.text(_without_version(dead_letters.REQUEUE.text)))
 
 
 def _fake_requeue_any_version(patch: Patch) -> None:
@@ -148,7 +148,7 @@ def _retry_at_most_once(patch: Patch) -> None:
     def decide_at_least_once(job: Any, *arguments: Any, **named: Any) -> Any:
         return decide(replace(job, delivery=Delivery.AT_LEAST_ONCE), *arguments, **named)
 
-    patch(recording, "decide", decide_at_least_once)
+    patch(transitions, "decide", decide_at_least_once)
 
 
 def _apply_to_any_claim(patch: Patch) -> None:
@@ -167,7 +167,8 @@ def _fake_apply_to_any_claim(patch: Patch) -> None:
 
 
 def _no_callback_of_late_acceptance(patch: Patch) -> None:
-    patch(late, "ACCEPT_LATE", sa.text(late.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")))
+    text = apply.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")
+    patch(apply, "ACCEPT_LATE", sa.text(text))
 
 
 def _fake_no_callback_of_late_acceptance(patch: Patch) -> None:

@@ -15,11 +15,10 @@ from jobs.model import CALLBACKS, Claimed, KnownStatus, NewJob, Progress, Route
 from jobs.outcome import Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
-from service.announcing import Announcer
 from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
-from service.recording import Recorder
 from service.statuses import Statuses
+from service.transitions import Recorder
 from tests.chaos.steps import DEAD, FOREVER, QUEUE, Leases, Process, SteppedAdapter
 from tests.support.factories import SANDBOX
 
@@ -31,13 +30,12 @@ POLICY = RetryPolicy(attempts=4, base_seconds=0.001, cap_seconds=0.001, deadline
 
 
 class SimulatedApi:
-    """`service.acceptance` without HTTP."""
+    """`service.transitions.Acceptance` without HTTP."""
 
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        deletes = ledger_batcher(outbox.delete)
-        self._eager = EagerPublisher(broker, deletes.submit)
+        self._eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
         self._accepting: Batcher[NewJob, Any] = ledger_batcher(ledger.accept)
         self._statuses = Statuses(cache, _nothing)
         simulation.spawn(process, self._eager.run())
@@ -48,7 +46,7 @@ class SimulatedApi:
         assert isinstance(accepted, Accepted)
         self.simulation.record_accepted(accepted)
         if not accepted.replayed:
-            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, None, FOREVER))
+            self._eager.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, 0.0))
             self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, FOREVER))
 
 
@@ -58,18 +56,18 @@ class SimulatedWorker:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
-        deletes = ledger_batcher(outbox.delete)
-        eager = EagerPublisher(broker, deletes.submit)
+        eager = EagerPublisher(broker, ledger_batcher(outbox.delete), grace_seconds=FOREVER)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
             ledger_batcher(ledger.accept_late),
-            Announcer(eager, Statuses(cache, _nothing), grace_seconds=FOREVER),
+            eager,
+            Statuses(cache, _nothing),
             lost_leases=3,
         )
         mode = Concurrent(Renewer(ledger.renew, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self.handle, 10.0, POLICY, Slots(4), mode)},
-            ledger_batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None),
+            ledger_batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None),
             recorder,
             lease_seconds=LEASE_SECONDS,
             margin_seconds=5.0,

@@ -200,15 +200,15 @@ class Simulation:
                 )
         if call == "claim":
             for request, job in zip(arguments[0], result, strict=True):
-                if job is not None and job.version != request.pointer.version + 1:
-                    self._violated(FENCED, f"a claim of version {request.pointer.version} got {job.version - 1}")
+                if job is not None and job.version != request.version + 1:
+                    self._violated(FENCED, f"a claim of version {request.version} got {job.version - 1}")
         if call == "apply":
             for step in arguments[0]:
                 old = before[step.id]
                 moved = after[step.id].version != old.version
                 if moved and old.version != step.version:
                     self._violated(FENCED, f"an outcome for version {step.version} was applied to version {old.version}")
-                if step.lost_lease and old.leased and moved:
+                if step.cause is Cause.LEASE_LOST and old.leased and moved:
                     self._violated(LEASED_SEND, f"{step.id} was reaped from a worker whose lease has not expired")
 
     async def requeue(self, letters: list[Any]) -> None:

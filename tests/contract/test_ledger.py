@@ -11,7 +11,7 @@ import pytest
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, REPORTS, Claimed, Delivery, IdempotencyKey, Kind, NewJob, Progress, Transition

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from service.settings import PREFIX, BreakerSettings, ProviderSettings, RetrySettings, Settings
+from service.provider_settings import BreakerSettings, ProviderSettings, RetrySettings
+from service.settings import PREFIX, Settings
 
 SECTIONS = {
     "Services": ("database_url", "migration_database_url", "amqp_url", "redis_url", "management_url", "namespace"),
@@ -33,7 +34,8 @@ SECTIONS = {
 HEADER = """\
 # Configuration
 
-For operators who deploy Posthaste or change a setting. `make docs` writes this page from `service/settings.py`.
+For operators who deploy Posthaste or change a setting.
+`make docs` writes this page from `service/settings.py` and `service/provider_settings.py`.
 
 Each process reads its settings once, at start. Wrong and unknown names are refused, and each is printed.
 The environment wins over `.env`. `.env` wins over `.local/sandbox.env` and `.local/services.env`.
@@ -85,7 +87,7 @@ def _table(model: type[BaseModel], names: tuple[str, ...], prefix: str = "") -> 
         field = model.model_fields[name]
         label = prefix + name.upper() if prefix else name
         default = f"`{_text(field.default)}`" if _has_default(field) else "required" if field.is_required() else "none"
-        rows.append(f"| `{label}` | {default} | {_allowed(field)} | {field.description} |")
+        rows.append(f"| `{label}` | {default} | {_allowed(field)} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infra.postgres.pool import create_engine
+from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Posts, texts
 from jobs.words import count_words
 from tests.support.stack import Stack
@@ -22,11 +22,11 @@ async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
     code, answer = await stack.get(PATH)
     assert code == 200
     expected: dict[int, int] = {}
-    engine = create_engine(stack.database, connections=1, application="test", options="")
-    with engine.connect() as connection:
+    pool = DatabasePool(stack.database, name="test", threads=1, scans=True)
+    with pool.engine.connect() as connection:
         for user, text in texts(connection):
             expected[user] = expected.get(user, 0) + count_words(text)
-    engine.dispose()
+    pool.close()
     assert answer["data"] == [{"user_id": user, "total_words": expected[user]} for user in sorted(expected)]
     assert len(expected) == 50
 

@@ -6,7 +6,6 @@ import pytest
 import sqlalchemy as sa
 
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter, Requeueable, page_statement
-from infra.postgres.pool import create_engine
 from jobs.model import Kind, Priority, work_queues
 from service.dead_letters import DeadLetters
 from tests.support.ledger import Store
@@ -49,10 +48,10 @@ async def test_letters_that_cannot_be_requeued_hide_none_that_can(store: Store) 
     well = _add(store, 20, 3)
     letters, everything = _letters(store), Filter()
     assert [each.id for each in await letters.requeueable(everything, BEFORE_ALL, 2)] == well[:2]
-    done = await letters.requeue_first(everything, BEFORE_ALL, 2)
+    done = await letters.requeue(everything, BEFORE_ALL, 2, skip=True)
     assert done.moved == well[:2]
     assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many as requested
-    done = await letters.requeue_first(everything, BEFORE_ALL, 100)
+    done = await letters.requeue(everything, BEFORE_ALL, 100, skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, gone)
 
 
@@ -64,16 +63,16 @@ async def test_every_kind_and_priority_has_its_queues_deadline(store: Store) -> 
         *_add(store, 3, provider="other"),
     ]
     old = [*_add(store, 10, kind=Kind.REPORT, age_days=2), *_add(store, 11, priority=Priority.HIGH, age_days=2)]
-    done = await _letters(store).requeue_first(Filter(), BEFORE_ALL, 100)
+    done = await _letters(store).requeue(Filter(), BEFORE_ALL, 100, skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (wanted, old, [])
 
 
 async def test_another_provider_and_a_new_deadline_bring_them_back(store: Store) -> None:
     gone, expired = _add(store, 0, 2, provider="gone"), _add(store, 10, 2, age_days=2)
     letters = _letters(store)
-    done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, "other")
+    done = await letters.requeue(Filter(), BEFORE_ALL, 100, "other", skip=True)
     assert (done.moved, done.expired, done.unconfigured) == (gone, expired, [])
-    done = await letters.requeue_first(Filter(), BEFORE_ALL, 100, extend=True)
+    done = await letters.requeue(Filter(), BEFORE_ALL, 100, extend=True, skip=True)
     assert (done.moved, done.expired) == (expired, [])
     assert store.rows("SELECT DISTINCT queue FROM outbox ORDER BY 1") == [
         ("messages.other.normal",),
@@ -87,9 +86,6 @@ async def test_one_clients_letters_are_found_by_their_index_in_order(store: Stor
     _add(store, 10_000, 10, client="small")
     store.rows("ANALYZE")
     statement, parameters = page_statement(Filter(client_id="small"), BEFORE_ALL, 50, only)
-    engine = create_engine(store.database, connections=1, application="plans")
-    with engine.connect() as connection:
-        rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), parameters)
-        plan = "\n".join(row[0] for row in rows)
-    engine.dispose()
+    rows = await store.pool.fetch(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), 10, **parameters)
+    plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert "jobs_dead_by_client" in plan and "Seq Scan" not in plan and "Sort" not in plan, plan

@@ -15,14 +15,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from infra.postgres import checks, compatibility, migration
+from infra.postgres import compatibility, migration
 from infra.postgres.errors import NOT_PERMITTED, Unavailable
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
+from infra.postgres.migration import RoleMissing, role_of
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Post, Posts, texts
-from infra.postgres.privileges import RoleMissing, role_of
 from infra.postgres.transitions.accept import Accepted
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.dead_queue import DeadQueues
@@ -83,7 +83,7 @@ async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: st
     await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
     (known,) = await JobReads(pool).statuses([accepted.id], SECONDS)
     assert known is not None and known.status == Status.SENT
-    assert (await checks.look(pool, SECONDS)).relays == 0
+    assert (await compatibility.look(pool, SECONDS)).relays == 0
     pool.close()
     leadership = Leadership(runner, "relay")
     assert await leadership.held() and await leadership.held()

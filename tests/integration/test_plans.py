@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.postgres import job_reads, ledger, outbox, sweep, totals
-from infra.postgres.pool import create_engine
+from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
 from tests.support.factories import new_id
@@ -32,26 +32,29 @@ FILL = [
 
 
 def _batch(size: int) -> str:
-    row: dict[str, Any] = {"version": 1, "token": str(new_id()), "lease": 60, "lost": False, "status": "sent", "queue": None}
+    row: dict[str, Any] = {"version": 1, "token": str(new_id()), "lease_seconds": 60, "cause": "accepted", "to": "sent"}
     return json.dumps([{"id": str(new_id()), **row} for _ in range(size)])
 
 
 QUEUE = message_queue("sandbox")
 
-SWEEP = {"queue": "q", "before": "2026-01-01T00:00Z", "after": "2025-01-01T00:00Z", "limit": 1000}
+SWEEP = {"before": "2026-01-01T00:00Z", "after": "2025-01-01T00:00Z", "limit": 1000}
 CLAIM = {"id": str(new_id()), "version": 2, "token": str(new_id())}
+
+SWEEP_QUEUE, SWEEP_REPORTS = (sweep._of(sweep._SWEEP, queue) for queue in (QUEUE, REPORTS))
+OBSERVE = sweep._of(sweep._OBSERVE, QUEUE)
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "claim": (claim.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
-    "apply": (apply.APPLY, {"rows": _batch(50)}, "jobs_pkey"),
+    "apply": (apply.APPLY, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
     "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
     "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
-    "sweep": (sweep._of(sweep._SWEEP, QUEUE), {**sweep._parameters(QUEUE), **SWEEP}, "jobs_waiting"),
-    "sweep reports": (sweep._of(sweep._SWEEP, REPORTS), {**sweep._parameters(REPORTS), **SWEEP}, "jobs_waiting"),
-    "observe": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "jobs_claimed"),
-    "observe rows": (sweep._of(sweep._OBSERVE, QUEUE), {**sweep._parameters(QUEUE), "queue": "q", "behind": 5}, "outbox_due"),
+    "sweep": (SWEEP_QUEUE, SWEEP, "jobs_waiting"),
+    "sweep reports": (SWEEP_REPORTS, SWEEP, "jobs_waiting"),
+    "observe": (OBSERVE, {"behind": 5}, "jobs_claimed"),
+    "observe rows": (OBSERVE, {"behind": 5}, "outbox_due"),
     "renew": (ledger.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
     "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
     "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),
@@ -76,15 +79,16 @@ ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "
 
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:
-    engine = create_engine(database, connections=1, application="plans")
-    with engine.connect() as connection:
+    pool = DatabasePool(database, name="plans", threads=1)
+    with pool.engine.connect() as connection:
         for filling in FILL:
             connection.execute(sa.text(filling), {"jobs": JOBS} if ":jobs" in filling else {})
         for name, (statement, parameters, index) in STATEMENTS.items():
-            rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), parameters)
+            bound = {**statement.compile().params, **parameters}
+            rows = connection.execute(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), bound)
             plan = "\n".join(row[0] for row in rows)
             print(f"\n== {name}\n{plan}")
             assert index in plan, plan
             assert "Seq Scan" not in plan and "Bitmap" not in plan and "Materialize" not in plan, plan
             assert name not in ORDERED or "Sort" not in plan, plan
-    engine.dispose()
+    pool.close()

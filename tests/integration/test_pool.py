@@ -12,9 +12,8 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from infra.postgres.contact import Contact
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
-from infra.postgres.pool import DatabasePool
+from infra.postgres.pool import Contact, DatabasePool
 from infra.postgres.posts import texts
 from tests.support.ledger import ProxiedStore
 from tests.support.services import with_port

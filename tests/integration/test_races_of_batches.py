@@ -13,7 +13,7 @@ from infra.postgres.errors import BadData, Unavailable
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.apply import Applied
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide
 from jobs.lifecycle import Status
@@ -32,7 +32,7 @@ def accepting(proxied_store: ProxiedStore) -> Batcher[NewJob, Accepted | KeyReus
 
 
 def claiming(proxied_store: ProxiedStore) -> Batcher[ClaimRequest, Claimed | None]:
-    return ledger_batcher(proxied_store.ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
+    return ledger_batcher(proxied_store.ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None)
 
 
 def applying(proxied_store: ProxiedStore) -> Batcher[Transition, Applied | None]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from infra.postgres.ledger import Ledger
 from infra.postgres.retention import Retention
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import ENDS, Status
 from jobs.model import Claimed, Delivery, Kind, NewJob, Transition

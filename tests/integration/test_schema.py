@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg2
 import pytest
 
-from infra.postgres import checks, compatibility, migration
+from infra.postgres import compatibility, migration
 from infra.postgres.pool import DatabasePool
 from tests.support.services import Services, sql, unique, with_path
 
@@ -68,9 +69,9 @@ async def test_an_index_that_was_left_half_built_is_built_again(empty: str) -> N
     migration.migrate(empty, "mine", to="0009")
     _leave_half_built(empty, "jobs_backlog ON jobs (client_id, due_at) INCLUDE (provider)")
     pool = DatabasePool(empty, name="test", threads=1)
-    assert (await checks.look(pool, 5)).invalid_indexes == ["jobs_backlog"]
+    assert (await compatibility.look(pool, 5)).invalid_indexes == ["jobs_backlog"]
     migration.migrate(empty, "mine")
-    assert (await checks.look(pool, 5)).invalid_indexes == []
+    assert (await compatibility.look(pool, 5)).invalid_indexes == []
     assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_backlog'::regclass") == [(True,)]
     pool.close()
 
@@ -96,3 +97,18 @@ def _leave_half_built(url: str, index: str) -> None:
     finally:
         holder.close()
         builder.close()
+
+
+def test_a_release_that_is_installed_under_a_running_process_does_not_change_its_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions/0001_first.py").touch()
+    monkeypatch.setattr(compatibility, "MIGRATIONS", tmp_path)
+    compatibility.code_revision.cache_clear()
+    try:
+        assert compatibility.code_revision() == "0001"
+        (tmp_path / "versions/0002_next_release.py").touch()
+        assert compatibility.code_revision() == "0001"
+    finally:
+        compatibility.code_revision.cache_clear()

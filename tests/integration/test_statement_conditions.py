@@ -10,7 +10,7 @@ from infra.postgres.outbox import Outbox
 from infra.postgres.providers import ProviderStore
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
-from infra.postgres.transitions.late import LateAcceptance
+from infra.postgres.transitions.apply import LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, REPORTS, Kind, NewJob, Priority, Progress, message_queue
@@ -309,3 +309,9 @@ async def test_a_late_acceptance_without_an_id_keeps_the_providers_id(store: Sto
     store.rows("UPDATE jobs SET provider_message_id = 'earlier'")
     await store.ledger.accept_late([LateAcceptance(job.id, token, 202, None)], 5)
     assert store.rows("SELECT status, provider_message_id FROM jobs") == [("sent", "earlier")]
+
+
+async def test_the_queue_of_an_accepted_job_has_the_name_of_the_model(store: Store) -> None:
+    jobs = [report(), message(), replace(message(), queue=message_queue("other-1", Priority.HIGH))]
+    await store.ledger.accept(jobs, 5)
+    assert set(store.rows("SELECT CAST(job_id AS text), queue FROM outbox")) == {(str(job.id), job.queue.name) for job in jobs}

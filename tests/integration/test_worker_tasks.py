@@ -5,7 +5,8 @@ from collections import Counter
 
 from consumers.worker import run_worker
 from jobs.model import Kind
-from service.settings import ProviderSettings, Settings
+from service.provider_settings import ProviderSettings
+from service.settings import Settings
 from tests.support.services import Services
 from tests.support.waiting import until
 

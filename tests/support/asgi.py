@@ -9,7 +9,8 @@ import orjson
 from starlette.types import ASGIApp, Message
 
 from api.app import create_api
-from service.settings import ProviderSettings, Settings
+from service.provider_settings import ProviderSettings
+from service.settings import Settings
 from tests.support.services import Services
 
 

@@ -7,7 +7,6 @@ import uuid_utils
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
-from jobs.wire import Pointer
 
 ACCEPTED = Outcome(Verdict.ACCEPTED, None, 200)
 
@@ -27,7 +26,7 @@ def report() -> NewJob:
 
 
 def claim_request(id_: UUID, version: int = 1, lease: float = 60.0) -> ClaimRequest:
-    return ClaimRequest(Pointer(id_, version), uuid4(), lease)
+    return ClaimRequest(id_, version, uuid4(), lease)
 
 
 SANDBOX = message_queue("sandbox")

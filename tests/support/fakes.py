@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from infra.postgres.transitions.accept import Accepted, KeyReused
-from infra.postgres.transitions.batch import Applied
+from infra.postgres.transitions.apply import Applied, LateAcceptance
 from infra.postgres.transitions.claim import ClaimRequest
-from infra.postgres.transitions.late import LateAcceptance
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Progress, Transition
 from jobs.wire import Pointer
@@ -97,11 +96,11 @@ class FakeLedger:
         return [self._claim(request) for request in requests]
 
     def _claim(self, request: ClaimRequest) -> Claimed | None:
-        job = self.jobs.get(request.pointer.id)
+        job = self.jobs.get(request.id)
         if job is not None and job.token == request.token:
-            is_held = job.version == request.pointer.version + 1 and self.statuses[job.id] is Status.PROCESSING
+            is_held = job.version == request.version + 1 and self.statuses[job.id] is Status.PROCESSING
             return job if is_held else None
-        if job is None or job.version != request.pointer.version or self.statuses[job.id] not in sources(Cause.CLAIM):
+        if job is None or job.version != request.version or self.statuses[job.id] not in sources(Cause.CLAIM):
             return None
         if self.statuses[job.id] in (Status.FAILED, Status.UNKNOWN):
             job = self._revise(job)
@@ -126,7 +125,7 @@ class FakeLedger:
         job = self.jobs[t.id]
         if (job.version, job.token) != (t.version, t.token) or self.statuses[t.id] is not Status.PROCESSING:
             return None
-        if t.lost_lease and self.leases[t.id] > self.clock:
+        if t.cause is Cause.LEASE_LOST and self.leases[t.id] > self.clock:
             return None
         job = replace(
             job,

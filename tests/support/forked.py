@@ -18,7 +18,7 @@ _OURS = [
     "consumers.relay_process",
     "consumers.worker",
     "infra.logs",
-    "infra.postgres.checks",
+    "infra.postgres.compatibility",
     "infra.rabbitmq.dead_queue",
 ]
 _LIBRARIES = ["faker", "psycopg2.extras", "pytest", "sqlalchemy.dialects.postgresql.psycopg2", "stringprep", "urllib.request"]

@@ -53,11 +53,17 @@ def _services(file: str) -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / file).read_text())["services"])
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "dev/compose.yml"])
-def test_compose_files_name_tested_images_and_no_obsolete_version(file: str) -> None:
+@pytest.mark.parametrize("file", ["docker-compose.yml", "dev/docker-compose.override.yml"])
+def test_compose_files_have_no_obsolete_version(file: str) -> None:
     assert "version" not in yaml.safe_load((ROOT / file).read_text())
-    images = {service["image"] for service in _services(file).values()} - {"posthaste:local"}
+
+
+def test_compose_names_tested_images_and_the_override_none() -> None:
+    images = {service["image"] for service in _services("docker-compose.yml").values()} - {"posthaste:local"}
     assert images == {"postgres:17", "rabbitmq:4.3-management", "redis:8.0"}
+    override = _services("dev/docker-compose.override.yml")
+    assert override.keys() == {"postgres", "rabbitmq", "redis"}
+    assert not any(service.keys() & {"image", "ports"} for service in override.values())
 
 
 def test_compose_waits_for_each_container_to_be_healthy_or_to_have_ended_well() -> None:

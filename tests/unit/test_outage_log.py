@@ -2,7 +2,7 @@
 
 import structlog
 
-from infra.outage_log import OutageLog
+from infra.logs import OutageLog
 
 
 def test_an_outage_is_logged_once_when_it_lasts_and_once_when_it_ends() -> None:

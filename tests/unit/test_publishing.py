@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -12,9 +12,12 @@ from infra.errors import Transient
 from jobs.model import Route
 from jobs.wire import Pointer
 from service import publishing
+from service.batching import Batcher
 from service.publishing import EagerPublisher, Outgoing
 from tests.support.factories import new_id
 from tests.support.waiting import eventually
+
+GRACE_SECONDS = 60.0
 
 
 class Refused(Transient):
@@ -36,18 +39,19 @@ class Broker:
             await asyncio.Event().wait()
 
 
-def _outgoing(n: int, seconds: float = 60, queue: str = "q") -> Outgoing:
-    return Outgoing(Pointer(new_id(), n), Route.WORK, queue, None, time.monotonic() + seconds)
+def _outgoing(n: int, seconds: float = GRACE_SECONDS, queue: str = "q") -> Outgoing:
+    return Outgoing(Pointer(new_id(), n), Route.WORK, queue, time.monotonic() + seconds - GRACE_SECONDS)
 
 
 @asynccontextmanager
 async def running(broker: Broker) -> AsyncIterator[tuple[EagerPublisher, list[int]]]:
     forgotten: list[int] = []
 
-    async def forget(pointer: Pointer) -> None:
-        forgotten.append(pointer.version)
+    async def forget(pointers: Sequence[Pointer], timeout: float) -> list[None]:
+        forgotten.extend(pointer.version for pointer in pointers)
+        return [None] * len(pointers)
 
-    publisher = EagerPublisher(broker, forget)
+    publisher = EagerPublisher(broker, Batcher(forget), grace_seconds=GRACE_SECONDS)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, forgotten

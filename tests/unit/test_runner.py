@@ -19,11 +19,10 @@ from jobs.model import REPORTS, Claimed, NewJob, Progress, Route
 from jobs.outcome import RELEASED_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
-from service.announcing import Announcer
 from service.batching import Batcher
 from service.publishing import EagerPublisher
-from service.recording import Recorder
 from service.statuses import Statuses
+from service.transitions import Recorder
 from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
 from tests.support.fakes import FakeCache, FakeLedger, FakeSwitch
 from tests.support.waiting import until
@@ -105,13 +104,14 @@ class Bench:
 def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 60.0) -> Bench:
     ledger, cache, handler = FakeLedger(), FakeCache(), Handler(answer)
 
-    async def forget(pointer: Pointer) -> None:
-        return
+    async def forget(pointers: Sequence[Pointer], timeout: float) -> list[None]:
+        return [None] * len(pointers)
 
     recorder = Recorder(
         Batcher(ledger.apply),
         Batcher(ledger.accept_late),
-        Announcer(EagerPublisher(Broker(), forget), Statuses(cache, _no_statuses), grace_seconds=5),
+        EagerPublisher(Broker(), Batcher(forget), grace_seconds=5),
+        Statuses(cache, _no_statuses),
         lost_leases=3,
     )
     switch, renewer = FakeSwitch(), Renewer(ledger.renew, lease)
@@ -123,7 +123,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     works[REPORTS.name] = Work(
         Handler(answer), 0.0, RetryPolicy(), Slots(1), Exclusive(renewer, switch), on_shutdown=RELEASED_AT_SHUTDOWN
     )
-    claims = Batcher(ledger.claim, key=lambda r: r.pointer, duplicate=lambda _: None)
+    claims = Batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, lease_seconds=lease, margin_seconds=5.0)
     return Bench(ledger, cache, handler, runner, switch, concurrent)
 

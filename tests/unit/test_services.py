@@ -1,5 +1,6 @@
 """Where the services come from and what is written down about it: the decisions, without a service being started."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -181,8 +182,24 @@ def test_compose_has_each_service_published_on_loopback_alone() -> None:
     assert containers.images().keys() == SERVICES.keys()
     for service in SERVICES.values():
         for name, port in service.container_ports.items():
-            assert f'"127.0.0.1:${{SERVICES_{name.upper()}:-0}}:{port}"' in text
-    assert text.count('"127.0.0.1:') == sum(len(service.container_ports) for service in SERVICES.values())
+            assert re.search(rf'"127\.0\.0\.1:\${{{name.upper()}_PORT:-\d+}}:{port}"', text)
+    assert "ports:" not in containers.OVERRIDE.read_text()
+
+
+def test_compose_gets_ports_and_passwords_by_the_variables_of_its_file(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "compose").write_text('#!/bin/sh\necho "$@"; env')
+    (tmp_path / "compose").chmod(0o755)
+    monkeypatch.setattr(containers, "compose", lambda: [str(tmp_path / "compose")])
+    project = containers.Project(home, lambda _service, _line: None)
+    arguments, *lines = project._compose("up", published={"amqp": 1, "postgres": 2}, password="secret").splitlines()
+    assert arguments == f"-p {project.name} -f {containers.FILE} -f {containers.OVERRIDE} up"
+    variables = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert (variables["AMQP_PORT"], variables["POSTGRES_PORT"]) == ("1", "2")
+    required = set(re.findall(r"\${(\w+):\?", containers.FILE.read_text()))
+    assert required <= variables.keys()
+    assert variables["POSTGRES_ADMIN_PASSWORD"] == "secret"
 
 
 def test_rabbitmq_reads_nothing_of_another_rabbitmq() -> None:

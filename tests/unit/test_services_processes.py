@@ -205,7 +205,7 @@ def test_only_the_data_of_a_node_that_never_booted_is_made_anew(tmp_path: Path) 
 
     assert RABBITMQ.prepare(place) is None
     data.mkdir()
-    assert RABBITMQ.prepare(place) == "its first boot was interrupted: its data is made anew (Postgres stores every job)"
+    assert RABBITMQ.prepare(place) == "its data is made anew: its first boot was interrupted (Postgres stores every job)"
     assert not data.exists()
     data.mkdir()
     RABBITMQ.finish(place)

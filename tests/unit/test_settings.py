@@ -104,6 +104,13 @@ def test_an_unknown_name_in_a_file_is_refused_too(monkeypatch: pytest.MonkeyPatc
         load()
 
 
+def test_a_value_in_a_file_that_is_not_json_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _set(monkeypatch)
+    (tmp_path / ".env").write_text("POSTHASTE_CALLBACK_PORTS=80, 443\n")
+    with pytest.raises(SettingsError, match="POSTHASTE_CALLBACK_PORTS: is not valid JSON"):
+        load()
+
+
 def test_the_environment_wins_over_the_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _set(monkeypatch, PORT="9100")
     (tmp_path / ".env").write_text("POSTHASTE_PORT=9200\nPOSTHASTE_NAMESPACE=filed\n")

@@ -1,5 +1,6 @@
 """The configuration that `posthaste up` hands to supervisor."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,11 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+import typer
 
+from cli.local_settings import started
 from cli.processes import CannotStart, write_command
-from cli.up import _introduction, _masked, programs, require_free_port
+from cli.up import _introduction, _masked, programs, require_free_port, up
 from dev.stack import free_port
-from service.settings import Settings
+from service.settings import SANDBOX_FILE, Settings
 
 PROVIDERS = {"sandbox": {"url": "http://127.0.0.1:9007/message"}}
 
@@ -82,8 +85,29 @@ def test_a_port_that_is_taken_is_named_with_its_process(tmp_path: Path, supervis
 
 def test_a_port_that_is_taken_by_an_unseen_process_is_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.net_connections", lambda _kind: [])
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(CannotStart, match=r"is taken; end that process"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(CannotStart, match=r"is taken by another process; end it"),
+    ):
         require_free_port(taken.getsockname()[1], "POSTHASTE_PORT")
+
+
+def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / SANDBOX_FILE
+    file.parent.mkdir()
+    file.write_text("POSTHASTE_CALLBACK_SECRETS=[]\n")
+    record = json.dumps({"pid": os.getppid(), "started": started(os.getppid())})
+    (file.parent / f"up-{os.getppid()}.json").write_text(record)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(typer.Exit):
+        settings = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
+        for name, value in {**settings, "PORT": str(taken.getsockname()[1])}.items():
+            monkeypatch.setenv(f"POSTHASTE_{name}", value)
+        up(sandbox=True)
+    assert "POSTHASTE_PORT" in capsys.readouterr().err
+    assert file.read_text() == "POSTHASTE_CALLBACK_SECRETS=[]\n"
 
 
 @pytest.mark.parametrize(

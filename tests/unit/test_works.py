@@ -3,7 +3,8 @@
 from consumers.runner import Work
 from consumers.worker import _Adapters, _gates, _slots, _works
 from jobs.model import Kind
-from service.settings import CALLBACK_WAIT_SECONDS, ProviderSettings, Settings
+from service.provider_settings import ProviderSettings
+from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from tests.support.receiver import SECRET
 
 

@@ -1,4 +1,4 @@
-"""The transitions of jobs: one module each, with its statement beside its row mapping.
+"""The transitions of jobs: their statements, and their rows as values. `ledger` executes them.
 
 Each statement takes a batch as one JSON array, so the batch commits whole or not at all. Rows are locked in the order of their
 ids, because unsorted overlapping batches deadlock; every WHERE repeats the version. `now()` (the statement's start) stands in

@@ -1,44 +1,44 @@
 """Claims: a worker takes a job under a fresh token, for the time of a lease."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from infra.postgres.transitions.batch import Key, execute_or_read_back
-from infra.postgres.transitions.callbacks import in_list
+from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
-from jobs.model import Claimed, Delivery, Kind, Priority, WorkQueue
-from jobs.wire import Pointer
+from jobs.model import Delivery, Kind, Priority, WorkQueue
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimRequest:
     """Claim this job at this version, under this new token, for the time of the lease."""
 
-    pointer: Pointer
+    id: UUID
+    version: int
     token: UUID
     lease_seconds: float
 
 
-_CLAIMED_COLUMNS = """j.id, j.version, j.claim_token, j.revision, j.kind, j.client_id, j.provider, j.priority, j.destination,
-    j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
+# The fields of `Claimed`; see `job_fields`.
+_CLAIMED_COLUMNS = """j.id, j.version, j.claim_token AS token, j.revision, j.kind, j.client_id, j.provider, j.priority,
+    j.destination, j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
     CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
 
+# The rows are the fields of `ClaimRequest`.
 # An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.
 CLAIM = sa.text(f"""
 WITH held AS (
-    SELECT j.id, r.version, r.token, r.lease, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,
+    SELECT j.id, r.version, r.token, r.lease_seconds, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,
         j.status = 'failed' AS new_key
-    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease float8)
+    FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, lease_seconds float8)
     JOIN jobs j ON j.id = r.id AND j.version = r.version
     WHERE j.status IN ({in_list(sources(Cause.CLAIM))}) ORDER BY j.id FOR UPDATE OF j
 )
 UPDATE jobs j SET
     status = 'processing', version = j.version + 1, claim_token = token,
-    lease_until = clock_timestamp() + lease * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
+    lease_until = clock_timestamp() + lease_seconds * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
     started = anew OR j.lost_leases = 0,
     revision = j.revision + CAST(anew AS int),
     key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
@@ -57,31 +57,6 @@ JOIN jobs j ON j.id = r.id AND j.version = r.version + 1 AND j.claim_token = r.t
 """)  # noqa: S608
 
 
-def claim(connection: sa.Connection, requests: Sequence[ClaimRequest]) -> list[Claimed | None]:
-    """Set status `processing`, version + 1, lease and token. None: the version is stale."""
-    rows = [
-        {"id": str(r.pointer.id), "version": r.pointer.version, "token": str(r.token), "lease": r.lease_seconds}
-        for r in requests
-    ]
-    done = execute_or_read_back(connection, CLAIM, CLAIMED_BEFORE, rows, _claimed)
-    return [done.get((r.pointer.id, r.token)) for r in requests]
-
-
-def _claimed(row: Any) -> tuple[Key, Claimed]:
-    job = Claimed(
-        id=row.id,
-        version=row.version,
-        token=row.claim_token,
-        revision=row.revision,
-        client_id=row.client_id,
-        queue=WorkQueue(Kind(row.kind), row.provider, Priority(row.priority)),
-        destination=row.destination,
-        body=row.body,
-        delivery=Delivery(row.delivery),
-        key_revision=row.key_revision,
-        attempts=row.attempts,
-        tries=row.tries,
-        lost_leases=row.lost_leases,
-        age_seconds=row.age_seconds,
-    )
-    return (job.id, job.token), job
+def job_fields(kind: str, provider: str | None, priority: str, delivery: str, **fields: Any) -> dict[str, Any]:
+    """The columns of a claimed job, its queue as one `WorkQueue`."""
+    return {**fields, "queue": WorkQueue(Kind(kind), provider, Priority(priority)), "delivery": Delivery(delivery)}

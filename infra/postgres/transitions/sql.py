@@ -1,12 +1,26 @@
-"""Callbacks: each statement that ends a job also inserts its callback, so they commit together."""
+"""Pieces of the statements: rows as JSON, statuses, and the callback that each statement inserts when it ends a job."""
+
+from typing import Any
+
+import orjson
 
 from jobs.lifecycle import ENDS, Status
 from jobs.model import CALLBACKS
 
 
+def to_json(value: Any) -> str:
+    """Dictionaries, dataclasses and lists of them as JSON, for `json_to_recordset`."""
+    return orjson.dumps(value).decode()
+
+
 def in_list(statuses: frozenset[Status]) -> str:
     """Statuses as the list of an SQL IN."""
     return ", ".join(f"'{status}'" for status in sorted(statuses))
+
+
+def queue_name(kind: str, provider: str, priority: str) -> str:
+    """The logical name of a job's queue, as `WorkQueue.name`."""
+    return f"{kind} || 's' || coalesce('.' || {provider} || '.' || {priority}, '')"
 
 
 # A UUIDv7 (RFC 9562) of Postgres' clock.
