@@ -98,7 +98,11 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     keys, revoked = ApiKeyStore(adapters.keys), use_cases.subscriptions.wake
     keyring = Keyring(keys, revoked, off=settings.auth == "off", may_be_open=may_be_open(settings))
     supervisor, startup = Supervisor(), Startup(adapters.reads, keyring, settings, fatal)
-    endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor))
+
+    def keys_required() -> bool:
+        return bool(keyring.required)
+
+    endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor), keys_required)
     per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
     access = Access(keyring, adapters.rates.hit, per_key, per_address)
     tasks = {
@@ -127,11 +131,17 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
-    origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=lambda: bool(keyring.required))
+    origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
     return AnswerHeaders(origins), use_cases.subscriptions.close
 
 
-def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, health: HealthEndpoints) -> Endpoints:
+def _endpoints(
+    settings: Settings,
+    adapters: _Adapters,
+    use_cases: _UseCases,
+    health: HealthEndpoints,
+    keys_required: Callable[[], bool],
+) -> Endpoints:
     jobs, providers, default = adapters.jobs, frozenset(settings.providers), settings.provider_for_new_messages()
     waiting = Waiting(use_cases.statuses, use_cases.subscriptions, settings.waiting_per_key)
     callbacks = bool(settings.callback_secrets)
@@ -142,7 +152,7 @@ def _endpoints(settings: Settings, adapters: _Adapters, use_cases: _UseCases, he
         reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
-        documents=DocumentEndpoints(lambda: document(release, providers)),
+        documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
     )
 
 

@@ -9,20 +9,17 @@ from starlette.responses import Response
 
 from api.answers import READ_SECONDS, as_json, from_cursor, page_of
 from api.callers import caller_of
+from api.jobs import BASES
 from api.models import DeadLetterBatch, DeadLetterFilter, DeadLetterQuery, DeadLetterRequeue
 from api.problems import unavailable
-from api.reports import JOBS
 from api.requests import read_model, read_query, require_provider
 from api.shapes import DeadLetterListOut, DeadLetterOut, DiscardedOut, RequeuedOut
 from infra.errors import Transient
 from infra.keys import Scope
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
-from jobs.model import Kind
 from service.dead_letters import DeadLetters
 
 log = structlog.get_logger()
-
-_BASES = {Kind.MESSAGE: "/messages", Kind.REPORT: JOBS}  # no operation shows a callback by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +79,5 @@ def _filter(request: Request, query: DeadLetterFilter, ids: list[UUID] | None = 
 
 
 def _row(letter: DeadLetter) -> DeadLetterOut:
-    base = f"{_BASES[letter.kind]}/{letter.id}" if letter.kind in _BASES else None
+    base = f"{BASES[letter.kind]}/{letter.id}" if letter.kind in BASES else None
     return DeadLetterOut(**asdict(letter), links={} if base is None else {"self": base, "attempts": f"{base}/attempts"})

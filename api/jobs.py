@@ -34,8 +34,15 @@ SEND_SECONDS = 10.0  # a client that reads more slowly is disconnected
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?([0-9]{1,9})\"?(?=[,;\s]|$)", re.IGNORECASE)
 _ETAG = re.compile(r'(?:W/)?"([0-9]{1,9})"')
 
+BASES = {Kind.MESSAGE: "/messages", Kind.REPORT: "/api/2.0/report/jobs"}  # no operation shows a callback by itself
 Record = TypeVar("Record", bound=JobRow)
 ReadProgress = Callable[[Request], Awaitable[Progress | None]]
+
+
+def no_job(request: Request, kind: Kind) -> Problem:
+    """404: the client has no job of this kind with the id in the path. It may have one of the other kind."""
+    other = next(each for each in BASES if each is not kind)
+    return not_found(f"This client has no {kind} with this id. A {other} has the path {BASES[other]}/{job_id(request)}.")
 
 
 def known_version(request: Request) -> int:
@@ -111,7 +118,7 @@ class Waiting:
         except Transient as error:
             raise unavailable("Neither the cache nor the database answers. The status is unknown.") from error
         if known is None or known.client_id != client_of(request) or known.kind is not kind:
-            raise not_found()
+            raise no_job(request, kind)
         return known
 
     async def events(self, request: Request, kind: Kind, read_progress: ReadProgress | None = None) -> Response:
@@ -188,7 +195,7 @@ class JobEndpoints(Generic[Record]):
     async def _read(self, request: Request) -> Record:
         record = await self._records.submit((job_id(request), client_of(request)), READ_SECONDS)
         if record is None:
-            raise not_found()
+            raise no_job(request, self._kind)
         return record
 
     async def status(self, request: Request) -> Response:
@@ -202,13 +209,13 @@ class JobEndpoints(Generic[Record]):
     async def attempts(self, request: Request) -> Response:
         rows = await self._jobs.attempts(job_id(request), client_of(request), self._kind, READ_SECONDS)
         if rows is None:
-            raise not_found()
+            raise no_job(request, self._kind)
         answer: AttemptsOut = {"data": rows}
         return as_json(answer)
 
     async def callbacks(self, request: Request) -> Response:
         rows = await self._jobs.callbacks(job_id(request), client_of(request), self._kind, READ_SECONDS)
         if rows is None:
-            raise not_found()
+            raise no_job(request, self._kind)
         answer: CallbacksOut = {"data": rows}
         return as_json(answer)

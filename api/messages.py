@@ -49,8 +49,8 @@ class MessageEndpoints(JobEndpoints[MessageRecord]):
         results = await asyncio.gather(*(self._accept_item(request, index, each) for index, each in enumerate(batch.messages)))
         _raise_if_none_was_recorded(results)
         answer: BatchOut = {"data": [_item(index, result) for index, result in enumerate(results)]}
-        replayed = all(isinstance(result, Accepted) and result.replayed for result in results)
-        return as_json(answer, 202, replay_header(replayed))
+        replays = [result.replayed for result in results if isinstance(result, Accepted)]
+        return as_json(answer, 202, replay_header(bool(replays) and all(replays)))
 
     async def _accept_item(self, request: Request, index: int, fields: object) -> Accepted | Problem:
         """An item's acceptance or problem. A defect is raised."""
@@ -93,7 +93,8 @@ def _raise_if_none_was_recorded(results: Sequence[Accepted | Problem]) -> None:
 def _item(index: int, result: Accepted | Problem) -> BatchItemOut:
     if isinstance(result, Problem):
         return {"index": index, "problem": describe(result)}
-    return {"index": index, "id": result.id, "status": "queued"}
+    item: BatchItemOut = {"index": index, "id": result.id, "status": "queued"}
+    return {**item, "replayed": True} if result.replayed else item
 
 
 def _row(message: MessageRow) -> MessageRowOut:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from infra.webhooks.guard import MAX_URL
@@ -110,11 +111,26 @@ Reference = Annotated[str, Field(min_length=1, max_length=255), Storable]
 Provider = Annotated[str, Field(min_length=1, max_length=32), Storable]
 
 
+_MESSAGE: JsonDict = {"destination": "+15550001", "body": "Hello"}
+_FULL_MESSAGE: JsonDict = _MESSAGE | {
+    "priority": "high",
+    "delivery": "at_most_once",
+    "reference": "order-17",
+    "tags": ["welcome"],
+    "metadata": {"order": 17},
+}
+
+
+def _examples(*examples: JsonDict) -> JsonDict:
+    """Examples of requests, for the JSON schema of a model."""
+    return {"examples": list(examples)}
+
+
 class _Model(BaseModel, extra="forbid", frozen=True):
     """Unknown fields are rejected."""
 
 
-class MessageIn(_Model, strict=True):
+class MessageIn(_Model, strict=True, json_schema_extra=_examples(_MESSAGE, _FULL_MESSAGE)):
     """The body of `POST /messages`. Without `provider`, the default provider sends the message.
 
     `reference`, `tags` and `metadata` are the client's own: Posthaste stores and returns them. `callback_url` receives every
@@ -132,20 +148,20 @@ class MessageIn(_Model, strict=True):
     callback_url: CallbackUrl | None = None
 
 
-class ReportIn(_Model, strict=True):
+class ReportIn(_Model, strict=True, json_schema_extra=_examples({"callback_url": "https://example.com/hooks/posthaste"})):
     """The body of `POST /api/2.0/report/posts`. `callback_url` is as in `MessageIn`."""
 
     callback_url: CallbackUrl | None = None
 
 
-class PageQuery(_Model):
+class PageQuery(_Model, json_schema_extra=_examples({"limit": 10})):
     """A page of a list: at most `limit` items after `cursor`, the `next_cursor` of the previous page."""
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
     cursor: Cursor | None = None
 
 
-class MessageQuery(PageQuery):
+class MessageQuery(PageQuery, json_schema_extra=_examples({"status": "sent", "limit": 10})):
     """The filter of `GET /messages`, and a page. A message matches every field of the filter."""
 
     status: Literal["queued", "processing", "retrying", "sent", "failed", "unknown", "discarded"] | None = None
@@ -154,7 +170,7 @@ class MessageQuery(PageQuery):
     reference: Reference | None = None
 
 
-class ResultQuery(_Model):
+class ResultQuery(_Model, json_schema_extra=_examples({"format": "csv"})):
     """The format of a report's result, else by Accept, and a page of it, else all."""
 
     format: Literal["json", "csv"] | None = None
@@ -176,11 +192,11 @@ class DeadLetterFilter(_Model):
     failed_before: Instant | None = None
 
 
-class DeadLetterQuery(DeadLetterFilter, PageQuery):
+class DeadLetterQuery(DeadLetterFilter, PageQuery, json_schema_extra=_examples({"reason": "http_400", "limit": 10})):
     """The filter of `GET /dead-letters`, and a page."""
 
 
-class DeadLetterBatch(_Model):
+class DeadLetterBatch(_Model, json_schema_extra=_examples({"filter": {"reason": "http_400"}, "dry_run": True})):
     """The body of `POST /dead-letters/discard`: the first `limit` dead letters that match the filter and the `ids`."""
 
     filter: DeadLetterFilter = DeadLetterFilter()
@@ -196,7 +212,7 @@ class DeadLetterRequeue(DeadLetterBatch):
     extend: Annotated[bool, Field(strict=True)] = False
 
 
-class BatchIn(_Model, strict=True):
+class BatchIn(_Model, strict=True, json_schema_extra=_examples({"messages": [_MESSAGE, _FULL_MESSAGE]})):
     """The body of `POST /messages/batch`. Each item is validated separately, as the body of `POST /messages`."""
 
     messages: Annotated[list[Any], Field(min_length=1, max_length=MAX_BATCH)]

@@ -7,36 +7,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from api import models, shapes
+from api.descriptions import EXAMPLES, FIELDS, HEADERS, ID, PROBLEMS, REPORT_ID
 from api.operations import OPERATIONS, Operation
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
-
-
-def _text(description: str, **schema: object) -> Schema:
-    return {"description": description, "schema": {"type": "string", **schema}}
-
-
-_HEADERS: dict[str, Schema] = {
-    "Idempotency-Key": _text(
-        "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
-        format="idempotency-key",
-    ),
-    "Prefer": _text("`wait=N`: wait up to N seconds (at most 60) for a newer version (RFC 7240).", examples=["wait=1"]),
-    "If-None-Match": _text("The newest ETag that the client has.", examples=['"2"']),
-    "Last-Event-ID": _text("The newest version that the client has received."),
-    "Location": _text("The job's URL."),
-    "Idempotent-Replayed": _text("`true`: a request with this key was accepted before.", const="true"),
-    "ETag": _text("The job's version.", pattern='^"[0-9]+"$'),
-    "Preference-Applied": _text("The longest wait that the API applied."),
-    "Retry-After": _text("Seconds before the next request.", pattern="^[0-9]+$"),
-    "RateLimit-Policy": _text("The rate limit."),
-    "RateLimit": _text("The remainder of the rate limit."),
-    "WWW-Authenticate": _text("The authentication scheme."),
-    "X-Request-ID": _text("The request's id in logs and problems."),
-}
 _ALWAYS = ("X-Request-ID", "Retry-After", "WWW-Authenticate", "Location", "ETag")
-_ID = _text("A canonical UUIDv7.", format="uuid", examples=["0190163d-8694-739b-aea5-966c26f8ad91"])
 # Metadata: any JSON that Postgres and 64 bits can hold.
 _PLAIN = "^[^\\u0000]*$"
 _ANY = {"$ref": REF.format(model="Json")}
@@ -51,24 +27,9 @@ _JSON = {
         _OBJECT,
     ],
 }
+_TYPES = {"application/json": {"type": "object"}, "text/html": {"type": "string"}}  # a stream has none
 _NARROW = {"enum", "const", "format", "pattern"}  # such a string has no NUL
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("RateLimit-Policy", "RateLimit", "Retry-After"), 503: ("Retry-After",)}
-_OF_BROWSERS = (403, 421)  # of every operation, by api.origins
-_WHY = {
-    400: "The body is not JSON, is nested too deeply, or repeats a field.",
-    401: "The request needs a usable key.",
-    403: "The key lacks the scope, or a browser sent the request for a page of another site.",
-    404: "The resource does not exist or belongs to another client.",
-    406: "The Accept header accepts no available media type.",
-    408: "The body did not arrive in time.",
-    409: "The report has no result.",
-    413: "The body is too large.",
-    415: "The body is not application/json in UTF-8.",
-    421: "The Host header is not one of the API's names.",
-    422: "Fields are invalid. The problem names each one.",
-    429: "Too many requests.",
-    503: "The API cannot process the request now, or its outcome is unknown. Repeat it with the same Idempotency-Key.",
-}
 
 
 def document(version: str, providers: Iterable[str]) -> Schema:
@@ -109,28 +70,30 @@ def _complete(schemas: Schema, providers: list[str]) -> None:
     message["destination"]["pattern"] = rf"^{plain}*[^\s\u0000-\u001f\u007f-\u009f]{plain}*$"
     message["body"] |= {"maxLength": models.MAX_BODY, "pattern": "^[^\\u0000]+$"}
     message["metadata"]["anyOf"] = [_OBJECT, {"type": "null"}]
-    message["metadata"]["description"] = f"The client's own JSON: at most {models.MAX_METADATA} bytes, integers of 64 bits."
     for name in ("MessageIn", "DeadLetterRequeue"):
         schemas[name]["properties"]["provider"] = {"anyOf": [{"enum": providers}, {"type": "null"}], "default": None}
     for name in ("MessageIn", "ReportIn"):
         schemas[name]["properties"]["callback_url"]["anyOf"][0]["format"] = "uri"
-    schemas["BatchIn"]["properties"]["messages"]["items"] = {
-        "description": "A message as in `POST /messages`. An invalid one has a problem in its place."
-    }
-    schemas["MessageOut"]["properties"]["body"]["description"] = "null: the message was sent, and bodies are not retained"
     of_reports = ["queued", "processing", "retrying", "completed", "failed", "unknown", "discarded"]
     schemas["ReportOut"]["properties"]["status"] = {"type": "string", "enum": of_reports}
     schemas["DeadLetterOut"]["properties"]["status"] = {"type": "string", "enum": ["failed", "unknown"]}
     for name in ("Delivery", "Kind", "Priority"):
         del schemas[name]["description"]  # for developers of Posthaste
-    requests = {model.__name__ for op in OPERATIONS for model in (op.body, op.query) if model} | {"DeadLetterFilter"}
+    requests = {model.__name__: model for op in OPERATIONS for model in (op.body, op.query) if model}
+    for name, model in requests.items():
+        extra: Any = model.model_config["json_schema_extra"]
+        schemas[name]["examples"] = extra["examples"]  # in their order: pydantic sorts their fields
+    requests["DeadLetterFilter"] = models.DeadLetterFilter
     for name, schema in schemas.items():
         if "properties" in schema:
             schema["additionalProperties"] = False
+        for field, described in schema.get("properties", {}).items():
+            meaning, example = FIELDS.get(f"{name}.{field}") or FIELDS[field]
+            described["description"] = meaning
+            if name not in requests and example is not None:
+                described["examples"] = [example]
         for choice in _choices(schema):
-            if choice.get("format") == "date-time":
-                choice["description"] = "RFC 3339; answers are in UTC, with milliseconds"
-            elif name in requests and choice.get("type") == "string" and not _NARROW & choice.keys():
+            if name in requests and choice.get("type") == "string" and not _NARROW & choice.keys():
                 choice["pattern"] = _PLAIN  # Postgres stores no NUL
 
 
@@ -141,14 +104,13 @@ def _choices(schema: Schema) -> Iterator[Schema]:
 
 
 def _operation(op: Operation, schemas: Schema) -> Schema:
-    responses = {str(status): _answer(status, answer, op) for status, answer in op.answers.items()}
-    auth = (401, 429) if op.scope else ()
-    for status in sorted({*op.problems, *auth, *_OF_BROWSERS}):
-        problem = {"application/problem+json": _ref(shapes.ProblemOut)}
-        responses.setdefault(str(status), _response(_WHY[status], _PROBLEM_HEADERS.get(status, ()), problem))
+    responses = {str(status): _answer(status, answer, op, schemas) for status, answer in op.answers.items()}
+    for status in dict.fromkeys(status for status, _, _, applies in PROBLEMS if applies(op)):
+        responses.setdefault(str(status), _problem(status, op))
     described: Schema = {
         "operationId": op.name,
         "summary": op.summary,
+        "tags": [op.tag],
         "parameters": _parameters(op, schemas),
         "responses": responses,
         "security": [{"key": []}] if op.scope else [],
@@ -164,34 +126,61 @@ def _ref(type_: type) -> Schema:
     return {"$ref": REF.format(model=type_.__name__)}
 
 
-def _answer(status: int, answer: type | str | None, op: Operation) -> Schema:
-    headers = op.answer_headers if status < 300 or status == 304 else ("Retry-After",)
+def _problem(status: int, op: Operation) -> Schema:
+    """The problems of an operation with this status. A client can rely on their codes."""
+    meanings = {code: meaning for each, code, meaning, applies in PROBLEMS if each == status and applies(op)}
+    schema = {**_ref(shapes.ProblemOut), "properties": {"code": {"enum": list(meanings)}}}
+    description = " ".join(f"`{code}`: {meaning}" for code, meaning in meanings.items())
+    return _response(description, _PROBLEM_HEADERS.get(status, ()), {"application/problem+json": {"schema": schema}})
+
+
+def _answer(status: int, answer: type | str | None, op: Operation, schemas: Schema) -> Schema:
+    headers = op.answer_headers if status < 400 else ("Retry-After",)
     content: dict[str, Schema] = {}
     if isinstance(answer, str):
-        content[answer] = {"type": "string" if answer == "text/html" else "object"}
+        content[answer] = {"schema": _TYPES.get(answer, {})}
     elif answer is not None:
-        content["application/json"] = _ref(answer)
+        content["application/json"] = {"schema": _ref(answer), "example": _example(_ref(answer), schemas)}
         if answer is shapes.TotalsOut and op.query is not None:
-            content["text/csv"] = {"type": "string"}
+            content["text/csv"] = {"schema": {"type": "string"}}
+    for media_type, described in content.items():
+        example = EXAMPLES.get(f"{op.method} {op.path} {status}") or EXAMPLES.get(media_type)
+        described |= {} if example is None else {"example": example}
     return _response(HTTPStatus(status).phrase, headers, content)
 
 
+def _example(schema: Schema, schemas: Schema) -> Any:
+    """An answer of this shape, by the examples of its fields. It has no optional fields."""
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return EXAMPLES.get(name) or _example(schemas[name], schemas)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], schemas) if "$ref" in schema["anyOf"][0] else None
+    if schema.get("type") == "array":
+        return [_example(schema["items"], schemas)]
+    return {name: _example(each, schemas) for name, each in schema["properties"].items() if name in schema["required"]}
+
+
 def _response(description: str, headers: Iterable[str], content: dict[str, Schema]) -> Schema:
-    described = {name: {**_HEADERS[name], "required": name in _ALWAYS} for name in (*headers, "X-Request-ID")}
-    body = {"content": {media_type: {"schema": schema} for media_type, schema in content.items()}} if content else {}
-    return {"description": description, "headers": described, **body}
+    described = {name: {**HEADERS[name], "required": name in _ALWAYS} for name in (*headers, "X-Request-ID")}
+    return {"description": description, "headers": described, **({"content": content} if content else {})}
 
 
 def _parameters(op: Operation, schemas: Schema) -> list[Schema]:
-    path = [{"name": "id", "in": "path", "required": True, **_ID}] if "{id}" in op.path else []
-    properties = {} if op.query is None else schemas[op.query.__name__]["properties"]
-    query = [{"name": name, "in": "query", "required": False, "schema": _plain(each)} for name, each in properties.items()]
-    headers = [{"name": name, "in": "header", "required": False, **_HEADERS[name]} for name in op.headers]
+    id_ = REPORT_ID if op.tag == "Reports" else ID
+    path = [{"name": "id", "in": "path", "required": True, **id_}] if "{id}" in op.path else []
+    model = {} if op.query is None else schemas[op.query.__name__]
+    query = [_query_parameter(name, each, model["examples"][0]) for name, each in model.get("properties", {}).items()]
+    headers = [{"name": name, "in": "header", "required": False, **HEADERS[name]} for name in op.headers]
     return [*path, *query, *headers]
 
 
-def _plain(schema: Schema) -> Schema:
-    """A parameter's schema without null, which a query string cannot carry."""
-    kept = {name: value for name, value in schema.items() if name not in ("default", "title")}
+def _query_parameter(name: str, schema: Schema, example: Schema) -> Schema:
+    """A parameter without null, which a query string cannot carry."""
+    kept = {key: value for key, value in schema.items() if key not in ("title", "description") and value is not None}
     choices = [choice for choice in kept.pop("anyOf", []) if choice != {"type": "null"}]
-    return {**kept, **(choices[0] if choices else {})}
+    described = {"name": name, "in": "query", "required": False, "description": schema["description"]}
+    described["schema"] = {**kept, **(choices[0] if choices else {})}
+    return {**described, "example": example[name]} if name in example else described

@@ -37,7 +37,6 @@ class Operation:
     endpoint: Callable[[Endpoints], Endpoint]
     scope: Scope | None
     answers: dict[int, type | str | None]
-    problems: tuple[int, ...] = ()
     body: type[BaseModel] | None = None
     body_required: bool = True
     query: type[BaseModel] | None = None
@@ -47,7 +46,12 @@ class Operation:
     @property
     def name(self) -> str:
         words = [word.strip("{}") for word in self.path.replace(".", "_").replace("-", "_").split("/") if word]
-        return "_".join([self.method.lower(), *words])
+        return "_".join([self.method.lower(), *(words or ["root"])])
+
+    @property
+    def tag(self) -> str:
+        """The operation's group in the document."""
+        return "Service" if self.scope is None else self.scope.partition(":")[0].replace("-", " ").capitalize()
 
     def route(self, endpoints: Endpoints, access: Access) -> Route:
         """The operation's route. Its guard requires the scope."""
@@ -57,66 +61,65 @@ class Operation:
 
 
 _READ, _WRITE, _REPORTS, _DEAD = Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.REPORTS, Scope.DEAD_LETTERS
-_BODY_PROBLEMS = (400, 408, 413, 415, 422)
 _KEYED = ("Idempotency-Key",)
 _ACCEPTED = ("Location", "Idempotent-Replayed")
 _WAIT = ("Prefer", "If-None-Match")
 _VERSIONED = ("ETag", "Preference-Applied")
-_WAIT_PROBLEMS = (404, 429, 503)
 _STATUS: dict[int, type | str | None] = {200: shapes.StatusOut, 304: None}
 _EVENTS: dict[int, type | str | None] = {200: "text/event-stream", 204: None}
 
 # Starlette tries the routes in this order, so frequent operations come first.
 OPERATIONS: list[Operation] = [
     Operation("POST", "/messages", "Accept a message", lambda to: to.messages.post, _WRITE, {202: shapes.AcceptedOut},
-              (*_BODY_PROBLEMS, 503), models.MessageIn, headers=_KEYED, answer_headers=_ACCEPTED),
+              body=models.MessageIn, headers=_KEYED, answer_headers=_ACCEPTED),
     Operation("GET", "/message/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
-              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+              headers=_WAIT, answer_headers=_VERSIONED),
     Operation("GET", "/messages/{id}/status", "A message's status", lambda to: to.messages.status, _READ, _STATUS,
-              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+              headers=_WAIT, answer_headers=_VERSIONED),
     Operation("GET", "/messages", "List messages, newest first", lambda to: to.messages.list, _READ,
-              {200: shapes.MessageListOut}, (422, 503), query=models.MessageQuery),
+              {200: shapes.MessageListOut}, query=models.MessageQuery),
     Operation("POST", "/messages/batch", "Accept up to 1,000 messages, each validated separately",
-              lambda to: to.messages.post_batch, _WRITE, {202: shapes.BatchOut}, (*_BODY_PROBLEMS, 503), models.BatchIn,
+              lambda to: to.messages.post_batch, _WRITE, {202: shapes.BatchOut}, body=models.BatchIn,
               headers=_KEYED, answer_headers=("Idempotent-Replayed",)),
     Operation("GET", "/messages/{id}", "A message's record", lambda to: to.messages.record, _READ,
-              {200: shapes.MessageOut, 304: None}, _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+              {200: shapes.MessageOut, 304: None}, headers=_WAIT, answer_headers=_VERSIONED),
     Operation("GET", "/messages/{id}/events", "Each status change, live", lambda to: to.messages.events, _READ, _EVENTS,
-              _WAIT_PROBLEMS, headers=("Last-Event-ID",)),
+              headers=("Last-Event-ID",)),
     Operation("GET", "/messages/{id}/attempts", "A message's attempts", lambda to: to.messages.attempts, _READ,
-              {200: shapes.AttemptsOut}, (404, 503)),
+              {200: shapes.AttemptsOut}),
     Operation("GET", "/messages/{id}/callbacks", "A message's callbacks", lambda to: to.messages.callbacks, _READ,
-              {200: shapes.CallbacksOut}, (404, 503)),
+              {200: shapes.CallbacksOut}),
     Operation("GET", "/api/1.0/report/posts", "Total words per user, counted within the request",
-              lambda to: to.reports.report, _REPORTS, {200: shapes.TotalsOut}, (503,)),
+              lambda to: to.reports.report, _REPORTS, {200: shapes.TotalsOut}),
     Operation("POST", "/api/2.0/report/posts", "Accept the same report as a job", lambda to: to.reports.post, _REPORTS,
-              {202: shapes.ReportAcceptedOut}, (*_BODY_PROBLEMS, 503), models.ReportIn, body_required=False,
+              {202: shapes.ReportAcceptedOut}, body=models.ReportIn, body_required=False,
               headers=_KEYED, answer_headers=_ACCEPTED),
     Operation("GET", JOBS, "List reports, newest first", lambda to: to.reports.list, _REPORTS,
-              {200: shapes.ReportListOut}, (422, 503), query=models.PageQuery),
+              {200: shapes.ReportListOut}, query=models.PageQuery),
     Operation("GET", f"{JOBS}/{{id}}", "A report's state, with its progress", lambda to: to.reports.record, _REPORTS,
-              {200: shapes.ReportOut, 304: None}, _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+              {200: shapes.ReportOut, 304: None}, headers=_WAIT, answer_headers=_VERSIONED),
     Operation("GET", f"{JOBS}/{{id}}/status", "A report's status", lambda to: to.reports.status, _REPORTS, _STATUS,
-              _WAIT_PROBLEMS, headers=_WAIT, answer_headers=_VERSIONED),
+              headers=_WAIT, answer_headers=_VERSIONED),
     Operation("GET", f"{JOBS}/{{id}}/events", "Each status change and progress, live", lambda to: to.reports.events,
-              _REPORTS, _EVENTS, _WAIT_PROBLEMS, headers=("Last-Event-ID",)),
+              _REPORTS, _EVENTS, headers=("Last-Event-ID",)),
     Operation("GET", f"{JOBS}/{{id}}/attempts", "A report's attempts", lambda to: to.reports.attempts, _REPORTS,
-              {200: shapes.AttemptsOut}, (404, 503)),
+              {200: shapes.AttemptsOut}),
     Operation("GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.reports.callbacks, _REPORTS,
-              {200: shapes.CallbacksOut}, (404, 503)),
+              {200: shapes.CallbacksOut}),
     Operation("GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page",
-              lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, (404, 406, 409, 422, 503),
-              query=models.ResultQuery),
+              lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, query=models.ResultQuery),
     Operation("GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
-              {200: shapes.DeadLetterListOut}, (422, 503), query=models.DeadLetterQuery),
+              {200: shapes.DeadLetterListOut}, query=models.DeadLetterQuery),
     Operation("POST", "/dead-letters/requeue", "Requeue dead letters", lambda to: to.dead_letters.requeue, _DEAD,
-              {200: shapes.RequeuedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterRequeue),
+              {200: shapes.RequeuedOut}, body=models.DeadLetterRequeue),
     Operation("POST", "/dead-letters/discard", "Discard dead letters", lambda to: to.dead_letters.discard, _DEAD,
-              {200: shapes.DiscardedOut}, (*_BODY_PROBLEMS, 503), models.DeadLetterBatch),
+              {200: shapes.DiscardedOut}, body=models.DeadLetterBatch),
     Operation("GET", "/health/live", "Whether this process answers", lambda to: to.health.live, None, {200: shapes.LiveOut}),
     Operation("GET", "/health/ready", "Whether the API accepts messages now", lambda to: to.health.ready, None,
               {200: shapes.ReadyOut, 503: shapes.ReadyOut}),
     Operation("GET", "/version", "The release", lambda to: to.health.version, None, {200: shapes.VersionOut}),
-    Operation("GET", "/openapi.json", "This document", lambda to: to.documents.openapi, None, {200: "application/json"}),
-    Operation("GET", "/docs", "This document as a page", lambda to: to.documents.docs, None, {200: "text/html"}),
+    Operation("GET", "/openapi.json", "The OpenAPI document", lambda to: to.documents.openapi, None, {200: "application/json"}),
+    Operation("GET", "/", "Redirect to `/docs`", lambda to: to.documents.root, None, {307: None},
+              answer_headers=("Location",)),
+    Operation("GET", "/docs", "The OpenAPI document as a page", lambda to: to.documents.docs, None, {200: "text/html"}),
 ]  # fmt: skip

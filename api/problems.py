@@ -41,8 +41,8 @@ def invalid(*errors: FieldProblem) -> Problem:
     return Problem(422, "validation", f"Not valid: {names}.", errors=errors[:_MAX_ERRORS])
 
 
-def not_found() -> Problem:
-    return Problem(404, "not_found", "The resource does not exist or belongs to another client.")
+def not_found(detail: str = "There is no resource with this path. /docs lists the operations.") -> Problem:
+    return Problem(404, "not_found", detail)
 
 
 def unavailable(detail: str, *, code: str = "unavailable", retry_after: int = 1) -> Problem:

@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.answers import READ_SECONDS, as_json, from_cursor, page_of
 from api.callers import client_of
-from api.jobs import JobEndpoints, Waiting
+from api.jobs import BASES, JobEndpoints, Waiting
 from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
 from api.problems import Problem
 from api.requests import has_body, preferred, read_model, read_query
@@ -29,7 +29,7 @@ from jobs.words import total_words
 AT_ONCE = 2  # concurrent reports, the threads of their pool: counting takes processor time from all other requests
 WAITING = 20  # further requests that may wait
 SECONDS = 30.0  # for one request, its wait included
-JOBS = "/api/2.0/report/jobs"
+JOBS = BASES[Kind.REPORT]
 
 Rows = list[tuple[int, int]]  # user id, total words
 Format = Literal["json", "csv"]

@@ -60,6 +60,7 @@ class BatchItemOut(TypedDict):
     index: int
     id: NotRequired[UUID]
     status: NotRequired[Literal["queued"]]
+    replayed: NotRequired[Literal[True]]
     problem: NotRequired[ItemProblem]
 
 

@@ -84,9 +84,9 @@ async def _posthaste(settings: Settings) -> None:
     sandbox = local_sandbox()
     async with service(settings, "benchmark", sandbox, {}) as (session, _):
         for count in (1, 50):
-            before, started = len(sandbox.keys), time.monotonic()
+            before, started = len(sandbox.ids), time.monotonic()
             measurement = await clients(count, SECONDS, lambda: _submit(session))
-            while len(sandbox.keys) - before < measurement.statuses[202]:  # noqa: ASYNC110  the sandbox does not notify
+            while len(sandbox.ids) - before < measurement.statuses[202]:  # noqa: ASYNC110  the sandbox does not notify
                 await asyncio.sleep(0.005)
             done = measurement.statuses[202] / (time.monotonic() - started)
             print(f"  Posthaste, {count} clients: {measurement}; all sent at {done:.0f}/s by one worker")

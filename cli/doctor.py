@@ -25,7 +25,7 @@ from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.connection import CacheDown
 from infra.redis.status_cache import StatusCache
 from jobs.model import CALLBACKS, Priority, message_queue
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, SettingsError
 
 CALL_SECONDS = 5.0
 CLOCK_SECONDS = 2.0  # of harmless skew: no delay or lease depends on equal clocks
@@ -191,9 +191,14 @@ async def _redis(settings: Settings) -> Finding:
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:
-    """Check that each provider accepts connections. Settings that were read have leases and timeouts that fit."""
+    """Check that each provider's secrets can be read, and that it accepts connections."""
     if not settings.providers:
         yield Finding("providers", "wrong", "no provider is configured", f"set {PREFIX}PROVIDERS; see .env.example")
+    try:
+        settings.provider_headers()
+    except SettingsError as error:
+        for fault in str(error).splitlines():
+            yield Finding("providers", "wrong", fault, "set it for the workers, or run doctor in their environment")
     for name, provider in settings.providers.items():
         url = urlsplit(provider.url)
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
@@ -201,7 +206,7 @@ def _providers(settings: Settings) -> Iterator[Finding]:
             with socket.create_connection((host, port), timeout=2):
                 yield Finding(f"provider {name}", "ok", f"{host}:{port} accepts connections")
         except OSError as error:
-            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages are retried"
+            fix = f"start it, or correct its url in {PREFIX}PROVIDERS; until then its messages wait, uncharged"
             yield Finding(f"provider {name}", "warning", f"{host}:{port}: {error.strerror or error}", fix)
 
 

@@ -1,7 +1,8 @@
 """`posthaste sandbox`: an HTTP provider on loopback with configurable faults.
 
-`POST /message {destination, body}` answers 200 `OK` unless a fault is drawn. `GET /stats` counts requests. `GET /messages`
-lists them in order of arrival. `PUT /faults` changes the faults of a running sandbox.
+`POST /message {destination, body}` answers 200 `{"id": …}` unless a fault is drawn. Equal idempotency keys get equal ids.
+`GET /stats` counts requests. `GET /messages` lists them in order of arrival. `GET /faults` lists the faults; `PUT /faults`
+changes them in a running sandbox.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
+from uuid import uuid4
 
 import typer
 from aiohttp import web
@@ -37,7 +39,7 @@ def sandbox(
     reset: Share = 0.0,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same faults.")] = None,
 ) -> None:
-    """Run a provider on loopback with configurable faults. GET /stats counts requests, PUT /faults changes the faults."""
+    """Run a provider on loopback with configurable faults. GET /faults lists them, PUT /faults changes them."""
     faults = Faults(fail, fail_status, slow=slow, slow_seconds=slow_seconds, hang=hang, reset=reset)
     provider = Sandbox(host, port, faults, random.Random(seed))  # noqa: S311  faults, not secrets
 
@@ -90,7 +92,7 @@ class Sandbox:
     draw: random.Random
     raw: int = 0
     accepted: int = 0
-    keys: set[str] = field(default_factory=set)
+    ids: dict[str, str] = field(default_factory=dict)  # of accepted messages, by idempotency key
     messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=LISTED))
     refuse: asyncio.Event = field(default_factory=asyncio.Event)
     on_request: Callable[[dict[str, Any]], None] | None = None  # called with each request
@@ -123,8 +125,7 @@ class Sandbox:
             await asyncio.sleep(faults.slow_seconds)
         entry["answer"] = 200
         self.accepted += 1
-        self.keys.add(entry["idempotency_key"])
-        return web.Response(text="OK")
+        return web.json_response({"id": self.ids.setdefault(key, f"sandbox-{uuid4()}")})
 
     def _draw_fault(self) -> str | None:
         """The name of one fault, drawn by the faults' shares."""
@@ -137,11 +138,14 @@ class Sandbox:
 
     async def stats(self, request: web.Request) -> web.Response:
         """Count `raw` requests, `accepted` requests (answered with 200) and their `unique` idempotency keys."""
-        counts = {"raw": self.raw, "accepted": self.accepted, "unique": len(self.keys)}
+        counts = {"raw": self.raw, "accepted": self.accepted, "unique": len(self.ids)}
         return web.json_response({**counts, "faults": asdict(self.faults)})
 
     async def listing(self, request: web.Request) -> web.Response:
         return web.json_response(list(self.messages))
+
+    async def get_faults(self, request: web.Request) -> web.Response:
+        return web.json_response(asdict(self.faults))
 
     async def set_faults(self, request: web.Request) -> web.Response:
         try:
@@ -161,6 +165,7 @@ class Sandbox:
         app.router.add_post("/message", self.message)
         app.router.add_get("/stats", self.stats)
         app.router.add_get("/messages", self.listing)
+        app.router.add_get("/faults", self.get_faults)
         app.router.add_put("/faults", self.set_faults)
         runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.5)
         await runner.setup()

@@ -47,6 +47,7 @@ def up(
         with local_settings(own, port):
             settings = read_settings()
             settings.provider_for_new_messages()
+            settings.provider_headers()  # a missing secret is named here, not by workers that do not start
             processes = programs(consumers=consumers, sandbox_port=port)
             uses_sandbox = port is not None and not own.providers
             code = _run(settings, port, processes, first_message=first_message and uses_sandbox)

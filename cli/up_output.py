@@ -61,6 +61,8 @@ class Counters:
         match event:
             case {"action": "job.queued", "version": 1}:
                 self._counts["accepted"] += 1
+            case {"action": "job.queued", "retry_in": float()}:
+                self._counts["deferred"] += 1
             case {"action": "job.sent" | "job.completed" | "job.retrying" | "job.failed" | "job.unknown" as action}:
                 self._counts[action.removeprefix("job.")] += 1
             case {"action": "provider.gate", "provider": provider, "state": state}:
@@ -70,6 +72,7 @@ class Counters:
         counts = self._counts
         texts = [f"accepted {counts['accepted']:,}", f"sent {counts['sent']:,}", f"retries {counts['retrying']:,}"]
         texts.append(f"failed {counts['failed'] + counts['unknown']:,}")
+        texts += [f"deferred {counts['deferred']:,}"] if counts["deferred"] else []
         texts += [f"reports {counts['completed']:,}"] if counts["completed"] else []
         texts += [f"provider {name} {state}" for name, state in sorted(self._gates.items()) if state != "closed"]
         return "  ".join(texts)

@@ -38,10 +38,11 @@ class Renewer:
         return bool(is_held)
 
     async def keep(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
-        """Renew until `call` is done. Cancel it when the lease is lost: its outcome would be rejected."""
+        """Renew until `call` is done, then write its last progress. A lost lease cancels it: its outcome would be rejected."""
         while True:
             await asyncio.wait({call}, timeout=min(PROGRESS_SECONDS, self.lease_seconds / 4))
             if call.done():
+                await self._try(job, progress)
                 return
             # Without an answer the lease may expire. The fence then rejects the outcome, so the call may continue.
             if await self._try(job, progress) is False and not call.done():

@@ -47,6 +47,7 @@ class _Adapters:
     """The connections of one worker process. None connects before its first use."""
 
     def __init__(self, settings: Settings, slots: Mapping[WorkQueue, Slots]):
+        self.providers = _providers(settings) if any(queue.provider for queue in slots) else {}
         url, topology = settings.database_url, describe(settings.namespace, settings.providers)
         # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
@@ -62,10 +63,6 @@ class _Adapters:
             settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds
         )
         self.publisher = Publisher(settings.amqp_url, topology, name="worker")
-        self.providers = {
-            name: HttpProvider(provider.url, timeout_seconds=provider.timeout_seconds, concurrency=provider.concurrency)
-            for name, provider in settings.providers.items()
-        }
         self.callbacks = CallbackSender(
             settings.guard(),
             Signer(settings.callback_secrets),
@@ -86,6 +83,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
+        SettingsError: a provider's secret cannot be read.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -150,6 +148,21 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
         queue: by_kind[queue.kind] if queue.provider is None else by_provider[queue.provider]
         for queue in work_queues(settings.providers)
         if queue.kind in kinds
+    }
+
+
+def _providers(settings: Settings) -> dict[str, HttpProvider]:
+    """The providers by name."""
+    headers = settings.provider_headers()
+    return {
+        name: HttpProvider(
+            provider.url,
+            timeout_seconds=provider.timeout_seconds,
+            concurrency=provider.concurrency,
+            headers=headers[name],
+            message_id_field=provider.message_id_field,
+        )
+        for name, provider in settings.providers.items()
     }
 
 

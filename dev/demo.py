@@ -80,7 +80,7 @@ async def _demo(settings: Settings, count: int, seed: int) -> Account:
         with Progress(*_COLUMNS, console=console) as progress:
             await _submit(http, account, count, progress)
             await _watch(http, account, progress)
-    account.raw_at_provider, account.unique_at_provider = sandbox.raw, len(sandbox.keys)
+    account.raw_at_provider, account.unique_at_provider = sandbox.raw, len(sandbox.ids)
     return account
 
 

@@ -131,8 +131,8 @@ async def _body(content: aiohttp.StreamReader, limit: int, until: float) -> byte
     return bytes(body)
 
 
-def outcome_of(error: aiohttp.ClientError | TimeoutError) -> Outcome:
-    """The outcome of a call without an answer. Without a connection it was surely not sent."""
+def outcome_of(error: aiohttp.ClientError | TimeoutError, *, unconnected: Verdict) -> Outcome:
+    """The outcome of a call without an answer. Without a connection it was surely not sent: its verdict is `unconnected`."""
     match error:
         case aiohttp.ClientSSLError():
             reason = "tls_failed"
@@ -146,4 +146,4 @@ def outcome_of(error: aiohttp.ClientError | TimeoutError) -> Outcome:
             reason = "connect_timeout"
         case _:
             return Outcome(Verdict.UNKNOWN, "timeout" if isinstance(error, TimeoutError) else "connection_lost", answered=False)
-    return Outcome(Verdict.RETRYABLE, reason, surely_not_sent=True, answered=False)
+    return Outcome(unconnected, reason, surely_not_sent=True, answered=False)

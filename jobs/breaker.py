@@ -42,15 +42,18 @@ class Breaker:
         return State.OPEN if now < self.until else State.HALF_OPEN
 
     def after(self, outcome: Outcome, now: float) -> "Breaker":
-        """The breaker after one call. A deferral opens it for the requested time; every other answer closes it."""
+        """The breaker after one call. An answer that defers opens it for the requested time; every other answer closes it."""
         if outcome.verdict is Verdict.RELEASED:
             return self
+        if not outcome.answered:
+            return self._failed(now)
         if outcome.verdict is Verdict.DEFERRED:
             requested = outcome.retry_after_seconds
             seconds = self.policy.open_seconds if requested is None else max(DEFERRAL_FLOOR, requested)
             return replace(self, until=max(now + seconds, self.until or now))
-        if outcome.answered:
-            return Breaker(self.policy)
+        return Breaker(self.policy)
+
+    def _failed(self, now: float) -> "Breaker":
         state, failures = self.state(now), self.failures + 1
         if state is State.OPEN:  # the call began before the breaker opened
             return self

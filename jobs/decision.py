@@ -38,7 +38,7 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
         return _dead_letter(job, Status.FAILED, cause, attempt, "attempts_exhausted")
     delay = backoff_seconds(policy, job.attempts + 1, jitter) if charged else 0.0
     if deferred:
-        delay = max(delay, deferral_seconds(outcome.retry_after_seconds, job.deferrals, jitter))
+        delay = max(delay, deferral_seconds(policy, outcome.retry_after_seconds, job.deferrals, jitter))
     if job.age_seconds + ran_seconds + delay > policy.deadline_seconds:
         return _dead_letter(job, Status.FAILED, cause if charged else Cause.RETRYABLE, attempt, "deadline_exceeded")
     return _reschedule(job, Status.RETRYING if charged else Status.QUEUED, cause, attempt, outcome.reason, delay)

@@ -9,7 +9,7 @@ class Verdict(StrEnum):
     REJECTED = "rejected"
     RETRYABLE = "retryable"  # may succeed later: charged
     UNKNOWN = "unknown"  # the request was written, no answer arrived
-    DEFERRED = "deferred"  # not sent, and not charged: the provider requested a delay
+    DEFERRED = "deferred"  # not sent, and not charged: the provider requested a delay, or cannot be reached
     RELEASED = "released"  # not started
 
 

@@ -9,9 +9,9 @@ from email.utils import parsedate_to_datetime
 class RetryPolicy:
     """At most `attempts` charged attempts, within `deadline_seconds` of acceptance."""
 
-    attempts: int = 8
+    attempts: int = 20
     base_seconds: float = 1.0
-    cap_seconds: float = 300.0
+    cap_seconds: float = 3600.0
     deadline_seconds: float = 86_400.0
     schedule: tuple[float, ...] = ()  # delays in seconds after the first failed attempt, the second, …, instead of a backoff
     deferrals: int = 50  # the uncharged ones of one revision; each further one is charged like a failed attempt
@@ -65,10 +65,12 @@ def backoff_seconds(policy: RetryPolicy, charged: int, jitter: float) -> float:
     return jitter * min(policy.cap_seconds, policy.base_seconds * 2.0**exponent)
 
 
-def deferral_seconds(requested: float | None, deferrals: int, jitter: float) -> float:
+def deferral_seconds(policy: RetryPolicy, requested: float | None, deferrals: int, jitter: float) -> float:
     """The delay after a deferral that follows `deferrals` others; `jitter` from [0, 1) at most doubles it.
 
-    The backoff doubles from the floor to 512 s. A longer Retry-After (`requested`) takes precedence, plus a tenth at most.
+    The backoff doubles from the floor to 512 s; with its jitter it exceeds neither the cap nor twice the floor. A longer
+    Retry-After (`requested`) takes precedence, plus a tenth at most.
     """
-    backoff = DEFERRAL_FLOOR * 2.0 ** min(deferrals, _DEFERRAL_DOUBLINGS) * (1 + jitter)
+    bound = min(policy.cap_seconds, 2.0 * DEFERRAL_FLOOR * 2.0 ** min(deferrals, _DEFERRAL_DOUBLINGS))
+    backoff = max(2.0 * DEFERRAL_FLOOR, bound) * (1 + jitter) / 2
     return max(backoff, (requested or 0.0) * (1 + jitter / 10))

@@ -66,7 +66,13 @@ class _Files(_Environment, DotEnvSettingsSource):
 
 
 class ApiSettings(
-    BaseSettings, env_prefix=PREFIX, env_file=ENV_FILES, frozen=True, extra="ignore", use_attribute_docstrings=True
+    BaseSettings,
+    env_prefix=PREFIX,
+    env_file=ENV_FILES,
+    frozen=True,
+    extra="ignore",
+    use_attribute_docstrings=True,
+    hide_input_in_errors=True,  # it may be a secret
 ):
     """The settings of a command that calls the API: its address and the command's key."""
 
@@ -235,6 +241,18 @@ class Settings(ApiSettings):
         """The URL under which the schema is made and changed."""
         return self.migration_database_url or self.database_url
 
+    def provider_headers(self) -> dict[str, dict[str, str]]:
+        """The headers of each provider's requests. Raises `SettingsError`: a secret is missing, or cannot be read."""
+        headers, faults = {}, []
+        for name, provider in self.providers.items():
+            try:
+                headers[name] = provider.request_headers()
+            except ValueError as error:
+                faults.append(f"{PREFIX}PROVIDERS.{name}.{error}")
+        if faults:
+            raise SettingsError("\n".join(faults))
+        return headers
+
     def guard(self) -> Guard:
         """The guard of callback URLs."""
         return Guard(self.callback_allow, self.callback_ports)
@@ -291,7 +309,7 @@ def _explain(problem: Any) -> str:
     text, location = problem["msg"].removeprefix("Value error, "), problem["loc"]
     if not location:
         return str(text)
-    name = PREFIX + location[0].upper() + "".join(f".{part}" for part in location[1:])
+    name = PREFIX + location[0].upper() + "".join(f".{part}" for part in location[1:] if part != "[key]")
     if problem["type"] == "missing" and len(location) == 1:
         return f"{name} is not set; run this in the checkout, where `make services` writes it to {ENV_FILES[0]}"
     return f"{name}: {text}"

@@ -54,7 +54,7 @@ class MessageRecord(MessageRow):
 
 
 class Progress(TypedDict):
-    """The number of counted posts, and the approximate total."""
+    """The number of counted posts, and the approximate total. Both are equal once the report is completed."""
 
     posts: int
     of_about: int | None
@@ -101,12 +101,13 @@ def _columns(alias: str, row: type) -> str:
     return ", ".join(f"{alias}.{name}" for name in row.__annotations__)
 
 
-_DUE = "CASE WHEN j.status = 'retrying' THEN j.due_at END AS next_attempt_at"
+_DUE = "CASE WHEN j.status = 'retrying' OR (j.status = 'queued' AND j.reason IS NOT NULL) THEN j.due_at END AS next_attempt_at"
 _MESSAGE = f"{_columns('j', MessageRow)}, j.body, j.delivery, j.metadata, j.callback_url, j.provider_message_id, {_DUE}"
 _REPORT = f"""{_columns("j", JobRow)}, j.callback_url, {_DUE},
     (SELECT a.reason FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason,
     CASE WHEN j.progress_done IS NOT NULL THEN json_build_object('posts', j.progress_done, 'of_about',
-        CASE WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress"""  # noqa: S608
+        CASE WHEN j.status = 'completed' THEN j.progress_done
+            WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress"""  # noqa: S608
 
 # No condition but the ids: any other would let the planner scan a partial index.
 _RECORDS = "SELECT j.client_id, j.kind, {columns} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))"

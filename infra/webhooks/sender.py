@@ -67,7 +67,7 @@ class CallbackSender:
             return REFUSED
         except (aiohttp.ClientError, TimeoutError) as error:
             refused = isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, Refused)
-            return REFUSED if refused else outcome_of(error)
+            return REFUSED if refused else outcome_of(error, unconnected=Verdict.RETRYABLE)  # Standard Webhooks' schedule
         return from_callback(status, retry_after)
 
     async def close(self) -> None:

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from service.provider_settings import BreakerSettings, ProviderSettings, RetrySettings
+from service.provider_settings import AuthSettings, BasicAuth, BreakerSettings, ProviderSettings, RetrySettings
+from service.secrets import Secret
 from service.settings import PREFIX, Settings
 
 SECTIONS = {
@@ -43,6 +44,16 @@ The environment wins over `.env`. `.env` wins over `.local/sandbox.env` and `.lo
 Lists, objects and booleans are JSON. [.env.example](../.env.example) shows every setting.
 """
 
+PROVIDER = """
+[providers.md](providers.md) describes requests, answers, credentials and outages, with examples.
+A secret is a text, `{"env": "NAME"}` or `{"file": "/run/secrets/name"}`.
+"""
+
+MODELS: dict[str, type[BaseModel]] = {
+    "a provider": ProviderSettings, "`auth`": AuthSettings, "`basic`": BasicAuth, "a secret": Secret, "`retry`": RetrySettings,
+    "`breaker`": BreakerSettings,
+}  # fmt: skip
+
 COMPOSE = """\
 # docker-compose.yml only: the passwords of the services that it starts. Change them. URLs contain them: use letters and digits.
 # The user `posthaste` of each service, under which all processes run.
@@ -62,7 +73,8 @@ def page() -> str:
     for title, names in SECTIONS.items():
         parts.append(f"\n## {title}\n\n{_table(Settings, names, PREFIX)}")
         if title == "Providers":
-            for model, label in ((ProviderSettings, "a provider"), (RetrySettings, "`retry`"), (BreakerSettings, "`breaker`")):
+            parts.append(PROVIDER)
+            for label, model in MODELS.items():
                 parts.append(f"\nThe fields of {label}:\n\n{_table(model, tuple(model.model_fields))}")
     return "".join(parts)
 

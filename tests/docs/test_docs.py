@@ -1,11 +1,19 @@
 """The pages say what the code says."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
+import aiohttp
 import pytest
+from aiohttp.client_reqrep import ConnectionKey
+from pydantic import TypeAdapter
 
 from api.operations import OPERATIONS
+from cli.sandbox import Faults
+from infra.http_calls import LookUpTimeout, ResolverBusy, outcome_of
+from jobs.outcome import Verdict, from_http
+from service.provider_settings import ProviderName, ProviderSettings
 from service.settings import PREFIX, Settings, load
 from tests.docs import ROOT, pages
 from tests.docs.configuration import SECTIONS
@@ -41,6 +49,46 @@ def test_the_http_page_names_every_operation_with_its_scope_and_no_other() -> No
     assert sorted(named) == sorted((each.method, each.path, str(each.scope or "none")) for each in OPERATIONS)
 
 
+PROVIDERS = (ROOT / "docs/providers.md").read_text("utf-8")
+
+
+def test_the_providers_page_has_the_outcome_of_every_status() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| (accepted|deferred|retryable|rejected) \| (yes|no) \|", PROVIDERS, re.MULTILINE)
+
+    def documented(status: int, retry_after: float | None) -> tuple[str, str]:
+        for statuses, outcome, charged in rows:
+            matches = re.search(rf"\b({status}|{status // 100}xx)\b", statuses) or statuses == "every other"
+            if matches and (retry_after is not None or "with `Retry-After`" not in statuses):
+                return outcome, charged
+        raise AssertionError(f"{status} is missing")
+
+    for status in range(200, 600):
+        for retry_after in (None, 5.0):
+            verdict = from_http(status, None, retry_after).verdict
+            assert documented(status, retry_after) == (verdict, "no" if verdict is Verdict.DEFERRED else "yes"), status
+
+
+def test_the_providers_page_has_the_reason_of_every_call_without_an_answer() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (deferred|unknown) \| (?:no|yes) \|$", PROVIDERS, re.MULTILINE))
+    key, certificate = ConnectionKey("h", 443, True, True, None, None, None), OSError(1, "refused")
+    errors: list[aiohttp.ClientError | TimeoutError] = [
+        aiohttp.ClientConnectorSSLError(key, certificate),
+        aiohttp.ClientConnectorError(key, ResolverBusy()),
+        aiohttp.ClientConnectorError(key, LookUpTimeout()),
+        aiohttp.ClientConnectorError(key, certificate),
+        aiohttp.ConnectionTimeoutError(),
+        aiohttp.ServerDisconnectedError(),
+        TimeoutError(),
+    ]
+    outcomes = [outcome_of(error, unconnected=Verdict.DEFERRED) for error in errors]
+    assert rows == {outcome.reason: outcome.verdict for outcome in outcomes}
+
+
+def test_the_providers_of_the_providers_page_are_valid() -> None:
+    (example,) = re.findall(r"```json\n(.+?)```", PROVIDERS, re.DOTALL)
+    assert TypeAdapter(dict[ProviderName, ProviderSettings]).validate_json(example)
+
+
 def test_the_modules_that_the_pages_name_exist() -> None:
     path = re.compile(r"`((?:api|benchmarks|consumers|cli|examples|infra|jobs|migrations|service|tests)/[\w/]*\.?\w*)`")
     named = {page: path.findall(page.read_text("utf-8")) for page in PAGES}
@@ -59,6 +107,12 @@ def test_every_link_within_the_project_leads_somewhere(path: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", found.read_text("utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+
+
+def test_the_operations_page_lists_every_fault_of_the_sandbox_with_its_default() -> None:
+    page = (ROOT / "docs/operations.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (?:share|seconds|HTTP status) \| (\d+) \|", page, re.MULTILINE)
+    assert {name: float(default) for name, default in rows} == asdict(Faults())
 
 
 def test_the_readme_is_read_in_three_minutes() -> None:

@@ -131,7 +131,8 @@ async def test_the_sandbox_answers_counts_and_takes_faults(tmp_path: Path) -> No
         async def post() -> tuple[int, str]:
             return await asyncio.to_thread(_post, port)
 
-        assert await eventually(post, lambda answer: answer[0] != 0, 15) == (200, "OK")
+        status, answer = await eventually(post, lambda answer: answer[0] != 0, 15)
+        assert status == 200 and json.loads(answer)["id"].startswith("sandbox-")
         second = _run("sandbox", "--port", str(port), environment=dict(os.environ), folder=tmp_path)
         assert second.returncode == 1 and "--port" in second.stderr
     finally:

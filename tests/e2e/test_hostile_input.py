@@ -165,7 +165,7 @@ IDS = [
 ]
 PATHS = [
     get(path, 404, "not_found")
-    for path in ("/", "//", "/messages/", "/Messages", "/messages;x=1", "/message", "/api", "/.env", "/docs/", "/%00",
+    for path in ("//", "/messages/", "/Messages", "/messages;x=1", "/message", "/api", "/.env", "/docs/", "/%00",
                  "/..;/health/live", "/api/2.0/report/jobs/", "/dead-letters/", "/health", "/admin", "/openapi.json/")
 ]  # fmt: skip
 METHODS = [

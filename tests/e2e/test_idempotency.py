@@ -50,13 +50,24 @@ async def test_each_item_of_a_batch_has_the_key_for_itself(stack: Stack) -> None
     _, first, replayed = await _post(stack, "b1", {"messages": items}, "/messages/batch")
     assert not replayed
     _, again, replayed = await _post(stack, "b1", {"messages": items}, "/messages/batch")
-    assert (again, replayed) == (first, True)
+    assert (again, replayed) == ({"data": [{**item, "replayed": True} for item in first["data"]]}, True)
     changed = [*items[:19], {**MESSAGE, "body": "changed"}, {**MESSAGE, "body": "new"}]
     _, third, replayed = await _post(stack, "b1", {"messages": changed}, "/messages/batch")
-    assert third["data"][:19] == first["data"][:19] and not replayed
+    assert third["data"][:19] == again["data"][:19] and not replayed
     assert third["data"][19]["problem"]["code"] == "idempotency_key_reused"
     assert "id" in third["data"][20]
     assert stack.rows("SELECT count(*) FROM jobs") == [(21,)]
+
+
+async def test_a_bad_item_does_not_hide_that_the_others_were_replayed(stack: Stack) -> None:
+    batch = {"messages": [MESSAGE, {"destination": ""}, MESSAGE]}
+    _, first, replayed = await _post(stack, "b1", batch, "/messages/batch")
+    assert not replayed and [item.get("replayed") for item in first["data"]] == [None, None, None]
+    _, again, replayed = await _post(stack, "b1", batch, "/messages/batch")
+    assert replayed and [item.get("replayed") for item in again["data"]] == [True, None, True]
+    assert [item.get("id") for item in again["data"]] == [item.get("id") for item in first["data"]]
+    _, neither, replayed = await _post(stack, "b2", {"messages": [{"destination": ""}]}, "/messages/batch")
+    assert "problem" in neither["data"][0] and not replayed
 
 
 async def test_two_hundred_equal_requests_at_once_at_two_processes_are_one_job(stack: Stack) -> None:

@@ -61,6 +61,7 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
             for id_ in ids.values():
                 status, problem, _ = await call(stack, operation.method, operation.path.replace("{id}", id_), stranger)
                 assert (status, problem["code"]) == (404, "not_found"), (operation.path, id_)
+                assert f" has the path /{'api' if operation.path.startswith('/message') else 'messages'}/" in problem["detail"]
         elif operation.method == "GET":
             for query in ("", "?reference=r", "?tag=t", "?destination=%2B1", "?status=failed"):
                 status, answer, _ = await call(stack, "GET", operation.path + query, stranger)

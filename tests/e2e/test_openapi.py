@@ -65,6 +65,14 @@ async def test_the_page_says_the_same_without_a_script(stack: Stack) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_the_root_leads_to_the_page(stack: Stack) -> None:
+    async with stack.session.get(f"{stack.base}/", allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (307, "/docs")
+    async with stack.session.get(f"{stack.base}/") as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_answers_tell_browsers_to_make_nothing_of_them(stack: Stack) -> None:
     for path in ("/version", "/nothing", f"/messages/{ID}", "/docs", "/openapi.json"):
         async with stack.session.get(stack.base + path) as response:

@@ -58,7 +58,8 @@ async def test_at_most_once_is_retried_if_the_message_was_provably_not_sent(stac
     await eventually(lambda: _refused(stack.sandbox_port), bool)
     id_ = await stack.submit(delivery="at_most_once")
     await stack.becomes(id_, "sent")
-    assert {each["reason"] for each in await _attempts(stack, id_)} == {"no_connection", None}
+    attempts = await _attempts(stack, id_)
+    assert {(each["reason"], each["charged"]) for each in attempts} == {("no_connection", False), (None, True)}
     for faults, reason in SURELY_NOT_SENT:
         await stack.faults(**faults)
         id_ = await stack.submit(delivery="at_most_once")
@@ -70,6 +71,18 @@ async def test_at_most_once_is_retried_if_the_message_was_provably_not_sent(stac
         assert last["outcome"] == "accepted"
     stats = await stack.provider("/stats")
     assert stats["accepted"] == stats["unique"] == len(SURELY_NOT_SENT) + 1
+
+
+async def test_a_message_without_a_connection_shows_why_it_waits_and_until_when(stack: Stack) -> None:
+    await stack.faults(refuse_seconds=3)
+    await eventually(lambda: _refused(stack.sandbox_port), bool)
+    id_ = await stack.submit()
+    record = await eventually(lambda: stack.record(id_), lambda record: record["next_attempt_at"] is not None)
+    assert (record["status"], record["reason"], record["attempts"]) == ("queued", "no_connection", 0)
+    await stack.becomes(id_, "sent")
+    record = await stack.record(id_)
+    assert (record["reason"], record["attempts"], record["next_attempt_at"]) == (None, 1, None)
+    assert record["provider_message_id"].startswith("sandbox-")
 
 
 async def test_a_worker_that_dies_in_mid_send_leaves_at_most_once_unknown(stack_with_short_leases: Stack) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from cli.sandbox import Faults, Sandbox
 from dev.stack import local_sandbox, serving
+from tests.support.receiver import receiving
 from tests.support.services import Services
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
@@ -121,6 +123,26 @@ async def test_messages_waiting_for_a_removed_provider_are_moved_to_another(two:
         await stack.becomes(id_, "sent")
     assert other.raw == 0 and (await stack.provider("/stats"))["raw"] == 6
     assert (await stack.command("providers", "move", "other", "--provider", "nobody")).returncode == 2
+
+
+async def test_a_provider_gets_its_credentials_and_names_the_message(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"sid": 411})
+
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    async with receiving(answers=[answer]) as receiver:
+        provider = {"url": f"{receiver.url}/send", "auth": {"bearer": {"file": str(token)}}, "message_id_field": "sid"}
+        async with running(services, database, broker_namespace, tmp_path, provider=provider) as stack:
+            id_ = await stack.submit()
+            await stack.becomes(id_, "sent")
+            record = await stack.record(id_)
+            assert not any("s3cret" in process.output() for process in stack.processes.values())
+        (received,) = receiver.received
+    assert (received.path, received.headers["authorization"]) == ("/send", "Bearer s3cret")
+    assert (received.headers["idempotency-key"], record["provider_message_id"]) == (id_, "411")
 
 
 async def test_a_message_whose_worker_died_is_retried_by_its_providers_own_policy(

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from aiohttp import web
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from infra.webhooks.guard import Guard
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.outcome import Outcome, Verdict
-from tests.support.receiver import LOOPBACK, SECRET
+from tests.support.receiver import LOOPBACK, SECRET, receiving
 
 PATIENCE = 30.0  # no test may need it: the bound is the provider's own
 SECONDS = 10.0
@@ -52,8 +53,8 @@ async def _answering(*parts: bytes, then: str = "hang", reads: bool = True) -> A
         server.close()
 
 
-async def _send(url: str, body: str = "hello", seconds: float = PATIENCE) -> Outcome:
-    provider = HttpProvider(url, timeout_seconds=seconds, concurrency=4)
+async def _send(url: str, body: str = "hello", seconds: float = PATIENCE, **more: str) -> Outcome:
+    provider = HttpProvider(url, timeout_seconds=seconds, concurrency=4, **more)  # type: ignore[arg-type]
     async with asyncio.timeout(SECONDS):
         try:
             return await provider.send("+1", body, "key")
@@ -88,6 +89,49 @@ async def test_a_body_that_cannot_be_decoded_does_not_hide_an_acceptance(headers
 async def test_a_message_id_that_comes_in_pieces_is_read_whole() -> None:
     async with _answering(b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", b'{"id":', b' "7"}\n') as url:
         assert await _send(url) == Outcome(Verdict.ACCEPTED, None, 200, "7")
+
+
+@pytest.mark.parametrize(
+    ("field", "answer", "id_"),
+    [
+        ("id", b'{"id": 7}', "7"),
+        ("sid", b'{"id": "wrong", "sid": "SM1"}', "SM1"),
+        ("id", b'{"id": true}', None),
+        ("id", b'{"id": 1.5}', None),
+        ("id", b'{"id": {"a": 1}}', None),
+        ("sid", b'{"id": "7"}', None),
+        ("id", b'["id"]', None),
+        ("id", b"OK", None),
+    ],
+)
+async def test_the_field_of_the_message_id_holds_a_text_or_an_integer(field: str, answer: bytes, id_: str | None) -> None:
+    async with _answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer), answer) as url:
+        assert await _send(url, message_id_field=field) == Outcome(Verdict.ACCEPTED, None, 200, id_)
+
+
+async def test_each_request_has_the_headers_of_its_provider_and_a_redirect_gets_none() -> None:
+    received: list[tuple[web.Request, bytes]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        received.append((request, await request.read()))
+        if len(received) == 1:
+            raise web.HTTPTemporaryRedirect("/elsewhere")
+        return web.Response()
+
+    async with receiving(answers=[answer, answer]) as receiver:
+        provider = HttpProvider(
+            receiver.url,
+            timeout_seconds=PATIENCE,
+            concurrency=4,
+            headers={"Authorization": "Bearer token", "user-agent": "shop/1"},
+        )
+        outcomes = [await provider.send("+1", "hello", key) for key in ("a", "b")]
+        await provider.close()
+    assert [outcome.reason for outcome in outcomes] == ["http_307", None]
+    for (request, body), key in zip(received, ("a", "b"), strict=True):
+        values = {name: request.headers.getall(name) for name in ("Authorization", "Idempotency-Key", "User-Agent")}
+        assert values == {"Authorization": ["Bearer token"], "Idempotency-Key": [key], "User-Agent": ["shop/1"]}
+        assert (request.path, body) == ("/", b'{"destination":"+1","body":"hello"}')
 
 
 async def test_an_answer_before_the_request_was_read_leaves_no_connection_behind() -> None:

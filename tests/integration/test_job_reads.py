@@ -65,3 +65,10 @@ async def test_progress_never_exceeds_its_estimate(store: Store, done: str, abou
     store.rows(f"UPDATE jobs SET progress_done = {done}, progress_about = {about} WHERE id = '{id_}'")
     (record,) = await JobReads(store.pool).reports([(id_, "default")], 5)
     assert record is not None and record["progress"] == progress
+
+
+async def test_the_estimate_of_a_completed_report_is_its_count(store: Store) -> None:
+    id_ = await _accept(store, report())
+    store.rows(f"UPDATE jobs SET status = 'completed', progress_done = 7, progress_about = 9 WHERE id = '{id_}'")
+    (record,) = await JobReads(store.pool).reports([(id_, "default")], 5)
+    assert record is not None and record["progress"] == {"posts": 7, "of_about": 7}

@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 POLICY = BreakerPolicy(failures=3, open_seconds=5, cap_seconds=15)
 TIMEOUT = Outcome(Verdict.UNKNOWN, "timeout", answered=False)
-REFUSED = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True, answered=False)
+REFUSED = Outcome(Verdict.DEFERRED, "no_connection", surely_not_sent=True, answered=False)
 FAILED = Outcome(Verdict.RETRYABLE, "http_500", 500)
 WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, retry_after_seconds=20)
 
@@ -33,7 +33,9 @@ def _after(*outcomes: Outcome, now: float = 0.0) -> Breaker:
     [
         ((), State.CLOSED),
         ((TIMEOUT, REFUSED), State.CLOSED),
+        ((REFUSED, REFUSED), State.CLOSED),
         ((TIMEOUT, REFUSED, TIMEOUT), State.OPEN),
+        ((REFUSED, REFUSED, REFUSED), State.OPEN),
         ((TIMEOUT, TIMEOUT, FAILED, TIMEOUT, TIMEOUT), State.CLOSED),  # an error is an answer
         ((TIMEOUT, TIMEOUT, ACCEPTED, TIMEOUT), State.CLOSED),
         ((TIMEOUT, TIMEOUT, NOT_STARTED, UNKNOWN_AT_SHUTDOWN, TIMEOUT), State.CLOSED),
@@ -53,6 +55,13 @@ def test_the_breaker_half_opens_after_a_while_and_one_answer_decides() -> None:
     assert [again.state(now) for now in (15.9, 16.0)] == [State.OPEN, State.HALF_OPEN]
     third = again.after(TIMEOUT, 16)
     assert [third.state(now) for now in (30.9, 31.0)] == [State.OPEN, State.HALF_OPEN]  # capped
+
+
+def test_each_refused_connection_of_a_probe_doubles_the_open_time() -> None:
+    """A refused connection is a failure, not a request for a delay: it opens the breaker as a timeout does."""
+    assert _after(*[REFUSED] * 3) == _after(*[TIMEOUT] * 3)
+    again = _after(*[REFUSED] * 3).after(REFUSED, 6)
+    assert [again.state(now) for now in (15.9, 16.0)] == [State.OPEN, State.HALF_OPEN]
 
 
 def test_requests_from_before_the_breaker_opened_do_not_prolong_it() -> None:

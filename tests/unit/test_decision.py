@@ -19,7 +19,8 @@ RETRY = Outcome(Verdict.RETRYABLE, "http_500", 500)
 FINAL = Outcome(Verdict.REJECTED, "http_400", 400)
 
 LOST_ANSWER = Outcome(Verdict.UNKNOWN, "timeout")
-NOT_SENT = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True)
+NOT_SENT = Outcome(Verdict.RETRYABLE, "no_connection", surely_not_sent=True, answered=False)  # of a callback
+NO_CONNECTION = replace(NOT_SENT, verdict=Verdict.DEFERRED)  # of a provider
 WAIT = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=20)
 PATIENCE = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True)
 AT_ONCE = Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True, retry_after_seconds=0)
@@ -38,7 +39,9 @@ ROWS = [
     (2, 99.9, NOT_STARTED, Status.QUEUED, "not_started", False, Route.WORK),
     (2, 0.0, WAIT, Status.QUEUED, "http_429", False, Route.WORK),
     (2, 0.0, PATIENCE, Status.QUEUED, "http_429", False, Route.WORK),
+    (2, 0.0, NO_CONNECTION, Status.QUEUED, "no_connection", False, Route.WORK),
     (0, 90.0, WAIT, Status.FAILED, "deadline_exceeded", False, Route.DEAD),
+    (0, 99.9, NO_CONNECTION, Status.FAILED, "deadline_exceeded", False, Route.DEAD),
 ]
 
 # At most once: retried only if the message was provably not sent.
@@ -52,6 +55,7 @@ CAREFUL_ROWS = [
     (0, NOT_SENT, Status.RETRYING, "no_connection"),
     (2, NOT_SENT, Status.FAILED, "attempts_exhausted"),
     (2, WAIT, Status.QUEUED, "http_429"),
+    (2, NO_CONNECTION, Status.QUEUED, "no_connection"),
     (0, NOT_STARTED, Status.QUEUED, "not_started"),
 ]
 
@@ -101,6 +105,15 @@ def test_deferrals_back_off_from_a_floor_and_a_longer_request_wins(deferrals: in
     ):
         assert decide(job, outcome, policy, ran_seconds=0, jitter=0).delay_seconds == seconds
         assert seconds < decide(job, outcome, policy, ran_seconds=0, jitter=0.9).delay_seconds <= 2 * seconds
+
+
+@pytest.mark.parametrize(("cap", "low", "high"), [(100.0, 50.0, 100.0), (1.0, 1.0, 2.0), (3600.0, 512.0, 1024.0)])
+def test_the_cap_bounds_the_backoff_of_deferrals_down_to_the_floor(cap: float, low: float, high: float) -> None:
+    policy = RetryPolicy(cap_seconds=cap)
+    job = replace(claimed(), tries=20)
+    delays = [decide(job, NO_CONNECTION, policy, ran_seconds=0, jitter=jitter).delay_seconds for jitter in (0.0, 1.0)]
+    assert delays == [low, high]
+    assert decide(job, WAIT, replace(policy, cap_seconds=1), ran_seconds=0, jitter=0).delay_seconds == 20  # as requested
 
 
 @pytest.mark.parametrize("delivery", Delivery)

@@ -1,4 +1,4 @@
-"""The sandbox refuses senseless faults."""
+"""The sandbox's faults: senseless ones are refused."""
 
 import pytest
 

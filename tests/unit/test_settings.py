@@ -8,7 +8,7 @@ import pytest
 
 from infra.webhooks.guard import Refused
 from jobs.model import work_queues
-from jobs.retry import backoff_seconds
+from jobs.retry import RetryPolicy, backoff_seconds
 from service import settings
 from service.settings import PREFIX, Settings, SettingsError, load
 from tests.support.receiver import SECRET
@@ -39,8 +39,9 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load()
     assert (loaded.namespace, loaded.host, loaded.port, loaded.lease_seconds) == ("posthaste", "127.0.0.1", 9006, 60)
     provider = loaded.providers["sandbox"]
-    assert (provider.timeout_seconds, provider.concurrency, provider.retry.attempts) == (10, 64, 8)
+    assert (provider.timeout_seconds, provider.concurrency, provider.retry.attempts) == (10, 64, 20)
     assert loaded.provider_for_new_messages() == "sandbox"
+    assert loaded.policies()["messages.sandbox.normal"] == RetryPolicy()
 
 
 @pytest.mark.parametrize(
