@@ -6,11 +6,15 @@ USING ?=
 SEED ?= 1
 MINUTES ?= 10
 EXAMPLES ?= 100
+REPEATS ?= 3
+SECONDS ?= 5
+SYSTEMS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
+.PHONY: help setup dev services stop run quickstart demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +39,9 @@ migrate: services ## Bring the database's schema to this code's revision
 
 run: migrate ## Start everything, send one message, show it sent, stay in the foreground
 	@$(BIN)/posthaste up --sandbox --first-message
+
+quickstart: ## Run README's commands beside `make run`, as a new user does, and compare their output
+	@$(PYTHON) -m tests.e2e.quick_start
 
 demo: migrate ## Send 300 messages through a provider that fails, and account for every one
 	@$(BIN)/python -m dev.demo
@@ -63,8 +70,14 @@ mutants: services dev ## Plant bugs into the core and the SQL, one at a time; li
 	@$(BIN)/mutmut results
 	@$(BIN)/python -m tests.mutants
 
-bench: migrate ## Measure: queues, reports, isolation, providers, waiting, overload (ONLY=name)
-	@$(BIN)/python -m benchmarks $(ONLY)
+bench: $(if $(filter peers,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, overload (ONLY=name); ONLY=peers compares
+	@$(if $(filter peers,$(ONLY)),$(BIN)/python -m benchmarks.peers --repeats $(REPEATS) --seconds $(SECONDS) --systems "$(SYSTEMS)",$(BIN)/python -m benchmarks $(ONLY))
+
+$(PEERS)/.run: $(VENV)/.run benchmarks/requirements.lock
+	@echo "bench: installing Celery, Dramatiq, Taskiq, FastStream and Procrastinate, locked, into $(PEERS)"
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	@touch $@
 
 plans: services dev ## Print Postgres' plans of the statements that run all the time
 	@$(BIN)/pytest -q -s tests/integration/test_plans.py
@@ -97,7 +110,8 @@ lock: setup ## Resolve the dependencies anew (needs an index)
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:build --group pyproject.toml:dev -c requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements-dev.lock
+	$(BIN)/uv pip compile --group pyproject.toml:bench --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o benchmarks/requirements.lock
 
 clean: $(STARTED) ## End the services, delete their data and .venv
 	@$(if $(STARTED),$(BIN)/python -m dev clean --root $(ROOT))
-	@rm -rf $(VENV) build *.egg-info
+	@rm -rf $(VENV) $(PEERS) build *.egg-info

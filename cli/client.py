@@ -1,11 +1,11 @@
-"""`posthaste send`, `status` and `wait`, and the client of the API for all commands."""
+"""`posthaste status` and `wait`, and the client of the API for all commands."""
 
 import json
-import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException, InvalidURL
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -13,10 +13,12 @@ import typer
 
 from cli.terminal import exit_on, say
 from jobs.lifecycle import ENDS, Status
+from service.settings import SettingsError, load_api_settings
 
 POLL_SECONDS = 0.1
 SUCCESSES = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
 REPORTS = "/api/2.0/report/jobs"
+REPEATABLE = {429, 502, 503, 504}
 
 BaseUrl = Annotated[str | None, typer.Option("--url", help="The API's URL. Default: from POSTHASTE_HOST and POSTHASTE_PORT.")]
 Deadline = Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait.")]
@@ -28,6 +30,18 @@ class ApiError(Exception):
 
 class NotFound(ApiError):
     """The API answered 404."""
+
+
+class Forbidden(ApiError):
+    """The API answered 403."""
+
+
+class Unavailable(ApiError):
+    """The API did not answer, or rejected the request for now. The request may be repeated under its key."""
+
+    def __init__(self, message: str, retry_after_seconds: float = 0.0):
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class TimeIsUp(Exception):
@@ -42,12 +56,13 @@ class Client:
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._timeout = timeout_seconds
 
-    def send(self, destination: str, body: str, provider: str | None = None) -> dict[str, Any]:
-        """Submit one message; the API's 202 answer."""
-        fields = {"destination": destination, "body": body} | ({"provider": provider} if provider else {})
-        return self.call("/messages", fields)
+    def send(self, destination: str, body: str, *, key: str | None = None, **fields: Any) -> dict[str, Any]:
+        """Submit one message, optionally under an idempotency key; the API's 202 answer."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return self.call("/messages", {"destination": destination, "body": body, **fields}, headers)
 
     def status(self, id_: UUID | str) -> str:
+        """The status of a message."""
         return str(self.call(f"/message/{id_}/status")["status"])
 
     def ready(self) -> bool:
@@ -57,46 +72,83 @@ class Client:
             return False
         return True
 
-    def call(self, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+    def call(self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> dict[str, Any]:
         """The answer to a POST of the fields, or to a GET without fields."""
         try:
-            answer: dict[str, Any] = json.loads(self.text(path, fields))
+            answer: dict[str, Any] = json.loads(self.text(path, fields, headers))
         except ValueError as error:
             raise ApiError(f"{self._base} is not Posthaste: its answer is not JSON") from error
         return answer
 
-    def text(self, path: str, fields: dict[str, Any] | None = None) -> str:
+    def text(self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> str:
         body = None if fields is None else json.dumps(fields).encode()
-        request = urllib.request.Request(self._base + path, body, self._headers)  # noqa: S310  the operator's own URL
         try:
+            request = urllib.request.Request(self._base + path, body, self._headers | (headers or {}))  # noqa: S310  the operator's own URL
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-                return str(response.read().decode())
+                return str(response.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:
-            raise (NotFound if error.code == 404 else ApiError)(_explain(error)) from error
-        except (OSError, ValueError) as error:
+            raise _refusal(error) from error
+        except (ValueError, InvalidURL) as error:
+            raise ApiError(f"cannot call {self._base}: {error}") from error
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise ApiError(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
+            raise Unavailable(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
 
 
 def configured_client(url: str | None) -> Client:
-    """A client of `url`, else of the API that the environment names. Needs no other setting."""
-    host, port = os.environ.get("POSTHASTE_HOST", "127.0.0.1"), os.environ.get("POSTHASTE_PORT", "9006")
-    return Client(url or f"http://{host}:{port}", key=os.environ.get("POSTHASTE_API_KEY"))
+    """A client of `url`, else of the API that the settings name. Needs no other setting."""
+    with exit_on(SettingsError, OSError):
+        settings = load_api_settings()
+    return Client(url or settings.api_url, key=settings.api_key)
 
 
 def until_end(
     read: Callable[[], dict[str, Any]], seconds: float, show: Callable[[dict[str, Any]], None] = lambda state: None
 ) -> dict[str, Any]:
-    """Read and show a job's state until the job ends. Returns the last state. Raises `TimeIsUp` after `seconds`."""
+    """Read and show a job's state until the job ends. Returns the last state. A failed read is repeated.
+
+    Raises:
+        TimeIsUp: the job has not ended after `seconds`.
+        Unavailable: the last read failed.
+    """
     deadline = time.monotonic() + seconds
     while True:
-        state = read()
-        show(state)
-        if Status(state["status"]) in ENDS:
-            return state
-        if time.monotonic() > deadline:
-            raise TimeIsUp(f"{state['id']} is {state['status']} after {seconds:g} s; the job continues")
+        try:
+            state = read()
+            show(state)
+            if Status(state["status"]) in ENDS:
+                return state
+            if time.monotonic() > deadline:
+                raise TimeIsUp(f"{state['id']} is {state['status']} after {seconds:g} s; the job continues")
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
         time.sleep(POLL_SECONDS)
+
+
+def find(client: Client, id_: UUID, suffix: str = "") -> tuple[str, dict[str, Any]]:
+    """The path of a message or a report, and the API's answer.
+
+    Raises:
+        ApiError: neither exists, or the key may not read it.
+    """
+    reasons = [f"there is no message or report {id_}"]
+    for path in (f"/messages/{id_}{suffix}", f"{REPORTS}/{id_}{suffix}"):
+        try:
+            return path, client.call(path)
+        except NotFound:
+            continue
+        except Forbidden as error:
+            reasons.append(str(error))
+    raise ApiError("; ".join(reasons))
+
+
+def _refusal(error: urllib.error.HTTPError) -> ApiError:
+    """The error of an answer that is a problem."""
+    if error.code in REPEATABLE:
+        seconds = error.headers.get("Retry-After", "")
+        return Unavailable(_explain(error), float(seconds) if seconds.isdecimal() else 0.0)
+    return {403: Forbidden, 404: NotFound}.get(error.code, ApiError)(_explain(error))
 
 
 def _explain(error: urllib.error.HTTPError) -> str:
@@ -109,29 +161,17 @@ def _explain(error: urllib.error.HTTPError) -> str:
         return f"{error.code} {error.reason}"
 
 
-def send(
-    destination: str,
-    body: str,
-    provider: Annotated[str | None, typer.Option(help="A provider's name. Default: the default provider.")] = None,
-    url: BaseUrl = None,
-) -> None:
-    with exit_on(ApiError):
-        say(configured_client(url).send(destination, body, provider)["id"])
-
-
 def status(id: UUID, url: BaseUrl = None) -> None:
     with exit_on(ApiError):
-        say(configured_client(url).status(id))
+        _, answer = find(configured_client(url), id, "/status")
+    say(answer["status"])
 
 
 def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None) -> None:
     """Wait until a message or a report ends, and print its status. Exit 0: success, 1: failure, 3: timeout."""
-    client, path = configured_client(url), f"{REPORTS}/{id}"
+    client = configured_client(url)
     with exit_on(ApiError), exit_on(TimeIsUp, code=3):
-        try:
-            client.call(path)
-        except NotFound:
-            path = f"/messages/{id}"
+        path, _ = find(client, id)
         status = Status(until_end(lambda: client.call(path), timeout)["status"])
     say(status)
     raise typer.Exit(0 if status in SUCCESSES else 1)

@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
-from cli.terminal import console, problems, say
+from cli.terminal import console, format_instant, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
@@ -141,9 +141,38 @@ def print_groups(groups: Sequence[Group]) -> None:
         return
     groups_table = Table("kind", "provider", "status", "reason", "count", "oldest", "newest")
     for group in groups:
-        instants = (f"{group.oldest:%Y-%m-%d %H:%M:%S}", f"{group.newest:%Y-%m-%d %H:%M:%S}")
-        groups_table.add_row(group.kind, group.provider or "", group.status, group.reason or "", str(group.count), *instants)
+        values = (group.kind, group.provider, group.status, group.reason, group.count, group.oldest, group.newest)
+        groups_table.add_row(*map(format_value, values))
     console.print(groups_table)
+
+
+def print_newest(letters: Sequence[DeadLetter]) -> None:
+    """Print one line a letter. A narrow terminal wraps it and cuts nothing."""
+    now, rows = datetime.now(UTC), [["id", "kind", "provider", "status", "reason", "age", "destination"]]
+    for letter in letters:
+        age = format_age((now - letter.failed_at).total_seconds())
+        values = (letter.id, letter.kind, letter.provider, letter.status, letter.reason, age, letter.destination)
+        rows.append(list(map(format_value, values)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def format_value(value: object) -> str:
+    """The text of a value for a reader: instants in UTC, lists with commas, `-` without a value."""
+    if isinstance(value, datetime):
+        return format_instant(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(value) or "-"
+    return "-" if value is None else str(value)
+
+
+def format_age(seconds: float) -> str:
+    """Whole units, as the options take them: 90 s are 1m."""
+    unit = next((unit for unit, length in reversed(_UNITS.items()) if seconds >= length), "s")
+    return f"{max(0, int(seconds)) // _UNITS[unit]}{unit}"
 
 
 def print_letters(letters: list[DeadLetter]) -> None:

@@ -9,7 +9,18 @@ from uuid import UUID
 import typer
 from rich.table import Table
 
-from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_groups, print_letters, run
+from cli.dead_letter_access import (
+    PAGE,
+    Access,
+    DryRun,
+    filtered,
+    format_age,
+    format_value,
+    print_groups,
+    print_letters,
+    print_newest,
+    run,
+)
 from cli.requeue import requeue
 from cli.session import CALL_SECONDS
 from cli.terminal import AsJson, Yes, console, fail, print_json, say
@@ -20,36 +31,51 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.command("list")
 @filtered
-async def list_(access: Access, filter_: Filter, as_json: AsJson = False) -> None:
-    """Count dead letters by kind, provider, status and reason, and undecodable messages. `export` prints each one."""
+async def list_(
+    access: Access,
+    filter_: Filter,
+    counts: Annotated[bool, typer.Option("--counts", help="Print only the counts.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=PAGE, help="Number of dead letters.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Count dead letters by kind, provider, status and reason, and list the newest. `export` prints all."""
     groups = await access.store.groups(filter_, CALL_SECONDS)
+    letters = [] if counts else await access.store.newest(filter_, limit, CALL_SECONDS)
     queues = await access.tidy()
     undecodable = {name: len(queue.undecodable) for name, queue in queues.items() if queue.undecodable}
     if as_json:
-        print_json({"groups": [asdict(group) for group in groups], "undecodable": undecodable})
+        rows = {} if counts else {"letters": [asdict(letter) for letter in letters]}
+        print_json({"groups": [asdict(group) for group in groups], **rows, "undecodable": undecodable})
         return
     print_groups(groups)
+    if letters:
+        say(f"the newest {len(letters)} of {sum(group.count for group in groups)}:")
+        print_newest(letters)
     for name, count in undecodable.items():
         say(f"{name}: {count} undecodable messages; `export` prints them, `discard --undecodable` deletes them")
 
 
 @app.command()
-def show(id: UUID) -> None:
+def show(id: UUID, as_json: AsJson = False) -> None:
     """Show one dead letter with its attempts in all revisions."""
 
     async def work(access: Access) -> None:
         letters = await access.store.page(Filter(ids=(id,)), BEFORE_ALL, 1, CALL_SECONDS)
         if not letters:
             fail(f"there is no dead letter {id}; GET /messages/{id}/attempts lists the attempts of any message")
-        for name, value in asdict(letters[0]).items():
-            say(f"{name:>14}  {value}")
-        attempts = Table("revision", "attempt", "outcome", "reason", "code", "charged", "took", "at")
-        for row in await access.jobs.attempts(id, None, None, CALL_SECONDS) or []:
-            took = "" if row["ran_seconds"] is None else f"{row['ran_seconds']:.2f} s"
-            reason, code = row["reason"] or "", row["provider_code"] or ""
-            cells = (row["revision"], row["n"], row["outcome"], reason, code, row["charged"], took)
-            attempts.add_row(*map(str, cells), f"{row['ended_at']:%Y-%m-%d %H:%M:%S}")
-        console.print(attempts)
+        fields, attempts = asdict(letters[0]), await access.jobs.attempts(id, None, None, CALL_SECONDS) or []
+        if as_json:
+            print_json({**fields, "attempts": [dict(row) for row in attempts]})
+            return
+        fields["age"] = format_age(fields.pop("age_seconds"))
+        for name, value in fields.items():
+            say(f"{name:>14}  {format_value(value)}")
+        table = Table("revision", "attempt", "outcome", "reason", "code", "charged", "took", "at")
+        for row in attempts:
+            took = None if row["ran_seconds"] is None else f"{row['ran_seconds']:.2f} s"
+            values = (*(row[name] for name in ("revision", "n", "outcome", "reason", "provider_code", "charged")), took)
+            table.add_row(*map(format_value, (*values, row["ended_at"])))
+        console.print(table)
 
     run(work)
 

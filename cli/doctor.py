@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ import typer
 
 from cli.client import ApiError, Client
 from cli.session import read_settings
-from cli.terminal import AsJson, console, print_json, say
+from cli.terminal import AsJson, console, format_instant, print_json, say
 from infra import logs
 from infra.postgres import compatibility
 from infra.postgres.errors import NOT_PERMITTED, PostgresError
@@ -24,7 +24,7 @@ from infra.rabbitmq.inspection import QueueState, inspect
 from infra.rabbitmq.topology import DELIVERY_LIMIT, describe
 from infra.redis.connection import CacheDown
 from infra.redis.status_cache import StatusCache
-from jobs.model import CALLBACKS
+from jobs.model import CALLBACKS, Priority, message_queue
 from service.settings import PREFIX, Settings, SettingsError
 
 CALL_SECONDS = 5.0
@@ -67,11 +67,13 @@ def healthy(findings: list[Finding]) -> bool:
 
 async def examine(settings: Settings) -> list[Finding]:
     """Run every check, in the order in which problems are best fixed. Changes nothing."""
-    postgres, rabbitmq, redis = await _postgres(settings), await _rabbitmq(settings), await _redis(settings)
+    postgres, paused = await _postgres(settings)
+    rabbitmq, redis = await _rabbitmq(settings, paused), await _redis(settings)
     return [*_providers(settings), *postgres, *rabbitmq, redis, _api(settings)]
 
 
-async def _postgres(settings: Settings) -> list[Finding]:
+async def _postgres(settings: Settings) -> tuple[list[Finding], Set[str]]:
+    """The findings, and the paused providers."""
     address = _without_password(settings.database_url)
     try:
         with closing(DatabasePool(settings.database_url, name="doctor", threads=1)) as pool:
@@ -81,16 +83,18 @@ async def _postgres(settings: Settings) -> list[Finding]:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
             fix = f"`posthaste migrate` with the owner's {PREFIX}MIGRATION_DATABASE_URL grants the missing privileges"
-        return [Finding("postgres", "wrong", f"{address}: {error}", fix)]
+        return [Finding("postgres", "wrong", f"{address}: {error}", fix)], set()
     except compatibility.SchemaTooOld as error:
-        return [Finding("schema", "wrong", str(error), "`posthaste migrate`")]
+        return [Finding("schema", "wrong", str(error), "`posthaste migrate`")], set()
     except compatibility.ForeignNamespace as error:
-        return [Finding("schema", "wrong", str(error), f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL")]
+        fix = f"correct {PREFIX}NAMESPACE or {PREFIX}DATABASE_URL"
+        return [Finding("schema", "wrong", str(error), fix)], set()
     revision = compatibility.code_revision()
     schema = Finding("schema", "ok", f"at revision {revision}")
     if not current:
         schema = Finding("schema", "warning", f"newer than this code's {revision}", "upgrade this release after the migration")
-    return [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *_work(settings, state)]
+    findings = [Finding("postgres", "ok", address), schema, *_indexes(state), _clock(state), *_work(settings, state)]
+    return findings, state.paused.keys()
 
 
 def _indexes(state: compatibility.Look) -> list[Finding]:
@@ -115,9 +119,9 @@ def _work(settings: Settings, state: compatibility.Look) -> Iterator[Finding]:
             detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"
             fix = f"add {name!r} to {PREFIX}PROVIDERS and restart; the jobs continue automatically"
             yield Finding("providers", "wrong", detail, fix)
-    for name in state.paused:
-        detail = f"an operator paused {name!r}; its messages wait"
-        yield Finding("providers", "warning", detail, f"`posthaste providers resume {name}`")
+    for name, instant in state.paused.items():
+        detail = f"paused since {format_instant(instant)} by an operator; resume with `posthaste providers resume {name}`"
+        yield Finding(f"provider {name}", "ok", detail)
     if not state.relays:
         yield Finding("relay", "wrong", "no relay is running", "`posthaste relay`, or `posthaste up`")
     elif state.overdue:
@@ -127,7 +131,7 @@ def _work(settings: Settings, state: compatibility.Look) -> Iterator[Finding]:
         yield Finding("relay", "ok", "running, no row is overdue")
 
 
-async def _rabbitmq(settings: Settings) -> list[Finding]:
+async def _rabbitmq(settings: Settings, paused: Set[str]) -> list[Finding]:
     address = _without_password(settings.amqp_url)
     try:
         states = await inspect(settings.amqp_url, describe(settings.namespace, settings.providers))
@@ -138,7 +142,7 @@ async def _rabbitmq(settings: Settings) -> list[Finding]:
         return [Finding("rabbitmq", "wrong", f"{address}: {error}", fix)]
     topology = [_misfit(state) for state in states if state.problem]
     topology = topology or [Finding("topology", "ok", f"{len(states)} queues are as declared")]
-    return [Finding("rabbitmq", "ok", address), *topology, *_consumers(settings, states)]
+    return [Finding("rabbitmq", "ok", address), *topology, *_consumers(settings, states, paused)]
 
 
 def _misfit(state: QueueState) -> Finding:
@@ -150,17 +154,23 @@ def _misfit(state: QueueState) -> Finding:
     return Finding("topology", "wrong", detail, fix + "declares it again, and `posthaste rebuild` publishes its jobs")
 
 
-def _consumers(settings: Settings, states: list[QueueState]) -> Iterator[Finding]:
-    """Check that each work queue has a consumer. Without secrets, the queue of callbacks needs none unless it holds jobs."""
+def _consumers(settings: Settings, states: list[QueueState], paused: Set[str]) -> Iterator[Finding]:
+    """Check that each work queue has a consumer. Queues of paused providers need none.
+
+    Without secrets, the queue of callbacks needs none unless it holds jobs.
+    """
     if all(state.problem for state in states):
         return
-    idle = [state for state in states if not state.problem and not state.consumers and not state.logical.endswith(".dead")]
+    pauses = {message_queue(name, priority).name for name in paused for priority in Priority}
+    idle = [state for state in states if not (state.problem or state.consumers or state.logical.endswith(".dead"))]
     unsigned = [state for state in idle if state.logical == CALLBACKS.name and not settings.callback_secrets]
-    if names := ", ".join(f"{state.name} ({state.ready} ready)" for state in idle if state not in unsigned):
-        fix = "`posthaste consume`, or `posthaste up`; none is needed while its provider is paused or its breaker is open"
+    missing = [state for state in idle if state not in unsigned and state.logical not in pauses]
+    if missing:
+        names = ", ".join(f"{state.name} ({state.ready} ready)" for state in missing)
+        fix = "`posthaste consume`, or `posthaste up`; none is needed while the provider's breaker is open"
         yield Finding("workers", "wrong", f"no worker consumes {names}", fix)
     else:
-        yield Finding("workers", "ok", "every work queue has a consumer")
+        yield Finding("workers", "ok", f"every work queue{' of an active provider' if pauses else ''} has a consumer")
     for state in unsigned:
         if state.ready:
             fix = f"set {PREFIX}CALLBACK_SECRETS (`posthaste callbacks secret` makes one) and restart the workers"
@@ -204,7 +214,7 @@ def _api(settings: Settings) -> Finding:
     address = f"{settings.host}:{settings.port}"
     started = time.monotonic()
     try:
-        if Client(f"http://{address}", timeout_seconds=2).call("/health/live") == {"status": "live"}:
+        if Client(settings.api_url, timeout_seconds=2).call("/health/live") == {"status": "live"}:
             return Finding("api", "ok", f"answers on {address} ({1000 * (time.monotonic() - started):.1f} ms)")
     except ApiError as error:
         return Finding("api", "wrong", str(error), "`posthaste api`, or `posthaste up`; restart an API that hangs")

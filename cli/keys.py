@@ -8,16 +8,25 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.table import Table
 
-from cli.session import open_session
-from cli.terminal import console, fail, say
+from cli.session import open_session, read_settings
+from cli.terminal import console, fail, problems, say
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
+from service.settings import PREFIX
 
 CALL_SECONDS = 10.0
 DAY = 86_400.0
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MINUTE = "%Y-%m-%d %H:%M"
 _DEFAULT_SCOPES = [scope for scope in Scope if scope is not Scope.ADMIN]
+
+FIRST_KEY = f"""\
+This is the first key: every request needs a key from now on, in every process within a second.
+Commands send the key in {PREFIX}API_KEY. `make run` makes a key for its folder when it starts again.
+To go back, set {PREFIX}AUTH=off and restart the API. Revoking all keys does not reopen it."""
+NO_KEY = f"""\
+No usable key is left: every request is rejected with 401.
+`posthaste keys create CLIENT` creates a key. {PREFIX}AUTH=off and a restart of the API remove the need for one."""
 
 T = TypeVar("T")
 
@@ -56,7 +65,10 @@ def list_clients() -> None:
 def revoke_client(name: str) -> None:
     """Revoke all keys of a client. Every process rejects them within a second."""
     count = _run(lambda store: store.revoke(name, CALL_SECONDS, of_client=True))
+    if not count:
+        fail(f"there is no key of a client {name!r} to revoke")
     say(f"{count} keys of {name} revoked")
+    _warn_without_keys()
 
 
 @keys_app.command("create")
@@ -65,11 +77,19 @@ def create_key(
     scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the key. Default: all but admin.")] = None,
     expires: Annotated[float | None, typer.Option(min=0.001, help="Days until the key expires. Default: never.")] = None,
 ) -> None:
-    """Create a key and show it once."""
+    """Create a key and show it once. As soon as one key exists, every request needs a key."""
     new, seconds = new_key(), expires and expires * DAY
-    if not _run(lambda store: store.create_key(client, new, scope or _DEFAULT_SCOPES, seconds, CALL_SECONDS)):
+
+    async def create(store: ApiKeyStore) -> tuple[bool, bool]:
+        is_first = not await store.any(CALL_SECONDS)
+        return is_first, await store.create_key(client, new, scope or _DEFAULT_SCOPES, seconds, CALL_SECONDS)
+
+    is_first, created = _run(create)
+    if not created:
         fail(f"there is no client {client!r}; `posthaste clients create {client}` creates it")
     _show(new)
+    if is_first:
+        _warn(FIRST_KEY)
 
 
 @keys_app.command("list")
@@ -104,6 +124,7 @@ def revoke(key: Prefix) -> None:
     if not _run(lambda store: store.revoke(key, CALL_SECONDS)):
         fail(f"there is no key {key} to revoke")
     say(f"{key} is revoked")
+    _warn_without_keys()
 
 
 @keys_app.command()
@@ -123,6 +144,19 @@ def first() -> None:
 def _show(new: NewKey) -> None:
     print(new.key)
     console.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
+
+
+def _warn_without_keys() -> None:
+    """Warn if no request can be authorized any more."""
+    keys = _run(lambda store: store.keys(None, CALL_SECONDS))
+    if not any(row.usable and row.prefix != RESERVED for row in keys):
+        _warn(NO_KEY)
+
+
+def _warn(text: str) -> None:
+    """Print a warning about required keys, unless they are off."""
+    if read_settings().auth != "off":
+        problems.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _run(call: Callable[[ApiKeyStore], Coroutine[Any, Any, T]]) -> T:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.session import CALL_SECONDS, open_session, read_settings
-from cli.terminal import Yes, exit_on, fail, problems, say
+from cli.terminal import Yes, confirm, exit_on, fail, problems, say
 from infra.keys import OPEN_CLIENT, Scope
 from infra.postgres import compatibility, migration
 from infra.postgres.api_keys import ApiKeyStore
@@ -97,11 +97,20 @@ async def _refill(sweep: Sweep, kind: Kind) -> int:
 def purge(
     older_than: Annotated[float, typer.Option(min=0, help="Age in days, counted from the job's end.")],
     kind: Annotated[list[Kind] | None, typer.Option(help="Kinds of jobs. Default: all.")] = None,
+    yes: Yes = False,
 ) -> None:
-    """Delete finished jobs by age. Failed and unknown jobs are kept. The relay does the same periodically."""
+    """Count finished jobs by age, ask, and delete them. Failed and unknown jobs are kept. The relay deletes periodically."""
+    kinds, seconds = kind or list(Kind), older_than * DAY
     with open_session(hint=REPEAT) as (_, pool):
-        total = asyncio.run(_purge(Retention(pool), kind or list(Kind), older_than * DAY))
+        retention = Retention(pool)
+        if not yes and (count := asyncio.run(_count(retention, kinds, seconds))):
+            confirm(f"Delete {count} finished jobs older than {older_than:g} days permanently?")
+        total = asyncio.run(_purge(retention, kinds, seconds))
     say(f"purge: {total} jobs deleted")
+
+
+async def _count(retention: Retention, kinds: list[Kind], seconds: float) -> int:
+    return sum([await retention.count(kind, seconds, CALL_SECONDS) for kind in kinds])
 
 
 async def _purge(retention: Retention, kinds: list[Kind], seconds: float) -> int:
@@ -118,10 +127,13 @@ def erase(
     client: Annotated[str | None, typer.Option(help="Only this client's messages.")] = None,
     yes: Yes = False,
 ) -> None:
-    """Delete all finished messages to one destination, dead letters included. Exit 3: unfinished messages are left."""
-    if not yes:
-        typer.confirm(f"Delete all finished messages to {destination!r} permanently?", abort=True)
+    """Count finished messages to one destination, dead letters included, ask, and delete them.
+
+    Exit 3: unfinished messages are left.
+    """
     with open_session(hint=REPEAT) as (_, pool):
+        if not yes and (count := asyncio.run(Retention(pool).ended(destination, client, CALL_SECONDS))):
+            confirm(f"Delete {count} finished messages to {destination!r} permanently?")
         total, left = asyncio.run(_erase(pool, destination, client))
     say(f"erase: {total} jobs deleted")
     if left:

@@ -10,7 +10,7 @@ from faker import Faker
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.session import read_settings
-from cli.terminal import Yes, console, exit_on, say
+from cli.terminal import Yes, confirm, console, exit_on, say
 from infra.postgres.errors import Unavailable
 from infra.postgres.posts import Busy, Post, Posts
 
@@ -42,7 +42,7 @@ def seed(
 def truncate(yes: Yes = False) -> None:
     """Delete all posts."""
     if not yes:
-        typer.confirm("Delete all posts?", abort=True)
+        confirm("Delete all posts?")
     with exit_on(Unavailable, Busy):
         Posts(read_settings().database_url).truncate()
     say("posts: the table is empty")

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
-from cli.terminal import console, fail, say
+from cli.terminal import console, fail, format_instant, say
 from infra.postgres.providers import BATCH, ProviderState, ProviderStore
 from jobs.model import Priority
 from service.settings import Settings
@@ -25,7 +25,7 @@ def list_() -> None:
     for name in sorted(states.keys() | configured.keys()):
         state = states.get(name, ProviderState(0, 0, None))
         url = configured[name].url if name in configured else "not configured"
-        paused = f"{state.paused_at:%Y-%m-%d %H:%M:%S}" if state.paused_at else ""
+        paused = format_instant(state.paused_at) if state.paused_at else ""
         table.add_row(name, url, str(state.waiting), str(state.processing), paused)
     console.print(table)
 
@@ -35,16 +35,18 @@ def pause(provider: str) -> None:
     """Pause a provider: within a second every process stops sending through it. Its messages stay queued."""
     with open_session() as (settings, pool):
         _require_configured(settings, provider)
-        asyncio.run(ProviderStore(pool).pause(provider, CALL_SECONDS))
-    say(f"{provider} is paused; `posthaste providers resume {provider}` resumes it")
+        done = asyncio.run(ProviderStore(pool).pause(provider, CALL_SECONDS))
+    say(f"{provider} {'is' if done else 'was already'} paused; `posthaste providers resume {provider}` resumes it")
 
 
 @app.command()
 def resume(provider: str) -> None:
     """Resume a provider."""
-    with open_session() as (_, pool):
-        asyncio.run(ProviderStore(pool).resume(provider, CALL_SECONDS))
-    say(f"{provider} is not paused")
+    with open_session() as (settings, pool):
+        done = asyncio.run(ProviderStore(pool).resume(provider, CALL_SECONDS))
+        if not done:
+            _require_configured(settings, provider)
+    say(f"{provider} is resumed" if done else f"{provider} is not paused; nothing changed")
 
 
 @app.command()

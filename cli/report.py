@@ -17,7 +17,9 @@ Row = dict[str, int]  # user_id, total_words
 
 def report(
     form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The form of the result.")] = "table",
-    top: Annotated[int, typer.Option(min=1, help="Number of users in the table and the plot.")] = 10,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Only this number of users, most words first. Default: 10 in the table, else all.")
+    ] = None,
     plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
     timeout: Deadline = 3600.0,
     url: BaseUrl = None,
@@ -29,12 +31,18 @@ def report(
         if state["status"] != "completed":
             last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
             fail(f"report {state['id']} ended as {state['status']} ({state['reason']}{last})")
-        text = client.text(f"{REPORTS}/{state['id']}/result?format={'csv' if form == 'csv' else 'json'}")
-    if form != "table":
+        text = client.text(f"{REPORTS}/{state['id']}/result?format={'csv' if form == 'csv' and not top else 'json'}")
+    if form != "table" and top is None:
         print(text.removesuffix("\r\n"))
         return
     rows: list[Row] = json.loads(text)["data"]
-    first = sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[:top]
+    first = sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[: top or 10]
+    if form == "json":
+        print(json.dumps({"data": first}))
+        return
+    if form == "csv":
+        print("\r\n".join(["user_id,total_words", *(f"{row['user_id']},{row['total_words']}" for row in first)]))
+        return
     words = sum(row["total_words"] for row in rows)
     say(f"Top {len(first)} of {len(rows):,} users, {words:,} words in all")
     table = Table(Column("user", justify="right"), Column("words", justify="right"))

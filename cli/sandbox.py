@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -52,6 +53,10 @@ def sandbox(
 
     with exit_on(OSError, subject=f"cannot listen on {host}:{port}: ", hint=OTHER_PORT):
         asyncio.run(serve_until_signal())
+
+
+# Answers end with a newline, for terminals.
+_answer = partial(web.json_response, dumps=lambda value: json.dumps(value) + "\n")
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Sandbox:
             fields = await request.json()
             destination, body = fields["destination"], fields["body"]
         except (json.JSONDecodeError, KeyError, TypeError):
-            return web.json_response({"error": "destination and body are required"}, status=400)
+            return _answer({"error": "destination and body are required"}, status=400)
         self.raw += 1
         key = request.headers.get("Idempotency-Key", "")
         entry = {"destination": destination, "body": body, "idempotency_key": key, "answer": None}
@@ -125,7 +130,7 @@ class Sandbox:
             await asyncio.sleep(faults.slow_seconds)
         entry["answer"] = 200
         self.accepted += 1
-        return web.json_response({"id": self.ids.setdefault(key, f"sandbox-{uuid4()}")})
+        return _answer({"id": self.ids.setdefault(key, f"sandbox-{uuid4()}")})
 
     def _draw_fault(self) -> str | None:
         """The name of one fault, drawn by the faults' shares."""
@@ -139,13 +144,13 @@ class Sandbox:
     async def stats(self, request: web.Request) -> web.Response:
         """Count `raw` requests, `accepted` requests (answered with 200) and their `unique` idempotency keys."""
         counts = {"raw": self.raw, "accepted": self.accepted, "unique": len(self.ids)}
-        return web.json_response({**counts, "faults": asdict(self.faults)})
+        return _answer({**counts, "faults": asdict(self.faults)})
 
     async def listing(self, request: web.Request) -> web.Response:
-        return web.json_response(list(self.messages))
+        return _answer(list(self.messages))
 
     async def get_faults(self, request: web.Request) -> web.Response:
-        return web.json_response(asdict(self.faults))
+        return _answer(asdict(self.faults))
 
     async def set_faults(self, request: web.Request) -> web.Response:
         try:
@@ -154,10 +159,10 @@ class Sandbox:
                 raise ValueError("must be a JSON object")
             self.faults = self.faults.changed(fields)
         except (json.JSONDecodeError, ValueError) as error:
-            return web.json_response({"error": str(error)}, status=422)
+            return _answer({"error": str(error)}, status=422)
         if self.faults.refuse_seconds:
             self.refuse.set()
-        return web.json_response(asdict(self.faults))
+        return _answer(asdict(self.faults))
 
     async def serve(self) -> None:
         """Answer until cancelled; `refuse_seconds` closes the listening socket. Raises OSError if the port is in use."""

@@ -208,7 +208,7 @@ def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) ->
         addresses.append(f"Provider       {name} → {_masked(provider.url)}{' (default)' if name == default else ''}")
     if settings.callback_secrets and [str(network) for network in settings.callback_allow] == LOOPBACK:
         addresses.append("Callbacks      to loopback and to public addresses")
-        listen = '  .venv/bin/posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
+        listen = '  posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
     if local_key:
         addresses.append(f"Keys           on: requests need a key; {KEY_FILE} has one for this machine")
     elif not settings.api_key:
@@ -217,9 +217,10 @@ def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) ->
     return f"""
   {listed}
 
-Try in a second terminal:
+Try in a second terminal, in this folder:
+  . .venv/bin/activate
+  ID=$(posthaste send +15550001 Hello); posthaste wait $ID
   curl -i {base}/messages{header} -H 'Content-Type: application/json' -d '{MESSAGE}'
-  curl {base}/message/ID/status{header}
-  make seed && .venv/bin/posthaste report --plot
+  posthaste posts seed && posthaste report --plot
 {listen}
 Ctrl-C ends it."""

@@ -3,6 +3,7 @@
 python -m examples.client http://127.0.0.1:9006 +15550001 "Hello"
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -125,4 +126,9 @@ async def _main(base: str, destination: str, body: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(_main(*sys.argv[1:4])))
+    parser = argparse.ArgumentParser(prog="python -m examples.client", description="Send one message and follow it to its end.")
+    parser.add_argument("base", help="the API's URL, for example http://127.0.0.1:9006")
+    parser.add_argument("destination")
+    parser.add_argument("body")
+    options = parser.parse_args()
+    sys.exit(asyncio.run(_main(options.base, options.destination, options.body)))

@@ -3,6 +3,10 @@
 #
 # sh examples/curl.sh http://127.0.0.1:9006 +15550001 Hello [callback URL]
 set -eu
+if [ $# -lt 3 ]; then
+    echo "usage: sh examples/curl.sh URL DESTINATION BODY [CALLBACK_URL]" >&2
+    exit 2
+fi
 base=$1 destination=$2 body=$3 callback=${4:-}
 key=$(cat /proc/sys/kernel/random/uuid)
 message="{\"destination\": \"$destination\", \"body\": \"$body\"${callback:+, \"callback_url\": \"$callback\"}}"

@@ -7,7 +7,7 @@ python -m examples.receive_callbacks whsec_… 9008      then send messages with
 The secret is one of POSTHASTE_CALLBACK_SECRETS; `make run` keeps its own in .local/callback-secret.
 """
 
-import sys
+import argparse
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,4 +49,8 @@ def application(inbox: Inbox) -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(application(Inbox(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m examples.receive_callbacks", description="Receive callbacks on loopback.")
+    parser.add_argument("secret", help="whsec_…, one of POSTHASTE_CALLBACK_SECRETS")
+    parser.add_argument("port", type=int, help="for example 9008")
+    options = parser.parse_args()
+    web.run_app(application(Inbox(options.secret)), host="127.0.0.1", port=options.port)

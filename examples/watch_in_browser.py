@@ -5,7 +5,7 @@ The browser calls this application alone, so Posthaste needs no CORS.
 python -m examples.watch_in_browser http://127.0.0.1:9006 8000      then open http://127.0.0.1:8000
 """
 
-import sys
+import argparse
 
 from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession, ClientTimeout, web
 
@@ -86,4 +86,8 @@ async def application(base: str) -> web.Application:
 
 
 if __name__ == "__main__":
-    web.run_app(application(sys.argv[1]), host="127.0.0.1", port=int(sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m examples.watch_in_browser", description="Serve the page on loopback.")
+    parser.add_argument("base", help="the API's URL, for example http://127.0.0.1:9006")
+    parser.add_argument("port", type=int, help="for example 8000")
+    options = parser.parse_args()
+    web.run_app(application(options.base), host="127.0.0.1", port=options.port)

@@ -4,7 +4,7 @@ import json
 import os
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import limits
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -25,6 +25,8 @@ ENV_FILES = (".local/services.env", SANDBOX_FILE, ".env")
 CALLBACK_WAIT_SECONDS = 1.0  # seconds that a callback may wait for its host's share of the slots
 # A worker has a channel for each queue, two a provider; RabbitMQ allows 2,047 channels on a connection.
 MOST_PROVIDERS = 1000
+
+T = TypeVar("T", bound=BaseSettings)
 
 
 class SettingsError(Exception):
@@ -63,7 +65,7 @@ class _Files(_Environment, DotEnvSettingsSource):
     """The same from `ENV_FILES`."""
 
 
-class Settings(
+class ApiSettings(
     BaseSettings,
     env_prefix=PREFIX,
     env_file=ENV_FILES,
@@ -72,6 +74,26 @@ class Settings(
     use_attribute_docstrings=True,
     hide_input_in_errors=True,  # it may be a secret
 ):
+    """The settings of a command that calls the API: its address and the command's key."""
+
+    host: str = "127.0.0.1"
+    """The address at which the API listens."""
+    port: Port = 9006
+    """The port at which the API listens."""
+    api_key: str | None = Field(None, repr=False, examples=["ph_…"])
+    """The API key that the `posthaste` command sends."""
+
+    @property
+    def api_url(self) -> str:
+        """The API's URL. A literal IPv6 address has brackets."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
+        return init_settings, _Environment(settings_cls), _Files(settings_cls)
+
+
+class Settings(ApiSettings):
     """All settings. `make docs` writes docs/configuration.md and .env.example from the texts below the fields."""
 
     database_url: DatabaseUrl = Field(examples=["postgresql://posthaste:secret@127.0.0.1/posthaste"])
@@ -88,18 +110,12 @@ class Settings(
     """RabbitMQ's management API. `posthaste up` shows it, without its password; `posthaste rabbitmq-user` calls it."""
     namespace: str = Field("posthaste", pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     """The prefix of every exchange, queue and cache key. One database belongs to one namespace."""
-    host: str = "127.0.0.1"
-    """The address at which the API listens."""
-    port: Port = 9006
-    """The port at which the API listens."""
     allowed_hosts: list[HostName] = Field([], examples=[["posthaste.example.com"]])
     """Host names under which clients call the API. Addresses, `localhost` and POSTHASTE_HOST need no entry. Without keys, other
     hosts get 421. With keys, the list is checked only if it has an entry. `["*"]` allows every name.
     """
     auth: Literal["auto", "off"] = "auto"
     """`auto` requires a key as soon as one exists; until then the API listens on loopback only. `off` never requires a key."""
-    api_key: str | None = Field(None, repr=False, examples=["ph_…"])
-    """The API key that the `posthaste` command sends."""
     rate_per_key: Rate = "1000/second"
     """The number of requests that one key may make in a period."""
     rate_per_address: Rate = "60/minute"
@@ -177,10 +193,6 @@ class Settings(
     """The seconds for which the cache keeps a status that can still change."""
     heartbeat_file: Path | None = Field(None, examples=["/run/posthaste.heartbeat"])
     """A file that workers and the relay touch each second while RabbitMQ is connected and Postgres answers."""
-
-    @classmethod
-    def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, *_: Any, **__: Any) -> tuple[Any, ...]:
-        return init_settings, _Environment(settings_cls), _Files(settings_cls)
 
     @model_validator(mode="before")
     @classmethod
@@ -278,8 +290,17 @@ def load() -> Settings:
     for where, names in variables.items():
         if unknown := sorted(name for name in names if name.startswith(PREFIX) and name not in known):
             raise SettingsError(f"unknown setting {', '.join(unknown)}{where}; .env.example lists those that exist")
+    return _validated(Settings)
+
+
+def load_api_settings() -> ApiSettings:
+    """Read the address and the key alone; other settings may be missing or wrong. `SettingsError` names wrong variables."""
+    return _validated(ApiSettings)
+
+
+def _validated(settings: type[T]) -> T:
     try:
-        return Settings()
+        return settings()
     except ValidationError as error:
         raise SettingsError("\n".join(map(_explain, error.errors()))) from error
 

@@ -33,7 +33,7 @@ SELECT clock_timestamp() AS clock,
     (SELECT coalesce(json_object_agg(provider, jobs ORDER BY provider), '{{}}') FROM (
         SELECT provider, count(*) AS jobs FROM jobs WHERE status IN ('queued', 'retrying') AND provider IS NOT NULL
         GROUP BY provider) w) AS waiting,
-    ARRAY(SELECT provider FROM provider_pauses ORDER BY provider) AS paused,
+    (SELECT coalesce(json_object_agg(provider, paused_at ORDER BY provider), '{{}}') FROM provider_pauses) AS paused,
     ARRAY({INVALID_INDEXES}) AS invalid_indexes
 """)  # noqa: S608  a constant
 
@@ -105,18 +105,19 @@ async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[
 class Look:
     """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute.
 
-    `waiting`: the number of waiting jobs, by provider.
+    `waiting`: the number of waiting jobs, by provider. `paused`: the instant of each provider's pause.
     """
 
     clock: datetime
     relays: int
     overdue: int
     waiting: dict[str, int]
-    paused: list[str]
+    paused: dict[str, datetime]
     invalid_indexes: list[str]
 
 
 async def look(pool: DatabasePool, timeout: float) -> Look:
     """Run the checks; see `DatabasePool.call` for what it raises."""
     (row,) = await pool.fetch(_LOOK, timeout)
-    return Look(**row)
+    paused = {provider: datetime.fromisoformat(instant) for provider, instant in row["paused"].items()}
+    return Look(**{**row, "paused": paused})

@@ -121,15 +121,17 @@ SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished
 FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
 """
 
-_PAGE = """
+_LETTERS = """
 SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
     last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at,
     CAST(extract(epoch FROM now() - j.queued_at) AS float8) AS age_seconds
-FROM jobs j LEFT JOIN LATERAL (
+FROM {jobs} j LEFT JOIN LATERAL (
     SELECT a.reason, a.provider_code FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1
 ) last ON true
-WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit
 """
+_PAGE = _LETTERS.replace("{jobs}", "jobs") + "WHERE {where} AND j.id > CAST(:after AS uuid) ORDER BY j.id LIMIT :limit"
+_NEWEST_JOBS = "(SELECT * FROM jobs j WHERE {where} ORDER BY j.finished_at DESC, j.id DESC LIMIT :limit)"
+_NEWEST = _LETTERS.replace("{jobs}", _NEWEST_JOBS) + "ORDER BY j.finished_at DESC, j.id DESC"
 
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
@@ -214,11 +216,13 @@ class DeadLetterStore:
     ) -> list[DeadLetter]:
         """At most `limit` matching letters, by id after `after`."""
         statement, parameters = page_statement(filter_, after, limit, only)
-        rows = await self._pool.fetch(statement, timeout, **parameters)
-        return [
-            DeadLetter(**{**r, "status": Status(r["status"]), "kind": Kind(r["kind"]), "priority": Priority(r["priority"])})
-            for r in rows
-        ]
+        return list(map(_letter, await self._pool.fetch(statement, timeout, **parameters)))
+
+    async def newest(self, filter_: Filter, limit: int, timeout: float) -> list[DeadLetter]:
+        """At most `limit` matching letters, the newest failure first."""
+        where, parameters = _where(filter_)
+        rows = await self._pool.fetch(sa.text(_NEWEST.format(where=where)), timeout, **parameters, limit=limit)
+        return list(map(_letter, rows))
 
     async def requeue(self, letters: Sequence[tuple[DeadLetter, WorkQueue]], timeout: float) -> set[UUID]:
         """Queue each letter for its work queue; returns the ids. A letter that has moved on since it was read is left."""
@@ -236,3 +240,8 @@ class DeadLetterStore:
     async def stale(self, copies: Sequence[Pointer], timeout: float) -> set[Pointer]:
         """The messages of a dead queue whose job has moved on or is deleted."""
         return {Pointer(**row) for row in await self._pool.fetch(_STALE, timeout, rows=to_json(copies))}
+
+
+def _letter(row: sa.RowMapping) -> DeadLetter:
+    typed = {"status": Status(row["status"]), "kind": Kind(row["kind"]), "priority": Priority(row["priority"])}
+    return DeadLetter(**{**row, **typed})

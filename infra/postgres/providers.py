@@ -63,11 +63,13 @@ class ProviderStore:
         """The paused providers."""
         return frozenset(row["provider"] for row in await self._pool.fetch(_PAUSED, timeout))
 
-    async def pause(self, provider: str, timeout: float) -> None:
-        await self._pool.execute(_PAUSE, timeout, provider=provider)
+    async def pause(self, provider: str, timeout: float) -> bool:
+        """False: the provider was paused already."""
+        return await self._pool.execute(_PAUSE, timeout, provider=provider) == 1
 
-    async def resume(self, provider: str, timeout: float) -> None:
-        await self._pool.execute(_RESUME, timeout, provider=provider)
+    async def resume(self, provider: str, timeout: float) -> bool:
+        """False: the provider was not paused."""
+        return await self._pool.execute(_RESUME, timeout, provider=provider) == 1
 
     async def states(self, timeout: float) -> dict[str, ProviderState]:
         """Every provider that is paused or has waiting messages."""

@@ -32,13 +32,9 @@ DELETE FROM jobs j USING old WHERE j.id = old.id
 """
 
 # The server ends a batch that takes too long: the next one would skip rows that an abandoned batch still locks.
-_PURGE = sa.text(
-    "SET LOCAL statement_timeout = :milliseconds;"
-    + _DELETE.format(
-        lock="SKIP LOCKED",
-        which=f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'",
-    )
-)
+_OLD = f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'"
+_PURGE = sa.text("SET LOCAL statement_timeout = :milliseconds;" + _DELETE.format(lock="SKIP LOCKED", which=_OLD))
+_COUNT_OLD = sa.text(f"SELECT count(*) FROM jobs WHERE {_OLD}")  # noqa: S608  constants
 
 # A callback repeats data of its message, and only the message links it to its destination: callbacks are deleted first.
 _MESSAGES = "kind = 'message' AND destination = :destination AND client_id = coalesce(:client_id, client_id)"
@@ -46,6 +42,7 @@ _ENDED = f"{_MESSAGES} AND status IN ({in_list(ENDS)})"
 _OF_ENDED = "kind = 'callback' AND parent_id IN (SELECT id FROM jobs WHERE {ended})"
 _ERASE_CALLBACKS = sa.text(_DELETE.format(lock="", which=_OF_ENDED.format(ended=_ENDED)))
 _ERASE_MESSAGES = sa.text(_DELETE.format(lock="", which=_ENDED))
+_COUNT_ENDED = sa.text(f"SELECT count(*) FROM jobs WHERE {_ENDED}")  # noqa: S608  constants
 _UNDER_WAY = sa.text(f"SELECT count(*) FROM jobs WHERE {_MESSAGES} AND status NOT IN ({in_list(ENDS)})")  # noqa: S608  constants
 
 
@@ -63,6 +60,10 @@ class Retention:
         """
         parameters = {"kind": kind, "seconds": seconds, "limit": limit, "milliseconds": int(timeout * 1000)}
         return await self._pool.execute(_PURGE, timeout + ANSWER_SECONDS, **parameters)
+
+    async def count(self, kind: Kind, seconds: float, timeout: float) -> int:
+        """The number of jobs that `purge_all` deletes."""
+        return int(await self._pool.value(_COUNT_OLD, timeout, kind=kind, seconds=seconds))
 
     async def purge_all(self, kind: Kind, seconds: float) -> AsyncIterator[int]:
         """Delete every job of a kind that ended `seconds` ago; yields the number of each batch. Raises as `purge`.
@@ -87,6 +88,10 @@ class Retention:
         parameters = {"destination": destination, "client_id": client_id, "limit": limit}
         callbacks = await self._pool.execute(_ERASE_CALLBACKS, timeout, **parameters)
         return callbacks or await self._pool.execute(_ERASE_MESSAGES, timeout, **parameters)
+
+    async def ended(self, destination: str, client_id: str | None, timeout: float) -> int:
+        """The number of messages to a destination that have ended."""
+        return int(await self._pool.value(_COUNT_ENDED, timeout, destination=destination, client_id=client_id))
 
     async def under_way(self, destination: str, client_id: str | None, timeout: float) -> int:
         """The number of messages to a destination that have not ended."""

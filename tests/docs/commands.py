@@ -6,7 +6,10 @@ from typing import Any
 
 import typer
 
+from cli.__main__ import GROUPS
+
 APPLICATIONS = {"posthaste": "cli.__main__:app", "posthaste-requeue": "cli.requeue:requeue"}
+GROUP_OF = {name: group for group, commands in GROUPS.items() for name in commands} | {"posthaste-requeue": "Operate"}
 
 HEADER = """\
 # The command line
@@ -14,7 +17,17 @@ HEADER = """\
 For operators and developers at a terminal. `make docs` writes this page from the commands.
 `posthaste COMMAND --help` prints the same.
 
-The commands are installed in `.venv/bin`. Each process of the service is one of them.
+In a checkout, `. .venv/bin/activate` puts the commands on the `PATH`. Each process of the service is one of them.
+`posthaste --install-completion` completes commands and options in bash, zsh and fish. `posthaste --version` prints the version.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | error: a service is down, the API rejected the request, the job failed, or the operator declined |
+| 2 | wrong argument, option or setting; `purge`, `erase` or `posts truncate` without a terminal and without `--yes` |
+| 3, 4 | named by the command, for example the timeout of `wait` |
+
+`wait` and `report` exit with 1 if the job ended without success. Results go to standard output, problems to standard error.
 """
 
 
@@ -24,7 +37,11 @@ def page() -> str:
     for line, target in APPLICATIONS.items():
         command = _command(resolve_name(target))
         sections |= _sections(line, command, typer.Context(command, info_name=line))
-    return HEADER + "".join(f"\n{text}" for _, text in sorted(sections.items()))
+    parts = [HEADER]
+    for group in GROUPS:
+        parts.append(f"## {group}\n")
+        parts += [text for line, text in sections.items() if GROUP_OF[line.removeprefix("posthaste ").split()[0]] == group]
+    return "\n".join(parts)
 
 
 def _command(target: Any) -> Any:
@@ -51,7 +68,7 @@ def _sections(line: str, command: Any, context: typer.Context) -> dict[str, str]
     records = [param.get_help_record(context) for param in command.get_params(context)]
     rows = [f"| `{_cell(name)}` | {_cell(text)} |\n" for name, text in filter(None, records) if name != "--help"]
     table = "\n| argument or option | meaning |\n| --- | --- |\n" + "".join(rows) if rows else ""
-    return {line: f"## {line}\n\n{inspect.cleandoc(command.help or '')}\n\n    {usage}\n{table}"}
+    return {line: f"### {line}\n\n{inspect.cleandoc(command.help or '')}\n\n    {usage}\n{table}"}
 
 
 def _cell(text: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,11 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     await eventually(lambda: stack.record(id_), lambda record: record["reason"] == "http_400", 20)
     shown = (await stack.command("dead-letters", "show", id_)).stdout
     assert all(word in shown for word in ("http_500", "http_400", id_)) and "secret" not in shown
+    fields = dict(line.split(None, 1) for line in shown.splitlines()[:17])
+    assert (fields["tags"], fields["reference"], fields["status"]) == ("-", "-", "failed") and "None" not in shown
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", fields["failed_at"]) and re.fullmatch(r"\d+s", fields["age"])
+    as_json = json.loads((await stack.command("dead-letters", "show", id_, "--json")).stdout)
+    assert (as_json["id"], as_json["tags"], [each["n"] for each in as_json["attempts"]]) == (id_, [], [1, 2, 1])
     (line,) = (await stack.command("dead-letters", "export")).stdout.splitlines()
     exported = json.loads(line)
     assert (exported["id"], exported["reason"], exported["revision"], exported["provider_code"]) == (id_, "http_400", 1, 400)
@@ -131,6 +137,23 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     assert (await stack.command("dead-letters", "show", "01a1ff6c-bcef-7503-afba-6071d2a10df9")).returncode == 1
     keys = {each["idempotency_key"] for each in await stack.provider("/messages")}
     assert keys == {id_, f"{id_}-1"}
+
+
+async def test_the_newest_letters_are_listed_with_their_ids_in_full_width(stack: Stack) -> None:
+    await stack.faults(fail=1, fail_status=400)
+    ids = []
+    for n in range(3):
+        ids.append(await stack.submit(f"+{n}" * 40))
+        await stack.becomes(ids[-1], "failed")
+    ran = await stack.command("dead-letters", "list", "--limit", "2")
+    assert "the newest 2 of 3:" in ran.stdout
+    rows = [line.split() for line in ran.stdout.splitlines() if "+" in line]
+    assert [row[:5] for row in rows] == [[id_, "message", "sandbox", "failed", "http_400"] for id_ in reversed(ids[1:])]
+    assert [row[6] for row in rows] == ["+2" * 40, "+1" * 40]
+    listed = json.loads((await stack.command("dead-letters", "list", "--json")).stdout)
+    assert [letter["id"] for letter in listed["letters"]] == ids[::-1]
+    counts = await stack.command("dead-letters", "list", "--counts")
+    assert ids[0] not in counts.stdout and "http_400" in counts.stdout
 
 
 async def test_letters_that_may_have_been_sent_are_marked_and_keep_their_key(stack: Stack) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,13 @@ async def test_the_same_in_curl(stack: Stack) -> None:
     command[-2] = "x" * 400
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "/destination" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["client.py", "receive_callbacks.py", "watch_in_browser.py", "redis_queue.py", "curl.sh"])
+def test_without_arguments_an_example_prints_its_usage(name: str) -> None:
+    command = [{"py": sys.executable, "sh": "sh"}[name.rpartition(".")[2]], str(ROOT / "examples" / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("usage: ") and "Traceback" not in done.stderr
 
 
 async def _text(session: ClientSession, url: str, last: str | None = None) -> str:

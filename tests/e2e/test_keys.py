@@ -120,6 +120,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
     assert (await call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
     done = await stack.command("clients", "revoke", "shop")
     assert "1 keys of shop revoked" in done.stdout
+    assert (await stack.command("clients", "revoke", "shpo")).returncode == 1
     assert (await stack.command("keys", "revoke", key[:11])).returncode == 1
 
 
@@ -232,6 +233,22 @@ async def test_an_api_on_a_public_address_requires_keys(
         stack.start("keyed", "api", host="0.0.0.0", port=str(port))
         await eventually(ready, lambda code: code == 200, 20)
         assert (await call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 401
+
+
+async def test_the_first_and_the_last_key_say_what_they_change(stack: Stack) -> None:
+    await stack.command("clients", "create", "shop")
+    first, second = [await stack.command("keys", "create", "shop") for _ in range(2)]
+    assert "every request needs a key from now on" in first.stderr and "POSTHASTE_AUTH=off" in first.stderr
+    assert "Revoking all keys does not reopen it." in first.stderr
+    assert second.stderr == ""
+    one = await stack.command("keys", "revoke", first.stdout[:11])
+    assert (one.returncode, one.stderr) == (0, "")
+    last = await stack.command("clients", "revoke", "shop")
+    assert last.returncode == 0 and "every request is rejected" in last.stderr and "POSTHASTE_AUTH=off" in last.stderr
+    await until_keys_required(stack)
+    stack.environment["POSTHASTE_AUTH"] = "off"
+    another = (await stack.command("keys", "create", "shop")).stdout[:11]
+    assert (await stack.command("keys", "revoke", another)).stderr == ""
 
 
 async def test_the_command_shows_its_key(stack: Stack) -> None:

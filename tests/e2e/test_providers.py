@@ -89,14 +89,22 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert "5" in row and "20" in row.split("│")[-2]
     doctor = json.loads((await stack.command("doctor", "--json")).stdout)
     paused = [f for f in doctor["findings"] if "paused" in f["detail"]]
-    assert paused and "resume other" in paused[0]["fix"]
+    assert [(f["subject"], f["verdict"]) for f in paused] == [("provider other", "ok")]
+    assert "by an operator; resume with `posthaste providers resume other`" in paused[0]["detail"]
+    assert not [f for f in doctor["findings"] if f["verdict"] == "wrong" and "messages.other" in f["detail"]]
+    assert "was already paused" in (await stack.command("providers", "pause", "other")).stdout
     await stack.processes["worker"].kill()
     stack.start("worker", "consumers", "messages")
     await eventually(lambda: _said(stack, "state=open"), lambda count: count == 2)
     assert other.raw == 0
-    assert (await stack.command("providers", "resume", "other")).returncode == 0
+    resumed = await stack.command("providers", "resume", "other")
+    assert (resumed.returncode, resumed.stdout) == (0, "other is resumed\n")
     for id_ in held:
         await stack.becomes(id_, "sent")
+    again = await stack.command("providers", "resume", "other")
+    assert (again.returncode, again.stdout) == (0, "other is not paused; nothing changed\n")
+    nobody = await stack.command("providers", "resume", "nobody")
+    assert nobody.returncode == 2 and "'nobody' is not configured" in nobody.stderr
     unknown = await stack.command("providers", "pause", "nobody")
     assert unknown.returncode == 2 and "sandbox" in unknown.stderr
 

@@ -1,61 +1,86 @@
-"""The README's commands work as they stand there, in its order."""
+"""The shell commands of README and of the page on callbacks run as they stand, and print what they promise."""
 
 import asyncio
-import json
 import os
-import re
-import shlex
 import shutil
-import subprocess
 import sys
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cli.sandbox import Faults
-from tests.support.stack import Stack
+from dev.ports import is_free
+from dev.stack import as_variables, environment_without_settings, free_port
+from tests.e2e.quick_start import SHELLS, commands, promises, run, running, up
+from tests.support.services import Services
 
-README = Path(__file__).parents[2] / "README.md"
-BIN = ".venv/bin/"
-POSTHASTE = f"{BIN}posthaste "
+API, SANDBOX, RECEIVER = 9006, 9007, 9008  # the ports that the pages name
 
-
-def _commands() -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+pytestmark = pytest.mark.skipif(
+    shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine"
+)
 
 
-async def _run(stack: Stack, command: str) -> str:
-    """Run one command of the README against `stack`; its standard output."""
-    if command.startswith(POSTHASTE):
-        done = await stack.command(*shlex.split(command.removeprefix(POSTHASTE)))
-    elif command.startswith(BIN):  # another script of ours
-        script = [str(Path(sys.executable).parent / command.removeprefix(BIN).split()[0]), *shlex.split(command)[1:]]
-        done = await asyncio.to_thread(
-            subprocess.run, script, env=stack.environment, capture_output=True, text=True, check=False
-        )
-    else:
-        command = command.replace("http://127.0.0.1:9006", stack.base).replace(":9007", f":{stack.sandbox_port}")
-        done = await asyncio.to_thread(subprocess.run, ["sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (command, done.stderr)
-    return done.stdout
+@dataclass
+class Checkout:
+    """A folder with `.venv` and `.local`, and a free port for each that the pages name."""
+
+    folder: Path
+    environment: dict[str, str]
+    ports: dict[int, int]
+
+    def up(self) -> AbstractContextManager[None]:
+        """What `make run` runs."""
+        self.environment["POSTHASTE_PORT"] = str(self.ports[API])
+        options = ["--sandbox", "--sandbox-port", str(self.ports[SANDBOX]), "--first-message"]
+        return up([sys.executable, "-m", "cli", "up", *options], self.folder, self.environment)
+
+    def run(self, shell: str, script: str) -> str:
+        for named, port in self.ports.items():
+            script = script.replace(f"127.0.0.1:{named}", f"127.0.0.1:{port}")
+        return run(shell, script, self.folder, self.environment)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine")
-async def test_the_commands_of_the_readme_send_one_message_and_requeue_a_dead_letter(stack: Stack) -> None:
-    submit, status, break_it, send, list_, repair, requeue, wait = _commands()
-    id_ = json.loads(await _run(stack, submit))["id"]
-    assert json.loads(await _run(stack, status.replace("ID", id_))) == {"status": "sent"}
-    await _run(stack, break_it)
-    dead = (await _run(stack, send.removeprefix("ID=$(").removesuffix(")"))).strip()
-    await stack.becomes(dead, "failed")
-    listed = await _run(stack, list_)
-    assert "http_400" in listed
-    await _run(stack, repair)
-    requeued = await _run(stack, requeue)
-    await stack.becomes(dead, "sent")
-    assert (await _run(stack, wait.replace("$ID", dead) + f" --url {stack.base}")).strip() == "sent"
-    assert requeued.splitlines()[-1] == "1 requeued" and "│ message │ sandbox  │ failed │ http_400 │ 1     │" in listed
-    assert (await stack.provider("/stats"))["faults"] == asdict(Faults())
+@pytest.fixture
+def checkout(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> Checkout:
+    (tmp_path / ".local").mkdir()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    settings = {
+        "database_url": database, "amqp_url": services.amqp, "redis_url": services.redis, "namespace": broker_namespace,
+    }  # fmt: skip
+    ports = {port: free_port() for port in (API, SANDBOX, RECEIVER)}
+    return Checkout(tmp_path, environment_without_settings() | as_variables(settings), ports)
+
+
+async def test_the_commands_of_the_readme_print_what_their_comments_promise(checkout: Checkout) -> None:
+    # Verbatim if the ports that README names are free. No other test binds them.
+    checkout.ports |= {port: port for port in (API, SANDBOX) if is_free(port)}
+
+    def run_readme() -> None:
+        script = "".join(commands("README.md"))
+        assert len(promises(script)) > 5
+        with checkout.up():
+            for shell in SHELLS:
+                checkout.run(shell, script)
+
+    await asyncio.to_thread(run_readme)
+
+
+async def test_the_receiver_of_the_page_on_callbacks_prints_the_callback(checkout: Checkout) -> None:
+    def run_page() -> None:
+        listen, submit = commands("docs/callbacks.md")
+        listen = listen.replace("callbacks listen", f"callbacks listen --port {checkout.ports[RECEIVER]}")
+        receiver = running(["sh", "-c", listen], "listening", checkout.folder, checkout.environment)
+        with checkout.up(), receiver as process:
+            assert '"data":' in checkout.run("sh", submit) and process.stdout is not None
+            assert process.stdout.readline().startswith("verified: webhook-id")
+            assert "message.sent" in process.stdout.readline()
+
+    await asyncio.to_thread(run_page)
+
+
+def test_a_broken_promise_is_an_error(tmp_path: Path) -> None:
+    script = "echo 202 Accepted, not sent yet     # 202 Accepted … sent\necho resent                      # sent\n"
+    with pytest.raises(AssertionError, match="promises 'sent' next"):
+        run("sh", script, tmp_path, os.environ)

@@ -310,6 +310,10 @@ async def test_the_command_submits_watches_and_shows(reporting: Stack) -> None:
     assert json.loads(as_json.stdout) == {"data": rows}
     as_csv = await stack.command("report", "--format", "csv")
     assert [int(row["total_words"]) for row in csv.DictReader(io.StringIO(as_csv.stdout))] == [r["total_words"] for r in rows]
+    most = sorted(rows, key=lambda row: -row["total_words"])[:3]
+    assert json.loads((await stack.command("report", "--format", "json", "--top", "3")).stdout) == {"data": most}
+    three = csv.DictReader(io.StringIO((await stack.command("report", "--format", "csv", "--top", "3")).stdout))
+    assert [{name: int(value) for name, value in row.items()} for row in three] == most
 
 
 async def test_the_command_names_why_there_is_no_result_and_waits_no_longer_than_its_option(reporting: Stack) -> None:
@@ -332,8 +336,10 @@ async def test_the_command_waits_for_any_job(reporting: Stack) -> None:
     ):
         waited = await stack.command("wait", id_)
         assert (waited.returncode, waited.stdout.strip()) == (code, end), waited.stderr
+        status = await stack.command("status", id_)
+        assert (status.returncode, status.stdout.strip()) == (0, end), status.stderr
     await stack.faults(fail=1, fail_status=400)
     refused = await stack.command("wait", await stack.submit())
     assert (refused.returncode, refused.stdout.strip()) == (1, "failed")
     nothing = await stack.command("wait", "01a1ff6c-bcef-7503-afba-6071d2a10df9")
-    assert nothing.returncode == 1 and "404" in nothing.stderr
+    assert nothing.returncode == 1 and "there is no message or report" in nothing.stderr

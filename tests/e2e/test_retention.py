@@ -54,7 +54,10 @@ async def test_jobs_that_ended_long_ago_are_deleted_and_dead_letters_stay(stack:
     assert stack.rows(f"SELECT count(*) FROM message_tags WHERE job_id = '{ids['sent']}'") == [(0,)]
     done = await stack.command("dead-letters", "discard", "--id", ids["failed"], "--yes")
     assert done.returncode == 0, done.stderr
-    done = await stack.command("purge", "--older-than", "0", "--kind", "message")
+    refused = await stack.command("purge", "--older-than", "0", "--kind", "message")
+    assert refused.returncode == 2 and _count(stack, "jobs") == 2
+    assert "Delete 2 finished jobs older than 0 days permanently?" in refused.stderr and "--yes" in refused.stderr
+    done = await stack.command("purge", "--older-than", "0", "--kind", "message", "--yes")
     assert "purge: 2 jobs deleted" in done.stdout, done.stderr
     assert (_count(stack, "jobs"), _count(stack, "attempts"), _count(stack, "message_tags")) == (0, 0, 0)
 
@@ -80,7 +83,8 @@ async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
     await stack.becomes(waiting, "sent")
     done = await stack.command("erase", "--destination", "+1", "--yes")
     assert done.returncode == 0 and "erase: 1 jobs deleted" in done.stdout
-    assert (await stack.command("erase", "--destination", "+2")).returncode == 1  # without an answer to its question
+    refused = await stack.command("erase", "--destination", "+2")
+    assert refused.returncode == 2 and "Delete 1 finished messages to '+2' permanently?" in refused.stderr
     assert await stack.status(other) == "sent"
 
 

@@ -4,8 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cli.doctor import _indexes, _without_password
+from cli.doctor import _consumers, _indexes, _without_password
 from infra.postgres import compatibility
+from infra.rabbitmq.inspection import QueueState
+from service.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -23,7 +25,18 @@ def test_neither_user_nor_password_are_shown(url: str, shown: str) -> None:
 
 
 def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
-    seen = compatibility.Look(datetime.now(UTC), 1, 0, {}, [], ["jobs_backlog"])
+    seen = compatibility.Look(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
     (finding,) = _indexes(seen)
     assert (finding.subject, finding.verdict) == ("indexes", "wrong")
     assert "jobs_backlog" in finding.detail and "posthaste migrate" in finding.fix
+
+
+def test_the_queues_of_a_paused_provider_need_no_consumer() -> None:
+    urls = {"database_url": "postgresql://h/d", "amqp_url": "amqp://h/", "redis_url": "redis://h"}
+    settings = Settings.model_validate({**urls, "callback_secrets": []})
+    names = ["messages.one.normal", "messages.two.normal"]
+    states = [QueueState(name, f"posthaste.{name}", ready=3) for name in names]
+    (wrong,) = _consumers(settings, states, {"one"})
+    assert wrong.verdict == "wrong" and "messages.two" in wrong.detail and "messages.one" not in wrong.detail
+    (fine,) = _consumers(settings, states, {"one", "two"})
+    assert (fine.verdict, fine.detail) == ("ok", "every work queue of an active provider has a consumer")

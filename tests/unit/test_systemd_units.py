@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from cli.__main__ import COMMANDS, LazyCommand
+from cli.__main__ import app
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ def test_every_process_of_compose_has_a_unit_and_the_units_have_no_other() -> No
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
 def test_the_command_of_a_unit_is_one_that_the_command_line_takes(path: Path) -> None:
     name, *arguments = _arguments(path).split()
-    LazyCommand(name, *COMMANDS[name]).make_context(name, arguments)
+    app.commands[name].make_context(name, arguments)
 
 
 @pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.stem)
