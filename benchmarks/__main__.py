@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.lists import ten_million
 from benchmarks.overload import four_times_too_much
+from benchmarks.processor import processor_of_a_request
 from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
@@ -25,6 +26,7 @@ DEFAULT: dict[str, Benchmark] = {
     "providers": one_of_two_hangs,
     "waiting": thousands_wait,
     "overload": four_times_too_much,
+    "processor": processor_of_a_request,
 }
 
 
