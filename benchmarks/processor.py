@@ -35,7 +35,7 @@ HEADERS = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"c
 async def processor_of_a_request(settings: Settings) -> None:
     """Accept messages and read statuses with 64 concurrent clients; print the processor time of each."""
     print(f"processor time of one request, {CLIENTS} clients in process, one line logged for each message")
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # 12,000 lines
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # noqa: ASYNC230  12,000 lines
         await _print_all(settings)
 
 
