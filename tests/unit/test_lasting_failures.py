@@ -68,7 +68,7 @@ def _relay(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Reaper(world, world.record_lost, {}, lease_seconds=0.2).run()
+    return Reaper(world, world.record_lost, {}, lease_seconds=0.2, grace_seconds=60).run()
 
 
 def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
