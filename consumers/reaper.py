@@ -32,7 +32,7 @@ class Reaper:
     """Takes back jobs under an expired lease, and jobs of a worker whose lock has been free for `grace_seconds`.
 
     Both need unbroken contact with Postgres: for a whole lease, or for the grace. After an outage of Postgres workers can thus
-    record their outcomes, and acquire their locks again. `policies`: by logical work queue.
+    record their outcomes, and acquire their locks again. `policies`: by logical work queue. `worker_id`: this living worker's.
     """
 
     leases: Leases
@@ -40,6 +40,7 @@ class Reaper:
     policies: Mapping[str, RetryPolicy]
     lease_seconds: float
     grace_seconds: float
+    worker_id: int | None = None
     monotonic: Callable[[], float] = time.monotonic
     _offset: float | None = field(default=None, init=False)  # between Postgres' clock and the local one
     _stepped_at: float = field(default=float("-inf"), init=False)
@@ -63,7 +64,7 @@ class Reaper:
     async def reap_orphans(self) -> int:
         """Record the jobs of workers whose lock two looks found free, the grace apart; returns their number."""
         asked_at = self.monotonic()
-        orphans = await self.leases.orphans(BATCH, CALL_SECONDS)
+        orphans = [job for job in await self.leases.orphans(BATCH, CALL_SECONDS) if job.worker_id != self.worker_id]
         answered_at = self.monotonic()
         self._free_since = {job.worker_id: self._free_since.get(job.worker_id, answered_at) for job in orphans}
         latest = asked_at - self.grace_seconds

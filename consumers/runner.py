@@ -66,9 +66,8 @@ class Work:
 class Runner:
     """Executes the deliveries of all queues of one process; `works` by logical queue.
 
-    `is_locked`: whether the worker's lock still covers a claim of this instant; see `WorkerLock`.
-
-    `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease.
+    `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease. `is_locked`: whether the
+    worker's lock covers a claim of this instant; see `WorkerLock.covers`.
     """
 
     works: Mapping[str, Work]

@@ -133,7 +133,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
         publisher.run(),
         eager.run(),
         lock.run(),
-        Reaper(ledger, recorder.record_lost, settings.policies(), settings.lease_seconds, grace_seconds).run(),
+        Reaper(ledger, recorder.record_lost, settings.policies(), settings.lease_seconds, grace_seconds, worker_id).run(),
         pauses.run(),
         Watchdog(consumer, is_idle, publisher.ready_messages, seconds=settings.watchdog_seconds).run(),
         heartbeat(

@@ -168,3 +168,10 @@ async def test_a_slow_look_does_not_count_as_grace() -> None:
     assert [await looks.reaper.reap_orphans(), await looks.reaper.reap_orphans()] == [0, 0]
     looks.now += 2.0
     assert await looks.reaper.reap_orphans() == 1
+
+
+async def test_a_worker_without_its_lock_keeps_its_own_jobs() -> None:
+    looks = Looks()
+    looks.reaper.worker_id = 7
+    assert [await looks.at(10.0, [7, 8]), await looks.at(12.0, [7, 8])] == [0, 1]
+    assert [lost.worker_id for lost in looks.recorder.losses] == [8]
