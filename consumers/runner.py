@@ -66,7 +66,8 @@ class Work:
 class Runner:
     """Executes the deliveries of all queues of one process; `works` by logical queue.
 
-    `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease.
+    `margin_seconds`: the time after a handler's timeout for recording the outcome within the lease. `is_locked`: whether the
+    worker's lock covers a claim of this instant; see `WorkerLock.covers`.
     """
 
     works: Mapping[str, Work]
@@ -75,6 +76,7 @@ class Runner:
     lease_seconds: float
     margin_seconds: float
     monotonic: Callable[[], float] = time.monotonic
+    is_locked: Callable[[float], bool] = lambda claimed_at: True
     _stopping: bool = field(default=False, init=False)
     _running: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _calls: set[asyncio.Task[Outcome]] = field(default_factory=set, init=False)
@@ -165,7 +167,7 @@ class Runner:
         is_late = self.monotonic() + work.timeout_seconds + self.margin_seconds > leased_at + self.lease_seconds
         own_work = self.works.get(job.queue.name)
         is_misplaced = own_work is None or own_work.slots is not work.slots
-        return not (self._stopping or work.is_open or is_late or is_misplaced)
+        return self.is_locked(leased_at) and not (self._stopping or work.is_open or is_late or is_misplaced)
 
     async def _handle(self, job: Claimed, work: Work) -> Outcome:
         progress = Progress()

@@ -15,8 +15,10 @@ from consumers.reaper import Reaper
 from consumers.runner import Runner, Work
 from consumers.slots import Slots
 from consumers.watchdog import Watchdog
+from consumers.worker_lock import WorkerLock
 from infra.postgres import compatibility
 from infra.postgres.job_reads import JobReads
+from infra.postgres.leadership import WorkerSession
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
@@ -55,6 +57,7 @@ class _Adapters:
         self.posts = DatabasePool(
             url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True, background=True, statement_seconds=30
         )
+        self.lock = WorkerSession(url, settings.lease_seconds)
         self.ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
         self.cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
         # The prefetch only fills the slots. An exclusive queue prefetches one job: another worker may take the next.
@@ -75,8 +78,8 @@ class _Adapters:
             await provider.close()
         await self.callbacks.close()
         await self.cache.close()
-        for pool in (self.hot, self.reads, self.posts):
-            pool.close()
+        for connection in (self.hot, self.reads, self.posts, self.lock):
+            connection.close()
 
 
 async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[Kind]) -> None:
@@ -105,12 +108,15 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     recorder = Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
+    grace_seconds, worker_id = settings.worker_grace_seconds, adapters.lock.worker_id
+    lock = WorkerLock(adapters.lock.held, partial(ledger.claim, worker_id=worker_id), grace_seconds)
     runner = Runner(
         _works(settings, adapters, slots, gates),
-        ledger_batcher(ledger.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
+        ledger_batcher(lock.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
         recorder,
         lease_seconds=settings.lease_seconds,
         margin_seconds=settings.lease_margin_seconds,
+        is_locked=lock.covers,
     )
     is_idle = {queue.name: queue_slots.is_idle for queue, queue_slots in slots.items()}
 
@@ -124,7 +130,8 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
         pauses.then(partial(consumer.run, runner.dispatch)),
         publisher.run(),
         eager.run(),
-        Reaper(ledger, recorder.record_lost, settings.policies(), lease_seconds=settings.lease_seconds).run(),
+        lock.run(),
+        Reaper(ledger, recorder.record_lost, settings.policies(), settings.lease_seconds, grace_seconds, worker_id).run(),
         pauses.run(),
         Watchdog(consumer, is_idle, publisher.ready_messages, seconds=settings.watchdog_seconds).run(),
         heartbeat(

@@ -144,7 +144,10 @@ class KnownStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostLease:
-    """A job in `processing` whose lease has expired. `started`: False if its attempt cannot have begun."""
+    """A job in `processing` whose lease has expired or whose worker has died.
+
+    `started`: False if its attempt cannot have begun. `worker_id`: the dead worker, under a lease that still runs.
+    """
 
     id: UUID
     version: int
@@ -153,6 +156,7 @@ class LostLease:
     delivery: Delivery
     lost_leases: int
     started: bool = True
+    worker_id: int | None = None
 
 
 @dataclass(slots=True)

@@ -152,6 +152,8 @@ class Settings(ApiSettings):
     """The seconds for which a claimed job belongs to its worker. It must exceed each provider's timeout plus the margin."""
     lease_margin_seconds: float = Field(5.0, ge=0.1, le=3600)
     """The seconds of the lease that remain after a provider's timeout, for recording the outcome."""
+    worker_grace_seconds: float = Field(2.0, ge=0.5, le=60)
+    """The seconds without a worker's advisory lock after which its jobs are taken back. The lock ends with its process."""
     lost_leases: Count = 3
     """The number of lost leases after which a job fails as `worker_lost`."""
     shutdown_grace_seconds: float = Field(15.0, ge=0, le=3600)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
+from infra.postgres.leadership import HELD_WORKERS
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import accept, apply, claim
 from infra.postgres.transitions.accept import Accepted, KeyReused
@@ -33,6 +34,15 @@ SELECT id, version, claim_token AS token, kind, provider, priority, delivery, lo
 WHERE status IN ({in_list(sources(Cause.LEASE_LOST))}) AND lease_until < now() ORDER BY lease_until LIMIT :limit
 FOR UPDATE SKIP LOCKED
 """)  # noqa: S608  the interpolated part is a constant
+
+# The range of leases excludes expired ones, and bounds the scan by the claims of one lease.
+ORPHANS = sa.text(f"""
+SELECT id, version, claim_token AS token, kind, provider, priority, delivery, lost_leases, started, worker_id FROM jobs
+WHERE status IN ({in_list(sources(Cause.LEASE_LOST))}) AND lease_until >= now()
+    AND worker_id IS NOT NULL AND worker_version = version AND worker_id <> ALL ({HELD_WORKERS})
+ORDER BY lease_until LIMIT :limit
+FOR UPDATE SKIP LOCKED
+""")  # noqa: S608  the interpolated parts are constants
 
 # Bounded, and past rows that somebody holds: a purge never makes anybody wait.
 FORGET_KEYS = sa.text("""
@@ -68,10 +78,12 @@ class Ledger:
             raise TryAgain("a key was deleted between two statements")
         return answers
 
-    async def claim(self, requests: Sequence[ClaimRequest], timeout: float) -> list[Claimed | None]:
-        """Set status `processing`, version + 1, lease and token. None: the version is stale."""
+    async def claim(
+        self, requests: Sequence[ClaimRequest], timeout: float, worker_id: int | None = None
+    ) -> list[Claimed | None]:
+        """Set status `processing`, version + 1, lease, token and worker. None: the version is stale."""
         statements = (claim.CLAIM, claim.CLAIMED_BEFORE)
-        return await self._execute(statements, requests, lambda **row: Claimed(**job_fields(**row)), timeout)
+        return await self._execute(statements, requests, lambda **row: Claimed(**job_fields(**row)), timeout, worker=worker_id)
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
         """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
@@ -88,6 +100,7 @@ class Ledger:
         to_result: Callable[..., Result],
         timeout: float,
         key: tuple[str, ...] = ("id", "token"),
+        **options: object,
     ) -> list[Result | None]:
         """Execute the first statement. The others read back what an earlier, unanswered try committed; None: stale."""
         of_change, of_row = attrgetter(*key), itemgetter(*key)
@@ -96,7 +109,7 @@ class Ledger:
             done: dict[object, Result] = {}
             for statement in statements:
                 if missing := [change for change in changes if of_change(change) not in done]:
-                    found = connection.execute(statement, {"rows": to_json(missing), **self._options}).mappings()
+                    found = connection.execute(statement, {"rows": to_json(missing), **self._options, **options}).mappings()
                     done |= {of_row(row): to_result(**row) for row in found}
             return [done.get(of_change(change)) for change in changes]
 
@@ -111,6 +124,10 @@ class Ledger:
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         """Jobs whose lease has expired, oldest first. Locked rows are skipped."""
         return [LostLease(**job_fields(**row)) for row in await self._pool.fetch(EXPIRED_LEASES, timeout, limit=limit)]
+
+    async def orphans(self, limit: int, timeout: float) -> list[LostLease]:
+        """Jobs under a lease whose worker's lock is free. Locked rows are skipped."""
+        return [LostLease(**job_fields(**row)) for row in await self._pool.fetch(ORPHANS, timeout, limit=limit)]
 
     async def forget_keys(self, older_seconds: float, limit: int, timeout: float) -> int:
         """Delete at most `limit` idempotency keys of that age, oldest first; returns how many."""

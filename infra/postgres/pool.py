@@ -6,6 +6,7 @@ shutdown within `_CHECK_CLIENT_MS` and ends the statement, so abandoned calls do
 """
 
 import asyncio
+import math
 import os
 import socket
 import threading
@@ -29,12 +30,18 @@ _CHECK_CLIENT_MS = 500
 _CHECK_CLIENT_VERSION = 140_000  # client_connection_check_interval came with Postgres 14
 _LOCK_SECONDS = 10.0
 _UNEXPECTED_EVERY_SECONDS = 10.0
-# A client that is unreachable or frozen inside a transaction must not keep its locks and its snapshot.
-_LOST_CLIENTS = ("tcp_keepalives_idle=10", "tcp_keepalives_interval=5", "tcp_keepalives_count=3", "tcp_user_timeout=30s")
+_MOST_PROBES = 127  # of Linux
 
 # Statements look rows up by keys. With these settings Postgres never plans a scan of a table that was small at the last
 # ANALYZE: the outbox grows from nothing to a million rows while a broker is down (docs/decisions/0003).
 _KEY_LOOKUPS = ("enable_seqscan=off", "enable_bitmapscan=off", "enable_hashjoin=off", "enable_mergejoin=off")
+
+
+def _lost_clients(seconds: float) -> tuple[str, ...]:
+    """Options that end the session of a host that has been unreachable for about `seconds`."""
+    probes = min(_MOST_PROBES, max(3, math.ceil(seconds / 5) - 2))
+    timeout = f"tcp_user_timeout={math.ceil(seconds) + 5}s"
+    return "tcp_keepalives_idle=10", "tcp_keepalives_interval=5", f"tcp_keepalives_count={probes}", timeout
 
 
 class _Call(Generic[T]):
@@ -139,7 +146,8 @@ class DatabasePool:
 
     `scans`: statements may read whole tables. `background`: the threads run on idle processors only. `statement_seconds`: the
     longest deadline of a call; the server ends a statement after it, too. `idle_transaction_seconds`: the server ends a
-    transaction that is idle for so long. `silence_seconds`: see `Contact`.
+    transaction that is idle for so long. `silence_seconds`: see `Contact`. `lost_client_seconds`: the server then ends the
+    session of an unreachable client, with its locks and its snapshot.
 
     `engine` connects at the first call. It is in autocommit: one statement is one transaction and one round trip, not three.
     """
@@ -156,13 +164,15 @@ class DatabasePool:
         statement_seconds: float = 10.0,
         idle_transaction_seconds: int = 60,
         silence_seconds: float = 5.0,
+        lost_client_seconds: float = 25.0,
     ):
         options = [
             f"statement_timeout={statement_seconds * 1000:.0f}",
             f"lock_timeout={min(_LOCK_SECONDS, statement_seconds) * 1000:.0f}",
             f"idle_in_transaction_session_timeout={idle_transaction_seconds}s",
             *([f"idle_session_timeout={idle_session_seconds}s"] if idle_session_seconds else []),
-            *(_LOST_CLIENTS if scans else _LOST_CLIENTS + _KEY_LOOKUPS),
+            *_lost_clients(lost_client_seconds),
+            *(() if scans else _KEY_LOOKUPS),
             "timezone=UTC",
         ]
         self.engine = sa.create_engine(

@@ -25,7 +25,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job in the ledger; `leased`: its lease has not expired."""
+    """A job in the ledger; `leased`: its lease has not expired, and its worker lives."""
 
     version: int
     status: Status
@@ -49,6 +49,8 @@ class Backend(Protocol):
     async def cached(self) -> dict[UUID, int]: ...
     async def clear_cache(self) -> None: ...
     def advance_clock(self, seconds: float) -> None: ...
+    def lock(self, worker_id: int) -> None: ...
+    def unlock(self, worker_id: int) -> None: ...
     async def close(self) -> None: ...
 
 
@@ -108,7 +110,12 @@ class FakeBackend:
     def jobs(self) -> dict[UUID, JobState]:
         ledger = self.ledger
         return {
-            id_: JobState(job.version, ledger.statuses[id_], job.token, ledger.leases.get(id_, 0.0) > ledger.clock)
+            id_: JobState(
+                job.version,
+                ledger.statuses[id_],
+                job.token,
+                ledger.leases.get(id_, 0.0) > ledger.clock and ledger.workers[id_] in ledger.locks,
+            )
             for id_, job in ledger.jobs.items()
         }
 
@@ -134,6 +141,12 @@ class FakeBackend:
     def advance_clock(self, seconds: float) -> None:
         self.ledger.clock += seconds
         self.outbox.taken.clear()
+
+    def lock(self, worker_id: int) -> None:
+        self.ledger.locks.add(worker_id)
+
+    def unlock(self, worker_id: int) -> None:
+        self.ledger.locks.discard(worker_id)
 
     async def close(self) -> None:
         return None
@@ -184,16 +197,18 @@ class RealBackend:
         self.cache = StatusCache(servers.redis_url, namespace=servers.namespace, ttl_seconds=3600)
         self._store = DeadLetterStore(servers.pool)
         self._rows("DELETE FROM outbox; DELETE FROM jobs; DELETE FROM idempotency_keys")
+        self._rows("SELECT pg_advisory_unlock_all()")
+        self._locks: set[int] = set()
         servers.clear_cache()
 
     def jobs(self) -> dict[UUID, JobState]:
         found = self._rows(
             "SELECT CAST(id AS text), version, status, CAST(claim_token AS text), lease_until IS NOT NULL "
-            "AND lease_until > now() FROM jobs"
+            "AND lease_until > now(), worker_id FROM jobs"
         )
         return {
-            UUID(id_): JobState(version, Status(status), UUID(token) if token else None, leased)
-            for id_, version, status, token, leased in found
+            UUID(id_): JobState(version, Status(status), UUID(token) if token else None, leased and worker_id in self._locks)
+            for id_, version, status, token, leased, worker_id in found
         }
 
     def outbox_rows(self) -> set[Pointer]:
@@ -221,6 +236,14 @@ class RealBackend:
             "UPDATE outbox SET due_at = due_at - {ago}",
         ):
             self._rows(statement.format(ago=f"interval '{seconds} seconds'"))
+
+    def lock(self, worker_id: int) -> None:
+        self._locks.add(worker_id)
+        self._rows(f"SELECT pg_advisory_lock(0, {worker_id})")
+
+    def unlock(self, worker_id: int) -> None:
+        self._locks.discard(worker_id)
+        self._rows(f"SELECT pg_advisory_unlock(0, {worker_id})")
 
     async def close(self) -> None:
         await self.cache.close()

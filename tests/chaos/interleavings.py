@@ -117,6 +117,14 @@ class Interleavings(RuleBasedStateMachine):
 
         self._do(look())
 
+    @rule(worker=st.integers(0, 2))
+    def reap_orphans(self, worker: int) -> None:
+        async def look() -> None:
+            there = self.simulation.workers[worker]
+            self.simulation.spawn(there.process, there.reaper.reap_orphans())
+
+        self._do(look())
+
     @rule(relay=st.integers(0, 1))
     def sweep(self, relay: int) -> None:
         async def look() -> None:

@@ -14,6 +14,7 @@ from consumers.runner import Runner
 from consumers.sweeper import Sweeper
 from infra.errors import Transient
 from infra.postgres import dead_letters, ledger
+from infra.postgres.leadership import HELD_WORKERS, is_free
 from infra.postgres.transitions import apply, claim
 from infra.redis import status_cache
 from jobs import decision
@@ -67,11 +68,11 @@ def _claim_any_version(patch: Patch) -> None:
 def _fake_claim_any_version(patch: Patch) -> None:
     claim = FakeLedger._claim
 
-    def any_version(self: FakeLedger, request: Any) -> Any:
+    def any_version(self: FakeLedger, request: Any, worker_id: Any) -> Any:
         held = self.jobs.get(request.id)
         if held is not None:
             request = replace(request, version=held.version)
-        return claim(self, request)
+        return claim(self, request, worker_id)
 
     patch(FakeLedger, "_claim", any_version)
 
@@ -87,7 +88,7 @@ def _ack_before_claim(patch: Patch) -> None:
 
 
 def _reap_live_leases(patch: Patch) -> None:
-    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(" AND (r.cause <> 'lease lost' OR j.lease_until < now())", "")))
+    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(f" AND {apply._MAY_END}", "")))
     patch(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
 
 
@@ -108,6 +109,15 @@ def _fake_reap_live_leases(patch: Patch) -> None:
 
     patch(FakeLedger, "expired_leases", every_lease)
     patch(FakeLedger, "_apply", without_lease_check)
+
+
+def _reap_live_workers(patch: Patch) -> None:
+    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(is_free("j.worker_id"), "true")))
+    patch(ledger, "ORPHANS", sa.text(ledger.ORPHANS.text.replace(f" AND worker_id <> ALL ({HELD_WORKERS})", "")))
+
+
+def _fake_reap_live_workers(patch: Patch) -> None:
+    patch(FakeLedger, "is_orphan", lambda self, id_: True)
 
 
 def _cache_last_write(patch: Patch) -> None:
@@ -200,6 +210,7 @@ BUGS: dict[str, Bug] = {
     "claim without version": Bug(_claim_any_version, (simulation.FENCED, simulation.LEASED_SEND), _fake_claim_any_version),
     "ack before the claim": Bug(_ack_before_claim, (simulation.WAITING_JOBS_ARE_QUEUED,)),
     "reaper without the lease predicate": Bug(_reap_live_leases, (simulation.LEASED_SEND,), _fake_reap_live_leases),
+    "reaper without the workers' locks": Bug(_reap_live_workers, (simulation.LEASED_SEND,), _fake_reap_live_workers),
     "cache without compare-and-set": Bug(_cache_last_write, (simulation.CACHE_FORWARD,), _fake_cache_last_write),
     "requeue without version": Bug(_requeue_any_version, (simulation.FENCED,), _fake_requeue_any_version),
     "no coalescing in a batch": Bug(_resolve_all_as_winners, (simulation.LEASED_SEND,)),

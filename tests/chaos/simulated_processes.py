@@ -1,5 +1,6 @@
 """An API, a worker and a relay for the simulation, composed as in `api.app` and `consumers.worker`."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from consumers.modes import Concurrent, Renewer
@@ -56,6 +57,8 @@ class SimulatedWorker:
     def __init__(self, simulation: "Simulation", process: Process):
         self.simulation, self.process = simulation, process
         ledger, outbox, broker, cache = simulation.adapters_of(process)
+        process.worker_id = worker_id = next(simulation.worker_ids)
+        simulation.backend.lock(worker_id)
         eager = EagerPublisher(broker, outbox_deletes(outbox.delete), grace_seconds=FOREVER)
         recorder = Recorder(
             ledger_batcher(ledger.apply),
@@ -67,13 +70,16 @@ class SimulatedWorker:
         mode = Concurrent(Renewer(ledger.renew, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self.handle, 10.0, POLICY, Slots(4), mode)},
-            ledger_batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None),
+            ledger_batcher(
+                partial(ledger.claim, worker_id=worker_id), key=lambda r: (r.id, r.version), duplicate=lambda _: None
+            ),
             recorder,
             lease_seconds=LEASE_SECONDS,
             margin_seconds=5.0,
             monotonic=lambda: simulation.clock,
         )
-        self.reaper = Reaper(Leases(ledger), recorder.record_lost, {QUEUE: POLICY}, lease_seconds=LEASE_SECONDS)
+        leases, clock = Leases(ledger, simulation), lambda: simulation.clock
+        self.reaper = Reaper(leases, recorder.record_lost, {QUEUE: POLICY}, LEASE_SECONDS, grace_seconds=0.0, monotonic=clock)
         simulation.spawn(process, eager.run())
 
     async def handle(self, job: Claimed, progress: Progress) -> Outcome:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -58,6 +59,7 @@ class Simulation:
         self.submitted_jobs: dict[UUID, NewJob] = {}
         self.requests: list[ProviderRequest] = []
         self.violation: Violation | None = None
+        self.worker_ids = count(1)
         self._running_calls = 0
         self._cached_versions: dict[UUID, int] = {}
         self._call_lock = asyncio.Lock()
@@ -136,6 +138,8 @@ class Simulation:
         for delivery in process.unacked:
             self.queues[delivery.queue].insert(0, delivery.body)
         process.unacked.clear()
+        if process.worker_id is not None:
+            self.backend.unlock(process.worker_id)
 
     def deliver(self, worker: SimulatedWorker, count: int) -> None:
         for _ in range(min(count, len(self.queues[QUEUE]))):

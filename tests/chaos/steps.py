@@ -1,7 +1,6 @@
 """The environment of one simulated process: every step waits at a gate until the test opens it."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ class Process:
     name: str
     alive: bool = True
     unacked: list["UnackedDelivery"] = field(default_factory=list)
+    worker_id: int | None = None
 
 
 @dataclass
@@ -121,13 +121,18 @@ class Leases:
     """The reaper's ledger, with constant contact to Postgres."""
 
     ledger: SteppedAdapter
+    simulation: "Simulation"
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:
         found: list[LostLease] = await self.ledger.expired_leases(limit, timeout)
         return found
 
+    async def orphans(self, limit: int, timeout: float) -> list[LostLease]:
+        found: list[LostLease] = await self.ledger.orphans(limit, timeout)
+        return found
+
     async def clock(self, timeout: float) -> float:
-        return time.monotonic()
+        return self.simulation.clock
 
     def contact_seconds(self) -> float:
         return FOREVER

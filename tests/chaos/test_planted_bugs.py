@@ -57,6 +57,7 @@ async def a_reaper_while_the_provider_is_slow(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
     await _go_on(simulation, 0, but="provider")
     simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
+    simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap_orphans())
     await _go_on(simulation, 1, but="provider")
     await _go_on(simulation, 1)
 
@@ -117,6 +118,7 @@ async def an_answer_after_the_lease(simulation: Simulation) -> None:
 SCRIPTS: dict[str, Callable[[Simulation], Awaitable[None]]] = {
     "claim without version": a_late_copy,
     "reaper without the lease predicate": a_reaper_while_the_provider_is_slow,
+    "reaper without the workers' locks": a_reaper_while_the_provider_is_slow,
     "cache without compare-and-set": a_write_that_was_slow,
     "requeue without version": a_click_on_an_old_page,
     "outcome applied without version and token": an_outcome_after_the_next_claim,

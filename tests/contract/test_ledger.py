@@ -1,13 +1,14 @@
 """The promises of every ledger; the fake and Postgres pass the same suite."""
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from infra.postgres.leadership import WorkerSession
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions.accept import Accepted, KeyReused
@@ -34,6 +35,31 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[AnyLedger]:
     pool = DatabasePool(request.getfixturevalue("database"), name="test", threads=2)
     yield Ledger(pool, grace_seconds=5)
     pool.close()
+
+
+@dataclass
+class FakeWorker:
+    """The lock of one worker of a fake ledger."""
+
+    ledger: FakeLedger
+    worker_id: int = 7
+
+    async def held(self) -> bool:
+        self.ledger.locks.add(self.worker_id)
+        return True
+
+    async def release(self) -> None:
+        self.ledger.locks.discard(self.worker_id)
+
+
+@pytest.fixture
+def worker(request: pytest.FixtureRequest, ledger: AnyLedger) -> Iterator[WorkerSession | FakeWorker]:
+    if isinstance(ledger, FakeLedger):
+        yield FakeWorker(ledger)
+        return
+    session = WorkerSession(request.getfixturevalue("database"), lease_seconds=60)
+    yield session
+    session.close()
 
 
 def _decide(job: Claimed, outcome: Outcome, attempts: int = 3) -> Transition:
@@ -214,6 +240,58 @@ async def test_a_lease_that_still_runs_cannot_be_reaped(ledger: AnyLedger) -> No
     assert await ledger.expired_leases(10, SECONDS) == []
     lost = decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)
     assert await ledger.apply([lost], SECONDS) == [None]
+
+
+async def _claimed_by(worker: WorkerSession | FakeWorker, ledger: AnyLedger, lease: float = 60.0) -> Claimed:
+    accepted = await _accepted(ledger, message())
+    (job,) = await ledger.claim([claim_request(accepted.id, lease=lease)], SECONDS, worker.worker_id)
+    assert job is not None
+    return job
+
+
+async def test_a_job_of_a_living_worker_is_not_taken_back(ledger: AnyLedger, worker: WorkerSession | FakeWorker) -> None:
+    assert await worker.held() and await worker.held()
+    job = await _claimed_by(worker, ledger)
+    assert await ledger.orphans(10, SECONDS) == []
+    assert await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], SECONDS) == [None]
+
+
+async def test_a_job_of_a_dead_worker_is_taken_back_and_accepted_late(
+    ledger: AnyLedger, worker: WorkerSession | FakeWorker
+) -> None:
+    await worker.held()
+    job = await _claimed_by(worker, ledger)
+    await worker.release()
+    (orphan,) = await ledger.orphans(10, SECONDS)
+    assert (orphan.id, orphan.version, orphan.token, orphan.started) == (job.id, job.version, job.token, True)
+    assert orphan.worker_id == worker.worker_id
+    assert await ledger.expired_leases(10, SECONDS) == []
+    (step,) = await ledger.apply([decide_lost(orphan, RetryPolicy(), limit=3, jitter=0.0)], SECONDS)
+    assert step is not None and step.status is Status.RETRYING
+    assert await ledger.orphans(10, SECONDS) == []
+    assert await ledger.apply([_decide(job, ACCEPTED)], SECONDS) == [None]
+    (late,) = await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS)
+    assert late is not None and late.status is Status.SENT
+
+
+async def test_a_lock_that_was_acquired_again_keeps_its_jobs(ledger: AnyLedger, worker: WorkerSession | FakeWorker) -> None:
+    await _claimed_by(worker, ledger)
+    (orphan,) = await ledger.orphans(10, SECONDS)
+    await worker.held()
+    assert await ledger.apply([decide_lost(orphan, RetryPolicy(), limit=3, jitter=0.0)], SECONDS) == [None]
+    assert await ledger.orphans(10, SECONDS) == []
+
+
+async def test_an_expired_lease_of_a_dead_worker_is_no_orphan(ledger: AnyLedger, worker: WorkerSession | FakeWorker) -> None:
+    await _claimed_by(worker, ledger, lease=0.0)
+    assert await ledger.orphans(10, SECONDS) == []
+    assert len(await ledger.expired_leases(10, SECONDS)) == 1
+
+
+async def test_a_claim_without_a_worker_has_its_lease_alone(ledger: AnyLedger) -> None:
+    job = await _claimed(ledger)
+    assert await ledger.orphans(10, SECONDS) == []
+    assert await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.0)], SECONDS) == [None]
 
 
 async def test_an_expired_lease_is_found_and_its_late_outcome_is_stale(ledger: AnyLedger) -> None:

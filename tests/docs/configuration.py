@@ -21,8 +21,9 @@ SECTIONS = {
     "Clients and limits": ("auth", "api_key", "rate_per_key", "rate_per_address", "backlog_high", "backlog_low"),
     "Providers": ("providers", "providers_file", "default_provider"),
     "Workers and relay": (
-        "lease_seconds", "lease_margin_seconds", "lost_leases", "shutdown_grace_seconds", "watchdog_seconds",
-        "outbox_grace_seconds", "relay_poll_seconds", "ready_depth", "sweep_after_seconds", "heartbeat_file",
+        "lease_seconds", "lease_margin_seconds", "worker_grace_seconds", "lost_leases", "shutdown_grace_seconds",
+        "watchdog_seconds", "outbox_grace_seconds", "relay_poll_seconds", "ready_depth", "sweep_after_seconds",
+        "heartbeat_file",
     ),
     "Reports": ("report_timeout_seconds", "report_retry"),
     "Callbacks": (

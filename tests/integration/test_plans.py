@@ -45,9 +45,10 @@ SWEEP_QUEUE, SWEEP_REPORTS = (sweep._of(sweep._SWEEP, queue) for queue in (QUEUE
 OBSERVE = sweep._of(sweep._OBSERVE, QUEUE)
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
-    "claim": (claim.CLAIM, {"rows": _batch(50)}, "jobs_pkey"),
+    "claim": (claim.CLAIM, {"rows": _batch(50), "worker": 7}, "jobs_pkey"),
     "apply": (apply.APPLY, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
     "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
+    "orphans": (ledger.ORPHANS, {"limit": 200}, "jobs_lease"),
     "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
@@ -75,7 +76,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
 }
 
 # Their index has the required order: a backlog of a million rows is not sorted for 500 of them.
-ORDERED = {"reap", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
+ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
 
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg2
+
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
@@ -107,6 +109,37 @@ async def test_the_leases_that_expired_first_are_found_first(store: Store) -> No
     for hours, id_ in zip((1, 3, 2), ids, strict=True):
         store.rows(f"UPDATE jobs SET lease_until = now() - interval '{hours} h' WHERE id = '{id_}'")
     assert [lost.id for lost in await store.ledger.expired_leases(2, 5)] == [ids[1], ids[2]]
+
+
+async def test_the_orphans_whose_leases_expire_first_are_found_first(store: Store) -> None:
+    ids = [(await _accept(store)).id for _ in range(3)]
+    for minutes, id_ in zip((1, 3, 2), ids, strict=True):
+        await store.ledger.claim([claim_request(id_, lease=minutes * 60)], 5, worker_id=7)
+    assert [lost.id for lost in await store.ledger.orphans(2, 5)] == [ids[0], ids[2]]
+
+
+async def test_a_worker_of_an_earlier_claim_does_not_own_the_claim_of_an_earlier_release(store: Store) -> None:
+    """The earlier release sets version, status, token and lease, and leaves the worker's columns alone."""
+    id_ = (await _accept(store)).id
+    await store.ledger.claim([claim_request(id_)], 5, worker_id=7)
+    (orphan,) = await store.ledger.orphans(10, 5)
+    store.rows("UPDATE jobs SET status = 'processing', version = version + 2, claim_token = gen_random_uuid()")
+    assert await store.ledger.orphans(10, 5) == []
+    ((version, token),) = store.rows("SELECT version, CAST(claim_token AS text) FROM jobs")
+    unfenced = replace(orphan, version=int(str(version)), token=UUID(str(token)))
+    assert await store.ledger.apply([decide_lost(unfenced, RetryPolicy(), limit=9, jitter=0)], 5) == [None]
+
+
+async def test_only_the_exclusive_lock_of_this_database_and_of_both_halves_is_a_workers(store: Store) -> None:
+    worker_id = (3 << 32) | 5
+    await store.ledger.claim([claim_request((await _accept(store)).id)], 5, worker_id=worker_id)
+    connection = psycopg2.connect(store.database)
+    try:
+        for lock, orphans in (("(3, 4)", 1), ("(4, 5)", 1), (f"({worker_id})", 1), ("_shared(3, 5)", 1), ("(3, 5)", 0)):
+            connection.cursor().execute(f"SELECT pg_advisory_lock{lock}")
+            assert len(await store.ledger.orphans(10, 5)) == orphans, lock
+    finally:
+        connection.close()
 
 
 async def test_the_oldest_idempotency_keys_are_deleted_first(store: Store) -> None:

@@ -27,6 +27,7 @@ async def test_a_worker_runs_each_of_its_tasks_once(services: Services, database
         return Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks() - before)  # type: ignore[union-attr]
 
     names = {"ProviderPauses.then", "Publisher.run", "EagerPublisher.run", "Reaper.run", "Watchdog.run", "ProviderPauses.run"}
+    names |= {"WorkerLock.run"}
     counts = await until(running, lambda counter: names <= set(counter))
     stop.set()
     await worker

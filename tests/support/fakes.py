@@ -54,6 +54,8 @@ class FakeLedger:
     jobs: dict[UUID, Claimed] = field(default_factory=dict)
     statuses: dict[UUID, Status] = field(default_factory=dict)
     leases: dict[UUID, float] = field(default_factory=dict)
+    workers: dict[UUID, int | None] = field(default_factory=dict)
+    locks: set[int] = field(default_factory=set)  # of living workers
     steps: dict[UUID, Applied] = field(default_factory=dict)
     outbox: dict[Pointer, str] = field(default_factory=dict)
     unstarted: set[UUID] = field(default_factory=set)
@@ -92,10 +94,12 @@ class FakeLedger:
         self.callbacks.add((id_, version))
         return callback.id
 
-    async def claim(self, requests: Sequence[ClaimRequest], timeout: float = 1) -> list[Claimed | None]:
-        return [self._claim(request) for request in requests]
+    async def claim(
+        self, requests: Sequence[ClaimRequest], timeout: float = 1, worker_id: int | None = None
+    ) -> list[Claimed | None]:
+        return [self._claim(request, worker_id) for request in requests]
 
-    def _claim(self, request: ClaimRequest) -> Claimed | None:
+    def _claim(self, request: ClaimRequest, worker_id: int | None) -> Claimed | None:
         job = self.jobs.get(request.id)
         if job is not None and job.token == request.token:
             is_held = job.version == request.version + 1 and self.statuses[job.id] is Status.PROCESSING
@@ -106,7 +110,7 @@ class FakeLedger:
             job = self._revise(job)
         job = replace(job, version=job.version + 1, token=request.token)
         self.jobs[job.id], self.statuses[job.id] = job, Status.PROCESSING
-        self.leases[job.id] = self.clock + request.lease_seconds
+        self.leases[job.id], self.workers[job.id] = self.clock + request.lease_seconds, worker_id
         (self.unstarted.add if job.lost_leases else self.unstarted.discard)(job.id)
         return job
 
@@ -125,7 +129,7 @@ class FakeLedger:
         job = self.jobs[t.id]
         if (job.version, job.token) != (t.version, t.token) or self.statuses[t.id] is not Status.PROCESSING:
             return None
-        if t.cause is Cause.LEASE_LOST and self.leases[t.id] > self.clock:
+        if t.cause is Cause.LEASE_LOST and self.leases[t.id] > self.clock and not self.is_orphan(t.id):
             return None
         job = replace(
             job,
@@ -178,9 +182,20 @@ class FakeLedger:
         return is_held
 
     async def expired_leases(self, limit: int, timeout: float = 1) -> list[LostLease]:
-        leases = [
-            LostLease(id_, job.version, job.token, job.queue, job.delivery, job.lost_leases, id_ not in self.unstarted)
-            for id_, job in self.jobs.items()
-            if self.statuses[id_] is Status.PROCESSING and self.leases[id_] <= self.clock
-        ]
-        return leases[:limit]
+        return [self._lost(id_) for id_ in self._processing() if self.leases[id_] <= self.clock][:limit]
+
+    async def orphans(self, limit: int, timeout: float = 1) -> list[LostLease]:
+        leased = [id_ for id_ in self._processing() if self.leases[id_] > self.clock]
+        return [replace(self._lost(id_), worker_id=self.workers[id_]) for id_ in leased if self.is_orphan(id_)][:limit]
+
+    def is_orphan(self, id_: UUID) -> bool:
+        """Whether the worker that claimed the job is dead."""
+        worker_id = self.workers.get(id_)
+        return worker_id is not None and worker_id not in self.locks
+
+    def _processing(self) -> list[UUID]:
+        return [id_ for id_, status in self.statuses.items() if status is Status.PROCESSING]
+
+    def _lost(self, id_: UUID) -> LostLease:
+        job, started = self.jobs[id_], id_ not in self.unstarted
+        return LostLease(id_, job.version, job.token, job.queue, job.delivery, job.lost_leases, started)

@@ -17,6 +17,7 @@ from consumers.reaper import Reaper
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
 from consumers.watchdog import Watchdog
+from consumers.worker_lock import WorkerLock
 from infra.errors import Transient
 from infra.postgres.outbox import Due
 from infra.postgres.sweep import Observation
@@ -68,7 +69,17 @@ def _relay(world: Everything) -> Coroutine[Any, Any, None]:
 
 def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
     world.answer = []
-    return Reaper(world, world.record_lost, {}, lease_seconds=0.2).run()
+    return Reaper(world, world.record_lost, {}, lease_seconds=0.2, grace_seconds=60).run()
+
+
+def _dead_workers(world: Everything) -> Coroutine[Any, Any, None]:
+    world.answer = []
+    return Reaper(world, world.record_lost, {}, lease_seconds=600, grace_seconds=0.2).run()
+
+
+def _worker_lock(world: Everything) -> Coroutine[Any, Any, None]:
+    world.answer = True
+    return WorkerLock(world.held, world.claim, grace_seconds=0.2).run()
 
 
 def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
@@ -97,6 +108,8 @@ LOOPS: dict[str, Run] = {
     "backlog_count": _backlog,
     "relay": _relay,
     "reaper": _reaper,
+    "dead_workers": _dead_workers,
+    "worker_lock": _worker_lock,
     "watchdog": _watchdog,
     "sweep": _sweep,
     "dead_queues": lambda world: DeadWatch(world, world.ready, world.dead).run(0.05),  # type: ignore[arg-type]

@@ -206,6 +206,17 @@ async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
     assert bench.ledger.jobs[pointer.id].attempts == 0
 
 
+async def test_a_send_whose_claim_the_workers_lock_does_not_cover_is_not_begun() -> None:
+    bench = _bench()
+    bench.runner.is_locked = lambda claimed_at: False
+    pointer = await bench.job()
+    await bench.deliver(Delivery(encode(pointer)))
+    assert (bench.handler.jobs, bench.status(pointer)) == ([], Status.QUEUED)
+    bench.runner.is_locked = lambda claimed_at: claimed_at <= time.monotonic()
+    await bench.deliver(Delivery(encode(Pointer(pointer.id, 3))))
+    assert bench.status(pointer) is Status.SENT
+
+
 async def test_the_jobs_provider_wins_over_the_queue_it_came_from() -> None:
     bench = _bench()
     pointer = await bench.job(provider="other")

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from infra.postgres.leadership import is_free
 from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import Kind
@@ -45,6 +46,10 @@ DEAD_HEADERS = """jsonb_build_object(
     'revision', revision, 'created_at_ms', CAST(extract(epoch FROM created_at) * 1000 AS bigint),
     'failed_at_ms', CAST(extract(epoch FROM updated_at) * 1000 AS bigint))"""
 
+# A lease is lost if it has expired, or its worker's lock is free. CASE: only then the lock is tried.
+_MAY_END = f"""CASE WHEN r.cause <> '{Cause.LEASE_LOST}' OR j.lease_until < now() THEN true
+        ELSE j.worker_version = j.version AND {is_free("j.worker_id")} END"""
+
 # The rows are the fields of `Transition`. A message that is due at once has the committing process' head start. The relay
 # publishes a delayed one when it is due.
 APPLY = sa.text(f"""
@@ -56,7 +61,7 @@ WITH held AS (
     CROSS JOIN json_to_record(r.attempt) AS a(
         outcome text, charged boolean, reason text, provider_code int, ran_seconds float8)
     JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
-    WHERE j.status IN ({in_list(sources(Cause.ACCEPTED))}) AND (r.cause <> '{Cause.LEASE_LOST}' OR j.lease_until < now())
+    WHERE j.status IN ({in_list(sources(Cause.ACCEPTED))}) AND {_MAY_END}
     ORDER BY j.id FOR UPDATE OF j
 ), applied AS (
     UPDATE jobs j SET

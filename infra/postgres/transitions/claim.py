@@ -39,7 +39,7 @@ WITH held AS (
 UPDATE jobs j SET
     status = 'processing', version = j.version + 1, claim_token = token,
     lease_until = clock_timestamp() + lease_seconds * interval '1 second', updated_at = clock_timestamp(), finished_at = NULL,
-    started = anew OR j.lost_leases = 0,
+    started = anew OR j.lost_leases = 0, worker_id = CAST(:worker AS bigint), worker_version = j.version + 1,
     revision = j.revision + CAST(anew AS int),
     key_revision = CASE WHEN new_key THEN j.revision + 1 ELSE j.key_revision END,
     attempts = CASE WHEN anew THEN 0 ELSE j.attempts END,
