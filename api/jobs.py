@@ -6,8 +6,8 @@ it for the final status. The ETag of a job's representations is its version.
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -78,13 +78,13 @@ class Waiting:
             detail = f"Each key may have {self.max_waiting_per_key} waiting or streaming requests per process."
             raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
 
-    @contextmanager
-    def _subscription(self, request: Request) -> Iterator[Subscription]:
+    @asynccontextmanager
+    async def _subscription(self, request: Request) -> AsyncIterator[Subscription]:
         """Subscribe to the job in the path, and count a waiting request of the caller."""
         caller = caller_of(request)
         caller.waiting += 1
         try:
-            with self.subscriptions.subscribe(job_id(request), lambda: caller.usable) as subscription:
+            async with self.subscriptions.subscribe(job_id(request), lambda: caller.usable) as subscription:
                 yield subscription
         finally:
             caller.waiting -= 1
@@ -93,7 +93,7 @@ class Waiting:
         self._admit(request)
         version, deadline = known_version(request), time.monotonic() + seconds
         # The subscription starts before the read, so a change during the read is not missed.
-        with self._subscription(request) as subscription:
+        async with self._subscription(request) as subscription:
             known = await self._read(request, kind)
             while known.status not in ENDS and (known.version == version or not version):
                 newer = await subscription.after(known.version, deadline - time.monotonic())
@@ -132,7 +132,7 @@ class Waiting:
         self, request: Request, kind: Kind, version: int, read_progress: ReadProgress | None
     ) -> AsyncIterator[ServerSentEvent]:
         id_ = job_id(request)
-        with self._subscription(request) as subscription:
+        async with self._subscription(request) as subscription:
             try:
                 known: KnownStatus | None = await self._read(request, kind)
             except Problem:

@@ -7,8 +7,8 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
 from uuid import UUID
 
@@ -109,21 +109,29 @@ class Subscription:
 
 
 class Subscriptions:
-    """All subscriptions of one process. `read` reads the ledger."""
+    """All subscriptions of one process. `read` reads the ledger; during `watch(id)`, notifications of the job arrive."""
 
-    def __init__(self, read: Callable[[UUID], Awaitable[KnownStatus | None]], *, reread_seconds: float):
+    def __init__(
+        self,
+        read: Callable[[UUID], Awaitable[KnownStatus | None]],
+        watch: Callable[[UUID], AbstractAsyncContextManager[None]],
+        *,
+        reread_seconds: float,
+    ):
         self.read = read
+        self._watch = watch
         self.reread_seconds = reread_seconds
         self.closed = False
         self._by_job: defaultdict[UUID, set[Subscription]] = defaultdict(set)
 
-    @contextmanager
-    def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> Iterator[Subscription]:
+    @asynccontextmanager
+    async def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> AsyncIterator[Subscription]:
         """Receive a job's status changes from now on, while `is_active()` holds; `wake` makes every subscription check it."""
         subscription = Subscription(self, id_, is_active)
         self._by_job[id_].add(subscription)
         try:
-            yield subscription
+            async with self._watch(id_):
+                yield subscription
         finally:
             self._by_job[id_].discard(subscription)
             if not self._by_job[id_]:

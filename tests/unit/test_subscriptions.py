@@ -11,6 +11,7 @@ from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
 from service.statuses import Subscriptions
 from tests.support.factories import new_id
+from tests.support.fakes import unheard
 
 ID = new_id()
 
@@ -34,16 +35,16 @@ class Ledger:
 
 
 async def test_notifications_between_two_waits_are_not_missed() -> None:
-    subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
-    with subscriptions.subscribe(ID) as subscription:
+    subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
+    async with subscriptions.subscribe(ID) as subscription:
         subscriptions.notify(_known(2))
         news = await subscription.after(1, 5)
     assert news is not None and news.version == 2
 
 
 async def test_a_watcher_is_woken() -> None:
-    subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
-    with subscriptions.subscribe(ID) as subscription:
+    subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
+    async with subscriptions.subscribe(ID) as subscription:
         waiting = asyncio.create_task(subscription.after(1, 30))
         await asyncio.sleep(0)
         subscriptions.notify(_known(3))
@@ -52,8 +53,8 @@ async def test_a_watcher_is_woken() -> None:
 
 
 async def test_late_notifications_of_older_versions_are_ignored() -> None:
-    subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
-    with subscriptions.subscribe(ID) as subscription:
+    subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
+    async with subscriptions.subscribe(ID) as subscription:
         for version in (4, 2, 3):
             subscriptions.notify(_known(version))
         news = await subscription.after(1, 5)
@@ -63,8 +64,8 @@ async def test_late_notifications_of_older_versions_are_ignored() -> None:
 
 async def test_changes_without_a_notification_are_read() -> None:
     ledger = Ledger(version=None)
-    subscriptions = Subscriptions(ledger.read, reread_seconds=0.01)
-    with subscriptions.subscribe(ID) as subscription:
+    subscriptions = Subscriptions(ledger.read, unheard, reread_seconds=0.01)
+    async with subscriptions.subscribe(ID) as subscription:
         assert await subscription.after(1, 0.05) is None
         ledger.version = 2
         news = await subscription.after(1, 5)
@@ -72,8 +73,8 @@ async def test_changes_without_a_notification_are_read() -> None:
 
 
 async def test_others_are_not_woken_and_nothing_is_kept_of_those_who_left() -> None:
-    subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
-    with subscriptions.subscribe(new_id()) as other, subscriptions.subscribe(ID), subscriptions.subscribe(ID):
+    subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
+    async with subscriptions.subscribe(new_id()) as other, subscriptions.subscribe(ID), subscriptions.subscribe(ID):
         assert sum(map(len, subscriptions._by_job.values())) == 3
         subscriptions.notify(_known(2))
         assert await other.after(0, 0.0) is None
@@ -83,8 +84,8 @@ async def test_others_are_not_woken_and_nothing_is_kept_of_those_who_left() -> N
 
 @pytest.mark.parametrize("before", [True, False])
 async def test_a_process_that_ends_sends_everybody_home(before: bool) -> None:
-    subscriptions = Subscriptions(Ledger().read, reread_seconds=60)
-    with subscriptions.subscribe(ID) as subscription:
+    subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
+    async with subscriptions.subscribe(ID) as subscription:
         if before:
             subscriptions.close()
         waiting = asyncio.create_task(subscription.after(1))
