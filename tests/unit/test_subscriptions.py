@@ -2,16 +2,21 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
+from starlette.requests import Request
 
+from api.callers import Caller
+from api.jobs import Conditions, Waiting
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
 from service.batching import DeadlineExceeded
-from service.statuses import Subscriptions
+from service.statuses import Statuses, Subscriptions
 from tests.support.factories import new_id
-from tests.support.fakes import unheard
+from tests.support.fakes import FakeCache, unheard
 
 ID = new_id()
 
@@ -92,3 +97,29 @@ async def test_a_process_that_ends_sends_everybody_home(before: bool) -> None:
         await asyncio.sleep(0)
         subscriptions.close()
         assert await asyncio.wait_for(waiting, 5) is None
+
+
+async def test_a_watch_begins_before_the_first_read_and_ends_with_the_wait() -> None:
+    """Otherwise a change between the read and the subscription delays the client by a reread."""
+    steps: list[str] = []
+
+    @asynccontextmanager
+    async def watch(id_: UUID) -> AsyncIterator[None]:
+        steps.append("watch")
+        yield
+        steps.append("leave")
+
+    class Cache(FakeCache):
+        async def read(self, ids: Sequence[UUID], timeout: float = 1) -> list[KnownStatus | None]:
+            steps.append("read")
+            return [_known(3, Status.SENT) for _ in ids]
+
+    async def no_ledger(ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
+        raise AssertionError
+
+    subscriptions = Subscriptions(Ledger().read, watch, reread_seconds=60)
+    waiting = Waiting(Statuses(Cache(), no_ledger), subscriptions, 1)
+    caller = Caller("default", frozenset())
+    request = Request({"type": "http", "headers": [], "path_params": {"id": ID}, "posthaste.caller": caller})
+    assert (await waiting.read(request, Kind.MESSAGE, Conditions(wait=5))).status is Status.SENT
+    assert steps == ["watch", "read", "leave"]
