@@ -14,6 +14,7 @@ from infra.redis.events import Events
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
+from tests.support.asgi import api, call, started
 from tests.support.factories import new_id
 from tests.support.proxy import Proxy
 from tests.support.services import Services, proxied
@@ -145,3 +146,27 @@ async def test_listening_continues_after_an_event_that_this_release_cannot_read(
 async def test_a_former_release_notifies_on_the_channel_without_a_shard(heard: Heard, redis: Redis) -> None:
     await redis.publish(heard.prefix.rstrip(":"), f"{ID} 3 sent message default")
     assert await heard.until(1) == [(3, Status.SENT)]
+
+
+async def test_an_api_is_subscribed_only_while_a_client_waits(
+    services: Services, database: str, broker_namespace: str, redis: Redis, cache: StatusCache
+) -> None:
+    app, key = api(services, database, broker_namespace, auth="off"), cache._key(ID)
+
+    async def shards() -> Sequence[bytes | str]:
+        return await redis.pubsub_channels(f"{broker_namespace}:events:*")
+
+    async def listeners() -> int:
+        ((_, count),) = await redis.pubsub_numsub(f"{broker_namespace}:events")
+        return int(count)
+
+    async with started(app):
+        await eventually(listeners, bool)
+        await redis.set(key, "2 processing message default", px=600_000)
+        assert (await call(app, f"/message/{ID}/status")) == (200, {"status": "processing"})
+        assert await shards() == []
+        waiting = asyncio.create_task(call(app, f"/message/{ID}/status", headers={"Prefer": "wait=60"}))
+        await eventually(shards, lambda names: names == [f"{broker_namespace}:events:{str(ID)[-3:]}".encode()])
+        await cache.write([_known(3, Status.SENT)], SECONDS)
+        assert await waiting == (200, {"status": "sent"})
+        await eventually(shards, lambda names: names == [])
