@@ -79,8 +79,8 @@ class _UseCases:
             adapters.broker, outbox_deletes(Outbox(adapters.hot).delete), grace_seconds=grace_seconds
         )
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
-        self.subscriptions = Subscriptions(self.statuses.read_ledger, reread_seconds=REREAD_SECONDS)
-        self.events = Events(settings.redis_url, namespace=settings.namespace, notify=self.subscriptions.notify)
+        self.events = Events(settings.redis_url, namespace=settings.namespace)
+        self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
         self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         self.acceptance = Acceptance(
@@ -109,7 +109,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         "schema": startup.run,
         "broker": adapters.broker.run,
         "publishing": use_cases.publishing.run,
-        "events": use_cases.events.run,
+        "events": lambda: use_cases.events.run(use_cases.subscriptions.notify),
         "keys": keyring.run,
         "backlog": use_cases.backlog.run,
     }

@@ -6,9 +6,10 @@ it for the final status. The ETag of a job's representations is its version.
 
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import orjson
@@ -22,7 +23,7 @@ from api.problems import Problem, not_found, unavailable
 from api.shapes import AttemptsOut, CallbacksOut, StatusOut
 from infra.errors import Transient
 from infra.postgres.job_reads import JobKey, JobReads, JobRow, Progress
-from jobs.lifecycle import ENDS
+from jobs.lifecycle import ENDS, Status
 from jobs.model import Kind, KnownStatus
 from service.batching import Batcher
 from service.statuses import Statuses, Subscription, Subscriptions
@@ -45,24 +46,42 @@ def no_job(request: Request, kind: Kind) -> Problem:
     return not_found(f"This client has no {kind} with this id. A {other} has the path {BASES[other]}/{job_id(request)}.")
 
 
-def known_version(request: Request) -> int:
-    """The newest version that the client has, by `If-None-Match`; 0 without one."""
-    return max(map(int, _ETAG.findall(request.headers.get("if-none-match", ""))), default=0)
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The seconds of `Prefer: wait`, at most `MAX_WAIT_SECONDS`, and the client's newest version, by `If-None-Match`."""
+
+    wait: int | None = None
+    version: int = 0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an answer that depends on them."""
+        return {"Vary": "Prefer"} | ({} if self.wait is None else {"Preference-Applied": f"wait={self.wait}"})
 
 
-def preferred_wait(request: Request) -> int | None:
-    """The seconds of `Prefer: wait`, at most `MAX_WAIT_SECONDS`; None without it."""
-    found = _WAIT.search(", ".join(request.headers.getlist("prefer")))
-    return None if found is None else min(int(found[1]), MAX_WAIT_SECONDS)
+_UNCONDITIONAL = Conditions()
 
 
-def versioned(request: Request, version: int, content: Mapping[str, object]) -> Response:
+def conditions(request: Request) -> Conditions:
+    """The conditions in `Prefer` and `If-None-Match`."""
+    if not any(name in (b"prefer", b"if-none-match") for name, _ in request.scope["headers"]):
+        return _UNCONDITIONAL
+    wait = _WAIT.search(", ".join(request.headers.getlist("prefer")))
+    versions = map(int, _ETAG.findall(request.headers.get("if-none-match", "")))
+    return Conditions(None if wait is None else min(int(wait[1]), MAX_WAIT_SECONDS), max(versions, default=0))
+
+
+def versioned(asked: Conditions, version: int, content: Mapping[str, object]) -> Response:
     """A representation of a job at this version, after the preferred wait; 304 if the client has that version."""
-    headers, seconds = {"ETag": f'"{version}"', "Vary": "Prefer"}, preferred_wait(request)
-    if seconds is not None:
-        headers["Preference-Applied"] = f"wait={seconds}"
-    unchanged = version == known_version(request)
-    return Response(status_code=304, headers=headers) if unchanged else as_json(content, headers=headers)
+    headers = {"ETag": f'"{version}"', **asked.headers}
+    return Response(status_code=304, headers=headers) if version == asked.version else as_json(content, headers=headers)
+
+
+@lru_cache(maxsize=512)
+def _status_answer(asked: Conditions, version: int, status: Status) -> Response:
+    """The answer of every job in this status at this version."""
+    answer: StatusOut = {"status": status}
+    return versioned(asked, version, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +92,11 @@ class Waiting:
     subscriptions: Subscriptions
     max_waiting_per_key: int
 
-    async def read(self, request: Request, kind: Kind) -> KnownStatus:
+    async def read(self, request: Request, kind: Kind, asked: Conditions) -> KnownStatus:
         """The status after the preferred wait. Problems: 404 the client has no such job, 429 too many wait, 503 unknown."""
-        seconds = preferred_wait(request)
-        return await (self._read(request, kind) if seconds is None else self._wait(request, kind, seconds))
+        if asked.wait is None:
+            return await self._read(request, kind, asked.version)
+        return await self._wait(request, kind, asked.version, asked.wait)
 
     def _admit(self, request: Request) -> None:
         """Raise a 429 problem unless the caller's key may have one more waiting request."""
@@ -85,23 +105,23 @@ class Waiting:
             detail = f"Each key may have {self.max_waiting_per_key} waiting or streaming requests per process."
             raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
 
-    @contextmanager
-    def _subscription(self, request: Request) -> Iterator[Subscription]:
+    @asynccontextmanager
+    async def _subscription(self, request: Request) -> AsyncIterator[Subscription]:
         """Subscribe to the job in the path, and count a waiting request of the caller."""
         caller = caller_of(request)
         caller.waiting += 1
         try:
-            with self.subscriptions.subscribe(job_id(request), lambda: caller.usable) as subscription:
+            async with self.subscriptions.subscribe(job_id(request), lambda: caller.usable) as subscription:
                 yield subscription
         finally:
             caller.waiting -= 1
 
-    async def _wait(self, request: Request, kind: Kind, seconds: float) -> KnownStatus:
+    async def _wait(self, request: Request, kind: Kind, version: int, seconds: float) -> KnownStatus:
         self._admit(request)
-        version, deadline = known_version(request), time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         # The subscription starts before the read, so a change during the read is not missed.
-        with self._subscription(request) as subscription:
-            known = await self._read(request, kind)
+        async with self._subscription(request) as subscription:
+            known = await self._read(request, kind, version)
             while known.status not in ENDS and (known.version == version or not version):
                 newer = await subscription.after(known.version, deadline - time.monotonic())
                 if newer is None:
@@ -109,11 +129,11 @@ class Waiting:
                 known = newer
         return known
 
-    async def _read(self, request: Request, kind: Kind) -> KnownStatus:
-        """The status now. The ledger replaces a cache that is older than the client's version."""
+    async def _read(self, request: Request, kind: Kind, version: int) -> KnownStatus:
+        """The status now. The ledger replaces a cache that is older than `version`, which the client has."""
         try:
             known = await self.statuses.read(job_id(request))
-            if known is not None and known.version < known_version(request):
+            if known is not None and known.version < version:
                 known = await self.statuses.read_ledger(known.id)
         except Transient as error:
             raise unavailable("Neither the cache nor the database answers. The status is unknown.") from error
@@ -127,9 +147,9 @@ class Waiting:
         The event id is the version. 204 if `Last-Event-ID` is the final version; browsers do not reconnect after it.
         """
         self._admit(request)
-        known = await self._read(request, kind)
         last = request.headers.get("last-event-id", "")
         version = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
+        known = await self._read(request, kind, version)
         if known.status in ENDS and version >= known.version:
             return Response(status_code=204)
         events = self._stream(request, kind, version, read_progress)
@@ -139,9 +159,9 @@ class Waiting:
         self, request: Request, kind: Kind, version: int, read_progress: ReadProgress | None
     ) -> AsyncIterator[ServerSentEvent]:
         id_ = job_id(request)
-        with self._subscription(request) as subscription:
+        async with self._subscription(request) as subscription:
             try:
-                known: KnownStatus | None = await self._read(request, kind)
+                known: KnownStatus | None = await self._read(request, kind, version)
             except Problem:
                 return  # the client reconnects
             pause = float("inf") if read_progress is None else PROGRESS_SECONDS
@@ -187,10 +207,11 @@ class JobEndpoints(Generic[Record]):
         self._waiting = waiting
 
     async def record(self, request: Request) -> Response:
-        if preferred_wait(request) is not None:
-            await self._waiting.read(request, self._kind)
+        asked = conditions(request)
+        if asked.wait is not None:
+            await self._waiting.read(request, self._kind, asked)
         record = await self._read(request)
-        return versioned(request, record["version"], self._show(record))
+        return versioned(asked, record["version"], self._show(record))
 
     async def _read(self, request: Request) -> Record:
         record = await self._records.submit((job_id(request), client_of(request)), READ_SECONDS)
@@ -199,9 +220,9 @@ class JobEndpoints(Generic[Record]):
         return record
 
     async def status(self, request: Request) -> Response:
-        known = await self._waiting.read(request, self._kind)
-        answer: StatusOut = {"status": known.status}
-        return versioned(request, known.version, answer)
+        asked = conditions(request)
+        known = await self._waiting.read(request, self._kind, asked)
+        return _status_answer(asked, known.version, known.status)
 
     async def events(self, request: Request) -> Response:
         return await self._waiting.events(request, self._kind)

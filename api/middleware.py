@@ -18,9 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.problems import Problem, render
 
+RawHeaders = list[tuple[bytes, bytes]]  # lower-case names, as in an ASGI scope
+
 ANY = "*"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(:[0-9]*)?")
 _READS = ("GET", "HEAD", "OPTIONS")
+_SENT_BY_BROWSERS = (b"sec-fetch-site", b"origin")
 _MAX_HOST = 260  # characters: a name has 253, and a port six
 _MAX_QUOTED = 100  # characters of the Host header in an answer
 
@@ -40,25 +43,26 @@ class Origins:
         self._is_own = lru_cache(maxsize=256)(self._is_own_name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = self._problem(scope["method"], Headers(scope=scope)) if scope["type"] == "http" else None
+        problem = self._problem(scope["method"], scope["headers"]) if scope["type"] == "http" else None
         if problem is None:
             await self._app(scope, receive, send)
         else:
             await render(Request(scope), problem)(scope, receive, send)
 
-    def _problem(self, method: str, headers: Headers) -> Problem | None:
+    def _problem(self, method: str, headers: RawHeaders) -> Problem | None:
         if self._listed or not self._keys_required():
-            for host in headers.getlist("host"):
+            for host in [value for name, value in headers if name == b"host"]:
                 if len(host) > _MAX_HOST or not self._is_own(host):
-                    detail = f"{host[:_MAX_QUOTED]!r} is not a name of this API. POSTHASTE_ALLOWED_HOSTS lists its names."
+                    quoted = host[:_MAX_QUOTED].decode("latin-1")
+                    detail = f"{quoted!r} is not a name of this API. POSTHASTE_ALLOWED_HOSTS lists its names."
                     return Problem(421, "unknown_host", detail)
-        if _is_foreign(method, headers):
+        if any(name in _SENT_BY_BROWSERS for name, _ in headers) and _is_foreign(method, Headers(raw=headers)):
             return Problem(403, "cross_site", "A browser sent this request for a page of another site.")
         return None
 
-    def _is_own_name(self, host: str) -> bool:
+    def _is_own_name(self, host: bytes) -> bool:
         """Whether a Host header has a name of this API."""
-        found = _HOST.fullmatch(host)
+        found = _HOST.fullmatch(host.decode("latin-1"))
         if found is None:
             return False
         name = found[1].strip("[]").removesuffix(".").lower()
@@ -85,12 +89,12 @@ def _is_foreign(method: str, headers: Headers) -> bool:
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 # Answers are data. Browsers must not execute, frame or sniff them; caches must not store them.
-_SECURITY = {
-    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"cache-control": b"no-store",
-}
+_SECURITY = [
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
 
 
 class AnswerHeaders:
@@ -103,14 +107,15 @@ class AnswerHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = client_id if _VALID_ID.fullmatch(client_id) else b"%032x" % random.getrandbits(128)
+        client_ids = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        repeated = client_ids and _VALID_ID.fullmatch(client_ids[0])
+        request_id = client_ids[0] if repeated else b"%032x" % random.getrandbits(128)
         scope["posthaste.request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name for name, _ in message["headers"]}
-                security = [(name, value) for name, value in _SECURITY.items() if name not in names]
+                security = [header for header in _SECURITY if header[0] not in names]
                 message["headers"] = [*message["headers"], *security, (b"x-request-id", request_id)]
             await send(message)
 

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from starlette.requests import Request
 from starlette.routing import Route
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from api import models, shapes
 from api.callers import Access, Endpoint
@@ -57,7 +60,18 @@ class Operation:
         """The operation's route. Its guard requires the scope."""
         endpoint = self.endpoint(endpoints)
         guarded = endpoint if self.scope is None else access.guard(endpoint, self.scope)
-        return Route(self.path.replace("{id}", "{id:job}"), guarded, methods=[self.method], name=self.name)
+        return Route(self.path.replace("{id}", "{id:job}"), _Application(guarded), methods=[self.method], name=self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """An endpoint as an ASGI application. Starlette's own wraps it in a second handler of exceptions."""
+
+    endpoint: Endpoint
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 _READ, _WRITE, _REPORTS, _DEAD = Scope.MESSAGES_READ, Scope.MESSAGES_WRITE, Scope.REPORTS, Scope.DEAD_LETTERS

@@ -7,18 +7,20 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Protocol
 from uuid import UUID
 
 from infra.errors import Transient
 from infra.logs import OutageLog
 from jobs.model import KnownStatus
-from service.batching import Batcher, Overloaded
+from service.batching import Batcher
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
+MAX_WRITTEN = 1000  # statuses in one write
+MAX_UNWRITTEN = 20_000  # waiting statuses; further ones are dropped, and read from the ledger
 
 
 class Cache(Protocol):
@@ -35,7 +37,9 @@ class Statuses:
         self._outage = OutageLog("cache", "statuses come from the ledger")
         self._cache_reads = Batcher(cache.read, key=lambda id_: id_, max_batch=1000)
         self._ledger_reads = Batcher(ledger, key=lambda id_: id_, repeat_transient=True)
-        self._writes = Batcher(cache.write, max_batch=1000)
+        self._write_batch = cache.write
+        self._unwritten: list[KnownStatus] = []
+        self._writer: asyncio.Task[None] | None = None
 
     async def read(self, id_: UUID) -> KnownStatus | None:
         """The status of any client's job; None: there is none. Raises `Transient` if neither cache nor ledger answers."""
@@ -54,17 +58,28 @@ class Statuses:
         return await self._ledger_reads.submit(id_, LEDGER_SECONDS)
 
     def cache(self, status: KnownStatus) -> None:
-        """Write a status to the cache in the background."""
-        try:
-            self._writes.post(status, CACHE_SECONDS * 5, self._record_write)
-        except Overloaded as error:
-            self._outage.failed(error)
+        """Write a status to the cache in the background. A cheaper batcher: nobody awaits the result of a write."""
+        if len(self._unwritten) < MAX_UNWRITTEN:
+            self._unwritten.append(status)
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
 
-    def _record_write(self, write: "asyncio.Future[None]") -> None:
-        if (error := write.exception()) is None:
-            self._outage.succeeded()
-        else:
-            self._outage.failed(error)
+    async def written(self) -> None:
+        """Wait until no write is waiting or under way."""
+        while self._writer is not None:
+            await asyncio.shield(self._writer)
+
+    async def _write(self) -> None:
+        try:
+            while batch := self._unwritten[:MAX_WRITTEN]:
+                del self._unwritten[:MAX_WRITTEN]
+                try:
+                    await self._write_batch(batch, CACHE_SECONDS)
+                    self._outage.succeeded()
+                except Transient as error:
+                    self._outage.failed(error)
+        finally:
+            self._writer = None
 
 
 class Subscription:
@@ -109,21 +124,29 @@ class Subscription:
 
 
 class Subscriptions:
-    """All subscriptions of one process. `read` reads the ledger."""
+    """All subscriptions of one process. `read` reads the ledger; during `watch(id)`, notifications of the job arrive."""
 
-    def __init__(self, read: Callable[[UUID], Awaitable[KnownStatus | None]], *, reread_seconds: float):
+    def __init__(
+        self,
+        read: Callable[[UUID], Awaitable[KnownStatus | None]],
+        watch: Callable[[UUID], AbstractAsyncContextManager[None]],
+        *,
+        reread_seconds: float,
+    ):
         self.read = read
+        self._watch = watch
         self.reread_seconds = reread_seconds
         self.closed = False
         self._by_job: defaultdict[UUID, set[Subscription]] = defaultdict(set)
 
-    @contextmanager
-    def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> Iterator[Subscription]:
+    @asynccontextmanager
+    async def subscribe(self, id_: UUID, is_active: Callable[[], bool] = lambda: True) -> AsyncIterator[Subscription]:
         """Receive a job's status changes from now on, while `is_active()` holds; `wake` makes every subscription check it."""
         subscription = Subscription(self, id_, is_active)
         self._by_job[id_].add(subscription)
         try:
-            yield subscription
+            async with self._watch(id_):
+                yield subscription
         finally:
             self._by_job[id_].discard(subscription)
             if not self._by_job[id_]:

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -14,11 +16,12 @@ from jobs.model import Kind, KnownStatus
 log = structlog.get_logger()
 
 STALE_SECONDS = 1.0  # older statuses are not written: an expired key has no version to compare
+SHARD_DIGITS = 3  # the last hexadecimal digits of a job's id, which are random, are its shard
 _LONG_TTL_MS = 3_600_000
 
 # Compare and set: KEYS[i] gets ARGV[2i-1] ("version status kind owner") for ARGV[2i] milliseconds, unless it has a newer one.
-# A newer value is published on the channel ARGV[#ARGV], after the job's id.
-_WRITE = """
+# A newer value is published on the channel of the job's shard, ARGV[#ARGV] .. shard, after the job's id.
+_WRITE = f"""
 for i = 1, #KEYS do
     local held = redis.call('GET', KEYS[i])
     local new = ARGV[2 * i - 1]
@@ -27,7 +30,7 @@ for i = 1, #KEYS do
         redis.call('SET', KEYS[i], new, 'PX', ARGV[2 * i])
     end
     if newer > 0 then
-        redis.call('PUBLISH', ARGV[#ARGV], string.sub(KEYS[i], -36) .. ' ' .. new)
+        redis.call('PUBLISH', ARGV[#ARGV] .. string.sub(KEYS[i], -{SHARD_DIGITS}), string.sub(KEYS[i], -36) .. ' ' .. new)
     end
 end
 """
@@ -50,7 +53,7 @@ class StatusCache:
         """The cached statuses of these jobs, in their order; None: not cached. Raises CacheDown."""
         at = time.monotonic()
         async with connection.deadline(min(timeout, connection.CALL_SECONDS)):
-            values = await self._redis.mget([self._key(id_) for id_ in ids])
+            values: Sequence[Any] = await self._redis.mget([self._key(id_) for id_ in ids])
         return [None if value is None else parse(id_, value, at) for id_, value in zip(ids, values, strict=True)]
 
     async def write(self, entries: Sequence[KnownStatus], timeout: float = connection.CALL_SECONDS) -> list[None]:
@@ -64,7 +67,7 @@ class StatusCache:
                 arguments += [f"{entry.version} {entry.status} {entry.kind} {entry.client_id}", ttl]
             keys = [self._key(entry.id) for entry in fresh]
             async with connection.deadline(min(timeout, connection.CALL_SECONDS)):
-                await self._write(keys=keys, args=[*arguments, self._channel])
+                await self._write(keys=keys, args=[*arguments, f"{self._channel}:"])
         return [None] * len(entries)
 
     async def ping(self) -> None:
@@ -77,15 +80,21 @@ class StatusCache:
 
 
 def channel(namespace: str) -> str:
-    """The channel on which each cached status is published."""
+    """The channel of the cached statuses: `:` and the shard follow."""
     return f"{namespace}:events"
 
 
-def parse(id_: UUID, value: bytes | str, at: float) -> KnownStatus | None:
+def parse(id_: UUID, value: bytes, at: float) -> KnownStatus | None:
     """Parse a value of the cache or its channel; None: this release cannot read it."""
     try:
-        version, status, kind, client_id = (value if isinstance(value, str) else value.decode()).split(" ", 3)
-        return KnownStatus(id_, int(version), Status(status), Kind(kind), client_id, at)
+        return KnownStatus(id_, *_parts(value), at)
     except ValueError:
         log.debug("cache.unreadable", id=str(id_), effect="the status is read from the ledger")
         return None
+
+
+@lru_cache(maxsize=1024)
+def _parts(value: bytes) -> tuple[int, Status, Kind, str]:
+    """The parts of a value. Most jobs have one of few values."""
+    version, status, kind, client_id = value.decode().split(" ", 3)
+    return int(version), Status(status), Kind(kind), client_id

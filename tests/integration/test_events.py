@@ -1,22 +1,28 @@
-"""Cached transitions notify every process, and again after an outage of Redis."""
+"""Cached transitions notify the processes in which somebody waits, and again after an outage of Redis."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from uuid import UUID
 
 import pytest
+from redis.asyncio import Redis
 
+from infra.redis import events
 from infra.redis.events import Events
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
 from jobs.model import Kind, KnownStatus
+from tests.support.asgi import api, call, started
 from tests.support.factories import new_id
 from tests.support.proxy import Proxy
 from tests.support.services import Services, proxied
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 ID = new_id()
 SECONDS = 10.0
+pytestmark = pytest.mark.usefixtures("patient_redis")
 
 
 def _known(version: int, status: Status) -> KnownStatus:
@@ -28,21 +34,24 @@ class Heard:
 
     def __init__(self, url: str, proxy: Proxy, namespace: str):
         self.proxy = proxy
-        self.versions: list[tuple[int, Status]] = []
-        self.events = Events(url, namespace=namespace, notify=lambda known: self.versions.append((known.version, known.status)))
+        self.known: list[KnownStatus] = []
+        self.events = Events(url, namespace=namespace)
+        self.prefix = f"{namespace}:events:"
 
     async def until(self, count: int) -> list[tuple[int, Status]]:
-        async def seen() -> list[tuple[int, Status]]:
-            return self.versions
+        await until(lambda: len(self.known), lambda heard: heard >= count)
+        return [(known.version, known.status) for known in self.known]
 
-        return await eventually(seen, lambda versions: len(versions) >= count)
+    def shard(self, id_: UUID = ID) -> bytes:
+        return f"{self.prefix}{str(id_)[-3:]}".encode()
 
 
 @pytest.fixture
-async def heard(services: Services, namespace: str) -> AsyncIterator[Heard]:
+async def heard(services: Services, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+    monkeypatch.setattr(events, "_CHECK_SECONDS", 0.05)
     url, proxy = await proxied(services.redis)
     listener = Heard(url, proxy, namespace)
-    running = asyncio.create_task(listener.events.run())
+    running = asyncio.create_task(listener.events.run(listener.known.append))
     await asyncio.wait_for(listener.events.subscribed.wait(), 10)
     yield listener
     running.cancel()
@@ -52,36 +61,112 @@ async def heard(services: Services, namespace: str) -> AsyncIterator[Heard]:
 
 
 @pytest.fixture
-async def cache(services: Services, namespace: str, patient_redis: None) -> AsyncIterator[StatusCache]:
+async def cache(services: Services, namespace: str) -> AsyncIterator[StatusCache]:
     found = StatusCache(services.redis, namespace=namespace, ttl_seconds=5)
     yield found
     await found.close()
 
 
+@pytest.fixture
+async def redis(services: Services) -> AsyncIterator[Redis]:
+    async with Redis.from_url(services.redis) as found:
+        yield found
+
+
+async def _shards(redis: Redis, heard: Heard) -> Sequence[bytes | str]:
+    """The shards with subscribers."""
+    return await redis.pubsub_channels(f"{heard.prefix}*")
+
+
 async def test_newer_versions_are_notified_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
-    for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
-        await cache.write([_known(version, status)], SECONDS)
-    await cache.write([_known(4, Status.FAILED)], SECONDS)
-    assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
+    async with heard.events.watch(ID):
+        for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
+            await cache.write([_known(version, status)], SECONDS)
+        await cache.write([_known(4, Status.FAILED)], SECONDS)
+        assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
 
 
-async def test_listening_continues_after_redis_was_down(heard: Heard, cache: StatusCache) -> None:
-    await heard.proxy.refuse()
-
-    async def subscribed() -> bool:
-        return heard.events.subscribed.is_set()
-
-    await eventually(subscribed, lambda there: not there)
-    await cache.write([_known(1, Status.QUEUED)], SECONDS)  # a lost notification: waiting clients reread
-    await heard.proxy.accept()
-    await eventually(subscribed, bool)
-    await cache.write([_known(2, Status.PROCESSING)], SECONDS)
-    assert await heard.until(1) == [(2, Status.PROCESSING)]
+async def test_a_process_without_watchers_receives_nothing(heard: Heard, cache: StatusCache, redis: Redis) -> None:
+    assert await _shards(redis, heard) == []
+    await cache.write([replace(_known(1, Status.QUEUED), id=new_id()) for _ in range(100)], SECONDS)
+    await cache.write([_known(1, Status.QUEUED)], SECONDS)
+    async with heard.events.watch(ID):
+        await cache.write([_known(2, Status.PROCESSING)], SECONDS)
+        assert await heard.until(1) == [(2, Status.PROCESSING)]
 
 
-async def test_listening_continues_after_an_event_that_this_release_cannot_read(heard: Heard, cache: StatusCache) -> None:
-    for text in (f"{ID} 7 teleported message default", "nonsense", ""):
-        await cache._redis.publish(cache._channel, text)
-    await cache.write([_known(8, Status.SENT)], 1)
-    assert await heard.until(1) == [(8, Status.SENT)]
+async def test_a_shard_is_subscribed_when_the_watch_begins_and_until_the_last_watcher_leaves(
+    heard: Heard, redis: Redis
+) -> None:
+    async with heard.events.watch(ID):
+        for _ in range(3):
+            async with heard.events.watch(ID), heard.events.watch(other := new_id()):
+                assert set(await _shards(redis, heard)) == {heard.shard(), heard.shard(other)}
+            await eventually(lambda: _shards(redis, heard), lambda names: names == [heard.shard()])
+    await eventually(lambda: _shards(redis, heard), lambda names: names == [])
+    assert not heard.events._shards
+
+
+async def test_listening_continues_after_redis_was_down(heard: Heard, cache: StatusCache, redis: Redis) -> None:
+    async with heard.events.watch(ID):
+        await heard.proxy.refuse()
+        await until(heard.events.subscribed.is_set, lambda there: not there)
+        await cache.write([_known(1, Status.QUEUED)], SECONDS)  # a lost notification: waiting clients reread
+        async with heard.events.watch(other := new_id()):  # does not wait for Redis
+            await heard.proxy.accept()
+            both = {heard.shard(), heard.shard(other)}
+            await eventually(lambda: _shards(redis, heard), lambda names: set(names) == both)
+            await cache.write([_known(2, Status.PROCESSING)], SECONDS)
+            assert await heard.until(1) == [(2, Status.PROCESSING)]
+
+
+async def test_a_silent_connection_is_replaced(heard: Heard, cache: StatusCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with heard.events.watch(ID):
+        heard.proxy.forsake()
+        monkeypatch.setattr(events, "_SILENCE_SECONDS", 0.5)
+
+        async def write() -> int:
+            await cache.write([_known(len(heard.known) + int(time.monotonic() * 100), Status.PROCESSING)], SECONDS)
+            return len(heard.known)
+
+        await eventually(write, bool)
+
+
+async def test_listening_continues_after_an_event_that_this_release_cannot_read(
+    heard: Heard, cache: StatusCache, redis: Redis
+) -> None:
+    async with heard.events.watch(ID):
+        for text in (f"{ID} 7 teleported message default", "nonsense", "", b"\xff"):
+            await redis.publish(heard.shard().decode(), text)
+        await cache.write([_known(8, Status.SENT)], SECONDS)
+        assert await heard.until(1) == [(8, Status.SENT)]
     assert heard.events.subscribed.is_set()
+
+
+async def test_a_former_release_notifies_on_the_channel_without_a_shard(heard: Heard, redis: Redis) -> None:
+    await redis.publish(heard.prefix.rstrip(":"), f"{ID} 3 sent message default")
+    assert await heard.until(1) == [(3, Status.SENT)]
+
+
+async def test_an_api_is_subscribed_only_while_a_client_waits(
+    services: Services, database: str, broker_namespace: str, redis: Redis, cache: StatusCache
+) -> None:
+    app, key = api(services, database, broker_namespace, auth="off"), cache._key(ID)
+
+    async def shards() -> Sequence[bytes | str]:
+        return await redis.pubsub_channels(f"{broker_namespace}:events:*")
+
+    async def listeners() -> int:
+        ((_, count),) = await redis.pubsub_numsub(f"{broker_namespace}:events")
+        return int(count)
+
+    async with started(app):
+        await eventually(listeners, bool)
+        await redis.set(key, "2 processing message default", px=600_000)
+        assert (await call(app, f"/message/{ID}/status")) == (200, {"status": "processing"})
+        assert await shards() == []
+        waiting = asyncio.create_task(call(app, f"/message/{ID}/status", headers={"Prefer": "wait=60"}))
+        await eventually(shards, lambda names: names == [f"{broker_namespace}:events:{str(ID)[-3:]}".encode()])
+        await cache.write([_known(3, Status.SENT)], SECONDS)
+        assert await waiting == (200, {"status": "sent"})
+        await eventually(shards, lambda names: names == [])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -262,16 +262,23 @@ async def listed(redis: str, patient_redis: None) -> str:
 async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, listed: str, protocol: str) -> None:
     heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{listed}?protocol={protocol}"
-    events = Events(url, namespace=NAMESPACE, notify=heard.put_nowait)
+    events = Events(url, namespace=NAMESPACE)
     cache = StatusCache(url, namespace=NAMESPACE, ttl_seconds=5)
-    listening = asyncio.create_task(events.run())
+    listening = asyncio.create_task(events.run(heard.put_nowait))
+
+    async def shards() -> Sequence[bytes | str]:
+        async with Redis.from_url(redis) as administrator:
+            return await administrator.pubsub_channels(f"{NAMESPACE}:events:*")
+
     try:
         await asyncio.wait_for(events.subscribed.wait(), 10)
         known = KnownStatus(new_id(), 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic())
         async with Redis.from_url(redis) as administrator:
             await administrator.script_flush()  # so that the script has to be loaded
-        await cache.write([known], SECONDS)
-        assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+        async with events.watch(known.id):
+            await cache.write([known], SECONDS)
+            assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+        await eventually(shards, lambda names: names == [])
         (read,) = await cache.read([known.id], SECONDS)
         assert read is not None and read.status == Status.QUEUED
         await cache.ping()
@@ -304,6 +311,7 @@ async def test_counting_requests_needs_no_more_than_the_rules(listed: str) -> No
         "GET other:job:1",
         "SET posthaste2:job:1 x",
         "PUBLISH other:events x",
+        "SUBSCRIBE posthaste2:events:0ff",
         "SUBSCRIBE other:events",
         "EVAL return(redis.call('GET','other:job:1')) 0",
         "EVAL return(redis.call('FLUSHALL')) 0",

@@ -105,13 +105,14 @@ async def _speak_tls_alone(server: OwnServer, certificate: Certificate) -> None:
 async def test_redis(redis: str, certificate: Certificate, stranger: Path, namespace: str, patient_redis: None) -> None:
     heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{redis}?ssl_ca_certs={certificate.file}"
-    events = Events(url, namespace=namespace, notify=heard.put_nowait)
+    events = Events(url, namespace=namespace)
     cache = StatusCache(url, namespace=namespace, ttl_seconds=5)
-    listening = asyncio.create_task(events.run())
+    listening = asyncio.create_task(events.run(heard.put_nowait))
     await asyncio.wait_for(events.subscribed.wait(), 10)
     known = KnownStatus(new_id(), 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic())
-    await cache.write([known], SECONDS)
-    assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+    async with events.watch(known.id):
+        await cache.write([known], SECONDS)
+        assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
     (read,) = await cache.read([known.id], SECONDS)
     assert read is not None
     listening.cancel()

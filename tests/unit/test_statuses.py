@@ -1,5 +1,6 @@
 """A status comes from the cache, else from the ledger, which refills the cache."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,11 +47,49 @@ async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
     for asked in (1, 1, 1):
         seen = await statuses.read(id_)
         assert seen is not None and seen.status is Status.SENT
-        await statuses._writes.drained()
+        await statuses.written()
         assert ledger.asked == asked
     cache.values.clear()
     assert await statuses.read(id_) is not None
     assert ledger.asked == 2
+
+
+async def test_writes_during_a_write_are_one_batch_and_an_outage_drops_only_its_own() -> None:
+    batches: list[list[int]] = []
+
+    class Failing(FakeCache):
+        async def write(self, entries: Sequence[KnownStatus], timeout: float = 1) -> list[None]:
+            batches.append([entry.version for entry in entries])
+            await asyncio.sleep(0)
+            if len(batches) == 1:
+                raise Away
+            return await super().write(entries, timeout)
+
+    cache = Failing()
+    statuses, id_ = Statuses(cache, Ledger().statuses), new_id()
+
+    def write(version: int) -> None:
+        statuses.cache(KnownStatus(id_, version, Status.PROCESSING, Kind.MESSAGE, "default", time.monotonic()))
+
+    write(1)
+    await asyncio.sleep(0)
+    for version in (2, 3):
+        write(version)
+    await statuses.written()
+    assert batches == [[1], [2, 3]] and cache.values[id_].version == 3
+    write(4)  # after a pause
+    await statuses.written()
+    assert cache.values[id_].version == 4
+
+
+async def test_too_many_writes_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.statuses.MAX_UNWRITTEN", 2)
+    statuses, cache, *_ = _bench()
+    for _ in range(5):
+        id_ = new_id()
+        statuses.cache(KnownStatus(id_, 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic()))
+    await statuses.written()
+    assert len(cache.values) == 2
 
 
 async def test_a_job_that_does_not_exist_is_none_and_not_cached() -> None:
@@ -62,7 +101,7 @@ async def test_a_job_that_does_not_exist_is_none_and_not_cached() -> None:
 async def test_without_the_ledger_the_cache_still_answers_and_the_rest_is_an_error() -> None:
     statuses, _, ledger, id_ = _bench()
     await statuses.read(id_)
-    await statuses._writes.drained()
+    await statuses.written()
     ledger.away = True
     assert await statuses.read(id_) is not None
     with pytest.raises((Away, DeadlineExceeded)):
