@@ -51,7 +51,7 @@ async def test_without_postgres_the_report_is_503(stack: Stack) -> None:
 async def test_the_command_asks_and_explains(stack: Stack) -> None:
     assert (await stack.command("posts", "seed", "--count", "10")).returncode == 0
     refused = await stack.command("posts", "truncate")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert Posts(stack.database).stats().posts == 10
     assert "10 of" in (await stack.command("posts", "stats")).stdout
     assert (await stack.command("posts", "truncate", "--yes")).returncode == 0
