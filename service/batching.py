@@ -137,6 +137,7 @@ class Batcher(Generic[Item, Result]):
         while self._waiting and len(batch) < self.max_batch:
             entry = self._waiting.popleft()
             if entry.deadline(now) is None:
+                entry.expire(now)  # here, as the timer no longer sees it
                 continue
             original = entry if self.key is None else by_key.setdefault(self.key(entry.item), entry)
             if original is entry:
@@ -151,6 +152,8 @@ class Batcher(Generic[Item, Result]):
         while True:
             now = loop.time()
             deadlines = {entry: deadline for entry in batch if (deadline := entry.deadline(now)) is not None}
+            for entry in batch:
+                entry.expire(now)  # here, as the timer may be late, and no longer sees the batch afterwards
             if not (batch := list(deadlines)):
                 return
             timeout = min(self.call_seconds, max(deadlines.values()) - now)

@@ -51,7 +51,8 @@ async def test_a_queue_deleted_under_its_consumers_heals_by_itself(stack: Stack)
     await stack.faults(slow=0)
     more = await asyncio.gather(*(stack.submit(f"+{n}") for n in range(50)))
     await stack.all_become("sent", 250, 60)
-    assert {await stack.status(id_) for id_ in more} == {"sent"}
+    for id_ in more:  # the cache may be seconds behind the ledger
+        await stack.becomes(id_, "sent")
 
 
 @pytest.mark.parametrize("stack", ["600"], indirect=True)

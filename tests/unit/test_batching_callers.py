@@ -1,9 +1,12 @@
 """A batch and its callers: deadlines, posted items, twins."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
-from service.batching import Batcher
+import pytest
+
+from service.batching import Batcher, DeadlineExceeded
 
 
 async def test_a_flush_gets_the_time_that_its_latest_caller_has_left_and_no_more_than_a_call_may_take() -> None:
@@ -78,3 +81,21 @@ async def test_a_batcher_takes_its_own_defaults() -> None:
     batcher = Batcher(flush)
     await asyncio.gather(*(batcher.submit(item) for item in range(501)))
     assert sizes == [500, 1]
+
+
+async def test_a_deadline_that_passes_while_the_loop_is_blocked_fails_its_caller() -> None:
+    """The batch is taken before the late timer runs. Then nobody else knows the caller."""
+
+    async def flush(items: Sequence[int], timeout: float) -> Sequence[int]:
+        await asyncio.sleep(0)
+        time.sleep(0.05)  # noqa: ASYNC251  blocks the loop, as a loaded machine does
+        return items
+
+    batcher = Batcher(flush)
+    first = asyncio.create_task(batcher.submit(1))
+    for _ in range(2):
+        await asyncio.sleep(0)  # its flush begins
+    async with asyncio.timeout(10):
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(2, 0.01)
+        assert await first == 1
