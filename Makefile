@@ -73,7 +73,7 @@ mutants: services dev ## Plant bugs into the core and the SQL, one at a time; li
 bench: $(if $(filter peers,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, overload, processor (ONLY=name); ONLY=peers compares
 	@$(if $(filter peers,$(ONLY)),$(BIN)/python -m benchmarks.peers --repeats $(REPEATS) --seconds $(SECONDS) --systems "$(SYSTEMS)",$(BIN)/python -m benchmarks $(ONLY))
 
-$(PEERS)/.run: $(VENV)/.run benchmarks/requirements.lock
+$(PEERS)/.run: benchmarks/requirements.lock | setup
 	@echo "bench: installing Celery, Dramatiq, Taskiq, FastStream and Procrastinate, locked, into $(PEERS)"
 	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
 	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock

@@ -125,9 +125,9 @@ class Keyring:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         secret = secret.strip()
         prefix = prefix_of(secret)
-        if scheme.lower() != "bearer" or prefix is None:
+        if scheme.lower() != "bearer" or not secret:
             raise _unauthorized("Send the header Authorization: Bearer ph_…")
-        caller = self._cached.get(prefix) or await self._look_up(prefix)
+        caller = None if prefix is None else self._cached.get(prefix) or await self._look_up(prefix)
         if caller is None or not matches(secret, caller.hash):
             raise _unauthorized("This key is unknown, expired or revoked.")
         caller.used_at = time.monotonic()

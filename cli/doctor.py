@@ -198,7 +198,7 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         settings.provider_headers()
     except SettingsError as error:
         for fault in str(error).splitlines():
-            yield Finding("providers", "wrong", fault, "set it for the workers, or run doctor in their environment")
+            yield Finding("providers", "warning", fault, "set it for the workers; doctor sees only its own environment")
     for name, provider in settings.providers.items():
         url = urlsplit(provider.url)
         host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)

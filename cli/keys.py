@@ -143,7 +143,7 @@ def first() -> None:
 
 def _show(new: NewKey) -> None:
     print(new.key)
-    console.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
+    problems.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
 
 
 def _warn_without_keys() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.processes import CannotStart
 from cli.session import open_session
 from infra.errors import Transient
 from infra.keys import Scope, matches, new_key, prefix_of
@@ -102,14 +103,11 @@ def _write(file: Path, text: str) -> None:
 def recorded_run() -> Iterator[None]:
     """Record this process in the folder while it runs, so that `make stop` ends it. `started`: ticks since boot.
 
-    A killed run leaves its record and its settings behind: they are deleted first.
+    Raises:
+        CannotStart: another run uses this folder's settings.
     """
-    for record in FOLDER.glob("up-*.json"):
-        run = json.loads(record.read_text())
-        if started(run["pid"]) != run["started"]:
-            record.unlink()
-    if not any(FOLDER.glob("up-*.json")):
-        Path(SANDBOX_FILE).unlink(missing_ok=True)
+    if run := forget_killed_runs():
+        raise CannotStart(f"process {run} runs in this folder already, and its settings are here; end it with `make stop`")
     file, started_at = FOLDER / f"up-{os.getpid()}.json", started(os.getpid())
     if FOLDER.is_dir() and started_at is not None:
         file.write_text(json.dumps({"pid": os.getpid(), "started": started_at}))
@@ -117,6 +115,17 @@ def recorded_run() -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def forget_killed_runs() -> int | None:
+    """Delete what killed runs left behind: their records, and their settings. Returns the pid of a run that lives."""
+    for record in FOLDER.glob("up-*.json"):
+        run = json.loads(record.read_text())
+        if started(run["pid"]) == run["started"]:
+            return int(run["pid"])
+        record.unlink()
+    Path(SANDBOX_FILE).unlink(missing_ok=True)
+    return None
 
 
 def started(pid: int) -> int | None:

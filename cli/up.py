@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import typer
 
 from cli.client import ApiError, Client
-from cli.local_settings import KEY_FILE, LOOPBACK, local_settings, recorded_run
+from cli.local_settings import KEY_FILE, LOOPBACK, forget_killed_runs, local_settings, recorded_run
 from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
@@ -39,12 +39,13 @@ def up(
     A terminal shows problems and one line of counters. POSTHASTE_LOG_LEVEL=info shows every log line.
     """
     port = sandbox_port if sandbox else None
-    with exit_on(SettingsError, CannotStart), recorded_run():
+    with exit_on(SettingsError, CannotStart):
+        forget_killed_runs()
         own = read_settings()
         require_free_port(own.port, f"{PREFIX}PORT")
         if port:
             require_free_port(port, "--sandbox-port of `posthaste up --sandbox`")
-        with local_settings(own, port):
+        with recorded_run(), local_settings(own, port):
             settings = read_settings()
             settings.provider_for_new_messages()
             settings.provider_headers()  # a missing secret is named here, not by workers that do not start
@@ -107,7 +108,7 @@ def _run(settings: Settings, sandbox_port: int | None, processes: list[Program],
             os.dup2(silence, sys.stdout.fileno())
             os.dup2(silence, sys.stderr.fileno())
 
-    output = _output(settings)
+    output, terminal = _output(settings), sys.stdout.isatty()
     stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
         configuration = write_command(processes, Path(folder), stop_seconds)[-2:]
@@ -119,6 +120,8 @@ def _run(settings: Settings, sandbox_port: int | None, processes: list[Program],
         printing.start()
 
         def is_over() -> bool:
+            if terminal and not sys.stdout.isatty() and not signals:  # it was closed, and nobody sent SIGHUP
+                received(signal.SIGHUP, None)
             return bool(signals) or process.poll() is not None
 
         try:
@@ -211,6 +214,8 @@ def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) ->
         listen = '  posthaste callbacks listen          # with "callback_url": "http://127.0.0.1:9008" in a message\n'
     if local_key:
         addresses.append(f"Keys           on: requests need a key; {KEY_FILE} has one for this machine")
+    elif settings.auth == "off":
+        addresses.append("Keys           off: POSTHASTE_AUTH=off ignores them")
     elif not settings.api_key:
         addresses.append("Keys           none: every process on this machine may call the API")
     listed = "\n  ".join(addresses)

@@ -51,13 +51,15 @@ class Attention:
 
 
 class Counters:
-    """Jobs of this run by what happened to them, and the providers that are not served now."""
+    """Messages and reports of this run by what happened to them, and the providers that are not served now."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._gates: dict[str, str] = {}
 
     def add(self, event: dict[str, Any]) -> None:
+        if str(event.get("queue", "")).startswith("callbacks"):
+            return
         match event:
             case {"action": "job.queued", "version": 1}:
                 self._counts["accepted"] += 1
@@ -74,7 +76,9 @@ class Counters:
         texts.append(f"failed {counts['failed'] + counts['unknown']:,}")
         texts += [f"deferred {counts['deferred']:,}"] if counts["deferred"] else []
         texts += [f"reports {counts['completed']:,}"] if counts["completed"] else []
-        texts += [f"provider {name} {state}" for name, state in sorted(self._gates.items()) if state != "closed"]
+        for name, state in sorted(self._gates.items()):
+            if state != "closed":
+                texts.append(f"provider {name} " + ("paused" if state == "paused" else f"does not answer (breaker {state})"))
         return "  ".join(texts)
 
 

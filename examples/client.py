@@ -6,6 +6,7 @@ python -m examples.client http://127.0.0.1:9006 +15550001 "Hello"
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -42,10 +43,15 @@ class State:
 
 
 class Posthaste:
-    """A client of one installation, at `base`; an async context manager."""
+    """A client of one installation, at `base`; an async context manager. It sends POSTHASTE_API_KEY if that is set."""
 
     def __init__(self, base: str):
-        self._session = aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(total=None, sock_connect=5))
+        key = os.environ.get("POSTHASTE_API_KEY")
+        self._session = aiohttp.ClientSession(
+            base,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+        )
 
     async def __aenter__(self) -> "Posthaste":
         return self

@@ -8,6 +8,9 @@ if [ $# -lt 3 ]; then
     exit 2
 fi
 base=$1 destination=$2 body=$3 callback=${4:-}
+# POSTHASTE_API_KEY is sent if it is set.
+authorization=${POSTHASTE_API_KEY:+Authorization: Bearer $POSTHASTE_API_KEY}
+curl() { command curl ${authorization:+-H "$authorization"} "$@"; }
 key=$(cat /proc/sys/kernel/random/uuid)
 message="{\"destination\": \"$destination\", \"body\": \"$body\"${callback:+, \"callback_url\": \"$callback\"}}"
 

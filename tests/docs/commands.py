@@ -23,8 +23,8 @@ In a checkout, `. .venv/bin/activate` puts the commands on the `PATH`. Each proc
 | exit code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | error: a service is down, the API rejected the request, the job failed, or the operator declined |
-| 2 | wrong argument, option or setting; `purge`, `erase` or `posts truncate` without a terminal and without `--yes` |
+| 1 | error: a setting is wrong, a service is down, the API rejected the request, the job failed, or the operator declined |
+| 2 | wrong argument or option; `purge`, `erase` or `posts truncate` without a terminal and without `--yes` |
 | 3, 4 | named by the command, for example the timeout of `wait` |
 
 `wait` and `report` exit with 1 if the job ended without success. Results go to standard output, problems to standard error.

@@ -55,14 +55,15 @@ class Terminal:
 
 
 @asynccontextmanager
-async def _terminal(environment: dict[str, str], folder: Path) -> AsyncIterator[Terminal]:
+async def _terminal(environment: dict[str, str], folder: Path, *, hangs_up: bool = True) -> AsyncIterator[Terminal]:
+    """`hangs_up`: whether its processes get SIGHUP when it is closed."""
     port, sandbox_port = free_port(), free_port()
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "up", "--sandbox", "--sandbox-port", str(sandbox_port), "--first-message"],
         env=environment | {"POSTHASTE_PORT": str(port), "TERM": "xterm", "COLUMNS": "200"}, cwd=folder,
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=_own_terminal,
+        preexec_fn=_own_terminal if hangs_up else None,
     )  # fmt: skip
     os.close(theirs)
     terminal = Terminal(process, ours, port, bytearray())
@@ -148,8 +149,11 @@ async def test_keys_do_not_stop_it_and_an_outage_is_shown_once(
     await proxy.close()
 
 
-async def test_it_ends_with_its_terminal(services: Services, database: str, broker_namespace: str, folder: Path) -> None:
-    async with _terminal(_environment(services, database, broker_namespace), folder) as terminal:
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_it_ends_with_its_terminal(
+    services: Services, database: str, broker_namespace: str, folder: Path, hangs_up: bool
+) -> None:
+    async with _terminal(_environment(services, database, broker_namespace), folder, hangs_up=hangs_up) as terminal:
         record = json.loads(next((folder / ".local").glob("up-*.json")).read_text())
         assert record["pid"] == terminal.process.pid
         terminal.close()

@@ -68,6 +68,7 @@ def test_the_counters_follow_the_jobs_and_the_breakers() -> None:
         {"action": "job.queued", "version": 3, "reason": "not_started"},  # released
         {"action": "job.queued", "version": 3, "reason": "no_connection", "retry_in": 1.25},
         {"action": "job.sent"},
+        {"action": "job.sent", "queue": "callbacks"},  # of a message that was counted
         {"action": "job.retrying"},
         {"action": "job.failed"},
         {"action": "job.unknown"},
@@ -76,7 +77,10 @@ def test_the_counters_follow_the_jobs_and_the_breakers() -> None:
         {"action": "provider.gate", "provider": "mail", "state": "closed"},
     ):
         counters.add(event)
-    assert str(counters) == "accepted 2  sent 1  retries 1  failed 2  deferred 1  reports 1  provider sms open"
+    assert (
+        str(counters)
+        == "accepted 2  sent 1  retries 1  failed 2  deferred 1  reports 1  provider sms does not answer (breaker open)"
+    )
 
 
 def _shown(*events: dict[str, str], all_lines: bool) -> str:
