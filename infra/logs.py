@@ -2,10 +2,10 @@
 
 import logging
 import os
-import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
@@ -107,16 +107,20 @@ class _LogOutput(logging.Handler):
     def __init__(self, stream: TextIO):
         super().__init__()
         self._stream = stream
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._unwritten = 0
+        self._lines: deque[str] = deque()
+        self._arrived = threading.Event()
+        self._is_writing = False
+        self._unwritten = 0  # lines of the write in progress
         self._dropped = 0
         threading.Thread(target=self._write, name="log output", daemon=True).start()
 
     def put(self, line: str) -> None:
-        if self._unwritten + self._lines.qsize() < CAPACITY:
-            self._lines.put(line)
-        else:
+        if len(self._lines) + self._unwritten >= CAPACITY:
             self._dropped += 1
+            return
+        self._lines.append(line)
+        if not self._arrived.is_set():
+            self._arrived.set()
 
     debug = info = warning = error = critical = put
 
@@ -126,22 +130,20 @@ class _LogOutput(logging.Handler):
     def flush(self, seconds: float = 2.0) -> None:
         """Wait at most `seconds` until every queued line is written."""
         deadline = time.monotonic() + seconds
-        while (self._unwritten or not self._lines.empty()) and time.monotonic() < deadline:
+        while (self._lines or self._is_writing) and time.monotonic() < deadline:
             time.sleep(WRITE_SECONDS / 2)
 
     def _write(self) -> None:
-        while True:
-            lines = [self._lines.get()]
-            self._unwritten = 1
+        while self._arrived.wait():
+            self._is_writing = True  # before a line is taken: `flush` sees the line or this
+            self._arrived.clear()
             time.sleep(WRITE_SECONDS)  # one write for the lines of some milliseconds
-            with suppress(queue.Empty):
-                while True:
-                    lines.append(self._lines.get_nowait())
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
             self._unwritten = len(lines)
             with suppress(OSError, ValueError):  # the stream is closed, so nothing can be logged
-                self._stream.write("\n".join(lines) + "\n")
+                self._stream.write("".join(f"{line}\n" for line in lines))
                 self._stream.flush()
-            self._unwritten = 0
+            self._unwritten, self._is_writing = 0, False
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
                 log.warning("log.dropped", lines=dropped, reason="the reader of standard error stalled")
