@@ -39,11 +39,12 @@ class Publisher:
     async def _session(self, connection: AbstractConnection) -> str:
         self._depths = await connection.channel()  # a missing queue closes the channel that inspects it
         assert connection.transport is not None
-        self._channel = ConfirmChannel(connection.transport.connection)
-        await self._channel.open()
+        channel = ConfirmChannel(connection.transport.connection)
+        await channel.open()
         self._broken.clear()
         self._depths.close_callbacks.add(lambda *_: self._broken.set())
-        self._channel.closing.add_done_callback(lambda _: self._broken.set())
+        channel.closing.add_done_callback(lambda _: self._broken.set())
+        self._channel = channel  # not before it is open: the broker numbers messages from its confirm mode on
         self.connected.set()
         try:
             await self._broken.wait()

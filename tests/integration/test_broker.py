@@ -10,6 +10,7 @@ import pytest
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
+from infra.rabbitmq.confirms import ConfirmChannel
 from infra.rabbitmq.connection import BrokerDown, client_calls
 from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.inspection import inspect
@@ -88,6 +89,27 @@ async def test_publishing_to_a_deleted_queue_fails_and_declares_it_again(service
         await channel.queue_delete(topology.name(QUEUE))
         with pytest.raises(NotPublished):
             await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
+        await _until_published(publisher, Pointer(new_id(), 1))
+
+
+async def test_nothing_is_published_before_the_channel_is_in_confirm_mode(
+    services: Services, broker_namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the publisher counts messages that the broker does not count, and never sees another confirm."""
+    opening, may_open, open_channel = asyncio.Event(), asyncio.Event(), ConfirmChannel.open
+
+    async def open_late(self: ConfirmChannel, timeout: float | None = None) -> Any:
+        opening.set()
+        await may_open.wait()
+        return await open_channel(self, timeout)
+
+    monkeypatch.setattr(ConfirmChannel, "open", open_late)
+    publisher = Publisher(services.amqp, describe(broker_namespace, PROVIDERS), name="test")
+    async with background(publisher.run()):
+        await opening.wait()
+        with pytest.raises(NotPublished, match="no connection"):
+            await publish_one(publisher, Pointer(new_id(), 1), Route.WORK, QUEUE)
+        may_open.set()
         await _until_published(publisher, Pointer(new_id(), 1))
 
 
