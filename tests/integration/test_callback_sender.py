@@ -20,7 +20,7 @@ from jobs.outcome import Outcome, Verdict
 from tests.support.receiver import LOOPBACK, OTHER_SECRET, SECRET, receiving
 
 EVENT = '{"type": "message.sent", "timestamp": "2026-11-22T00:00:00.000Z", "data": {"sequence": 3, "name": "é 😀"}}'
-TIMEOUT = 1.0
+TIMEOUT = 3.0
 
 
 class Names(AbstractResolver):
