@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 from dev.stack import as_variables, environment_without_settings, free_port
+from tests.support.processes import Process
 from tests.support.services import Services
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -72,7 +73,11 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
 async def test_each_process_starts_without_a_warning_of_python(stack: Stack) -> None:
     await stack.becomes(await stack.submit(), "sent")
     for process in stack.processes.values():
-        assert process.output() and "Warning" not in process.output()
+
+        async def output(process: Process = process) -> str:
+            return process.output()
+
+        assert "Warning" not in await eventually(output, bool)  # lines are written some milliseconds later
 
 
 async def _read(file: Path) -> str:

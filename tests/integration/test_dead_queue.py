@@ -86,6 +86,7 @@ async def test_of_two_copies_of_one_version_one_stays(services: Services, broker
     queues = DeadQueues(services.amqp, topology)
     looked = await queues.tidy(DEAD, older)
     assert (looked.acknowledged, looked.kept) == (4, 3)
+    await _ready(services, topology, 3)  # the broker returns what the last look kept
     looked = await queues.tidy(DEAD, older)
     assert (looked.acknowledged, looked.kept) == (0, 3)
 
