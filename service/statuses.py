@@ -12,10 +12,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Protocol
 from uuid import UUID
 
+import structlog
+
 from infra.errors import Transient
 from infra.logs import OutageLog
 from jobs.model import KnownStatus
-from service.batching import Batcher
+from service.batching import Batcher, Overloaded
+
+log = structlog.get_logger()
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
@@ -58,9 +62,11 @@ class Statuses:
         return await self._ledger_reads.submit(id_, LEDGER_SECONDS)
 
     def cache(self, status: KnownStatus) -> None:
-        """Write a status to the cache in the background. A cheaper batcher: nobody awaits the result of a write."""
-        if len(self._unwritten) < MAX_UNWRITTEN:
-            self._unwritten.append(status)
+        """Write a status to the cache in the background. No `Batcher`: nobody awaits a write, so no write needs a future."""
+        if len(self._unwritten) >= MAX_UNWRITTEN:
+            self._outage.failed(Overloaded(f"{MAX_UNWRITTEN} statuses wait for the cache"))
+            return
+        self._unwritten.append(status)
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
@@ -78,6 +84,8 @@ class Statuses:
                     self._outage.succeeded()
                 except Transient as error:
                     self._outage.failed(error)
+                except Exception:
+                    log.exception("cache.write_failed", jobs=[str(status.id) for status in batch[:10]])
         finally:
             self._writer = None
 
