@@ -80,7 +80,7 @@ class Program:
 
 
 def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
-    """Write supervisord's configuration into `folder`. Returns its command line."""
+    """Write supervisord's configuration into `folder`. Returns the command line of `cli.supervised`."""
     # As root, supervisord warns unless it has a user. As any other user, it must have none.
     text = _SUPERVISORD.format(folder=folder, user="user = root" if os.geteuid() == 0 else "")
     python = shlex.quote(sys.executable).replace("%", "%%")
@@ -89,4 +89,4 @@ def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> l
         text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
     file = folder / "supervisord.conf"
     file.write_text(text)
-    return [sys.executable, "-m", "supervisor.supervisord", "-c", str(file)]
+    return [sys.executable, "-m", "cli.supervised", "-c", str(file)]

@@ -1,7 +1,7 @@
-"""supervisord for `posthaste up`: it ends when the process that started it ends, even by SIGKILL.
+"""supervisord that ends when the process that started it ends, even by SIGKILL.
 
-It runs in a session of its own: a closed terminal and Ctrl-C signal `posthaste up` alone, which then stops it. Its standard
-input is a pipe from `posthaste up`, which the kernel closes at the latest.
+Its standard input is a pipe from that process, which the kernel closes at the latest. `posthaste up` gives it a session of its
+own, too: a closed terminal and Ctrl-C signal `posthaste up` alone, which then stops it.
 """
 
 import os

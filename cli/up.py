@@ -111,10 +111,9 @@ def _run(settings: Settings, sandbox_port: int | None, processes: list[Program],
     output, terminal = _output(settings), sys.stdout.isatty()
     stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-        configuration = write_command(processes, Path(folder), stop_seconds)[-2:]
+        command = write_command(processes, Path(folder), stop_seconds)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, received)
-        command = [sys.executable, "-m", "cli.supervised", *configuration]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         printing = threading.Thread(target=output.run, args=(process.stdout,), daemon=True)
         printing.start()

@@ -124,7 +124,9 @@ async def service(
 async def _running(environment: dict[str, str], programs: Sequence[Program]) -> AsyncIterator[None]:
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
         command = write_command(list(programs), Path(folder), stop_seconds=30)
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.DEVNULL)
+        process = await asyncio.create_subprocess_exec(
+            *command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
         try:
             yield
         finally:
