@@ -62,7 +62,7 @@ class Conditions:
 _UNCONDITIONAL = Conditions()
 
 
-def conditions(request: Request) -> Conditions:
+def read_conditions(request: Request) -> Conditions:
     """The conditions in `Prefer` and `If-None-Match`."""
     if not any(name in (b"prefer", b"if-none-match") for name, _ in request.scope["headers"]):
         return _UNCONDITIONAL
@@ -71,17 +71,17 @@ def conditions(request: Request) -> Conditions:
     return Conditions(None if wait is None else min(int(wait[1]), MAX_WAIT_SECONDS), max(versions, default=0))
 
 
-def versioned(asked: Conditions, version: int, content: Mapping[str, object]) -> Response:
+def versioned(conditions: Conditions, version: int, content: Mapping[str, object]) -> Response:
     """A representation of a job at this version, after the preferred wait; 304 if the client has that version."""
-    headers = {"ETag": f'"{version}"', **asked.headers}
-    return Response(status_code=304, headers=headers) if version == asked.version else as_json(content, headers=headers)
+    headers = {"ETag": f'"{version}"', **conditions.headers}
+    return Response(status_code=304, headers=headers) if version == conditions.version else as_json(content, headers=headers)
 
 
 @lru_cache(maxsize=512)
-def _status_answer(asked: Conditions, version: int, status: Status) -> Response:
+def _status_answer(conditions: Conditions, version: int, status: Status) -> Response:
     """The answer of every job in this status at this version."""
     answer: StatusOut = {"status": status}
-    return versioned(asked, version, answer)
+    return versioned(conditions, version, answer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class Waiting:
     subscriptions: Subscriptions
     max_waiting_per_key: int
 
-    async def read(self, request: Request, kind: Kind, asked: Conditions) -> KnownStatus:
+    async def read(self, request: Request, kind: Kind, conditions: Conditions) -> KnownStatus:
         """The status after the preferred wait. Problems: 404 the client has no such job, 429 too many wait, 503 unknown."""
-        if asked.wait is None:
-            return await self._read(request, kind, asked.version)
-        return await self._wait(request, kind, asked.version, asked.wait)
+        if conditions.wait is None:
+            return await self._read(request, kind, conditions.version)
+        return await self._wait(request, kind, conditions.version, conditions.wait)
 
     def _admit(self, request: Request) -> None:
         """Raise a 429 problem unless the caller's key may have one more waiting request."""
@@ -207,11 +207,11 @@ class JobEndpoints(Generic[Record]):
         self._waiting = waiting
 
     async def record(self, request: Request) -> Response:
-        asked = conditions(request)
-        if asked.wait is not None:
-            await self._waiting.read(request, self._kind, asked)
+        conditions = read_conditions(request)
+        if conditions.wait is not None:
+            await self._waiting.read(request, self._kind, conditions)
         record = await self._read(request)
-        return versioned(asked, record["version"], self._show(record))
+        return versioned(conditions, record["version"], self._show(record))
 
     async def _read(self, request: Request) -> Record:
         record = await self._records.submit((job_id(request), client_of(request)), READ_SECONDS)
@@ -220,9 +220,9 @@ class JobEndpoints(Generic[Record]):
         return record
 
     async def status(self, request: Request) -> Response:
-        asked = conditions(request)
-        known = await self._waiting.read(request, self._kind, asked)
-        return _status_answer(asked, known.version, known.status)
+        conditions = read_conditions(request)
+        known = await self._waiting.read(request, self._kind, conditions)
+        return _status_answer(conditions, known.version, known.status)
 
     async def events(self, request: Request) -> Response:
         return await self._waiting.events(request, self._kind)

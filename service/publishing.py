@@ -67,7 +67,7 @@ class EagerPublisher:
             self._arrived.set()
 
     async def run(self) -> None:
-        """Publish until cancelled. Raises the errors of the queues' tasks, except `Transient`."""
+        """Publish until cancelled, in a task for each queue."""
         while True:
             await self._arrived.wait()
             await self._broker.connected.wait()

@@ -72,7 +72,7 @@ async def connect(base: str) -> Connection:
 
 
 class Provider:
-    """What the provider's process recorded."""
+    """The arrivals that the provider's process recorded."""
 
     def __init__(self, base: str):
         self.base = base

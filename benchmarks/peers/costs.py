@@ -1,4 +1,4 @@
-"""What processes cost: processor time and memory, of each process with its children."""
+"""Processor time and memory of processes, each with its children."""
 
 from collections.abc import Mapping
 from contextlib import suppress

@@ -164,7 +164,7 @@ class NothingDelivered(Exception):
 
 
 class _Switch:
-    """A condition that somebody else makes true."""
+    """Wait until another process makes a condition true."""
 
     on = False
 

@@ -23,7 +23,7 @@ _STATUSES = re.compile(r"^statuses (\{.*\})$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk measured. `statuses` counts answers where its script does; `errors` counts connections and time-outs."""
+    """The figures of wrk. `statuses` counts answers where its script does; `errors` counts connections and time-outs."""
 
     per_second: float
     requests: int
