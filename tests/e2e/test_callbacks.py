@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -309,17 +309,10 @@ async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: P
     port = free_port()
     listening = stack.start("listener", "cli", "callbacks", "listen", "--port", str(port))
     url = f"http://127.0.0.1:{port}"
-    await eventually(_said(listening.output), lambda said: "listening" in said, 20)
+    await listening.until_logged("listening")
     id_ = await stack.submit(callback_url=url + "/any/path")
-    said = await eventually(_said(listening.output), lambda said: "verified: webhook-id" in said, 20)
-    assert f'"id": "{id_}"' in said and '"type": "message.sent"' in said
+    output = await listening.until_logged("verified: webhook-id")
+    assert f'"id": "{id_}"' in output and '"type": "message.sent"' in output
     async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
         assert response.status == 400
-    assert "rejected: Missing required headers" in listening.output()
-
-
-def _said(said: Callable[[], str]) -> Callable[[], Awaitable[str]]:
-    async def look() -> str:
-        return said()
-
-    return look
+    await listening.until_logged("rejected: Missing required headers")

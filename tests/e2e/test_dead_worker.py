@@ -39,7 +39,7 @@ async def test_the_jobs_of_a_killed_worker_are_retried_long_before_their_leases_
         assert {(await stack.record(id_))["attempts"] for id_ in often} == {1}
         stats = await stack.provider("/stats")
         assert (stats["raw"], stats["accepted"]) == (13, 5)
-        assert "worker.dead" in stack.processes["worker2"].output()
+        await stack.processes["worker2"].until_logged("worker.dead")
 
 
 async def test_a_worker_that_starts_again_takes_back_its_own_jobs(

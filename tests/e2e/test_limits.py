@@ -108,8 +108,8 @@ async def test_a_full_backlog_is_closed_until_it_has_shrunk(
             assert (response.status, (await response.json())["code"]) == (503, "backlog_full")
         stack.start("worker", "consumers", "messages")
         await eventually(stack.post, lambda answer: answer[0] == 202, 30)
-        said = stack.processes["api"].output()
-        assert said.count("backlog.full") == 1 and said.count("backlog.open") == 1
+        output = await stack.processes["api"].until_logged("backlog.open")
+        assert (output.count("backlog.full"), output.count("backlog.open")) == (1, 1)
 
 
 async def test_backlogs_are_counted_on_a_connection_of_their_own(stack: Stack) -> None:

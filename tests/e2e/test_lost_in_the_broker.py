@@ -41,7 +41,7 @@ async def test_a_purged_queue_heals_by_itself(stack: Stack) -> None:
     stack.start("worker2", "consumers", "messages")
     await stack.all_become("sent", 300, 40)
     assert (await stack.provider("/stats"))["unique"] == 300
-    assert "sweep.requeued" in stack.processes["relay"].output()
+    await stack.processes["relay"].until_logged("sweep.requeued")
 
 
 async def test_a_queue_deleted_under_its_consumers_heals_by_itself(stack: Stack) -> None:

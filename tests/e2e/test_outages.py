@@ -11,7 +11,7 @@ from dev.stack import free_port
 from tests.support.processes import Process
 from tests.support.services import Services, drop_namespace, with_path
 from tests.support.stack import DEFAULT_PATIENCE, Stack, running
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, until
 
 
 async def test_without_rabbitmq_everything_is_accepted_and_sent_later(stack: Stack) -> None:
@@ -52,8 +52,8 @@ async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None
     await (proxy.accept() if how == "refuse" else proxy.thaw())
     after = await stack.submit()
     await stack.becomes(after, "sent")
-    said = stack.processes["api"].output()
-    assert said.count("cache.down") == said.count("cache.up") <= 1
+    output = await until(stack.processes["api"].output, lambda output: output.count("cache.down") == output.count("cache.up"))
+    assert output.count("cache.down") <= 1
 
 
 async def test_without_postgres_answers_are_503_within_a_second_and_work_continues_after(

@@ -1,6 +1,5 @@
 """Providers fail alone: a hanging one delays no other, a paused one gets nothing, a removed one is replaced."""
 
-import asyncio
 import json
 import statistics
 from collections.abc import AsyncIterator
@@ -57,13 +56,13 @@ async def test_a_provider_that_hangs_keeps_its_own_messages_waiting_and_no_other
         await stack.becomes(id_, "sent")
     other.faults = Faults(hang=1)
     waiting = [await stack.submit(f"+{n}", provider="other") for n in range(60)]
-    await eventually(lambda: _said(stack, "provider.gate"), lambda count: count >= 1)
+    await stack.processes["worker"].until_logged("provider.gate")
     quick = [await stack.submit(f"+{n}") for n in range(60)]
     for id_ in quick:
         await stack.becomes(id_, "sent")
     assert await _p50_seconds(stack, quick) < await _p50_seconds(stack, calm) + 0.9  # one that hangs takes a second
     # It opens, tries one now and then, and opens again: a handful of attempts for all sixty.
-    await eventually(lambda: _said(stack, "state=half-open"), lambda count: count >= 2)
+    await stack.processes["worker"].until_logged("state=half-open", 2)
     assert other.raw <= 16 + 20
     other.faults = Faults()
     for id_ in waiting:
@@ -73,14 +72,10 @@ async def test_a_provider_that_hangs_keeps_its_own_messages_waiting_and_no_other
     assert statistics.median(attempts) <= 2
 
 
-async def _said(stack: Stack, what: str) -> int:
-    return await asyncio.to_thread(lambda: stack.processes["worker"].output().count(what))
-
-
 async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Stack, Sandbox]) -> None:
     stack, other = two
     assert (await stack.command("providers", "pause", "other")).returncode == 0
-    await eventually(lambda: _said(stack, "state=open"), lambda count: count == 1)
+    assert (await stack.processes["worker"].until_logged("state=open")).count("state=open") == 1
     held = [await stack.submit(f"+{n}", provider="other") for n in range(5)]
     await stack.becomes(await stack.submit(), "sent")
     assert other.raw == 0
@@ -95,7 +90,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert "was already paused" in (await stack.command("providers", "pause", "other")).stdout
     await stack.processes["worker"].kill()
     stack.start("worker", "consumers", "messages")
-    await eventually(lambda: _said(stack, "state=open"), lambda count: count == 2)
+    assert (await stack.processes["worker"].until_logged("state=open", 2)).count("state=open") == 2
     assert other.raw == 0
     resumed = await stack.command("providers", "resume", "other")
     assert (resumed.returncode, resumed.stdout) == (0, "other is resumed\n")

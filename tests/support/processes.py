@@ -11,6 +11,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from tests.support.forked import FORKS, become
+from tests.support.waiting import until
 
 
 @dataclass
@@ -54,6 +55,10 @@ class Process:
         if self.forked is not None and self.forked.is_alive():
             self.forked.kill()
             self.forked.join()
+
+    async def until_logged(self, text: str, count: int = 1) -> str:
+        """Wait until the output contains `text` `count` times, and return it. Lines are written some milliseconds late."""
+        return await until(self.output, lambda output: output.count(text) >= count)
 
     def output(self) -> str:
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
