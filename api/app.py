@@ -6,9 +6,18 @@ from contextlib import asynccontextmanager
 
 import limits
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from api.callers import Access, Keyring
+from api.console.assets import load_assets
+from api.console.gate import Gate
+from api.console.overview import Overview
+from api.console.pages import Pages
+from api.console.settings import SettingsPage
+from api.console.sign_in import SignIn
+from api.console.streams import Streams
+from api.console.views import NAVIGATION, Views, console_routes
 from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
@@ -25,6 +34,7 @@ from infra.errors import Transient
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
@@ -33,12 +43,14 @@ from infra.postgres.totals import Totals
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
+from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
 from service.backlog import BacklogLimit
 from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
+from service.figures import FiguresFeed, FiguresReader, LedgerSampler
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
@@ -57,6 +69,8 @@ class _Adapters:
         self.reads = DatabasePool(url, name="api reads", threads=4)
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
+        self.samples = DatabasePool(url, name="api figures", threads=1)
+        self.figures = FiguresStore(redis, namespace=namespace)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self.jobs = JobReads(self.reads)
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
@@ -66,7 +80,8 @@ class _Adapters:
     async def close(self) -> None:
         await self.cache.close()
         await self.rates.close()
-        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts):
+        await self.figures.close()
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples):
             pool.close()
 
 
@@ -128,6 +143,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
             await adapters.close()
 
     routes = [operation.route(endpoints, access) for operation in OPERATIONS]
+    routes += _console(settings, adapters, use_cases, endpoints.health, keyring, access)
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
@@ -154,6 +170,27 @@ def _endpoints(
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
     )
+
+
+def _console(
+    settings: Settings,
+    adapters: _Adapters,
+    use_cases: _UseCases,
+    health: HealthEndpoints,
+    keyring: Keyring,
+    access: Access,
+) -> list[Route]:
+    assets = load_assets()
+    pages = Pages(assets, NAVIGATION)
+    streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
+    sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
+    feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    views = Views(
+        sign_in=SignIn(pages, keyring, access),
+        overview=Overview(pages, feed, streams),
+        settings=SettingsPage(pages, settings),
+    )
+    return console_routes(views, Gate(keyring, access, pages), assets, pages)
 
 
 def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> HealthEndpoints:

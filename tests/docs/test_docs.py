@@ -16,8 +16,8 @@ from jobs.lifecycle import ENDS, Status
 from jobs.outcome import Verdict, from_http
 from service.provider_settings import ProviderName, ProviderSettings
 from service.settings import PREFIX, Settings, load
+from service.settings_view import SECTIONS
 from tests.docs import ROOT, pages
-from tests.docs.configuration import SECTIONS
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests/chaos/README.md"]
 RESERVED = {Status.CANCELED, Status.EXPIRED, Status.DELIVERED}  # no operation of this release leads there
