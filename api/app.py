@@ -9,11 +9,19 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from api.answers import READ_SECONDS
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
+from api.console.bulk import BulkPages
+from api.console.callbacks import CallbackPages
+from api.console.dead_letters import DeadLetterPages
 from api.console.gate import Gate
+from api.console.keys import KeyPages
 from api.console.overview import Overview
 from api.console.pages import Pages
+from api.console.providers import ProviderPages
+from api.console.reports import ReportPages
+from api.console.sampling import Sample
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
 from api.console.streams import Streams
@@ -37,8 +45,10 @@ from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
+from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import ProviderStore
 from infra.postgres.totals import Totals
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
@@ -185,9 +195,18 @@ def _console(
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    newest, store = NewestReads(adapters.reads), DeadLetterStore(adapters.reads)
+    letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
+    totals, acceptance = Totals(adapters.reads), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
+        dead_letters=DeadLetterPages(pages, store, letters),
+        bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
+        reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.reads), calls, settings.providers),
+        callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
+        keys=KeyPages(pages, ApiKeyStore(adapters.reads)),
         settings=SettingsPage(pages, settings),
     )
     return console_routes(views, Gate(keyring, access, pages), assets, pages)

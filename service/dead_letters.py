@@ -31,10 +31,14 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The letters that match a filter now, by group. `filter` excludes letters that fail later."""
+    """The letters that match a filter now, by group. `filter` excludes letters that fail later.
+
+    `requeueable`: the number within the deadline of a configured queue; None: nobody needs it.
+    """
 
     filter: Filter
     groups: list[Group]
+    requeueable: int | None = None
 
     @property
     def count(self) -> int:
@@ -82,6 +86,13 @@ class DeadLetters:
         now = await self._store.now(CALL_SECONDS)
         bounded = replace(filter_, failed_before=min(filter_.failed_before or now, now))
         return Preview(bounded, await self._store.groups(bounded, CALL_SECONDS))
+
+    async def preview_requeue(self, filter_: Filter, provider: str | None = None, *, extend: bool = False) -> Preview:
+        """The same, with the number of letters that can be requeued for `provider`."""
+        found = await self.preview(filter_)
+        only = Requeueable(self._deadlines_of(extend), provider)
+        groups = await self._store.groups(found.filter, CALL_SECONDS, only)
+        return replace(found, requeueable=sum(group.count for group in groups))
 
     async def each(self, filter_: Filter) -> AsyncIterator[DeadLetter]:
         """Every matching letter, by id, read page by page."""

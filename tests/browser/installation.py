@@ -1,0 +1,89 @@
+"""A running installation with every process, a callback receiver, and jobs of every kind and status."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.receiver import CALLBACKS_ON, Receiver, receiving
+from tests.support.services import Services
+from tests.support.stack import REPORTS, Stack, running
+from tests.support.waiting import eventually
+
+JOBS = "/api/2.0/report/jobs"
+OTHER = {"other": {"url": "http://127.0.0.1:9/message"}}  # nothing listens there
+HOSTILE = """<script>window.stolen = 1</script><img src=x onerror="window.stolen = 1">'"`{{ 7 * 7 }}${7*7}"""
+_POSTS = """
+INSERT INTO posts (user_id, context, created_at)
+SELECT 1 + n % 40, repeat('word ', CAST(1 + (n * 7919) % (60 - n % 40) AS integer)), now() FROM generate_series(1, 4000) n
+"""
+
+
+@dataclass
+class Installation:
+    """A stack with reporter, caller and the receiver of its callbacks."""
+
+    stack: Stack
+    receiver: Receiver
+
+    async def break_provider(self, status: int = 400) -> None:
+        """Every message is rejected from now on."""
+        await self.stack.faults(fail=1.0, fail_status=status)
+
+    async def repair_provider(self) -> None:
+        await self.stack.faults(fail=0.0)
+
+    async def dead_letters(self, count: int, **fields: str) -> list[str]:
+        """Messages that the provider rejects."""
+        await self.break_provider()
+        ids = [await self.stack.submit(f"+1555{number:04}", **fields) for number in range(count)]
+        for id_ in ids:
+            await self.stack.becomes(id_, "failed")
+        await self.repair_provider()
+        return ids
+
+    async def report(self) -> str:
+        """The id of a new report."""
+        async with self.stack.session.post(self.stack.base + REPORTS) as response:
+            assert response.status == 202, await response.text()
+            return str((await response.json())["id"])
+
+    def fill_posts(self) -> None:
+        self.stack.rows(_POSTS)
+
+    async def fill(self) -> dict[str, str]:
+        """Jobs of every kind and status. Returns the paths of their pages, by name."""
+        stack, hook = self.stack, f"{self.receiver.url}/hooks/orders"
+        self.fill_posts()
+        sent = [await stack.submit(f"+1555{n:04}", tags=["welcome"], callback_url=hook) for n in range(20)]
+        hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, reference=HOSTILE[:200], tags=[HOSTILE[:60]])
+        report = await self.report()
+        for id_ in (*sent, hostile):
+            await stack.becomes(id_, "sent")
+        await eventually(lambda: self._callbacks("sent"), lambda count: count == len(sent))
+        self.receiver.answer = 500
+        await stack.becomes(await stack.submit("+15550100", callback_url=f"http://localhost:{self.receiver.port}/down"), "sent")
+        await self.dead_letters(7, reference="order-1042")
+        await self.break_provider(422)
+        await stack.becomes(await stack.submit("+15550200", HOSTILE, tags=["<i>tag</i>"], reference="<u>x</u>"), "failed")
+        await self.repair_provider()
+        await stack.submit("+15550300", provider="other")
+        await eventually(lambda: self._callbacks("failed"), bool)
+        await eventually(lambda: stack.get(f"{JOBS}/{report}/status"), lambda answer: answer[1]["status"] == "completed")
+        return {"message": f"/console/messages/{sent[0]}", "report": f"/console/reports/{report}"}
+
+    async def _callbacks(self, status: str) -> int:
+        return len(self.stack.rows(f"SELECT id FROM jobs WHERE kind = 'callback' AND status = '{status}'"))
+
+
+@asynccontextmanager
+async def installed(services: Services, database: str, namespace: str, folder: Path) -> AsyncIterator[Installation]:
+    """Start all processes."""
+    settings = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2]", "default_provider": "sandbox"}
+    async with (
+        receiving() as receiver,
+        running(services, database, namespace, folder, others=OTHER, **settings) as stack,
+    ):
+        stack.start("reporter", "consumers", "reports")
+        stack.start("caller", "consumers", "callbacks")
+        yield Installation(stack, receiver)
