@@ -12,8 +12,10 @@ from starlette.types import ASGIApp
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
 from api.console.gate import Gate
+from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import Pages
+from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
 from api.console.streams import Streams
@@ -37,6 +39,7 @@ from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
+from infra.postgres.message_search import MessageSearch
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.totals import Totals
@@ -184,10 +187,13 @@ def _console(
     pages = Pages(assets, NAVIGATION)
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
+    search, letters = MessageSearch(adapters.reads), DeadLetters(DeadLetterStore(adapters.reads), settings.deadlines())
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
+        search=Search(pages, search, sorted(settings.providers)),
+        messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
         settings=SettingsPage(pages, settings),
     )
     return console_routes(views, Gate(keyring, access, pages), assets, pages)

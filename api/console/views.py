@@ -9,8 +9,11 @@ from starlette.routing import Route
 
 from api.console.assets import BASE, Assets
 from api.console.gate import Endpoint, Gate, GuardedView
+from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import HOME, SIGN_IN, Entry, Pages
+from api.console.search import PATH as MESSAGES
+from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
 from api.problems import not_found
@@ -23,6 +26,8 @@ class Views:
 
     sign_in: SignIn
     overview: Overview
+    search: Search
+    messages: Messages
     settings: SettingsPage
 
 
@@ -46,6 +51,11 @@ class View:
 VIEWS: list[View] = [
     View("GET", HOME, lambda to: to.overview.show, label="Overview"),
     View("GET", "/console/overview/events", lambda to: to.overview.events),
+    View("GET", MESSAGES, lambda to: to.search.show, Scope.MESSAGES_READ, label="Messages"),
+    View("GET", f"{MESSAGES}/{{id}}", lambda to: to.messages.show, Scope.MESSAGES_READ),
+    View("GET", f"{MESSAGES}/{{id}}/events", lambda to: to.messages.events, Scope.MESSAGES_READ),
+    View("POST", f"{MESSAGES}/{{id}}/requeue", lambda to: to.messages.requeue, Scope.DEAD_LETTERS),
+    View("POST", f"{MESSAGES}/{{id}}/discard", lambda to: to.messages.discard, Scope.DEAD_LETTERS),
     View("GET", "/console/settings", lambda to: to.settings.show, Scope.ADMIN, label="Settings"),
     View("GET", SIGN_IN, lambda to: to.sign_in.form, public=True),
     View("POST", SIGN_IN, lambda to: to.sign_in.enter, public=True),
