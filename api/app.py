@@ -17,11 +17,13 @@ from api.console.callbacks import CallbackPages
 from api.console.dead_letters import DeadLetterPages
 from api.console.gate import Gate
 from api.console.keys import KeyPages
+from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import Pages
 from api.console.providers import ProviderPages
 from api.console.reports import ReportPages
 from api.console.sampling import Sample
+from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
 from api.console.streams import Streams
@@ -45,6 +47,7 @@ from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
+from infra.postgres.message_search import MessageSearch
 from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
@@ -194,13 +197,16 @@ def _console(
     pages = Pages(assets, NAVIGATION)
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
+    search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.reads)
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
-    newest, store = NewestReads(adapters.reads), DeadLetterStore(adapters.reads)
+    newest = NewestReads(adapters.reads)
     letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
     totals, acceptance = Totals(adapters.reads), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
+        search=Search(pages, search, sorted(settings.providers)),
+        messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
         reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),

@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 
+import orjson
 from markupsafe import Markup, escape
 
 from service.figures import COUNT_LIMIT
@@ -47,9 +48,9 @@ def instant(at: datetime | None) -> str:
     return NOTHING if at is None else at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def clock(at: datetime) -> str:
-    """The time of day in UTC."""
-    return at.astimezone(UTC).strftime("%H:%M:%S")
+def moment(at: datetime) -> str:
+    """An instant in UTC, to the millisecond."""
+    return at.astimezone(UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
 
 
 def machine_instant(at: datetime) -> str:
@@ -57,9 +58,14 @@ def machine_instant(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def as_json(value: object) -> str:
+    """Indented JSON."""
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
 def prose(text: str) -> Markup:
     """A text with `code` in backticks, as HTML."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  the text is escaped
 
 
-FILTERS = (count, rate, duration, instant, clock, machine_instant, prose)
+FILTERS = (count, rate, duration, instant, moment, machine_instant, as_json, prose)

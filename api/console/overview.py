@@ -102,6 +102,7 @@ class Overview:
             if self.streams.closed():
                 return
             if not viewer.is_active(time.time()):
+                yield ServerSentEvent(self.pages.signed_out(), event="now")
                 yield ServerSentEvent("", event="ended")
                 return
             for event in self._events(figures):

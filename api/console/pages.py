@@ -75,7 +75,8 @@ class Pages:
         self._environment.filters.update({each.__name__: each for each in formats.FILTERS})
         self._environment.globals.update({"asset": assets.urls.__getitem__, "themes": THEMES, "Scope": Scope})
         # A block that is rendered by itself does not see the imports of its template.
-        self._environment.globals["ui"] = self._environment.get_template("macros.html").module
+        self._macros: Any = self._environment.get_template("macros.html").module
+        self._environment.globals["ui"] = self._macros
 
     def show(
         self,
@@ -88,7 +89,8 @@ class Pages:
         **values: Any,
     ) -> Response:
         """A page, or one block of it."""
-        text = self.fragment(template, block, **values) if block else self._page(request, template, values)
+        known = {**self._context(request), **values}
+        text = self.fragment(template, block, **known) if block else self._environment.get_template(template).render(known)
         answer = HTMLResponse(text, status, headers)
         answer.headers["Content-Security-Policy"] = _POLICY
         answer.headers["Vary"] = "HX-Request, Cookie"
@@ -97,6 +99,10 @@ class Pages:
     def fragment(self, template: str, block: str, **values: Any) -> str:
         """One block of a page as text. Its values do not depend on the request."""
         return render_block(self._environment, template, block, values)
+
+    def signed_out(self) -> str:
+        """The notice for a viewer whose session has ended, in place of a live part."""
+        return str(self._macros.signed_out())
 
     def problem(self, request: Request, problem: Problem) -> Response:
         """An error in the page's layout; for htmx without it."""
@@ -113,18 +119,16 @@ class Pages:
             request_id=str(request.scope.get("posthaste.request_id", "")),
         )
 
-    def _page(self, request: Request, template: str, values: Mapping[str, Any]) -> str:
+    def _context(self, request: Request) -> dict[str, Any]:
+        """The values of every page."""
         viewer: Viewer | None = request.scope.get("posthaste.viewer")
         theme = request.cookies.get(THEME_COOKIE, "")
-        entries = [entry for entry in self._navigation if viewer is not None and viewer.may(entry.scope)]
         query = f"?{request.url.query}" if request.url.query else ""
-        here = own_path(request.url.path + query) if request.method in ("GET", "HEAD") else HOME
-        return self._environment.get_template(template).render(
-            viewer=viewer,
-            form_token=request.scope.get("posthaste.form_token", ""),
-            theme=theme if theme in THEMES else THEMES[0],
-            navigation=entries,
-            path=request.url.path,
-            here=here,
-            **values,
-        )
+        return {
+            "viewer": viewer,
+            "form_token": request.scope.get("posthaste.form_token", ""),
+            "theme": theme if theme in THEMES else THEMES[0],
+            "navigation": [entry for entry in self._navigation if viewer is not None and viewer.may(entry.scope)],
+            "path": request.url.path,
+            "here": own_path(request.url.path + query) if request.method in ("GET", "HEAD") else HOME,
+        }

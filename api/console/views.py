@@ -13,10 +13,13 @@ from api.console.callbacks import CallbackPages
 from api.console.dead_letters import DeadLetterPages
 from api.console.gate import Endpoint, Gate, GuardedView
 from api.console.keys import KeyPages
+from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import HOME, SIGN_IN, Entry, Pages
 from api.console.providers import ProviderPages
 from api.console.reports import ReportPages
+from api.console.search import PATH as MESSAGES
+from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
 from api.problems import not_found
@@ -29,6 +32,8 @@ class Views:
 
     sign_in: SignIn
     overview: Overview
+    search: Search
+    messages: Messages
     dead_letters: DeadLetterPages
     bulk: BulkPages
     reports: ReportPages
@@ -60,6 +65,11 @@ _LETTERS, _ADMIN = Scope.DEAD_LETTERS, Scope.ADMIN
 VIEWS: list[View] = [
     View("GET", HOME, lambda to: to.overview.show, label="Overview"),
     View("GET", "/console/overview/events", lambda to: to.overview.events),
+    View("GET", MESSAGES, lambda to: to.search.show, Scope.MESSAGES_READ, label="Messages"),
+    View("GET", f"{MESSAGES}/{{id}}", lambda to: to.messages.show, Scope.MESSAGES_READ),
+    View("GET", f"{MESSAGES}/{{id}}/events", lambda to: to.messages.events, Scope.MESSAGES_READ),
+    View("POST", f"{MESSAGES}/{{id}}/requeue", lambda to: to.messages.requeue, Scope.DEAD_LETTERS),
+    View("POST", f"{MESSAGES}/{{id}}/discard", lambda to: to.messages.discard, Scope.DEAD_LETTERS),
     View("GET", "/console/dead-letters", lambda to: to.dead_letters.show, _LETTERS, label="Dead letters"),
     View("GET", "/console/dead-letters/export", lambda to: to.dead_letters.export, _LETTERS),
     View("GET", "/console/dead-letters/requeue", lambda to: to.bulk.preview_requeue, _LETTERS),
