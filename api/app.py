@@ -83,6 +83,7 @@ class _Adapters:
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
         self.samples = DatabasePool(url, name="api figures", threads=1)
+        self.operators = DatabasePool(url, name="api operators", threads=2)  # exact counts may take seconds
         self.figures = FiguresStore(redis, namespace=namespace)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self.jobs = JobReads(self.reads)
@@ -94,7 +95,7 @@ class _Adapters:
         await self.cache.close()
         await self.rates.close()
         await self.figures.close()
-        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples):
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples, self.operators):
             pool.close()
 
 
@@ -197,11 +198,11 @@ def _console(
     pages = Pages(assets, NAVIGATION)
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
-    search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.reads)
+    search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.operators)
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
-    newest = NewestReads(adapters.reads)
+    newest = NewestReads(adapters.operators)
     letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
-    totals, acceptance = Totals(adapters.reads), use_cases.acceptance
+    totals, acceptance = Totals(adapters.operators), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
@@ -210,9 +211,9 @@ def _console(
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
         reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
-        providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.reads), calls, settings.providers),
+        providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
         callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
-        keys=KeyPages(pages, ApiKeyStore(adapters.reads)),
+        keys=KeyPages(pages, ApiKeyStore(adapters.operators)),
         settings=SettingsPage(pages, settings),
     )
     return console_routes(views, Gate(keyring, access, pages), assets, pages)

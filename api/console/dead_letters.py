@@ -38,11 +38,11 @@ class DeadLetterPages:
         """Groups and letters that match the filter. An invalid filter shows its form again."""
         query = dict(request.query_params)
         try:
-            filter_ = read_letters(request, query)
+            values = await self._found(read_letters(request, query), query)
         except Problem as problem:
             values = _values(Filter(), query) | {"problem": problem}
-            return self.pages.show(request, "dead_letters.html", problem.status, **values)
-        return self.pages.show(request, "dead_letters.html", **await self._found(filter_, query))
+        status = values["problem"].status if values["problem"] else 200
+        return self.pages.show(request, "dead_letters.html", status, **values)
 
     async def _found(self, filter_: Filter, query: Mapping[str, str]) -> dict[str, Any]:
         groups = await self.store.groups(filter_, READ_SECONDS, most=COUNT_LIMIT + 1)

@@ -13,16 +13,17 @@ SECONDS = 2.0
 
 @dataclass(eq=False)
 class Sample(Generic[T]):
-    """The latest result of `take`, at most two seconds old. Viewers that come meanwhile wait for the same read."""
+    """The latest result of `take`, at most `seconds` old. Viewers that come meanwhile wait for the same read."""
 
     take: Callable[[], Awaitable[T]]
+    seconds: float = SECONDS
     _latest: "asyncio.Future[T] | None" = field(default=None, init=False)
     _at: float = field(default=float("-inf"), init=False)
 
     async def read(self) -> T:
         """The sample. Raises as `take`; a failed one is repeated by the next viewer."""
         latest = self._latest
-        if latest is None or (latest.done() and (_failed(latest) or time.monotonic() - self._at > SECONDS)):
+        if latest is None or (latest.done() and (_failed(latest) or time.monotonic() - self._at > self.seconds)):
             latest = self._latest = asyncio.ensure_future(self._taken())
         return await asyncio.shield(latest)
 

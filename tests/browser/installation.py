@@ -5,17 +5,24 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from aiohttp import web
+
 from tests.support.receiver import CALLBACKS_ON, Receiver, receiving
 from tests.support.services import Services
 from tests.support.stack import REPORTS, Stack, running
 from tests.support.waiting import eventually
 
 JOBS = "/api/2.0/report/jobs"
-OTHER = {"other": {"url": "http://127.0.0.1:9/message"}}  # nothing listens there
 HOSTILE = """<script>window.stolen = 1</script><img src=x onerror="window.stolen = 1">'"`{{ 7 * 7 }}${7*7}"""
 _POSTS = """
 INSERT INTO posts (user_id, context, created_at)
 SELECT 1 + n % 40, repeat('word ', CAST(1 + (n * 7919) % (60 - n % 40) AS integer)), now() FROM generate_series(1, 4000) n
+"""
+
+_LETTERS = """
+INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, status, version, reason, finished_at)
+SELECT CAST('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0') AS uuid), 'default', 'message', 'sandbox', 'normal', '+1',
+    'hello', 'failed', 3, '{reason}', now() FROM generate_series(1, {count}) n
 """
 
 
@@ -33,14 +40,18 @@ class Installation:
     async def repair_provider(self) -> None:
         await self.stack.faults(fail=0.0)
 
-    async def dead_letters(self, count: int, **fields: str) -> list[str]:
-        """Messages that the provider rejects."""
-        await self.break_provider()
+    async def dead_letters(self, count: int, status: int = 400, **fields: str) -> list[str]:
+        """Messages that the provider rejects with this status, which names their reason."""
+        await self.break_provider(status)
         ids = [await self.stack.submit(f"+1555{number:04}", **fields) for number in range(count)]
         for id_ in ids:
             await self.stack.becomes(id_, "failed")
         await self.repair_provider()
         return ids
+
+    def add_dead_letters(self, count: int, reason: str) -> None:
+        """Dead letters that no provider has seen."""
+        self.stack.rows(_LETTERS.format(count=count, reason=reason))
 
     async def report(self) -> str:
         """The id of a new report."""
@@ -67,7 +78,7 @@ class Installation:
         await self.break_provider(422)
         await stack.becomes(await stack.submit("+15550200", HOSTILE, tags=["<i>tag</i>"], reference="<u>x</u>"), "failed")
         await self.repair_provider()
-        await stack.submit("+15550300", provider="other")
+        await stack.becomes(await stack.submit("+15550300", provider="other"), "failed")
         await eventually(lambda: self._callbacks("failed"), bool)
         await eventually(lambda: stack.get(f"{JOBS}/{report}/status"), lambda answer: answer[1]["status"] == "completed")
         return {"message": f"/console/messages/{sent[0]}", "report": f"/console/reports/{report}"}
@@ -76,13 +87,18 @@ class Installation:
         return len(self.stack.rows(f"SELECT id FROM jobs WHERE kind = 'callback' AND status = '{status}'"))
 
 
+async def _reject(request: web.Request) -> web.Response:
+    return web.Response(status=418, text=HOSTILE)
+
+
 @asynccontextmanager
 async def installed(services: Services, database: str, namespace: str, folder: Path) -> AsyncIterator[Installation]:
-    """Start all processes."""
+    """Start all processes. The provider `other` rejects messages, with markup in its answers."""
     settings = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2]", "default_provider": "sandbox"}
     async with (
         receiving() as receiver,
-        running(services, database, namespace, folder, others=OTHER, **settings) as stack,
+        receiving(answers=[_reject] * 100) as other,
+        running(services, database, namespace, folder, others={"other": {"url": other.url}}, **settings) as stack,
     ):
         stack.start("reporter", "consumers", "reports")
         stack.start("caller", "consumers", "callbacks")

@@ -9,25 +9,10 @@ from playwright.async_api import Browser, async_playwright
 
 from dev.tools import CHROMIUM, require
 from tests.browser.installation import Installation, installed
+from tests.browser.pages import PAGES
 from tests.browser.visits import DESKTOP, PHONE, visiting
 from tests.support.databases import of_template
 from tests.support.services import PROVIDERS, drop_namespace, find, unique
-
-LISTS = {
-    "overview": "/",
-    "messages": "/console/messages",
-    "dead-letters": "/console/dead-letters",
-    "requeue": "/console/dead-letters/requeue?reason=http_400",
-    "discard": "/console/dead-letters/discard",
-    "reports": "/console/reports",
-    "providers": "/console/providers",
-    "move": "/console/providers/move?old=other",
-    "callbacks": "/console/callbacks",
-    "keys": "/console/keys",
-    "settings": "/console/settings",
-    "missing": "/console/nothing",
-    "invalid": "/console/dead-letters?kind=letter",
-}
 
 
 async def shoot(browser: Browser, base: str, folder: Path, paths: dict[str, str]) -> None:
@@ -47,13 +32,13 @@ async def _all(installation: Installation, browser: Browser, folder: Path, names
         return {name + suffix: path for name, path in paths.items() if not names or name in names}
 
     if not names:
-        await shoot(browser, base, folder, chosen(LISTS, "-empty"))
-    paths = {**LISTS, **await installation.fill()}
+        await shoot(browser, base, folder, chosen(PAGES, "-empty"))
+    paths = {**PAGES, **await installation.fill()}
     await shoot(browser, base, folder, chosen(paths))
     if not names:
         for service in ("redis", "postgres"):
             await installation.stack.proxies[service].refuse()
-            await shoot(browser, base, folder, chosen(LISTS, f"-without-{service}"))
+            await shoot(browser, base, folder, chosen(PAGES, f"-without-{service}"))
             await installation.stack.proxies[service].accept()
 
 

@@ -1,0 +1,17 @@
+"""Every page of the console, by name. `{message}` and `{report}` are ids."""
+
+PAGES = {
+    "overview": "/",
+    "messages": "/console/messages",
+    "dead-letters": "/console/dead-letters",
+    "requeue": "/console/dead-letters/requeue?reason=http_400",
+    "discard": "/console/dead-letters/discard",
+    "reports": "/console/reports",
+    "providers": "/console/providers",
+    "move": "/console/providers/move?old=other",
+    "callbacks": "/console/callbacks",
+    "keys": "/console/keys",
+    "settings": "/console/settings",
+    "missing": "/console/nothing",
+    "invalid": "/console/dead-letters?kind=letter",
+}
