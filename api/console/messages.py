@@ -15,7 +15,7 @@ from api.answers import READ_SECONDS, job_id
 from api.console.pages import Pages, see_other, viewer_of
 from api.console.search import PATH
 from api.console.sessions import Viewer
-from api.console.streams import Streams
+from api.console.streams import Streams, event_of
 from api.console.timeline import Timeline, draw_timeline
 from api.problems import Problem, not_found
 from infra.errors import Transient
@@ -112,7 +112,7 @@ class Messages:
         async with self.subscriptions.subscribe(job_id(request), lambda: viewer.caller.usable) as subscription:
             while not self.streams.closed():
                 if not viewer.is_active(time.time()):
-                    yield ServerSentEvent(self.pages.signed_out(), event="message")
+                    yield event_of("message", self.pages.signed_out())
                     break
                 try:
                     message = await self._read(request)
@@ -120,12 +120,12 @@ class Messages:
                     log.debug("console.stream_cut", id=str(job_id(request)), reason=str(error))
                     return  # the browser connects again, and finds a page that names the reason
                 text = self.pages.fragment("message.html", "live", **_values(request, message))
-                yield ServerSentEvent(text, event="message")
+                yield event_of("message", text)
                 if message.record["status"] in ENDS:
                     break
                 await subscription.after(message.record["version"], REDRAW_SECONDS)
         if not self.streams.closed():
-            yield ServerSentEvent("", event="ended")
+            yield event_of("ended", "ended")
 
 
 def _values(request: Request, message: _Message) -> dict[str, Any]:

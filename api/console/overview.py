@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from api.console.charts import RateChart, rate_chart
 from api.console.pages import Pages, viewer_of
-from api.console.streams import Streams
+from api.console.streams import Streams, event_of
 from service.figures import COUNT_LIMIT, Figures, LedgerFigures, ProcessFigures, Rates
 
 _BLOCKS = ("now", "rates", "details")  # each one is an event of the stream, too
@@ -102,8 +102,8 @@ class Overview:
             if self.streams.closed():
                 return
             if not viewer.is_active(time.time()):
-                yield ServerSentEvent(self.pages.signed_out(), event="now")
-                yield ServerSentEvent("", event="ended")
+                yield event_of("now", self.pages.signed_out())
+                yield event_of("ended", "ended")
                 return
             for event in self._events(figures):
                 yield event
@@ -112,7 +112,7 @@ class Overview:
         if self._rendered is None or self._rendered[0] is not figures:
             values = _values(figures)
             texts = {block: self.pages.fragment("overview.html", block, **values) for block in _BLOCKS}
-            self._rendered = figures, [ServerSentEvent(text, event=block) for block, text in texts.items()]
+            self._rendered = figures, [event_of(block, text) for block, text in texts.items()]
         return self._rendered[1]
 
 

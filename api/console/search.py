@@ -27,14 +27,18 @@ PATH = "/console/messages"
 PAGE = 50  # messages
 COUNT_SECONDS = 5.0  # a count of the same filter is not repeated for so long
 _COUNTS = 200  # remembered ones
+_FORM = "must be an instant in UTC like 2026-11-22T04:00"
 
 
 def _in_utc(value: str) -> datetime:
     """The value of an input of the type datetime-local, which has no zone."""
     try:
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+        at = datetime.fromisoformat(value)
     except ValueError as error:
-        raise PydanticCustomError("wrong_format", "must be an instant like 2026-11-22T04:00") from error
+        raise PydanticCustomError("wrong_format", _FORM) from error
+    if at.tzinfo is not None:
+        raise PydanticCustomError("wrong_format", _FORM)
+    return at.replace(tzinfo=UTC)
 
 
 Local = Annotated[datetime, BeforeValidator(_in_utc)]

@@ -11,6 +11,11 @@ from api.jobs import PING_SECONDS, SEND_SECONDS
 from api.problems import Problem
 
 
+def event_of(name: str, text: str) -> ServerSentEvent:
+    """One event of a stream. htmx puts its text into the page."""
+    return ServerSentEvent(text, event=name, sep="\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Streams:
     """`closed`: the process is shutting down. `max_per_key`: the waiting requests of one key in this process."""

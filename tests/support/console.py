@@ -57,11 +57,26 @@ class Visitor:
         assert answer.status == 303, answer.words
         return answer
 
+    async def events(self, path: str) -> AsyncIterator[tuple[str, str]]:
+        """The server-sent events of a path: names and texts, until the server ends the stream."""
+        async with self.session.get(self.base + path, headers=self.headers, timeout=aiohttp.ClientTimeout(60)) as response:
+            assert response.status == 200, response.status
+            name, lines = "", []
+            async for line in response.content:
+                key, _, value = line.decode().rstrip("\r\n").partition(": ")
+                if key == "event":
+                    name = value
+                elif key == "data":
+                    lines.append(value)
+                elif not key and name:
+                    yield name, "\n".join(lines)
+                    name, lines = "", []
+
     async def _request(self, method: str, path: str, headers: Mapping[str, str], data: object = None) -> Answer:
         sent = {**self.headers, **headers}
         async with self.session.request(method, self.base + path, data=data, headers=sent, allow_redirects=False) as response:
             cookies = response.headers.getall("Set-Cookie", [])
-            return Answer(response.status, await response.text(), dict(response.headers), cookies)
+            return Answer(response.status, await response.text(), response.headers.copy(), cookies)
 
 
 @asynccontextmanager
