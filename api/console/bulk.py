@@ -141,22 +141,24 @@ class BulkPages:
 
     async def requeue(self, request: Request) -> Response:
         """Requeue the next letters."""
-        run, form = self._read(request, "requeue", fields := await _form(request)), RunForm.model_validate(dict(fields))
-        done = await self.letters.requeue(run.filter, form.after, STEP, run.provider, extend=form.extend)
+        run = self._read(request, "requeue", fields := await _form(request))
+        if fields.get("stop") == "yes":
+            return await self._stop(request, run)
+        done = await self.letters.requeue(run.filter, run.form.after, STEP, run.provider, extend=run.form.extend)
         self._log(request, run, done)
         return self._show(request, run.stepped(done), running=True)
 
     async def discard(self, request: Request) -> Response:
         """Discard the next letters."""
-        run = self._read(request, "discard", await _form(request))
+        run = self._read(request, "discard", fields := await _form(request))
+        if fields.get("stop") == "yes":
+            return await self._stop(request, run)
         done = await self.letters.discard(run.filter, run.form.after, STEP)
         self._log(request, run, done)
         return self._show(request, run.stepped(done), running=True)
 
-    async def stop(self, request: Request) -> Response:
-        """The run, stopped: the ledger tells the number of letters that still match."""
-        action: Action = "discard" if request.query_params.get("action") == "discard" else "requeue"
-        run = self._read(request, action, request.query_params)
+    async def _stop(self, request: Request, run: Run) -> Response:
+        """The run without a further step. The ledger tells the number of letters that still match."""
         groups = await self.store.groups(run.filter, CALL_SECONDS)
         return self._show(request, replace(run, stopped=True), remaining=sum(group.count for group in groups))
 

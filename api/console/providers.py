@@ -113,6 +113,8 @@ class ProviderPages:
         total, moved = _whole(form.get("total")), _whole(form.get("moved"))
         if new not in self.configured or new == old:
             raise Problem(422, "validation", "Choose another provider that is configured.")
+        if form.get("stop") == "yes":
+            return self._move_page(request, old, None, await self.store.waiting(old, CALL_SECONDS))
         count = await move_some(self.store, old, new, min(BATCH, max(0, total - moved)))
         log.info("provider.moved", provider=old, to=new, jobs=count, by=caller_of(request).prefix)
         return self._move_page(request, old, new, total, moved + count, over=count == 0 or moved + count >= total)

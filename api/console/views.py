@@ -78,7 +78,6 @@ VIEWS: list[View] = [
     View("POST", "/console/dead-letters/discard", lambda to: to.bulk.discard, _LETTERS),
     View("GET", "/console/dead-letters/canaries", lambda to: to.bulk.watch, _LETTERS),
     View("POST", "/console/dead-letters/canaries", lambda to: to.bulk.canaries, _LETTERS),
-    View("GET", "/console/dead-letters/stop", lambda to: to.bulk.stop, _LETTERS),
     View("GET", "/console/reports", lambda to: to.reports.list, Scope.REPORTS, label="Reports"),
     View("POST", "/console/reports", lambda to: to.reports.start, Scope.REPORTS),
     View("GET", "/console/reports/{id}", lambda to: to.reports.show, Scope.REPORTS),

@@ -12,6 +12,11 @@ from tests.browser.visits import PHONE, Visit, visiting
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LETTERS = "/console/dead-letters"
+OUTAGES = (
+    ("redis", "Redis", ("/", "/console/providers")),
+    ("rabbitmq", "RabbitMQ", ("/", "/console/providers")),
+    ("postgres", "Postgres", ("/", "/console/messages", LETTERS, "/console/reports", "/console/callbacks", "/console/keys")),
+)
 
 
 async def test_a_message_becomes_sent_while_its_page_is_open(installation: Installation, visit: Visit) -> None:
@@ -46,9 +51,11 @@ async def test_dead_letters_are_requeued_after_their_canaries(installation: Inst
     await page.get_by_role("link", name="Requeue…", exact=True).first.click()
     await page.get_by_role("button", name="Requeue 5 first").click()
     await expect(page.get_by_text("5 of 5 canaries succeeded")).to_be_visible()
+    assert await axe.violations(page) == []
     await page.get_by_role("button", name="Requeue the other 2").click()
     await expect(page.get_by_role("heading", name="7 requeued")).to_be_visible()
     await expect(page.get_by_text("The run is over.")).to_be_visible()
+    assert await axe.violations(page) == []
     for id_ in ids:
         await installation.stack.becomes(id_, "sent")
     await page.get_by_role("link", name="Dead letters", exact=True).last.click()
@@ -60,8 +67,9 @@ async def test_a_run_is_stopped_and_continued(installation: Installation, visit:
     installation.add_dead_letters(20_000, "bulk")
     await visit.open(f"{LETTERS}/discard?reason=bulk")
     await page.get_by_role("button", name="Discard 20,000 permanently").click()
-    await page.get_by_role("button", name="Stop").click()
+    await page.get_by_role("link", name="Stop", exact=True).click()
     await expect(page.get_by_role("heading", name="Stopped")).to_be_visible()
+    assert await axe.violations(page) == []
     ((left,),) = installation.stack.rows("SELECT count(*) FROM jobs WHERE reason = 'bulk' AND status = 'failed'")
     assert 0 < int(str(left)) < 20_000
     await page.get_by_role("button", name="Continue").click()
@@ -129,3 +137,22 @@ async def test_every_page_is_accessible_and_shows_markup_as_text(
         assert HOSTILE in texts
         found += visit.unexpected()
     assert found == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_an_outage_keeps_the_layout_and_names_the_service(
+    browser: Browser, installation: Installation, theme: str
+) -> None:
+    proxies = installation.stack.proxies
+    async with visiting(browser, installation.stack.base, theme=theme, size=PHONE) as visit:
+        visit.expected = ["status of 503", "events"]
+        for service, title, paths in OUTAGES:
+            await proxies[service].refuse()
+            try:
+                for path in paths:
+                    await visit.until_shown(path, f"{title} does not answer")
+                    assert await axe.violations(visit.page) == [], path
+            finally:
+                await proxies[service].accept()
+            await installation.stack.until_all_up()
+        assert visit.unexpected() == []

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from playwright.async_api import Browser, ConsoleMessage, Page, Request
 
 from tests.browser import axe
+from tests.support.waiting import eventually
 
 DESKTOP = (1280, 900)
 PHONE = (400, 800)
@@ -41,6 +42,15 @@ class Visit:
 
     async def open(self, path: str) -> None:
         await self.page.goto(self.base + path)
+
+    async def until_shown(self, path: str, text: str) -> None:
+        """Open the page again until it shows the text."""
+
+        async def shown() -> str:
+            await self.open(path)
+            return await self.page.inner_text("body")
+
+        await eventually(shown, lambda body: text in body)
 
     def unexpected(self) -> list[str]:
         return [problem for problem in self.problems if not any(text in problem for text in self.expected)]

@@ -113,10 +113,8 @@ async def test_discard_changes_what_the_preview_counted(shared_stack: Stack, bro
     assert "Discard 3 permanently" in preview.words
     (later,) = await dead(shared_stack, 406, 1)
     form = fields_of(preview, f"{BASE}/discard")
-    stopped = await browser.get(
-        f"{BASE}/stop?action=discard&reason=http_406&total=3&failed_before=" + form["failed_before"][:19]
-    )
-    assert stopped.status == 200 and "of 3 letters are unchanged" in stopped.words
+    stopped = await browser.post(f"{BASE}/discard", {**form, "stop": "yes"})
+    assert stopped.status == 200 and "Stopped: 3 of 3 letters are unchanged" in stopped.words
     done = await browser.post(f"{BASE}/discard", form)
     assert "3 discarded" in done.words
     for id_ in ids:

@@ -110,10 +110,12 @@ async def test_providers_pause_resume_and_move(operated: Stack, browser: Visitor
 
 
 async def test_a_move_takes_no_more_than_it_showed(operated: Stack, browser: Visitor) -> None:
+    await operated.processes["worker"].kill()  # nobody claims them
     await browser.get("/console/providers")
-    await browser.post("/console/providers/pause", {"provider": "other"})
     ids = [await operated.submit(provider="other") for _ in range(3)]
     form = {"old": "other", "new": "sandbox", "total": "2", "moved": "0"}
+    stopped = await browser.post("/console/providers/move", {**form, "stop": "yes"})
+    assert "3 messages wait for other" in stopped.words
     moved = await browser.post("/console/providers/move", form)
     assert "2 moved" in moved.words and "The run is over" in moved.words
     assert [(await operated.record(id_))["provider"] for id_ in ids] == ["sandbox", "sandbox", "other"]
