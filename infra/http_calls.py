@@ -99,11 +99,13 @@ async def post(
     *,
     seconds: float,
     body_bytes: int = 0,
+    error_bytes: int = 0,
 ) -> tuple[int, float | None, bytes]:
     """Post once, without redirects. Returns the status, the seconds of Retry-After, and the body.
 
-    At most `body_bytes` of a 2xx response are read; errors in its body are ignored. A Retry-After date counts from the
-    response's own Date. Raises aiohttp.ClientError or TimeoutError: no complete response head within `seconds`.
+    At most `body_bytes` of a 2xx response are read, and `error_bytes` of others; errors in the body are ignored. A
+    Retry-After date counts from the response's own Date. Raises aiohttp.ClientError or TimeoutError: no complete response
+    head within `seconds`.
     """
     until = asyncio.get_running_loop().time() + seconds
     async with asyncio.timeout_at(until):
@@ -111,7 +113,7 @@ async def post(
     try:
         clock = remote_clock(response.headers.get("Date"), datetime.now(UTC))
         retry_after = retry_after_seconds(response.headers.get("Retry-After"), clock)
-        limit = body_bytes if 200 <= response.status < 300 else 0
+        limit = body_bytes if 200 <= response.status < 300 else error_bytes
         return response.status, retry_after, await _body(response.content, limit, until)
     finally:
         connection = response.connection

@@ -103,9 +103,11 @@ class Messages:
         (record,) = await self.jobs.messages([(id_, position.client_id)], READ_SECONDS)
         attempts = await self.jobs.attempts(id_, position.client_id, Kind.MESSAGE, READ_SECONDS)
         callbacks = await self.jobs.callbacks(id_, position.client_id, Kind.MESSAGE, READ_SECONDS)
+        answers = await self.search.answers(id_, READ_SECONDS)
         if record is None or attempts is None or callbacks is None:
             raise not_found("This message was deleted a moment ago.")
-        return _Message(record, position, draw_timeline(record, position, attempts, callbacks, datetime.now(UTC)))
+        timeline = draw_timeline(record, position, attempts, callbacks, answers, datetime.now(UTC))
+        return _Message(record, position, timeline)
 
     async def _stream(self, request: Request) -> AsyncIterator[ServerSentEvent]:
         viewer = viewer_of(request)

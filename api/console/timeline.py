@@ -1,6 +1,6 @@
 """The life of a message: its steps in words, and its attempts and waits drawn to scale."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -48,9 +48,17 @@ class Timeline:
 
 
 def draw_timeline(
-    record: MessageRecord, position: Position, attempts: Sequence[Attempt], callbacks: Sequence[Callback], now: datetime
+    record: MessageRecord,
+    position: Position,
+    attempts: Sequence[Attempt],
+    callbacks: Sequence[Callback],
+    answers: Mapping[tuple[int, int], str],
+    now: datetime,
 ) -> Timeline:
-    """The timeline of a message. `now` ends the drawing of a message without a final status."""
+    """The timeline of a message. `answers`: excerpts by revision and number of the attempt.
+
+    `now` ends the drawing of a message without a final status.
+    """
     begin = record["created_at"]
     known = [begin, record["updated_at"], *(each["ended_at"] for each in attempts), *(each["created_at"] for each in callbacks)]
     end = max(known) if record["status"] in _ENDS else max(*known, now)
@@ -59,12 +67,18 @@ def draw_timeline(
     def place(at: datetime) -> float:
         return min(WIDTH, max(0.0, (at - begin) / timedelta(seconds=1) * scale))
 
-    steps = _in_order([*_steps(record, position, attempts, now)], [*map(_callback, callbacks)])
+    steps = _in_order([*_steps(record, position, attempts, answers, now)], [*map(_callback, callbacks)])
     bars = [_bar(each, place(_started(each)), place(each["ended_at"])) for each in attempts]
     return Timeline(steps, bars, [place(each["created_at"]) for each in callbacks], begin, end)
 
 
-def _steps(record: MessageRecord, position: Position, attempts: Sequence[Attempt], now: datetime) -> Iterator[Step]:
+def _steps(
+    record: MessageRecord,
+    position: Position,
+    attempts: Sequence[Attempt],
+    answers: Mapping[tuple[int, int], str],
+    now: datetime,
+) -> Iterator[Step]:
     yield Step("Accepted", record["created_at"], "queued")
     free_at: datetime | None = record["created_at"]  # since then the message waits
     revision = 0
@@ -73,7 +87,7 @@ def _steps(record: MessageRecord, position: Position, attempts: Sequence[Attempt
             free_at = position.queued_at if number == position.revision else None  # earlier instants are not stored
             yield Step(f"Requeued, revision {number}", free_at, "queued")
         revision = attempt["revision"]
-        yield _attempt(attempt, free_at)
+        yield _attempt(attempt, free_at, answers.get((revision, attempt["n"])))
         free_at = attempt["ended_at"]
     for number in range(revision + 1, position.revision + 1):
         free_at = position.queued_at if number == position.revision else None
@@ -81,7 +95,7 @@ def _steps(record: MessageRecord, position: Position, attempts: Sequence[Attempt
     yield from _present(record, free_at, now)
 
 
-def _attempt(attempt: Attempt, free_at: datetime | None) -> Step:
+def _attempt(attempt: Attempt, free_at: datetime | None, answer: str | None) -> Step:
     revision = f" of revision {attempt['revision']}" if attempt["revision"] else ""
     facts = [attempt["reason"], f"HTTP {attempt['provider_code']}" if attempt["provider_code"] else None]
     facts.append(None if attempt["charged"] or attempt["outcome"] == "accepted" else "not charged")
@@ -89,7 +103,7 @@ def _attempt(attempt: Attempt, free_at: datetime | None) -> Step:
     waited = None if free_at is None else (started - free_at) / timedelta(seconds=1)
     ran = f"ran {duration(attempt['ran_seconds'])}" if attempt["ran_seconds"] is not None else None
     title = f"Attempt {attempt['n']}{revision}: {attempt['outcome'].replace('_', ' ')}"
-    return Step(title, started, attempt["outcome"], waited, [each for each in (*facts, ran) if each])
+    return Step(title, started, attempt["outcome"], waited, [each for each in (*facts, ran) if each], answer)
 
 
 def _present(record: MessageRecord, free_at: datetime | None, now: datetime) -> Iterator[Step]:

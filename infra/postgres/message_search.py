@@ -123,6 +123,8 @@ _POSITION = sa.text("""
 SELECT client_id, version, revision, queued_at, due_at FROM jobs WHERE id = CAST(:id AS uuid) AND kind = 'message'
 """)
 
+_ANSWERS = sa.text("SELECT revision, n, answer FROM attempts WHERE job_id = CAST(:id AS uuid) AND answer IS NOT NULL")
+
 
 class MessageSearch:
     """Each method is one or two reads; see `DatabasePool.call` for what it raises."""
@@ -149,6 +151,11 @@ class MessageSearch:
         statements, parameters = _statements(filter_)
         (row,) = await self._pool.fetch(statements.count, timeout, **parameters, scan=COUNT_LIMIT)
         return Count(row["matches"], row["candidates"] < COUNT_LIMIT)
+
+    async def answers(self, id_: UUID, timeout: float) -> dict[tuple[int, int], str]:
+        """The excerpts of the provider's answers, by revision and number of the attempt."""
+        rows = await self._pool.fetch(_ANSWERS, timeout, id=id_)
+        return {(row["revision"], row["n"]): row["answer"] for row in rows}
 
     async def position(self, id_: UUID, timeout: float) -> Position | None:
         """Where a message is in its life; None: there is none with this id."""

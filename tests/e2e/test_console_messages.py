@@ -3,8 +3,10 @@
 import html
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from api.console.search import PAGE
 from api.console.views import VIEWS
@@ -12,7 +14,9 @@ from infra.keys import Scope
 from tests.support.console import Answer, Visitor, visitor
 from tests.support.factories import new_id
 from tests.support.keys import call, create_key, until_keys_required
-from tests.support.stack import MESSAGE, Stack
+from tests.support.receiver import receiving
+from tests.support.services import Services
+from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
 LIST = "/console/messages"
@@ -268,3 +272,35 @@ async def test_hostile_text_stays_text(stack: Stack, browser: Visitor) -> None:
         )
     assert html.escape(HOSTILE, quote=False).replace('"', "&#34;") in texts[0]
     assert "&lt;script&gt;" in texts[1]
+
+
+async def test_a_hostile_answer_of_a_provider_stays_text(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async def rude(request: web.Request) -> web.Response:
+        return web.Response(status=422, text=f"no such number {HOSTILE}", content_type="text/html")
+
+    async with (
+        receiving(answers=[rude, rude]) as receiver,
+        running(
+            services, database, broker_namespace, tmp_path, others={"rude": {"url": receiver.url}}, default_provider="sandbox"
+        ) as stack,
+        visitor(stack.base) as browser,
+    ):
+        id_ = await stack.submit(provider="rude")
+        await stack.becomes(id_, "failed")
+        page = await browser.get(f"{LIST}/{id_}")
+        assert f"no such number {HOSTILE}" in html.unescape(page.text) and "alert(1)</script>" not in page.text
+        code, attempts = await stack.get(f"/messages/{id_}/attempts")
+        assert code == 200 and "answer" not in attempts["data"][0]  # clients get stable codes, and no text of the provider
+        logs = "".join(process.output() for process in stack.processes.values())
+        assert "no such number" not in logs
+
+
+async def test_no_answer_is_stored_if_bodies_are_not_retained(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    async with running(services, database, broker_namespace, tmp_path, retain_body="false") as stack:
+        await stack.faults(fail=1, fail_status=400)
+        await stack.becomes(await stack.submit(), "failed")
+        assert stack.rows("SELECT outcome, answer FROM attempts") == [("rejected", None)]

@@ -100,7 +100,9 @@ async def test_streams_follow_the_installation_until_the_key_is_revoked(stack: S
 async def test_the_streams_of_a_key_are_limited_and_end_with_the_process(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
-    async with running(services, database, broker_namespace, tmp_path, waiting_per_key="2") as stack:
+    async with running(
+        services, database, broker_namespace, tmp_path, waiting_per_key="2", shutdown_grace_seconds="8"
+    ) as stack:
         key = await create_key(stack, "shop")
         await until_keys_required(stack)
         async with visitor(stack.base) as browser:

@@ -44,7 +44,7 @@ def _draw(
     record: MessageRecord, *attempts: Attempt, revision: int = 0, queued: float = 0, now: float = 100, **kw: Any
 ) -> Timeline:
     position = Position("shop", 3, revision, _at(queued), _at(queued))
-    return draw_timeline(record, position, attempts, kw.get("callbacks", ()), _at(now))
+    return draw_timeline(record, position, attempts, kw.get("callbacks", ()), kw.get("answers", {}), _at(now))
 
 
 def _titles(timeline: Timeline) -> list[str]:
@@ -88,7 +88,8 @@ def test_what_is_not_final_grows_until_now() -> None:
 
 def test_requeues_separate_revisions_and_only_the_last_instant_is_known() -> None:
     attempts = (_attempt(1, 10, "rejected"), _attempt(1, 30, "rejected", revision=1), _attempt(1, 61, "accepted", revision=2))
-    timeline = _draw(_record(Status.SENT, 61), *attempts, revision=2, queued=50)
+    timeline = _draw(_record(Status.SENT, 61), *attempts, revision=2, queued=50, answers={(1, 1): "no such number"})
+    assert [step.answer for step in timeline.steps] == [None, None, None, "no such number", None, None, None]
     assert _titles(timeline) == [
         "Accepted", "Attempt 1: rejected", "Requeued, revision 1", "Attempt 1 of revision 1: rejected",
         "Requeued, revision 2", "Attempt 1 of revision 2: accepted", "Sent",
