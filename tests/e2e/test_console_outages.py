@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -101,7 +102,7 @@ async def test_the_streams_of_a_key_are_limited_and_end_with_the_process(
     services: Services, database: str, broker_namespace: str, tmp_path: Path
 ) -> None:
     async with running(
-        services, database, broker_namespace, tmp_path, waiting_per_key="2", shutdown_grace_seconds="8"
+        services, database, broker_namespace, tmp_path, waiting_per_key="2", shutdown_grace_seconds="25"
     ) as stack:
         key = await create_key(stack, "shop")
         await until_keys_required(stack)
@@ -114,6 +115,6 @@ async def test_the_streams_of_a_key_are_limited_and_end_with_the_process(
                 third = await browser.get("/console/overview/events")
                 assert third.status == 429 and "waiting or streaming requests" in third.words
                 stack.processes["api"].signal(signal.SIGTERM)
-                for stream in (first, second):
-                    await stream.read()  # raises if the stream is cut
-                assert await stack.processes["api"].wait(20) in (0, -signal.SIGTERM)
+                started = time.monotonic()
+                assert await stack.processes["api"].wait(60) in (0, -signal.SIGTERM)
+                assert time.monotonic() - started < 20  # the streams do not use up the grace
