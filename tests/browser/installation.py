@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -40,7 +41,7 @@ class Installation:
     async def repair_provider(self) -> None:
         await self.stack.faults(fail=0.0)
 
-    async def dead_letters(self, count: int, status: int = 400, **fields: str) -> list[str]:
+    async def dead_letters(self, count: int, status: int = 400, **fields: Any) -> list[str]:
         """Messages that the provider rejects with this status, which names their reason."""
         await self.break_provider(status)
         ids = [await self.stack.submit(f"+1555{number:04}", **fields) for number in range(count)]
@@ -64,24 +65,39 @@ class Installation:
 
     async def fill(self) -> dict[str, str]:
         """Jobs of every kind and status. Returns the paths of their pages, by name."""
-        stack, hook = self.stack, f"{self.receiver.url}/hooks/orders"
+        stack, hook, before = self.stack, f"{self.receiver.url}/hooks/orders", await self._callbacks("sent")
         self.fill_posts()
-        sent = [await stack.submit(f"+1555{n:04}", tags=["welcome"], callback_url=hook) for n in range(20)]
-        hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, reference=HOSTILE[:200], tags=[HOSTILE[:60]])
         report = await self.report()
+        sent = [await stack.submit(f"+1555{n:04}", tags=["welcome"], callback_url=hook) for n in range(20)]
+        labels = {"reference": HOSTILE, "tags": [HOSTILE[:60]]}
+        hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, **labels, metadata={HOSTILE: HOSTILE})
         for id_ in (*sent, hostile):
             await stack.becomes(id_, "sent")
-        await eventually(lambda: self._callbacks("sent"), lambda count: count == len(sent))
-        self.receiver.answer = 500
-        await stack.becomes(await stack.submit("+15550100", callback_url=f"http://localhost:{self.receiver.port}/down"), "sent")
+        await eventually(lambda: self._callbacks("sent"), lambda count: count == before + len(sent))
+        retried = await self._retried(hook)
+        await self._dead_callback()
         await self.dead_letters(7, reference="order-1042")
-        await self.break_provider(422)
-        await stack.becomes(await stack.submit("+15550200", HOSTILE, tags=["<i>tag</i>"], reference="<u>x</u>"), "failed")
-        await self.repair_provider()
-        await stack.becomes(await stack.submit("+15550300", provider="other"), "failed")
-        await eventually(lambda: self._callbacks("failed"), bool)
+        await self.dead_letters(1, 422, **labels)
+        rejected = await stack.submit("+15550300", provider="other")
+        await stack.becomes(rejected, "failed")
         await eventually(lambda: stack.get(f"{JOBS}/{report}/status"), lambda answer: answer[1]["status"] == "completed")
-        return {"message": f"/console/messages/{sent[0]}", "report": f"/console/reports/{report}"}
+        messages = {"message": retried, "hostile": hostile, "rejected": rejected}
+        return {name: f"/console/messages/{id_}" for name, id_ in messages.items()} | {"report": f"/console/reports/{report}"}
+
+    async def _dead_callback(self) -> None:
+        before, self.receiver.answer = await self._callbacks("failed"), 500
+        await self.stack.submit("+15550100", callback_url=f"http://localhost:{self.receiver.port}/down")
+        await eventually(lambda: self._callbacks("failed"), lambda count: count > before)
+        self.receiver.answer = 204
+
+    async def _retried(self, callback_url: str) -> str:
+        """The id of a message that was sent at its fourth attempt or later."""
+        await self.break_provider(500)
+        id_ = await self.stack.submit("+15550400", "Your code is 4711", tags=["login"], callback_url=callback_url)
+        await eventually(lambda: self.stack.record(id_), lambda record: record["attempts"] >= 3)
+        await self.repair_provider()
+        await self.stack.becomes(id_, "sent")
+        return id_
 
     async def _callbacks(self, status: str) -> int:
         return len(self.stack.rows(f"SELECT id FROM jobs WHERE kind = 'callback' AND status = '{status}'"))
