@@ -16,7 +16,7 @@ from api.callers import caller_of
 from api.console.overview import Feed
 from api.console.pages import Pages, is_fragment, see_other, viewer_of
 from api.console.sampling import Sample
-from api.console.streams import Streams
+from api.console.streams import Streams, event_of
 from api.problems import Problem
 from infra.errors import Transient
 from infra.postgres.newest import ProviderCalls
@@ -74,10 +74,11 @@ class ProviderPages:
             if self.streams.closed():
                 return
             if not viewer.is_active(time.time()):
-                yield ServerSentEvent("", event="ended")
+                yield event_of("now", self.pages.signed_out())
+                yield event_of("ended", "ended")
                 return
             values = await self._values(figures)
-            yield ServerSentEvent(self.pages.fragment("providers.html", "now", form_token=token, **values), event="now")
+            yield event_of("now", self.pages.fragment("providers.html", "now", form_token=token, **values))
 
     async def _values(self, figures: Figures) -> dict[str, Any]:
         try:

@@ -9,7 +9,7 @@ from infra.keys import new_key
 from tests.browser import axe
 from tests.browser.installation import Installation
 from tests.browser.visits import PHONE, Visit, visiting
-from tests.support.keys import call, create_key, until_keys_required
+from tests.support.keys import call, create_key, key_store, until_keys_required
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -99,3 +99,16 @@ async def test_a_new_key_is_shown_once_and_works(installation: Installation, vis
         return (await call(stack, "GET", "/messages", key))[0]
 
     await eventually(status, lambda value: value == 401)
+
+
+async def test_a_revoked_key_ends_an_open_page(installation: Installation, visit: Visit) -> None:
+    stack = installation.stack
+    key = await create_key(stack, "guest", "--scope", "admin")
+    await until_keys_required(stack)
+    await visit.open("/console/providers")
+    await _sign_in(visit, key)
+    await expect(visit.page.locator("[data-live-state]")).to_have_text("Live")
+    async with key_store(stack) as store:
+        assert await store.revoke(key[:11], 10) == 1
+    await expect(visit.page.locator("#live")).to_contain_text("signed out", ignore_case=True)
+    await expect(visit.page.get_by_role("button", name="Pause sandbox")).to_have_count(0)
