@@ -110,5 +110,5 @@ async def test_a_revoked_key_ends_an_open_page(installation: Installation, visit
     await expect(visit.page.locator("[data-live-state]")).to_have_text("Live")
     async with key_store(stack) as store:
         assert await store.revoke(key[:11], 10) == 1
-    await expect(visit.page.locator("#live")).to_contain_text("signed out", ignore_case=True)
+    await expect(visit.page.locator("#live")).to_contain_text("Your session has ended")
     await expect(visit.page.get_by_role("button", name="Pause sandbox")).to_have_count(0)
