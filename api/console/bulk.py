@@ -35,7 +35,7 @@ Number = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class RunForm(BaseModel, extra="ignore"):
-    """The state of a run beside its filter. `total`: the previewed letters; `left`: those that cannot be requeued."""
+    """The state of a run beside its filter. `total`: of the preview; `expired`, `unconfigured`: letters that were left."""
 
     provider_to: Annotated[str, Field(max_length=32)] = ""
     extend: bool = False
@@ -68,7 +68,7 @@ class Run:
         return _PATHS[self.action]
 
     @property
-    def seen(self) -> int:
+    def reached(self) -> int:
         return self.form.changed + self.form.expired + self.form.unconfigured
 
     @property

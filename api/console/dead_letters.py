@@ -71,7 +71,7 @@ def _values(filter_: Filter, query: Mapping[str, str]) -> dict[str, Any]:
     """The values of the page while nothing matches."""
     return {
         "kinds": list(Kind),
-        "given": dict.fromkeys(LetterQuery.model_fields, "") | dict(query) | as_fields(filter_),
+        "fields": dict.fromkeys(LetterQuery.model_fields, "") | dict(query) | as_fields(filter_),
         "filtered": bool(as_fields(filter_)),
         "query": as_query(filter_),
         "problem": None,

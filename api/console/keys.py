@@ -76,8 +76,8 @@ class KeyPages:
         if not lost:
             return await self._page(request, 404, fault="There is no such key to revoke.")
         if form.get("confirm") != "yes":
-            asked = {"name": name, "of": form.get("of", ""), "count": len(lost), "is_last": len(lost) == len(usable)}
-            return await self._page(request, asked=asked)
+            question = {"name": name, "of": form.get("of", ""), "count": len(lost), "is_last": len(lost) == len(usable)}
+            return await self._page(request, question=question)
         await self.store.revoke(name, _CALL_SECONDS, of_client=of_client)
         log.info("key.revoked", name=name, of_client=of_client, by=caller_of(request).prefix)
         return see_other(PATH)
@@ -86,7 +86,7 @@ class KeyPages:
         self, request: Request, status: int = 200, *, new: NewKey | None = None, is_first: bool = False, **shown: Any
     ) -> Response:
         keys = [row for row in await self.store.keys(None, READ_SECONDS) if row.prefix != RESERVED]
-        values = {"fault": None, "asked": None, "new": new.key if new else None, "is_first": is_first, **shown}
+        values = {"fault": None, "question": None, "new": new.key if new else None, "is_first": is_first, **shown}
         return self.pages.show(
             request,
             "keys.html",

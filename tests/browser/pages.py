@@ -1,4 +1,4 @@
-"""Every page of the console, by name. `{message}` and `{report}` are ids."""
+"""Every page, by name."""
 
 PAGES = {
     "overview": "/",
@@ -12,6 +12,7 @@ PAGES = {
     "callbacks": "/console/callbacks",
     "keys": "/console/keys",
     "settings": "/console/settings",
+    "docs": "/docs",
     "missing": "/console/nothing",
     "invalid": "/console/dead-letters?kind=letter",
 }

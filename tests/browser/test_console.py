@@ -64,14 +64,14 @@ async def test_dead_letters_are_requeued_after_their_canaries(installation: Inst
 
 async def test_a_run_is_stopped_and_continued(installation: Installation, visit: Visit) -> None:
     page = visit.page
-    installation.add_dead_letters(20_000, "bulk")
+    installation.add_dead_letters(8_000, "bulk")
     await visit.open(f"{LETTERS}/discard?reason=bulk")
-    await page.get_by_role("button", name="Discard 20,000 permanently").click()
+    await page.get_by_role("button", name="Discard 8,000 permanently").click()
     await page.get_by_role("link", name="Stop", exact=True).click()
     await expect(page.get_by_role("heading", name="Stopped")).to_be_visible()
     assert await axe.violations(page) == []
     ((left,),) = installation.stack.rows("SELECT count(*) FROM jobs WHERE reason = 'bulk' AND status = 'failed'")
-    assert 0 < int(str(left)) < 20_000
+    assert 0 < int(str(left)) < 8_000
     await page.get_by_role("button", name="Continue").click()
     await expect(page.get_by_text("The run is over.")).to_be_visible()
     assert installation.stack.rows("SELECT DISTINCT status FROM jobs WHERE reason = 'bulk'") == [("discarded",)]
