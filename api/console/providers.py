@@ -32,7 +32,7 @@ PATH = "/console/providers"
 
 @dataclass(frozen=True, slots=True)
 class ProviderView:
-    """One provider. `host` None: it is not configured. `breakers`: the state in each worker. `calls` None: none or unknown."""
+    """One provider. `host` None: it is not configured. `breakers`: the state in each worker. `calls`: the recent ones."""
 
     name: str
     host: str | None
@@ -81,11 +81,13 @@ class ProviderPages:
             yield event_of("now", self.pages.fragment("providers.html", "now", form_token=token, **values))
 
     async def _values(self, figures: Figures) -> dict[str, Any]:
+        calls: dict[str, ProviderCalls] | None
         try:
             calls = await self.calls.read()
-        except Transient:  # the page says that Postgres does not answer
-            calls = {}
-        return {"figures": figures, "providers": views(figures, calls, self.configured)}
+        except Transient:
+            calls = None
+        providers = views(figures, calls or {}, self.configured)
+        return {"figures": figures, "providers": providers, "has_calls": calls is not None}
 
     async def pause(self, request: Request) -> Response:
         """Pause a provider. A repeated form changes nothing."""
