@@ -25,7 +25,7 @@ async def _send_key(visit: Visit, key: str) -> None:
 
 async def _sign_in(visit: Visit, key: str, path: str) -> None:
     """Sign in on the way to a page. A busy machine may not look the key up in time, and answers 503."""
-    visit.expected.append("status of 503")
+    visit.expected.append("status of 503 (Service Unavailable)")
 
     async def title() -> str:
         await visit.open(path)
