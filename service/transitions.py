@@ -2,18 +2,20 @@
 
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
+from infra.monitoring import metrics
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied, LateAcceptance
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition
+from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition, WorkQueue
 from jobs.outcome import Outcome
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
+from service.activity import Activity
 from service.backlog import BacklogLimit
 from service.batching import Batcher
 from service.publishing import EagerPublisher, Outgoing
@@ -35,6 +37,7 @@ class Acceptance:
     statuses: Statuses
     backlog: BacklogLimit
     timeout_seconds: float
+    activity: Activity = field(default_factory=Activity)
 
     async def accept(self, job: NewJob) -> Accepted:
         """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
@@ -48,6 +51,7 @@ class Acceptance:
         if isinstance(accepted, KeyReused):
             raise KeyTaken
         if not accepted.replayed:  # otherwise the first request has published it, or the relay will
+            self.activity.accepted(job.queue)
             self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
             self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
             log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
@@ -63,6 +67,7 @@ class Recorder:
     publisher: EagerPublisher
     statuses: Statuses
     lost_leases: int
+    activity: Activity = field(default_factory=Activity)
 
     def claimed(self, job: Claimed, at: float) -> None:
         """Cache a committed claim. `at`: monotonic seconds, before the claim."""
@@ -72,19 +77,22 @@ class Recorder:
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
         transition = decide(job, outcome, policy, ran_seconds=ran_seconds, jitter=random.random())  # noqa: S311
-        recorded = await self._apply(transition, queue=job.queue.name, attempt=job.attempts + 1, code=outcome.provider_code)
+        begun = time.monotonic() - job.age_seconds - ran_seconds  # the acceptance
+        recorded = await self._apply(transition, job.queue, begun, attempt=job.attempts + 1, code=outcome.provider_code)
         if not recorded and transition.to is Status.SENT:  # the lease expired: the job is `unknown`, or waits for a retry
             started = time.monotonic()
             late = LateAcceptance(job.id, job.token, outcome.provider_code, outcome.provider_message_id)
             if (applied := await self.late.submit(late)) is not None:
                 self._announce(applied, started, reason="late_acceptance", code=outcome.provider_code)
+                self.activity.recorded(job.queue, applied.status, "late_acceptance", time.monotonic() - begun)
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
         """Commit that a job's lease has expired."""
         transition = decide_lost(job, policy, limit=self.lost_leases, jitter=random.random())  # noqa: S311
-        await self._apply(transition, queue=job.queue.name, lost_leases=job.lost_leases + 1)
+        if await self._apply(transition, job.queue, lost_leases=job.lost_leases + 1):
+            metrics.LEASES_LOST[job.queue.kind, job.queue.provider or ""].inc()
 
-    async def _apply(self, transition: Transition, **logged: object) -> bool:
+    async def _apply(self, transition: Transition, queue: WorkQueue, begun: float | None = None, **logged: object) -> bool:
         started = time.monotonic()
         applied = await self.applies.submit(transition)
         if applied is None:
@@ -94,7 +102,10 @@ class Recorder:
         if applied.publish and delay == 0 and transition.route and transition.queue:
             pointer = Pointer(applied.id, applied.version)
             self.publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
-        self._announce(applied, started, reason=transition.reason, retry_in=round(delay, 3) if delay else None, **logged)
+        retry_in = round(delay, 3) if delay else None
+        self._announce(applied, started, reason=transition.reason, retry_in=retry_in, queue=queue.name, **logged)
+        seconds = None if begun is None else time.monotonic() - begun
+        self.activity.recorded(queue, applied.status, transition.reason, seconds)
         return True
 
     def _announce(self, applied: Applied, started: float, **logged: object) -> None:
