@@ -1,5 +1,6 @@
 """`posthaste api`, `consume` and `relay` become one process of the service; supervisord runs several for `posthaste up`."""
 
+import itertools
 import os
 import shlex
 import sys
@@ -30,6 +31,7 @@ _PROGRAM = """
 [program:{program.name}]
 command = {python} -m {program.command}
 process_name = %(program_name)s{suffix}
+environment = {environment}
 numprocs = {program.count}
 autorestart = true
 startsecs = 2
@@ -77,6 +79,22 @@ class Program:
     name: str
     command: str
     count: int = 1
+    metrics_port: int | None = None
+
+
+def with_metrics(programs: list[Program], first_port: int | None) -> list[Program]:
+    """The same processes. Workers and the relay serve metrics at `first_port` and the ports after it; None: at no port."""
+    if first_port is None:
+        return programs
+    ports = itertools.count(first_port)
+    found = []
+    for program in programs:
+        if not program.command.startswith("consumers "):
+            found.append(program)
+        else:
+            names = [program.name] if program.count == 1 else [f"{program.name}-{number}" for number in range(program.count)]
+            found += [Program(name, program.command, metrics_port=next(ports)) for name in names]
+    return found
 
 
 def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
@@ -86,7 +104,8 @@ def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> l
     python = shlex.quote(sys.executable).replace("%", "%%")
     for program in programs:
         suffix = "-%(process_num)d" if program.count > 1 else ""
-        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
+        own = f'POSTHASTE_METRICS_PORT="{program.metrics_port}"' if program.metrics_port else ""
+        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds, environment=own)
     file = folder / "supervisord.conf"
     file.write_text(text)
     return [sys.executable, "-m", "cli.supervised", "-c", str(file)]

@@ -17,7 +17,7 @@ import typer
 
 from cli.client import ApiError, Client
 from cli.local_settings import KEY_FILE, LOOPBACK, forget_killed_runs, local_settings, recorded_run
-from cli.processes import START_SECONDS, CannotStart, Program, write_command
+from cli.processes import START_SECONDS, CannotStart, Program, with_metrics, write_command
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
 from cli.terminal import console, exit_on, say
@@ -49,7 +49,10 @@ def up(
             settings = read_settings()
             settings.provider_for_new_messages()
             settings.provider_headers()  # a missing secret is named here, not by workers that do not start
-            processes = programs(consumers=consumers, sandbox_port=port)
+            processes = with_metrics(programs(consumers=consumers, sandbox_port=port), settings.metrics_port)
+            for process in processes:
+                if process.metrics_port:
+                    require_free_port(process.metrics_port, f"{PREFIX}METRICS_PORT, the first of the processes' ports")
             uses_sandbox = port is not None and not own.providers
             code = _run(settings, port, processes, first_message=first_message and uses_sandbox)
     raise typer.Exit(code)

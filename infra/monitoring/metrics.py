@@ -64,9 +64,16 @@ CALLBACK_SECONDS = _histogram(
     "callback_duration_seconds", "Duration of a callback's request, by its verdict.", CALLS, "verdict"
 )
 BREAKER = Gauge(
-    "posthaste_breaker_state", "1 for the present state of a provider's breaker, 0 for others.", ["provider", "state"]
+    "posthaste_breaker_state",
+    "1 for the present state of a provider's breaker, 0 for others.",
+    ["provider", "state"],
+    multiprocess_mode="livemax",
 )
-IN_FLIGHT = Gauge("posthaste_jobs_in_flight", "Calls of providers, receivers and reports in progress in this process.")
+IN_FLIGHT = Gauge(
+    "posthaste_jobs_in_flight",
+    "Calls of providers, receivers and reports in progress in this process.",
+    multiprocess_mode="livesum",
+)
 REPORT_ROWS = Counter("posthaste_report_rows_total", "Posts that report jobs have read.")
 BATCH_SIZE = _histogram("batch_size_items", "Items in one flush of a batcher.", SIZES, "batcher")
 PUBLISHED = _counter(
