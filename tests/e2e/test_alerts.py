@@ -134,7 +134,7 @@ async def test_each_outage_fires_its_alert_and_no_other(watched: Prometheus) -> 
 
 async def test_a_provider_that_cannot_be_reached_fires_its_alert(watched: Prometheus) -> None:
     stack = watched.stack
-    await stack.faults(refuse_seconds=20)
+    await stack.faults(refuse_seconds=12)
     ids = [await stack.submit() for _ in range(5)]
     await watched.fires_alone("PosthasteProviderUnreachable")
     for id_ in ids:
