@@ -39,7 +39,6 @@ from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
 from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
-from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
@@ -86,11 +85,15 @@ class _UseCases:
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.events = Events(settings.redis_url, namespace=settings.namespace)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
-        self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept, name="accept")
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         activity = Activity()
         self.acceptance = Acceptance(
-            self.accepts, self.publishing, self.statuses, self.backlog, settings.accept_timeout_seconds, activity
+            Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
+            self.publishing,
+            self.statuses,
+            self.backlog,
+            timeout_seconds=settings.accept_timeout_seconds,
+            activity=activity,
         )
         self.reports = ActivityReports(adapters.figures, activity, "api")
 
@@ -131,7 +134,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         try:
             yield
         finally:
-            await use_cases.accepts.drained()
+            await use_cases.acceptance.drained()
             await use_cases.publishing.finish(1.0)  # the relay publishes the rest
             await supervisor.stop()
             await use_cases.events.close()

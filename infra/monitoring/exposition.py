@@ -1,19 +1,21 @@
 """The exposition of metrics: on the API's port, or on a port of a worker or relay process.
 
-Several API processes on one port share a directory of memory-mapped files, one set a process: prometheus_client's
-multiprocess mode. Every process answers with the sum of all. A dead process' counters stay, its gauges vanish.
+Several API processes on one port share a folder of memory-mapped files, one set a process: prometheus_client's multiprocess
+mode. Every process answers with the sum of all. A dead process' counters stay, as they must not decrease; its gauges vanish.
+The parent makes the folder, names it in SHARED_FOLDER_VARIABLE, and deletes it (`cli/processes.py`).
 """
 
 import os
-import tempfile
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+from infra.monitoring import SHARED_FOLDER_VARIABLE
 
 
 class PortTaken(Exception):
@@ -27,11 +29,22 @@ def render(accept: str) -> tuple[bytes, str]:
 
 
 def _registry() -> CollectorRegistry:
-    if FOLDER_VARIABLE not in os.environ:
+    folder = os.environ.get(SHARED_FOLDER_VARIABLE)
+    if folder is None:
         return REGISTRY
+    _drop_gauges_of_dead_processes(Path(folder))
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
+
+
+def _drop_gauges_of_dead_processes(folder: Path) -> None:
+    files = (re.fullmatch(r"gauge_live\w+_(\d+)\.db", file.name) for file in folder.iterdir())
+    for pid in {int(found[1]) for found in files if found}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -55,22 +68,3 @@ def serve(host: str, port: int | None) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def shared_folder() -> Iterator[None]:
-    """The context of processes that share one port. A parent enters it before it starts them; they inherit the variable.
-
-    A child must import this package after its start: `fork` without `exec` would keep the metrics of one process.
-    """
-    with tempfile.TemporaryDirectory(prefix="posthaste-metrics-") as folder:
-        os.environ[FOLDER_VARIABLE] = folder
-        try:
-            yield
-        finally:
-            del os.environ[FOLDER_VARIABLE]
-
-
-def forget_process(pid: int) -> None:
-    """Drop the gauges of a child that has ended. Its parent calls this; the counters stay, as they must not decrease."""
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]

@@ -4,18 +4,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
-from infra.monitoring import exposition
+import pytest
+
+from infra.monitoring import SHARED_FOLDER_VARIABLE
 from tests.support.metrics import Scrape
 
 
 class Child:
     """A process that counts, and answers with the metrics of all."""
 
-    def __init__(self, count: int, redis: int):
+    def __init__(self, count: int, redis: int, folder: Path):
         command = [sys.executable, "-m", "tests.support.counting", str(count), str(redis)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {**os.environ, SHARED_FOLDER_VARIABLE: str(folder)}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
     def scrape(self) -> Scrape:
         assert self.process.stdin and self.process.stdout
@@ -31,35 +34,24 @@ class Child:
                 pipe.close()
 
 
-@contextmanager
-def _children() -> Iterator[list[Child]]:
-    with exposition.shared_folder():
-        children = [Child(3, redis=1), Child(4, redis=0)]
-        try:
-            yield children
-        finally:
-            for child in children:
-                child.kill()
+@pytest.fixture
+def children(tmp_path: Path) -> Iterator[tuple[Child, Child]]:
+    both = Child(3, 1, tmp_path), Child(4, 0, tmp_path)
+    yield both
+    for child in both:
+        child.kill()
 
 
-def test_counts_are_summed_and_the_gauges_of_a_dead_process_vanish() -> None:
-    with _children() as (first, second):
-        second.scrape()  # it has counted
-        for child in (first, second):
-            found = child.scrape()
-            assert found.values("posthaste_jobs_accepted_total", kind="message", provider="sandbox") == [7]
-            assert found.values("posthaste_http_request_duration_seconds_count", route="/messages") == [2]
-            assert found.values("posthaste_dependency_up", dependency="redis") == [0]  # the least of all
-            found.check()
-        second.kill()
-        exposition.forget_process(second.process.pid)
-        found = first.scrape()
+def test_counts_are_summed_and_the_gauges_of_a_dead_process_vanish(children: tuple[Child, Child]) -> None:
+    first, second = children
+    second.scrape()  # it has counted
+    for child in children:
+        found = child.scrape()
         assert found.values("posthaste_jobs_accepted_total", kind="message", provider="sandbox") == [7]
-        assert found.values("posthaste_dependency_up", dependency="redis") == [1]
-
-
-def test_the_folder_ends_with_its_context() -> None:
-    with exposition.shared_folder():
-        folder = os.environ[exposition.FOLDER_VARIABLE]
-        assert os.path.isdir(folder)
-    assert exposition.FOLDER_VARIABLE not in os.environ and not os.path.exists(folder)
+        assert found.values("posthaste_http_request_duration_seconds_count", route="/messages") == [2]
+        assert found.values("posthaste_dependency_up", dependency="redis") == [0]  # the least of all
+        found.check()
+    second.kill()
+    found = first.scrape()
+    assert found.values("posthaste_jobs_accepted_total", kind="message", provider="sandbox") == [7]
+    assert found.values("posthaste_dependency_up", dependency="redis") == [1]
