@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
-from tests.chaos.backends import Backend, FakeBackend
+from tests.chaos.backends import Backend
 from tests.chaos.simulated_processes import LEASE_SECONDS
 from tests.chaos.simulation import Simulation
 from tests.chaos.steps import DEAD, QUEUE
@@ -28,7 +28,7 @@ INDEX = st.integers(0, 1000)
 class Interleavings(RuleBasedStateMachine):
     """The actions that Hypothesis may choose, in any order; `backend` creates ledger and cache."""
 
-    backend: Callable[[], Backend] = FakeBackend
+    backend: Callable[[], Backend]
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,14 +188,15 @@ class Interleavings(RuleBasedStateMachine):
             self.runner.close()
 
 
-def explore(machine: type[Interleavings], examples: int, steps: int, *, shrink: bool = True) -> None:
-    """Run `examples` interleavings of `steps` steps, the same ones each time; raise the first violation."""
+def explore(backend: Callable[[], Backend], examples: int, *, shrink: bool = True) -> None:
+    """Run `examples` interleavings of 40 steps, the same ones each time; raise the first violation."""
+    machine = type("Interleavings", (Interleavings,), {"backend": staticmethod(backend)})
     phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
     run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=steps,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             database=None,

@@ -2,20 +2,18 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
-from tests.chaos.backends import Backend, FakeBackend, RealBackend, RealConnections
-from tests.chaos.interleavings import Interleavings, explore
+from tests.chaos.backends import Backend
+from tests.chaos.interleavings import explore
 from tests.chaos.planted import BUGS
 from tests.chaos.simulated_processes import LEASE_SECONDS
 from tests.chaos.simulation import Simulation, Violation
 from tests.chaos.steps import QUEUE
-from tests.support.services import Services
 
 REJECTED = Outcome(Verdict.REJECTED, "http_400", 400)
 RETRYABLE = Outcome(Verdict.RETRYABLE, "http_500", 500)
@@ -126,17 +124,6 @@ SCRIPTS: dict[str, Callable[[Simulation], Awaitable[None]]] = {
 }
 
 
-@contextmanager
-def _backend(request: pytest.FixtureRequest, where: str) -> Iterator[Callable[[], Backend]]:
-    if where == "memory":
-        yield FakeBackend
-        return
-    services: Services = request.getfixturevalue("services")
-    servers = RealConnections(request.getfixturevalue("database"), services.redis, request.getfixturevalue("namespace"))
-    yield lambda: RealBackend(servers)
-    servers.close()
-
-
 def _play(script: Callable[[Simulation], Awaitable[None]], backend: Callable[[], Backend]) -> None:
     async def play() -> None:
         simulation = Simulation(backend())
@@ -149,23 +136,16 @@ def _play(script: Callable[[Simulation], Awaitable[None]], backend: Callable[[],
     asyncio.run(play())
 
 
-@pytest.mark.parametrize("where", ["memory", "servers"])
 @pytest.mark.parametrize("bug", SCRIPTS)
-def test_a_missing_fence_is_found(
-    bug: str, where: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    with _backend(request, where) as backend:
-        _play(SCRIPTS[bug], backend)  # the fence holds
-        BUGS[bug].plant(monkeypatch.setattr)
-        if where == "memory":
-            BUGS[bug].plant_fake(monkeypatch.setattr)
-        with pytest.raises(Violation, match=_named(bug)):
-            _play(SCRIPTS[bug], backend)
+def test_a_missing_fence_is_found(bug: str, backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    _play(SCRIPTS[bug], backend)  # the fence holds
+    BUGS[bug].plant(monkeypatch.setattr)
+    with pytest.raises(Violation, match=_named(bug)):
+        _play(SCRIPTS[bug], backend)
 
 
 @pytest.mark.parametrize("bug", sorted(BUGS.keys() - SCRIPTS.keys()))
-def test_the_search_finds_a_planted_bug(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_finds_a_planted_bug(bug: str, backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch) -> None:
     BUGS[bug].plant(monkeypatch.setattr)
-    BUGS[bug].plant_fake(monkeypatch.setattr)
     with pytest.raises(Violation, match=_named(bug)):
-        explore(Interleavings, examples=3000, steps=40, shrink=False)
+        explore(backend, examples=3000, shrink=False)

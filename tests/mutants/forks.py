@@ -32,6 +32,10 @@ TESTS = [
         for name in (
             "dead_letter_store",
             "idempotency_keys",
+            "ledger_acceptance",
+            "ledger_callbacks",
+            "ledger_claims",
+            "ledger_leases",
             "outbox_and_relay",
             "provider_states",
             "retention",
