@@ -22,7 +22,7 @@ def controlled_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def backend(database: str, services: Services, namespace: str) -> Iterator[Callable[[], Backend]]:
+def backend(database: str, services: Services, namespace: str, patient_redis: None) -> Iterator[Callable[[], Backend]]:
     """Creates an empty ledger and cache; the connections are shared."""
     connections = Connections(database, services.redis, namespace)
     yield lambda: Backend(connections)

@@ -69,7 +69,7 @@ class Interleavings(RuleBasedStateMachine):
         """One step is slow while all others continue: relays publish, workers consume."""
         slow = self.simulation.gates[but % len(self.simulation.gates)] if self.simulation.gates else None
 
-        async def everybody() -> None:
+        async def other_steps() -> None:
             for _ in range(rounds):
                 for gate in [gate for gate in self.simulation.gates if gate is not slow]:
                     if gate in self.simulation.gates:
@@ -78,7 +78,7 @@ class Interleavings(RuleBasedStateMachine):
                 await self.simulation.check()
                 self.simulation.deliver(self.simulation.workers[but % 3], 2)
 
-        self._do(everybody())
+        self._do(other_steps())
 
     @precondition(lambda self: any(gate.lost_answer for gate in self.simulation.gates))
     @rule(index=INDEX)
@@ -112,26 +112,26 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 2))
     def reap(self, worker: int) -> None:
-        async def look() -> None:
+        async def start() -> None:
             self.simulation.spawn(self.simulation.workers[worker].process, self.simulation.workers[worker].reaper.reap())
 
-        self._do(look())
+        self._do(start())
 
     @rule(worker=st.integers(0, 2))
     def reap_orphans(self, worker: int) -> None:
-        async def look() -> None:
-            there = self.simulation.workers[worker]
-            self.simulation.spawn(there.process, there.reaper.reap_orphans())
+        async def start() -> None:
+            simulated = self.simulation.workers[worker]
+            self.simulation.spawn(simulated.process, simulated.reaper.reap_orphans())
 
-        self._do(look())
+        self._do(start())
 
     @rule(relay=st.integers(0, 1))
     def sweep(self, relay: int) -> None:
-        async def look() -> None:
-            there = self.simulation.relays[relay]
-            self.simulation.spawn(there.process, there.sweeper.sweep_once(self.simulation.clock))
+        async def start() -> None:
+            simulated = self.simulation.relays[relay]
+            self.simulation.spawn(simulated.process, simulated.sweeper.sweep_once(self.simulation.clock))
 
-        self._do(look())
+        self._do(start())
 
     @rule()
     def a_lease_goes_by(self) -> None:

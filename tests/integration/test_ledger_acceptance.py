@@ -27,9 +27,9 @@ async def test_a_key_makes_one_job_also_within_one_batch(ledger: Ledger) -> None
     first, twin, other = _named("k1"), _named("k1"), _named("k2")
     answers = await ledger.accept([first, twin, other], SECONDS)
     assert all(isinstance(answer, Accepted) for answer in answers)
-    made = {answer.id for answer in answers if isinstance(answer, Accepted)}
-    assert len(made) == 2 and other.id in made
-    (loser,) = {first.id, twin.id} - made
+    job_ids = {answer.id for answer in answers if isinstance(answer, Accepted)}
+    assert len(job_ids) == 2 and other.id in job_ids
+    (loser,) = {first.id, twin.id} - job_ids
     assert await ledger.claim([claim_request(loser)], SECONDS) == [None]
     again = await accept_one(ledger, _named("k2"))
     assert (again.id, again.replayed) == (other.id, True)
@@ -50,8 +50,8 @@ async def test_each_client_replays_its_own_job_under_an_equal_key(ledger: Ledger
     for order in (clients, clients[::-1]):
         again = await ledger.accept([replace(_named("k1"), client_id=client) for client in order], SECONDS)
         assert [_replayed(answer) for answer in again] == [first[clients.index(client)].id for client in order]
-    theirs = replace(_named("k1", body="something else"), client_id="third")
-    assert (await accept_one(ledger, theirs)).id == theirs.id
+    other_clients = replace(_named("k1", body="something else"), client_id="third")
+    assert (await accept_one(ledger, other_clients)).id == other_clients.id
 
 
 async def test_an_equal_key_of_another_route_and_another_key_are_not_replayed(ledger: Ledger) -> None:

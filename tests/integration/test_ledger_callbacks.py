@@ -18,7 +18,7 @@ from tests.support.ledger import SECONDS, accept_one, decide_outcome
 URL = "https://receiver.example/hook"
 
 
-async def _told(ledger: Ledger, callback: UUID | None) -> dict[str, Any]:
+async def _event(ledger: Ledger, callback: UUID | None) -> dict[str, Any]:
     """The event of a callback, from its claim."""
     assert callback is not None
     (job,) = await ledger.claim([claim_request(callback)], SECONDS)
@@ -27,7 +27,7 @@ async def _told(ledger: Ledger, callback: UUID | None) -> dict[str, Any]:
     return {"type": event["type"], **{name: event["data"][name] for name in ("id", "status", "sequence")}}
 
 
-def _telling(new: NewJob) -> NewJob:
+def _with_callback(new: NewJob) -> NewJob:
     return replace(new, callback_url=URL)
 
 
@@ -40,19 +40,19 @@ async def test_each_end_of_a_job_makes_a_callback_in_the_same_step(ledger: Ledge
         (report(), Outcome(Verdict.REJECTED, "bad_data"), "report.failed"),
     ]
     for new, outcome, type_ in ends:
-        id_ = (await accept_one(ledger, _telling(new))).id
+        id_ = (await accept_one(ledger, _with_callback(new))).id
         (job,) = await ledger.claim([claim_request(id_)], SECONDS)
         assert job is not None
         (step,) = await ledger.apply([decide_outcome(job, outcome)], SECONDS)
         assert step is not None
         status = type_.partition(".")[2]
-        assert await _told(ledger, step.callback) == {"type": type_, "id": str(id_), "status": status, "sequence": 3}
+        assert await _event(ledger, step.callback) == {"type": type_, "id": str(id_), "status": status, "sequence": 3}
 
 
 async def test_no_callback_without_a_final_status_or_a_callback_url(ledger: Ledger) -> None:
     for new, outcome in (
-        (_telling(message()), Outcome(Verdict.RETRYABLE, "http_500", 500)),
-        (_telling(message()), NOT_STARTED),
+        (_with_callback(message()), Outcome(Verdict.RETRYABLE, "http_500", 500)),
+        (_with_callback(message()), NOT_STARTED),
         (message(), Outcome(Verdict.ACCEPTED, None, 200)),
     ):
         id_ = (await accept_one(ledger, new)).id
@@ -63,7 +63,7 @@ async def test_no_callback_without_a_final_status_or_a_callback_url(ledger: Ledg
 
 
 async def test_a_callback_makes_no_callback(ledger: Ledger) -> None:
-    id_ = (await accept_one(ledger, _telling(message()))).id
+    id_ = (await accept_one(ledger, _with_callback(message()))).id
     (job,) = await ledger.claim([claim_request(id_)], SECONDS)
     assert job is not None
     (step,) = await ledger.apply([decide_outcome(job, ACCEPTED)], SECONDS)
@@ -75,13 +75,13 @@ async def test_a_callback_makes_no_callback(ledger: Ledger) -> None:
 
 
 async def test_a_late_acceptance_tells_again_with_a_greater_sequence(ledger: Ledger) -> None:
-    new = _telling(message(delivery=Delivery.AT_MOST_ONCE))
+    new = _with_callback(message(delivery=Delivery.AT_MOST_ONCE))
     await accept_one(ledger, new)
     (job,) = await ledger.claim([claim_request(new.id, lease=0.0)], SECONDS)
     assert job is not None
     (unknown,) = await ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0.5)], SECONDS)
     (late,) = await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS)
     assert unknown is not None and late is not None
-    told = [await _told(ledger, unknown.callback), await _told(ledger, late.callback)]
-    assert [(each["type"], each["sequence"]) for each in told] == [("message.unknown", 3), ("message.sent", 4)]
+    events = [await _event(ledger, unknown.callback), await _event(ledger, late.callback)]
+    assert [(each["type"], each["sequence"]) for each in events] == [("message.unknown", 3), ("message.sent", 4)]
     assert (await ledger.accept_late([LateAcceptance(job.id, job.token, 200, None)], SECONDS))[0] is not None

@@ -97,8 +97,8 @@ async def test_a_deferred_job_waits_uncharged_and_can_be_repeated(ledger: Ledger
     step = decide_outcome(job, from_http(429, None, 0.0))
     first, again = await ledger.apply([step], SECONDS), await ledger.apply([step], SECONDS)
     assert first == again and first[0] is not None and first[0].status is Status.QUEUED
-    (held,) = await ledger.claim([claim_request(job.id, first[0].version)], SECONDS)
-    assert held is not None and (held.attempts, held.tries) == (0, 1)
+    (again_claimed,) = await ledger.claim([claim_request(job.id, first[0].version)], SECONDS)
+    assert again_claimed is not None and (again_claimed.attempts, again_claimed.tries) == (0, 1)
 
 
 async def test_at_most_once_ends_as_unknown_and_keeps_its_key_when_claimed_again(ledger: Ledger) -> None:

@@ -146,16 +146,16 @@ async def test_a_late_acceptance_never_overrides_a_later_claim(ledger: Ledger) -
 
 async def test_a_lease_lost_before_the_work_began_is_not_counted(ledger: Ledger) -> None:
     job = await claim_new(ledger, lease=0.0)
-    for begun, counted in ((False, 1), (True, 2)):
+    for started, counted in ((False, 1), (True, 2)):
         (lost,) = await ledger.expired_leases(10, SECONDS)
         (step,) = await ledger.apply([decide_lost(lost, RetryPolicy(), limit=9, jitter=0.0)], SECONDS)
         assert step is not None and step.status is Status.RETRYING
         (again,) = await ledger.claim([claim_request(job.id, step.version, lease=0.0)], SECONDS)
         assert again is not None and again.lost_leases == 1
-        if begun:
+        if started:
             assert await ledger.renew(again, 0.0, Progress(), SECONDS)
         (lost,) = await ledger.expired_leases(10, SECONDS)
-        assert lost.started is begun
+        assert lost.started is started
         (step,) = await ledger.apply([decide_lost(lost, RetryPolicy(), limit=9, jitter=0.0)], SECONDS)
         assert step is not None
         (job_now,) = await ledger.claim([claim_request(job.id, step.version, lease=0.0)], SECONDS)

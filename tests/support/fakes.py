@@ -23,8 +23,8 @@ class FakeCache:
 
     async def write(self, entries: Sequence[KnownStatus], timeout: float = 1) -> list[None]:
         for new in entries:
-            held = self.values.get(new.id)
-            if time.monotonic() - new.at <= 1.0 and (held is None or held.version <= new.version):
+            cached = self.values.get(new.id)
+            if time.monotonic() - new.at <= 1.0 and (cached is None or cached.version <= new.version):
                 self.values[new.id] = new
         return [None] * len(entries)
 

@@ -25,11 +25,11 @@ class Flushes:
         self.fail: Callable[[Sequence[int]], Exception | None] = lambda _: None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
 
     async def __call__(self, items: Sequence[int], timeout: float) -> list[int]:
         self.batches.append(list(items))
-        self.begun.set()
+        self.started.set()
         await self.gate.wait()
         if error := self.fail(items):
             raise error
@@ -94,7 +94,7 @@ async def test_a_twin_takes_over_when_the_first_caller_gave_up() -> None:
     flushes.gate.clear()
     batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, duplicate=lambda _: -1)
     first, twin = asyncio.create_task(batcher.submit(7)), asyncio.create_task(batcher.submit(7))
-    await flushes.begun.wait()
+    await flushes.started.wait()
     first.cancel()
     await asyncio.sleep(0)
     flushes.gate.set()
@@ -134,7 +134,7 @@ async def test_items_past_their_deadline_are_not_flushed() -> None:
     flushes.gate.clear()
     batcher = Batcher(flushes, max_batch=1)
     first = asyncio.create_task(batcher.submit(1))
-    await flushes.begun.wait()
+    await flushes.started.wait()
     with pytest.raises(DeadlineExceeded):
         await batcher.submit(2, 0.01)
     flushes.gate.set()

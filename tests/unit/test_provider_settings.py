@@ -119,5 +119,5 @@ def test_a_worker_does_not_start_without_its_secret(monkeypatch: pytest.MonkeyPa
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for secret in _sources(monkeypatch, tmp_path):
         settings = _load(monkeypatch, headers={"X-Key": secret}, auth={"bearer": secret})
-        shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {list(_providers(settings))}"
-        assert HIDDEN not in shown
+        texts = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {list(_providers(settings))}"
+        assert HIDDEN not in texts

@@ -110,9 +110,9 @@ def test_send_repeats_under_one_key_until_the_api_answers(
 ) -> None:
     api.answers = [LOST, DOWN, LOST, ACCEPTED]
     assert _posthaste(monkeypatch, "send", "+1", "hello", "--url", f"http://127.0.0.1:{api.port}") == 0
-    said = capsys.readouterr()
-    assert said.out == f"{ID}\n"
-    assert len(api.keys) == 4 and len(set(api.keys)) == 1 and f"under the key {api.keys[0]}" in said.err
+    output = capsys.readouterr()
+    assert output.out == f"{ID}\n"
+    assert len(api.keys) == 4 and len(set(api.keys)) == 1 and f"under the key {api.keys[0]}" in output.err
     assert clock.pauses == [0.5, 3.0, 2.0]  # backoff; Retry-After is longer once
 
 
