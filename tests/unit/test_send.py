@@ -17,7 +17,7 @@ from cli import client as client_module
 from cli import send as send_module
 from cli.__main__ import app
 from cli.client import ApiError, Client, Unavailable, configured_client, find, until_end
-from service.settings import ApiSettings
+from tests.support.settings import clear_settings
 
 ID = UUID("01a1ff6c-bcef-7503-afba-6071d2a10df9")
 Answer = tuple[int, dict[str, Any], dict[str, str]] | None
@@ -89,8 +89,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     monkeypatch.chdir(tmp_path)
-    for name in ApiSettings.model_fields:
-        monkeypatch.delenv(f"POSTHASTE_{name.upper()}", raising=False)
+    clear_settings(monkeypatch)
     clock = Clock()
     monkeypatch.setattr(send_module, "time", clock)
     monkeypatch.setattr(client_module, "time", clock)

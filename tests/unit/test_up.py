@@ -17,6 +17,7 @@ from cli.processes import CannotStart, write_command
 from cli.up import _introduction, _masked, programs, require_free_port, up
 from dev.stack import free_port
 from service.settings import SANDBOX_FILE, Settings
+from tests.support.settings import set_settings
 
 PROVIDERS = {"sandbox": {"url": "http://127.0.0.1:9007/message"}}
 
@@ -102,9 +103,7 @@ def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
     record = json.dumps({"pid": os.getppid(), "started": started(os.getppid())})
     (file.parent / f"up-{os.getppid()}.json").write_text(record)
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(typer.Exit):
-        settings = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
-        for name, value in {**settings, "PORT": str(listener.getsockname()[1])}.items():
-            monkeypatch.setenv(f"POSTHASTE_{name}", value)
+        set_settings(monkeypatch, {"PORT": str(listener.getsockname()[1])})
         up(sandbox=True)
     assert "POSTHASTE_PORT" in capsys.readouterr().err
     assert file.read_text() == "POSTHASTE_CALLBACK_SECRETS=[]\n"
