@@ -14,7 +14,7 @@ from tests.chaos.simulation import WAITING_JOBS_ARE_QUEUED, Violation
 
 
 def test_no_order_of_steps_violates_an_invariant(backend: Callable[[], Backend]) -> None:
-    explore(backend, examples=100)
+    explore(backend, examples=60)
 
 
 def test_the_search_finds_a_planted_bug(backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
     assert "privileges.too_many" not in capsys.readouterr().out
 
 
-async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
+async def test_the_error_of_a_role_without_grants_names_the_remedy(runner: str) -> None:
     """A process waits for missing grants as for a migration: see `infra.postgres.errors`."""
     pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:

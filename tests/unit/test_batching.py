@@ -84,7 +84,7 @@ async def test_twins_are_flushed_once_and_the_losers_get_the_twin_result() -> No
     assert flushes.batches == [[7, 8]]
 
 
-async def test_twins_share_the_result_where_no_other_is_given() -> None:
+async def test_duplicates_share_the_result_without_a_result_of_their_own() -> None:
     batcher: Batcher[int, int] = Batcher(Flushes(), key=lambda n: n)
     assert await asyncio.gather(*(batcher.submit(7) for _ in range(2))) == [70, 70]
 

@@ -124,7 +124,7 @@ def test_an_instance_that_ends_while_starting_shows_the_end_of_its_log(home: Hom
         instance.start()
 
 
-def test_whoever_answers_in_the_place_of_one_that_ended_is_not_taken_for_it() -> None:
+def test_another_server_at_the_port_of_an_ended_instance_is_not_mistaken_for_it() -> None:
     with pytest.raises(ServiceError, match="ended while it was starting"):
         Sleeping(_ready, "").wait_until_ready({}, ended=lambda: True, interrupted=threading.Event())
 
@@ -190,7 +190,7 @@ def test_a_lock_that_names_a_stranger_is_removed_but_not_while_a_backend_lingers
     assert not lock.exists()
 
 
-def test_a_lock_that_names_nobody_is_left_to_postgres(tmp_path: Path) -> None:
+def test_a_lock_file_without_a_pid_is_left_to_postgres(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     lock = tmp_path / "postmaster.pid"

@@ -88,7 +88,7 @@ def test_inconsistent_settings_are_named(monkeypatch: pytest.MonkeyPatch, values
         load()
 
 
-def test_everything_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTHASTE_PORT", "x")
     with pytest.raises(SettingsError) as caught:
         load()

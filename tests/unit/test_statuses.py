@@ -42,7 +42,7 @@ def _bench() -> tuple[Statuses, FakeCache, Ledger, UUID]:
     return Statuses(cache, ledger.statuses), cache, ledger, id_
 
 
-async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
+async def test_the_ledger_is_read_once_and_again_after_a_wipe() -> None:
     statuses, cache, ledger, id_ = _bench()
     for reads in (1, 1, 1):
         status = await statuses.read(id_)

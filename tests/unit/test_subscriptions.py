@@ -88,7 +88,7 @@ async def test_others_are_not_woken_and_nothing_is_kept_of_those_who_left() -> N
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_process_that_ends_sends_everybody_home(before: bool) -> None:
+async def test_a_process_that_ends_ends_every_subscription(before: bool) -> None:
     subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
     async with subscriptions.subscribe(ID) as subscription:
         if before:
