@@ -83,7 +83,7 @@ async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: st
     await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
     (known,) = await JobReads(pool).statuses([accepted.id], SECONDS)
     assert known is not None and known.status == Status.SENT
-    assert (await compatibility.look(pool, SECONDS)).relays == 0
+    assert (await compatibility.diagnose(pool, SECONDS)).relays == 0
     pool.close()
     leadership = Leadership(runner, "relay")
     assert await leadership.held() and await leadership.held()

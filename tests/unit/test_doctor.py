@@ -25,8 +25,8 @@ def test_neither_user_nor_password_are_shown(url: str, printed: str) -> None:
 
 
 def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
-    look = compatibility.Look(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
-    (finding,) = _indexes(look)
+    diagnosis = compatibility.Diagnosis(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
+    (finding,) = _indexes(diagnosis)
     assert (finding.subject, finding.verdict) == ("indexes", "wrong")
     assert "jobs_backlog" in finding.detail and "posthaste migrate" in finding.fix
 
