@@ -57,7 +57,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @precondition(lambda self: self.simulation.gates)
     @rule(index=INDEX, answer=st.sampled_from(ANSWERS))
-    def go_on(self, index: int, answer: Outcome | None) -> None:
+    def open_gate(self, index: int, answer: Outcome | None) -> None:
         gate = self.simulation.gates[index % len(self.simulation.gates)]
         self._do(self._open(gate, answer if gate.name == "provider" else None))
 
@@ -65,7 +65,7 @@ class Interleavings(RuleBasedStateMachine):
         self.simulation.open(gate, answer)
 
     @rule(but=INDEX, answer=st.sampled_from(ANSWERS), rounds=st.integers(1, 12))
-    def all_but_one_step_go_on(self, but: int, answer: Outcome | None, rounds: int) -> None:
+    def hold_one_step(self, but: int, answer: Outcome | None, rounds: int) -> None:
         """One step is slow while all others continue: relays publish, workers consume."""
         slow = self.simulation.gates[but % len(self.simulation.gates)] if self.simulation.gates else None
 
@@ -82,7 +82,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @precondition(lambda self: any(gate.lost_answer for gate in self.simulation.gates))
     @rule(index=INDEX)
-    def an_answer_is_lost(self, index: int) -> None:
+    def lose_answer(self, index: int) -> None:
         gates = [gate for gate in self.simulation.gates if gate.lost_answer is not None]
 
         async def lose() -> None:
@@ -100,7 +100,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @precondition(lambda self: self.simulation.gates)
     @rule(index=st.integers(0, 6))
-    def a_process_dies(self, index: int) -> None:
+    def kill_process(self, index: int) -> None:
         self._do(self.simulation.replace(index))
 
     @rule(relay=st.integers(0, 1))
@@ -134,7 +134,7 @@ class Interleavings(RuleBasedStateMachine):
         self._do(start())
 
     @rule()
-    def a_lease_goes_by(self) -> None:
+    def expire_leases(self) -> None:
         async def wait() -> None:
             self.simulation.advance_clock(LEASE_SECONDS + 1)
 
@@ -166,17 +166,17 @@ class Interleavings(RuleBasedStateMachine):
         self._do(move())
 
     @rule()
-    def an_operator_clicks(self) -> None:
+    def requeue_dead_letters(self) -> None:
         """Requeue the listed dead letters, then list them again; an empty list keeps the old one."""
 
-        async def click() -> None:
+        async def requeue() -> None:
             await self.simulation.requeue(self.listed)
             self.listed = await self.simulation.backend.dead_letters() or self.listed
 
-        self._do(click())
+        self._do(requeue())
 
     @rule()
-    def the_cache_is_wiped(self) -> None:
+    def wipe_cache(self) -> None:
         self._do(self.simulation.clear_cache())
 
     def teardown(self) -> None:

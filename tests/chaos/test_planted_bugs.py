@@ -26,7 +26,7 @@ def _named(bug: str) -> str:
 # A script of the few steps that need the fence.
 
 
-async def _go_on(
+async def _run_steps(
     simulation: Simulation, worker: int, answer: Outcome | None = None, *, but: str = "", rounds: int = 12
 ) -> None:
     """Open every gate except those named `but`; one worker consumes."""
@@ -60,7 +60,7 @@ async def a_nack_of_the_broker(simulation: Simulation) -> None:
         simulation.open(simulation.gates[0])
         await simulation.settle()
     simulation.lose_answer(publishing[0])
-    await _go_on(simulation, 0)
+    await _run_steps(simulation, 0)
 
 
 async def a_death_before_the_claim(simulation: Simulation) -> None:
@@ -78,14 +78,14 @@ async def two_copies_in_one_batch(simulation: Simulation) -> None:
     await _publish(simulation)
     simulation.queues[QUEUE] *= 2
     simulation.deliver(simulation.workers[0], 2)
-    await _go_on(simulation, 0)
+    await _run_steps(simulation, 0)
 
 
 async def an_unknown_outcome(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_MOST_ONCE)
-    await _go_on(simulation, 0, UNKNOWN)
+    await _run_steps(simulation, 0, UNKNOWN)
     await _relay(simulation)
-    await _go_on(simulation, 0)
+    await _run_steps(simulation, 0)
 
 
 async def a_purged_queue(simulation: Simulation) -> None:
@@ -99,18 +99,18 @@ async def a_late_copy(simulation: Simulation) -> None:
         simulation.open(simulation.gates[0])
         await simulation.settle()
     copy = simulation.queues[QUEUE][0]
-    await _go_on(simulation, 0, RETRYABLE, rounds=6)
+    await _run_steps(simulation, 0, RETRYABLE, rounds=6)
     simulation.queues[QUEUE] = [copy]
-    await _go_on(simulation, 1)
+    await _run_steps(simulation, 1)
 
 
 async def a_reaper_while_the_provider_is_slow(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(simulation, 0, but="provider")
+    await _run_steps(simulation, 0, but="provider")
     simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
     simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap_orphans())
-    await _go_on(simulation, 1, but="provider")
-    await _go_on(simulation, 1)
+    await _run_steps(simulation, 1, but="provider")
+    await _run_steps(simulation, 1)
 
 
 async def a_write_that_was_slow(simulation: Simulation) -> None:
@@ -119,49 +119,49 @@ async def a_write_that_was_slow(simulation: Simulation) -> None:
         simulation.open(simulation.gates[0])
         await simulation.settle()
     simulation.gates.remove(slow[0])
-    await _go_on(simulation, 0)
+    await _run_steps(simulation, 0)
     simulation.gates.append(slow[0])
-    await _go_on(simulation, 0)
+    await _run_steps(simulation, 0)
 
 
-async def a_click_on_an_old_page(simulation: Simulation) -> None:
+async def a_requeue_from_an_old_list(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(simulation, 0, REJECTED)
+    await _run_steps(simulation, 0, REJECTED)
     page = await simulation.backend.dead_letters()
     assert len(page) == 1
     await simulation.requeue(page)
     await _relay(simulation)
-    await _go_on(simulation, 0, REJECTED)
+    await _run_steps(simulation, 0, REJECTED)
     await simulation.requeue(page)
     await simulation.check()
 
 
 async def an_outcome_after_the_next_claim(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_LEAST_ONCE)
-    await _go_on(simulation, 0, but="provider")
+    await _run_steps(simulation, 0, but="provider")
     (slow,) = [gate for gate in simulation.gates if gate.name == "provider"]
     simulation.gates.remove(slow)
     simulation.advance_clock(LEASE_SECONDS + 1)
     simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
-    await _go_on(simulation, 1, but="provider")
+    await _run_steps(simulation, 1, but="provider")
     await _relay(simulation)
-    await _go_on(simulation, 1, but="provider")
+    await _run_steps(simulation, 1, but="provider")
     simulation.gates.append(slow)
     simulation.open(slow)
-    await _go_on(simulation, 1, but="provider")
+    await _run_steps(simulation, 1, but="provider")
 
 
 async def an_answer_after_the_lease(simulation: Simulation) -> None:
     await simulation.accept(0, 1, Delivery.AT_MOST_ONCE, callback_url="https://receiver.example")
-    await _go_on(simulation, 0, but="provider")
+    await _run_steps(simulation, 0, but="provider")
     (slow,) = [gate for gate in simulation.gates if gate.name == "provider"]
     simulation.gates.remove(slow)
     simulation.advance_clock(LEASE_SECONDS + 1)
     simulation.spawn(simulation.workers[1].process, simulation.workers[1].reaper.reap())
-    await _go_on(simulation, 1)
+    await _run_steps(simulation, 1)
     simulation.gates.append(slow)
     simulation.open(slow)
-    await _go_on(simulation, 1)
+    await _run_steps(simulation, 1)
 
 
 SCRIPTS: dict[str, Callable[[Simulation], Awaitable[None]]] = {
@@ -175,7 +175,7 @@ SCRIPTS: dict[str, Callable[[Simulation], Awaitable[None]]] = {
     "reaper without the lease predicate": a_reaper_while_the_provider_is_slow,
     "reaper without the workers' locks": a_reaper_while_the_provider_is_slow,
     "cache without compare-and-set": a_write_that_was_slow,
-    "requeue without version": a_click_on_an_old_page,
+    "requeue without version": a_requeue_from_an_old_list,
     "outcome applied without version and token": an_outcome_after_the_next_claim,
     "an end without its callback": an_answer_after_the_lease,
 }

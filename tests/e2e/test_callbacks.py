@@ -249,8 +249,8 @@ async def test_without_secrets_there_are_no_callbacks_and_the_log_says_so(
         sql(stack.database, f"INSERT INTO jobs {columns} VALUES (gen_random_uuid(), 'callback', 'https://example.com', '{{}}')")
         await stack.command("rebuild")
         await eventually(lambda: stack.ready("callbacks"), lambda ready: ready == 1, 20)
-        seen = await stack.command("doctor")
-        assert "1 wait in" in seen.stdout and "POSTHASTE_CALLBACK_SECRETS" in seen.stdout
+        result = await stack.command("doctor")
+        assert "1 wait in" in result.stdout and "POSTHASTE_CALLBACK_SECRETS" in result.stdout
 
 
 async def test_secrets_are_rotated_under_way(

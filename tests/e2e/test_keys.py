@@ -115,7 +115,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
         await becomes(401, key)
         async with asyncio.timeout(20):
             await stream.read()  # what was streaming under it has ended, too
-    assert 2 * REFRESH_SECONDS < 1  # the time between two looks, and a look
+    assert 2 * REFRESH_SECONDS < 1  # the time between two refreshes, and a refresh
     assert max([await seconds_until_refused(each) for each in more]) < 5  # and what a busy machine adds
     assert (await call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
     done = await stack.command("clients", "revoke", "shop")
@@ -194,7 +194,7 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
 
     await eventually(status, lambda code_now: code_now == "sent", 20)
     await stack.proxies["postgres"].freeze()
-    until = time.monotonic() + 3 * REFRESH_SECONDS  # several looks at the keys come to nothing meanwhile
+    until = time.monotonic() + 3 * REFRESH_SECONDS  # several refreshes of the keys fail meanwhile
     with Redis.from_url(stack.services.redis) as redis:
         while time.monotonic() < until:
             assert await admitted()

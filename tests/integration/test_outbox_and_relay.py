@@ -35,7 +35,7 @@ class Broker:
 
     async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
         if self.refusing:
-            raise NotPublished("as asked")
+            raise NotPublished("injected")
         if queue == self.stuck:
             await asyncio.Event().wait()
         self.published += [due.pointer for due in messages]

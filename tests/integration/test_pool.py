@@ -196,7 +196,7 @@ async def test_every_lane_has_the_server_end_lost_clients(proxied_store: Proxied
 
 @pytest.mark.parametrize("sqlstate", ["58030", "XX000", "XX001", "P0001", "0A000"])
 async def test_an_error_of_postgres_that_no_rule_names_is_transient(proxied_store: ProxiedStore, sqlstate: str) -> None:
-    raising = f"DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{sqlstate}'; END $$"
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{sqlstate}'; END $$"
     async with pool_of(proxied_store) as pool:
         with pytest.raises(Unavailable) as raised:
             await pool.call(lambda c: c.exec_driver_sql(raising).close(), 5)

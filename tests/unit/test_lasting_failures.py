@@ -44,7 +44,7 @@ class FailingService:
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: object, **named: object) -> Any:
             if self.is_away:
-                raise Away("as asked")
+                raise Away("injected")
             return self.answer
 
         return call
@@ -151,7 +151,7 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
 
         async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
             if self.refusing:
-                raise NotPublished("as asked")
+                raise NotPublished("injected")
             return [None] * len(messages)
 
     class Outbox:

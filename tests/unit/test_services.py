@@ -62,7 +62,7 @@ def test_a_service_comes_from_the_environment_else_docker_else_packages(
 @pytest.mark.parametrize(("explicit", "using"), [(URL, None), (URL, DOCKER), (None, PACKAGES)])
 def test_docker_is_examined_only_if_needed(explicit: str | None, using: Source | None) -> None:
     def docker_trouble() -> str | None:
-        pytest.fail("Docker was asked")
+        pytest.fail("Docker was examined")
 
     resolve(explicit=explicit, own=None, using=using, remembered=None, docker_trouble=docker_trouble)
 
