@@ -6,6 +6,7 @@ The service has no switch for them: `setattr` plants one in a forked process, a 
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from consumers.sweeper import Sweeper
 from infra.errors import Transient
 from infra.postgres import dead_letters, ledger
 from infra.postgres.leadership import HELD_WORKERS, is_free
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions import apply, claim
 from infra.redis import status_cache
 from jobs import decision
@@ -54,13 +56,23 @@ def _delete_without_confirm(patch: Patch) -> None:
     patch(EagerPublisher, "_publish", publish)
 
 
+def _change(patch: Patch, module: ModuleType, name: str, change: Callable[[str], str]) -> None:
+    """Change the text of a statement. The change must have an effect."""
+    statement = getattr(module, name)
+    prepared = isinstance(statement, PreparedStatement)
+    before = statement.statement.text if prepared else statement.text
+    after = change(before)
+    assert after != before, name
+    patch(module, name, PreparedStatement(after) if prepared else sa.text(after))
+
+
 def _without_version(text: str) -> str:
     """A statement without its condition on the version."""
     return text.replace(" AND j.version = r.version", "").replace("j.id, r.version", "j.id, j.version")
 
 
 def _claim_any_version(patch: Patch) -> None:
-    patch(claim, "CLAIM", sa.text(_without_version(claim.CLAIM.text)))
+    _change(patch, claim, "CLAIM", _without_version)
 
 
 def _ack_before_claim(patch: Patch) -> None:
@@ -74,13 +86,13 @@ def _ack_before_claim(patch: Patch) -> None:
 
 
 def _reap_live_leases(patch: Patch) -> None:
-    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(f" AND {apply._MAY_END}", "")))
-    patch(ledger, "EXPIRED_LEASES", sa.text(ledger.EXPIRED_LEASES.text.replace(" AND lease_until < now()", "")))
+    _change(patch, apply, "APPLY", lambda text: text.replace(f" AND {apply._MAY_END}", ""))
+    _change(patch, ledger, "EXPIRED_LEASES", lambda text: text.replace(" AND lease_until < now()", ""))
 
 
 def _reap_live_workers(patch: Patch) -> None:
-    patch(apply, "APPLY", sa.text(apply.APPLY.text.replace(is_free("j.worker_id"), "true")))
-    patch(ledger, "ORPHANS", sa.text(ledger.ORPHANS.text.replace(f" AND worker_id <> ALL ({HELD_WORKERS})", "")))
+    _change(patch, apply, "APPLY", lambda text: text.replace(is_free("j.worker_id"), "true"))
+    _change(patch, ledger, "ORPHANS", lambda text: text.replace(f" AND worker_id <> ALL ({HELD_WORKERS})", ""))
 
 
 def _cache_last_write(patch: Patch) -> None:
@@ -90,7 +102,7 @@ def _cache_last_write(patch: Patch) -> None:
 
 
 def _requeue_any_version(patch: Patch) -> None:
-    patch(dead_letters, "REQUEUE", sa.text(_without_version(dead_letters.REQUEUE.text)))
+    _change(patch, dead_letters, "REQUEUE", _without_version)
 
 
 def _resolve_all_as_winners(patch: Patch) -> None:
@@ -119,13 +131,12 @@ def _retry_at_most_once(patch: Patch) -> None:
 
 
 def _apply_to_any_claim(patch: Patch) -> None:
-    text = apply.APPLY.text.replace(" AND j.version = r.version AND j.claim_token = r.token", "")
-    patch(apply, "APPLY", sa.text(text.replace(" AND j.version = held.version", "")))
+    fence, version = " AND j.version = r.version AND j.claim_token = r.token", " AND j.version = held.version"
+    _change(patch, apply, "APPLY", lambda text: text.replace(fence, "").replace(version, ""))
 
 
 def _no_callback_of_late_acceptance(patch: Patch) -> None:
-    text = apply.ACCEPT_LATE.text.replace("WHERE callback_url IS NOT NULL", "WHERE false")
-    patch(apply, "ACCEPT_LATE", sa.text(text))
+    _change(patch, apply, "ACCEPT_LATE", lambda text: text.replace("WHERE callback_url IS NOT NULL", "WHERE false"))
 
 
 BUGS: dict[str, Bug] = {
