@@ -1,7 +1,7 @@
 """The API's composition root: one function builds the process, and the lifespan starts and stops it."""
 
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import limits
@@ -32,6 +32,7 @@ from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
 from api.jobs import Waiting
+from api.measured import MeasuredRequests
 from api.messages import MessageEndpoints
 from api.middleware import AnswerHeaders, Origins
 from api.openapi import document
@@ -40,7 +41,6 @@ from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.shapes import VersionOut
 from api.submissions import Submissions
-from infra.errors import Transient
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
@@ -60,14 +60,15 @@ from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
+from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
-from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
 from service.figures import FiguresFeed, FiguresReader, LedgerSampler
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
 from service.transitions import Acceptance
+from service.vitals import Check, Vitals, connected, failure
 
 HOT_SECONDS = 2.0  # the longest call of the hot pools
 REREAD_SECONDS = 5.0  # the longest delay of a lost notification
@@ -110,11 +111,17 @@ class _UseCases:
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.events = Events(settings.redis_url, namespace=settings.namespace)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
-        self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
+        activity = Activity()
         self.acceptance = Acceptance(
-            self.accepts, self.publishing, self.statuses, self.backlog, timeout_seconds=settings.accept_timeout_seconds
+            Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
+            self.publishing,
+            self.statuses,
+            self.backlog,
+            timeout_seconds=settings.accept_timeout_seconds,
+            activity=activity,
         )
+        self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
 def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:
@@ -131,7 +138,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     def keys_required() -> bool:
         return bool(keyring.required)
 
-    endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor), keys_required)
+    checks = _checks(adapters, startup)
+    endpoints = _endpoints(settings, adapters, use_cases, _health(checks, supervisor), keys_required)
     per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
     access = Access(keyring, adapters.rates.hit, per_key, per_address)
     tasks = {
@@ -141,6 +149,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         "events": lambda: use_cases.events.run(use_cases.subscriptions.notify),
         "keys": keyring.run,
         "backlog": use_cases.backlog.run,
+        "figures": use_cases.reports.run,
+        "vitals": Vitals(checks).run,
     }
 
     @asynccontextmanager
@@ -150,7 +160,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         try:
             yield
         finally:
-            await use_cases.accepts.drained()
+            await use_cases.acceptance.drained()
             await use_cases.publishing.finish(1.0)  # the relay publishes the rest
             await supervisor.stop()
             await use_cases.events.close()
@@ -162,7 +172,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
-    return AnswerHeaders(origins), use_cases.subscriptions.close
+    return MeasuredRequests(AnswerHeaders(origins)), use_cases.subscriptions.close
 
 
 def _endpoints(
@@ -219,25 +229,19 @@ def _console(
     return console_routes(views, Gate(keyring, access, pages), assets, pages)
 
 
-def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> HealthEndpoints:
+def _checks(adapters: _Adapters, startup: Startup) -> dict[str, Check]:
+    """The checks of the services, by name."""
+
     async def postgres() -> str | None:
-        return startup.waiting_for or await _failure(adapters.jobs.answers(CHECK_SECONDS))
+        return startup.waiting_for or await failure(adapters.jobs.answers(CHECK_SECONDS))
 
     async def redis() -> str | None:
-        return await _failure(adapters.cache.ping())
+        return await failure(adapters.cache.ping())
 
-    async def rabbitmq() -> str | None:
-        return None if adapters.broker.connected.is_set() else "not connected"
+    return {"postgres": postgres, "rabbitmq": connected(adapters.broker.connected), "redis": redis}
 
+
+def _health(checks: Mapping[str, Check], supervisor: Supervisor) -> HealthEndpoints:
     version = importlib.metadata.version("posthaste")
     release: VersionOut = {"name": "posthaste", "version": version, "schema": compatibility.code_revision()}
-    return HealthEndpoints({"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}, lambda: supervisor.down, release)
-
-
-async def _failure(check: Awaitable[None]) -> str | None:
-    """The reason why a check fails; None if it succeeds."""
-    try:
-        await check
-    except Transient as error:
-        return str(error)
-    return None
+    return HealthEndpoints(checks, lambda: supervisor.down, release)

@@ -1,16 +1,24 @@
 """`posthaste api`, `consume` and `relay` become one process of the service; supervisord runs several for `posthaste up`."""
 
+import itertools
 import os
 import shlex
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from cli.terminal import fail
+from cli.session import read_settings
+from cli.terminal import exit_on, fail
+from infra.monitoring import SHARED_FOLDER_VARIABLE
 from jobs.model import Kind
+from service.settings import PREFIX, Settings
 
 START_SECONDS = 90.0  # seven processes import their modules; a busy machine is slow
 
@@ -30,6 +38,7 @@ _PROGRAM = """
 [program:{program.name}]
 command = {python} -m {program.command}
 process_name = %(program_name)s{suffix}
+environment = {environment}
 numprocs = {program.count}
 autorestart = true
 startsecs = 2
@@ -42,8 +51,27 @@ stdout_logfile_maxbytes = 0
 """
 
 
-def api() -> None:
-    _execute("api")
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Number of API processes. They share the port.")]
+
+
+def api(workers: Workers = 1) -> None:
+    """Run one API process, or several that share the port; each that dies is restarted."""
+    settings = read_settings()
+    with exit_on(CannotStart):
+        require_free_port(settings.port, f"{PREFIX}PORT")
+    if workers == 1:
+        _execute("api")
+    with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
+        command = write_command([api_program(workers)], Path(folder), stop_seconds(settings))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: process.terminate())
+        raise typer.Exit(process.wait())
+
+
+def half_of_the_processors() -> int:
+    """The default number of processes of one role: the other half serves the rest, the servers among them. At most eight."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) // 2))
 
 
 def consume(
@@ -66,6 +94,11 @@ def _execute(*module: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", *module])  # noqa: S606
 
 
+def stop_seconds(settings: Settings) -> int:
+    """How long a process may take to end: it finishes its jobs, and records their outcomes."""
+    return int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
+
+
 class CannotStart(Exception):
     """The service cannot start. The message names the reason and a remedy."""
 
@@ -77,6 +110,38 @@ class Program:
     name: str
     command: str
     count: int = 1
+    metrics_port: int | None = None
+
+
+def with_metrics(programs: list[Program], first_port: int | None) -> list[Program]:
+    """The same processes. Workers and the relay serve metrics at `first_port` and the ports after it; None: at no port."""
+    if first_port is None:
+        return programs
+    ports = itertools.count(first_port)
+    found = []
+    for program in programs:
+        if not program.command.startswith("consumers "):
+            found.append(program)
+        else:
+            names = [program.name] if program.count == 1 else [f"{program.name}-{number}" for number in range(program.count)]
+            found += [Program(name, program.command, metrics_port=next(ports)) for name in names]
+    return found
+
+
+def api_program(count: int) -> Program:
+    """The API processes. Only several share the port, so that one finds out if another program has it."""
+    return Program("api", "api --shared-port" if count > 1 else "api", count)
+
+
+def _own_environment(program: Program, folder: Path) -> str:
+    """The variables of this program alone: its port for metrics, or the folder of metrics that its processes share."""
+    if program.metrics_port is not None:
+        return f'{PREFIX}METRICS_PORT="{program.metrics_port}"'
+    if program.count == 1:
+        return ""
+    shared = folder / f"metrics-{program.name}"
+    shared.mkdir(exist_ok=True)
+    return f'{SHARED_FOLDER_VARIABLE}="{str(shared).replace("%", "%%")}"'
 
 
 def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
@@ -86,7 +151,34 @@ def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> l
     python = shlex.quote(sys.executable).replace("%", "%%")
     for program in programs:
         suffix = "-%(process_num)d" if program.count > 1 else ""
-        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
+        own = _own_environment(program, folder)
+        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds, environment=own)
     file = folder / "supervisord.conf"
     file.write_text(text)
     return [sys.executable, "-m", "cli.supervised", "-c", str(file)]
+
+
+def require_free_port(port: int, setting: str) -> None:
+    """Raise `CannotStart` if the port is in use: before the processes start, one message names the setting."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
+
+
+def _holder(port: int) -> str:
+    """The process that listens at a port, as far as this user may see it. Only a checkout has psutil; the wheel does not."""
+    try:
+        import psutil
+
+        listening = [each for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port]
+        process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
+        supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
+        process = (supervising or [process])[0]  # supervisord would start the API again
+        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
+    except (ImportError, StopIteration):  # without a pid: another user's
+        return "another process"
+    except psutil.Error:  # it ended meanwhile, or must not be read
+        return "another process"

@@ -27,6 +27,7 @@ class Tool:
 
 CHROMIUM = Tool("Chromium", "chromium", ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"), "CHROMIUM")
 PROMTOOL = Tool("promtool", "prometheus", ("promtool",), "PROMTOOL")
+PROMETHEUS = Tool("Prometheus", "prometheus", ("prometheus",), "PROMETHEUS")  # of promtool's package
 TOOLS = (CHROMIUM, PROMTOOL)
 
 

@@ -1,4 +1,4 @@
-"""The activity of one process: counts in memory, which a loop adds to Redis every two seconds.
+"""The activity of one process: its metrics, and counts in memory, which a loop adds to Redis every two seconds.
 
 Counting costs no I/O. Without Redis the counts of that time are lost; nothing else depends on them.
 """
@@ -17,8 +17,9 @@ import orjson
 
 from infra.errors import Transient
 from infra.logs import OutageLog
+from infra.monitoring import metrics
 from jobs.lifecycle import Status
-from jobs.model import Kind
+from jobs.model import Kind, WorkQueue
 
 REPORT_SECONDS = 2.0
 LEAVE_SECONDS = 0.5
@@ -36,7 +37,7 @@ _NAMES = {
 
 
 class Activity:
-    """Counts of messages and reports since the last `take`. Callbacks are not counted: they are no work of a client."""
+    """Counts messages and reports since the last `take`. Callbacks count in the metrics only: they are no work of a client."""
 
     def __init__(self) -> None:
         self._clear()
@@ -45,13 +46,18 @@ class Activity:
         self._counts = dict.fromkeys((ACCEPTED, SENT, FAILED, RETRIED), 0)
         self._times = [0] * (len(TIME_BOUNDS) + 1)
 
-    def accepted(self) -> None:
+    def accepted(self, queue: WorkQueue) -> None:
         """Count an accepted job."""
         self._counts[ACCEPTED] += 1
+        metrics.ACCEPTED[queue.kind, queue.provider or ""].inc()
 
-    def recorded(self, kind: Kind, status: Status, seconds: float | None) -> None:
+    def recorded(self, queue: WorkQueue, status: Status, reason: str | None, seconds: float | None = None) -> None:
         """Count a recorded transition. `seconds`: since the acceptance."""
+        kind, provider = queue.kind, queue.provider or ""
+        metrics.TRANSITIONS[kind, provider, status, reason or ""].inc()
         name = _NAMES.get(status)
+        if name == SENT and seconds is not None:
+            metrics.TIME_TO_SENT[kind, provider].observe(seconds)
         if name is None or kind is Kind.CALLBACK:
             return
         self._counts[name] += 1

@@ -72,7 +72,7 @@ class Search:
     pages: Pages
     search: MessageSearch
     providers: list[str]
-    _counts: dict[MessageFilter, tuple[float, Count]] = field(default_factory=dict, init=False)
+    _counts: dict[MessageFilter, tuple[float, Count | None]] = field(default_factory=dict, init=False)
 
     async def show(self, request: Request) -> Response:
         """The page; for htmx, its results. Fields that are not valid are named, and nothing is searched."""
@@ -80,7 +80,7 @@ class Search:
             query = read_query(request, SearchQuery)
         except Problem as problem:
             faults = {error.pointer.removeprefix("?"): error.detail for error in problem.errors}
-            return self._answer(request, problem.status, faults=faults, results=None, count=None, older=None, newest=None)
+            return self._answer(request, problem.status, {}, faults=faults, results=None, count=None, older=None, newest=None)
         if query.id is not None:
             return _by_id(request, query.id)
         is_admin = viewer_of(request).may(Scope.ADMIN)
@@ -90,13 +90,16 @@ class Search:
         older = None if page.next_before is None else _path([*parameters, ("cursor", str(page.next_before))])
         newest = None if query.cursor is None else _path(parameters)
         count = None if query.cursor is not None else await self._count(filter_)
-        return self._answer(request, 200, faults={}, results=page, count=count, older=older, newest=newest)
+        here = _path([*parameters, *([("cursor", str(query.cursor))] if query.cursor else [])])
+        headers = {"HX-Push-Url": here} if is_fragment(request) else {}
+        return self._answer(request, 200, headers, faults={}, results=page, count=count, older=older, newest=newest)
 
-    def _answer(self, request: Request, status: int, **values: Any) -> Response:
+    def _answer(self, request: Request, status: int, headers: Mapping[str, str], **values: Any) -> Response:
         return self.pages.show(
             request,
             "messages.html",
             status,
+            headers=headers,
             block="results" if is_fragment(request) else None,
             statuses=[each.value for each in Status],
             providers=self.providers,
@@ -104,7 +107,7 @@ class Search:
             **values,
         )
 
-    async def _count(self, filter_: MessageFilter) -> Count:
+    async def _count(self, filter_: MessageFilter) -> Count | None:
         now = time.monotonic()
         known = self._counts.get(filter_)
         if known is not None and known[0] > now:

@@ -68,7 +68,9 @@ def draw_timeline(
         return min(WIDTH, max(0.0, (at - begin) / timedelta(seconds=1) * scale))
 
     steps = _in_order([*_steps(record, position, attempts, answers, now)], [*map(_callback, callbacks)])
-    bars = [_bar(each, place(_started(each)), place(each["ended_at"])) for each in attempts]
+    bars = [_bar(f"Attempt {each['n']}", each["outcome"], place(_started(each)), place(each["ended_at"])) for each in attempts]
+    if record["status"] == Status.PROCESSING:
+        bars.append(_bar("In progress", record["status"], place(record["updated_at"]), place(end)))
     return Timeline(steps, bars, [place(each["created_at"]) for each in callbacks], begin, end)
 
 
@@ -142,6 +144,6 @@ def _started(attempt: Attempt) -> datetime:
     return attempt["ended_at"] - timedelta(seconds=attempt["ran_seconds"] or 0)
 
 
-def _bar(attempt: Attempt, begin: float, end: float) -> Bar:
+def _bar(name: str, mark: str, begin: float, end: float) -> Bar:
     width = max(_NARROWEST, end - begin)
-    return Bar(min(begin, WIDTH - width), width, attempt["outcome"], f"Attempt {attempt['n']}: {attempt['outcome']}")
+    return Bar(min(begin, WIDTH - width), width, mark, f"{name}: {mark.replace('_', ' ')}")

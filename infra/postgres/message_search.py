@@ -1,8 +1,8 @@
 """Search in messages for people: any filter, newest first, at a bounded cost.
 
-Candidates come from one index, that of the narrowest filter, in the order of their ids. The other filters are checked on at
-most `SCAN` candidates; a page that is not full by then says where the next search continues. The indexes begin with the
-client. So a search over all clients asks the index once for each client, and merges.
+Candidates come from one index, that of the narrowest filter, in the order of their ids. Other filters are checked on a
+bounded number of candidates; a page that is not full by then says where the next search continues. The indexes begin with
+the client. So a search over all clients asks the index once for each client and merges, unless it only narrows a status.
 
 A UUIDv7 begins with the milliseconds of its acceptance, so a period is a range of ids.
 """
@@ -20,7 +20,8 @@ from infra.postgres.job_reads import BEHIND_ALL, MessageRow
 from infra.postgres.pool import DatabasePool
 from jobs.lifecycle import Status
 
-SCAN = 5000
+SCAN = 2000  # candidates
+MERGED_SCAN = 500  # candidates of each client
 COUNT_LIMIT = 10_000
 
 
@@ -48,17 +49,17 @@ class FoundMessage(MessageRow):
 class FoundPage:
     """A page of results. `next_before` begins the next page; None: there is none.
 
-    `is_cut`: the search stopped after `SCAN` candidates, before the page was full.
+    `searched`: the number of candidates after which the search stopped, before the page was full.
     """
 
     messages: list[FoundMessage]
     next_before: UUID | None = None
-    is_cut: bool = False
+    searched: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The number of matches. `is_exact` False: among the newest `COUNT_LIMIT` candidates; there may be more."""
+    """A number of matches. `is_exact` False: there are more."""
 
     number: int
     is_exact: bool
@@ -106,8 +107,9 @@ _IDS = """SELECT {index.id} AS id FROM {tables} AND {index.condition}
         AND {index.id} < CAST(:before AS uuid) AND {index.id} >= CAST(:since AS uuid)
     ORDER BY {index.id} DESC LIMIT :scan"""
 # Jobs that were accepted without a key have the client `default`, which may be in no row of `clients`.
-_MERGED = f"""SELECT merged.id FROM (SELECT id FROM clients UNION SELECT '{OPEN_CLIENT}') c
-    CROSS JOIN LATERAL ({{ids}}) merged ORDER BY merged.id DESC LIMIT :scan"""  # noqa: S608  a constant
+_OF_EACH_CLIENT = f"""SELECT merged.id FROM (SELECT id FROM clients UNION SELECT '{OPEN_CLIENT}') c
+    CROSS JOIN LATERAL ({{ids}}) merged"""  # noqa: S608  a constant
+_MERGED = f"{_OF_EACH_CLIENT} ORDER BY merged.id DESC LIMIT :scan"
 
 _COLUMNS = ", ".join(f"j.{name}" for name in FoundMessage.__annotations__)
 _PAGE = """
@@ -115,9 +117,11 @@ SELECT {columns} FROM ({candidates}) found JOIN jobs j ON j.id = found.id
 WHERE j.kind = 'message' {residual} ORDER BY found.id DESC LIMIT :limit
 """
 _LAST_CANDIDATE = "SELECT found.id FROM ({candidates}) found ORDER BY found.id DESC OFFSET :scan - 1"
-_COUNT = """
-SELECT count(*) AS candidates, count(*) FILTER (WHERE j.kind = 'message' {residual}) AS matches
-FROM ({candidates}) found JOIN jobs j ON j.id = found.id
+_COUNT = "SELECT count(*) AS read, count(*) AS matches FROM ({unordered} LIMIT :scan) found"
+_COUNT_ALL = """
+SELECT count(*) AS read, count(*) FILTER (WHERE kind = 'message') AS matches FROM (
+    SELECT j.kind FROM jobs j WHERE j.id < CAST(:before AS uuid) AND j.id >= CAST(:since AS uuid) ORDER BY j.id DESC LIMIT :scan
+) newest
 """
 _POSITION = sa.text("""
 SELECT client_id, version, revision, queued_at, due_at FROM jobs WHERE id = CAST(:id AS uuid) AND kind = 'message'
@@ -135,22 +139,24 @@ class MessageSearch:
     async def page(self, filter_: MessageFilter, before: UUID, limit: int, timeout: float) -> FoundPage:
         """At most `limit` matching messages with ids below `before`, newest first."""
         statements, parameters = _statements(filter_)
-        is_scan = statements.residual != "" or statements.index is _ALL_JOBS
-        bounds = {"before": min(before, parameters["before"]), "scan": SCAN if is_scan else limit + 1}
-        parameters = {**parameters, **bounds, "limit": limit + 1}
+        scan = statements.scan or limit + 1
+        bounds = {"before": min(before, parameters["before"]), "scan": scan, "limit": limit + 1}
+        parameters = {**parameters, **bounds}
         rows: list[Any] = [dict(row) for row in await self._pool.fetch(statements.page, timeout, **parameters)]
         if len(rows) > limit:
             return FoundPage(rows[:limit], rows[limit - 1]["id"])
-        if not is_scan:
+        if statements.scan is None:
             return FoundPage(rows)
         last = await self._pool.fetch(statements.last_candidate, timeout, **parameters)
-        return FoundPage(rows, last[0]["id"], is_cut=True) if last else FoundPage(rows)
+        return FoundPage(rows, last[0]["id"], scan) if last else FoundPage(rows)
 
-    async def count(self, filter_: MessageFilter, timeout: float) -> Count:
-        """Count the matches among the newest `COUNT_LIMIT` candidates."""
+    async def count(self, filter_: MessageFilter, timeout: float) -> Count | None:
+        """Count up to `COUNT_LIMIT` entries of the index; None: the index does not have every filter."""
         statements, parameters = _statements(filter_)
+        if statements.count is None:
+            return None
         (row,) = await self._pool.fetch(statements.count, timeout, **parameters, scan=COUNT_LIMIT)
-        return Count(row["matches"], row["candidates"] < COUNT_LIMIT)
+        return Count(row["matches"], row["read"] < COUNT_LIMIT)
 
     async def answers(self, id_: UUID, timeout: float) -> dict[tuple[int, int], str]:
         """The excerpts of the provider's answers, by revision and number of the attempt."""
@@ -165,27 +171,35 @@ class MessageSearch:
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """The statements of one set of filters, the index of their candidates, and the conditions beside it."""
+    """The statements of one set of filters. `scan`: the number of candidates; None: every candidate matches."""
 
-    index: _Index
-    residual: str
+    scan: int | None
     page: sa.TextClause
     last_candidate: sa.TextClause
-    count: sa.TextClause
+    count: sa.TextClause | None
 
 
 def statements_of(names: frozenset[str]) -> Statements:
     """The statements for these filters."""
-    index = next(each for each in _INDEXES if each.name is None or each.name in names)
-    if index.name is None and "client_id" not in names:
-        index = _ALL_JOBS
+    index, of_one_client = _index_for(names), "client_id" in names
     residual = " ".join(f"AND {each}" for name, each in _RESIDUAL.items() if name in names and name != index.name)
-    client = ":client_id" if "client_id" in names else "c.id"
-    ids = _IDS.format(index=index, tables=index.tables.format(client=client))
-    candidates = ids if "client_id" in names or index is _ALL_JOBS else _MERGED.format(ids=ids)
-    parts = {"candidates": candidates, "residual": residual, "columns": _COLUMNS}
-    texts = (sa.text(each.format(**parts)) for each in (_PAGE, _LAST_CANDIDATE, _COUNT))
-    return Statements(index, residual, *texts)
+    ids = _IDS.format(index=index, tables=index.tables.format(client=":client_id" if of_one_client else "c.id"))
+    is_merged = not of_one_client and index is not _ALL_JOBS
+    parts = {"candidates": _MERGED.format(ids=ids) if is_merged else ids, "residual": residual, "columns": _COLUMNS}
+    page, last_candidate = (sa.text(each.format(**parts)) for each in (_PAGE, _LAST_CANDIDATE))
+    if index is _ALL_JOBS:
+        return Statements(SCAN, page, last_candidate, None if residual else sa.text(_COUNT_ALL))
+    if residual:
+        return Statements(MERGED_SCAN if is_merged else SCAN, page, last_candidate, None)
+    unordered = _OF_EACH_CLIENT.format(ids=ids) if is_merged else f"SELECT * FROM ({ids}) one"  # noqa: S608  constants
+    return Statements(None, page, last_candidate, sa.text(_COUNT.format(unordered=unordered)))
+
+
+def _index_for(names: frozenset[str]) -> _Index:
+    """The index of the candidates. Over all clients, a status with another filter has none: `sent` is too frequent."""
+    index = next(each for each in _INDEXES if each.name is None or each.name in names)
+    is_wide = index.name is None or (index.name == "status" and "provider" in names)
+    return _ALL_JOBS if is_wide and "client_id" not in names else index
 
 
 def _statements(filter_: MessageFilter) -> tuple[Statements, dict[str, Any]]:

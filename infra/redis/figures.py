@@ -109,6 +109,11 @@ class FiguresStore:
         by_start = {start: _counts(fields) for start, fields in zip(starts, counts, strict=True)}
         return StoredFigures(now, [_stamped(state) for state in states], ledger, by_start)
 
+    async def ping(self) -> None:
+        """Return if Redis answers."""
+        async with connection.deadline(CALL_SECONDS):
+            await self._redis.ping()
+
     async def close(self) -> None:
         await self._redis.aclose()
 

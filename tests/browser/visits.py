@@ -46,7 +46,7 @@ class Visit:
 
         async def status() -> int | None:
             response = await self.page.goto(self.base + path)
-            return response and response.status
+            return None if response is None else response.status
 
         if await eventually(status, lambda status: status != 503):
             self.problems[known:] = [each for each in self.problems[known:] if "status of 503" not in each]

@@ -112,6 +112,8 @@ async def test_htmx_receives_parts_of_pages(stack: Stack, browser: Visitor) -> N
     part = await browser.get(f"{LIST}?status=sent")
     assert part.status == 200 and "<html" not in part.text and "No message matches" in part.words
     assert "HX-Request" in part.headers["Vary"]
+    empty = await browser.get(f"{LIST}?status=&tag=a%26b&reference=")
+    assert empty.headers["HX-Push-Url"] == f"{LIST}?tag=a%26b"
     problem = await browser.get(f"{LIST}?id=x")
     assert problem.status == 404 and "<html" not in problem.text and "not the id of a message" in problem.words
     id_ = await stack.submit()

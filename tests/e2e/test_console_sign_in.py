@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,7 +170,11 @@ async def test_settings_show_no_secret(services: Services, database: str, broker
     provider = {"headers": {"X-Token": "s3cret-header"}, "auth": {"basic": {"username": "u", "password": "s3cret-auth"}}}
     others = {"path": {"url": "http://127.0.0.1:9/s3cret-path?key=s3cret-query"}, "user": {"url": "http://me:s3cret-user@h/"}}
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    settings = {"callback_secrets": json.dumps([secret]), "callback_allow": '["127.0.0.0/8"]', "default_provider": "sandbox"}
+    settings: dict[str, Any] = {
+        "callback_secrets": json.dumps([secret]),
+        "callback_allow": '["127.0.0.0/8"]',
+        "default_provider": "sandbox",
+    }
     settings["callback_url"] = "http://127.0.0.1:9/s3cret-callback"
     settings["api_key"] = "s3cret-key"
     async with (

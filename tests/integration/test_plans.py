@@ -45,11 +45,11 @@ SWEEP_QUEUE, SWEEP_REPORTS = (sweep._of(sweep._SWEEP, queue) for queue in (QUEUE
 OBSERVE = sweep._of(sweep._OBSERVE, QUEUE)
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
-    "claim": (claim.CLAIM, {"rows": _batch(50), "worker": 7}, "jobs_pkey"),
-    "apply": (apply.APPLY, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
+    "claim": (claim.CLAIM.statement, {"rows": _batch(50), "worker": 7}, "jobs_pkey"),
+    "apply": (apply.APPLY.statement, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
     "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
     "orphans": (ledger.ORPHANS, {"limit": 200}, "jobs_lease"),
-    "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
+    "outbox delete": (outbox._DELETE.statement, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
     "sweep": (SWEEP_QUEUE, SWEEP, "jobs_waiting"),
@@ -85,6 +85,9 @@ ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "outb
     name for name in STATEMENTS if name.startswith("figures")
 }
 
+# Counts of up to 10,000 entries read the index alone, not the rows.
+ALONE = {name for name in STATEMENTS if name.startswith("figures")}
+
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:
     pool = DatabasePool(database, name="plans", threads=1)
@@ -99,4 +102,5 @@ def test_every_hot_statement_goes_by_its_index(database: str) -> None:
             assert index in plan, plan
             assert "Seq Scan" not in plan and "Bitmap" not in plan and "Materialize" not in plan, plan
             assert name not in ORDERED or "Sort" not in plan, plan
+            assert name not in ALONE or "Index Scan" not in plan, plan
     pool.close()

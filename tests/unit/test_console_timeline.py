@@ -80,7 +80,9 @@ def test_what_is_not_final_grows_until_now() -> None:
     waiting = _draw(_record(Status.QUEUED), now=30)
     assert _titles(waiting) == ["Accepted", "Waits for a worker"] and waiting.steps[1].waited_seconds == 30
     assert waiting.end == _at(30)
-    assert _titles(_draw(_record(Status.PROCESSING))) == ["Accepted", "In progress"]
+    processing = _draw(_record(Status.PROCESSING, updated_at=_at(40)))
+    assert _titles(processing) == ["Accepted", "In progress"]
+    assert [(bar.x, bar.width, bar.mark) for bar in processing.bars] == [(288, 432, "processing")]
     attempt = _attempt(1, 10, "retryable")
     assert _titles(_draw(_record(Status.RETRYING, next_attempt_at=_at(40)), attempt, now=30))[-1] == "Next attempt"
     assert _titles(_draw(_record(Status.RETRYING, next_attempt_at=_at(20)), attempt, now=30))[-1] == "Waits for a worker"

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from infra.errors import Transient
 from infra.redis.figures import StoredFigures
 from jobs.lifecycle import Status
-from jobs.model import Kind
+from jobs.model import CALLBACKS, REPORTS
 from service.activity import TIME_BOUNDS, Activity, ActivityReports, quantile
 from service.figures import (
     RATE_SECONDS,
@@ -24,6 +24,7 @@ from service.figures import (
     LedgerSampler,
     publish_samples,
 )
+from tests.support.factories import SANDBOX
 from tests.support.waiting import until
 
 NOON = 1_796_000_400  # seconds; a multiple of the interval
@@ -106,13 +107,13 @@ def reader(redis: Redis, ledger: Ledger, rabbitmq: str | None = None) -> Figures
 
 def test_an_activity_counts_the_work_of_clients_and_starts_again() -> None:
     activity = Activity()
-    activity.accepted()
-    activity.recorded(Kind.MESSAGE, Status.SENT, 0.004)
-    activity.recorded(Kind.REPORT, Status.COMPLETED, 1e9)
-    activity.recorded(Kind.MESSAGE, Status.RETRYING, None)
-    activity.recorded(Kind.MESSAGE, Status.UNKNOWN, None)
-    activity.recorded(Kind.CALLBACK, Status.SENT, 1.0)
-    activity.recorded(Kind.MESSAGE, Status.QUEUED, None)
+    activity.accepted(SANDBOX)
+    activity.recorded(SANDBOX, Status.SENT, None, 0.004)
+    activity.recorded(REPORTS, Status.COMPLETED, None, 1e9)
+    activity.recorded(SANDBOX, Status.RETRYING, None)
+    activity.recorded(SANDBOX, Status.UNKNOWN, None)
+    activity.recorded(CALLBACKS, Status.SENT, None, 1.0)
+    activity.recorded(SANDBOX, Status.QUEUED, None)
     times = {"time0": 1, f"time{len(TIME_BOUNDS)}": 1}
     assert activity.take() == {"accepted": 1, "sent": 2, "failed": 1, "retried": 1, **times}
     assert activity.take() == {}
@@ -122,7 +123,7 @@ def test_an_activity_counts_the_work_of_clients_and_starts_again() -> None:
 def test_a_quantile_lies_within_the_bounds_of_its_time(seconds: float) -> None:
     activity = Activity()
     for _ in range(100):
-        activity.recorded(Kind.MESSAGE, Status.SENT, seconds)
+        activity.recorded(SANDBOX, Status.SENT, None, seconds)
     counts = {int(name.removeprefix("time")): n for name, n in activity.take().items() if name.startswith("time")}
     p50, p99 = quantile(counts, 0.5), quantile(counts, 0.99)
     assert p50 is not None and p99 is not None
@@ -138,7 +139,7 @@ def test_quantiles_tell_most_times_from_the_slowest() -> None:
 
 async def test_a_process_reports_its_counts_and_state_and_leaves() -> None:
     redis, activity = Redis(), Activity()
-    activity.accepted()
+    activity.accepted(SANDBOX)
     reports = ActivityReports(redis, activity, "worker", lambda: 3, lambda: {"sandbox": "open"})
     task = asyncio.create_task(reports.run())
     await until(lambda: redis.states, bool)
@@ -154,13 +155,13 @@ async def test_counts_of_an_outage_are_dropped_and_it_is_logged_once() -> None:
     redis, activity = Redis(down=True), Activity()
     reports = ActivityReports(redis, activity, "worker")
     with capture_logs() as lines:
-        activity.accepted()
+        activity.accepted(SANDBOX)
         await reports.report()
         reports._outage._after_seconds = 0.0
         await reports.report()
         await reports.report()
         redis.down = False
-        activity.accepted()
+        activity.accepted(SANDBOX)
         await reports.report()
     assert [line["event"] for line in lines if line["log_level"] != "debug"] == ["figures.down", "figures.up"]
     assert redis.counts == {NOON: {"accepted": 1}}

@@ -7,6 +7,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.leadership import is_free
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import Kind
@@ -52,7 +53,7 @@ _MAY_END = f"""CASE WHEN r.cause <> '{Cause.LEASE_LOST}' OR j.lease_until < now(
 
 # The rows are the fields of `Transition`. A message that is due at once has the committing process' head start. The relay
 # publishes a delayed one when it is due.
-APPLY = sa.text(f"""
+APPLY = PreparedStatement(f"""
 WITH held AS (
     SELECT r.*, a.outcome, a.charged, a.reason AS attempt_reason, a.provider_code, a.ran_seconds, a.answer
     FROM json_to_recordset(CAST(:rows AS json)) AS r(
@@ -106,7 +107,7 @@ WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = (r.cause = '{C
 """)  # noqa: S608
 
 # The rows are the fields of `LateAcceptance`. A later claim has another token, so its job does not match.
-ACCEPT_LATE = sa.text(f"""
+ACCEPT_LATE = PreparedStatement(f"""
 WITH held AS (
     SELECT j.id, r.token, r.provider_code, r.provider_message_id
     FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid, provider_code int, provider_message_id text)
@@ -119,7 +120,7 @@ WITH held AS (
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
         body = CASE WHEN j.kind = 'message' AND NOT :retain_body THEN NULL ELSE j.body END
     FROM held WHERE j.id = held.id AND j.claim_token = held.token
-    RETURNING {CALLBACK_COLUMNS}, held.token, held.provider_code, :grace AS grace
+    RETURNING {CALLBACK_COLUMNS}, held.token, held.provider_code, CAST(:grace AS float8) AS grace
 ), answered AS (
     UPDATE attempts a SET outcome = 'accepted', reason = 'late', provider_code = late.provider_code
     FROM late WHERE a.job_id = late.id AND a.claim_token = late.token
