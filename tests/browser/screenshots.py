@@ -64,6 +64,7 @@ async def save_images(installation: Installation, browser: Browser, folder: Path
             await visit.page.wait_for_load_state("load")
             if name == "overview":
                 await expect(visit.page.locator("[data-live-state]")).to_have_text("Live")
+                await expect(visit.page.get_by_text("http_400").first).to_be_visible()  # the sample may be seconds old
             await visit.page.screenshot(path=folder / f"console-{name}.png")
     async with visiting(browser, installation.stack.base, theme="light", size=(1280, 800)) as visit:
         await visit.open(PAGES["requeue"])
@@ -76,7 +77,7 @@ async def _add_an_hour(installation: Installation) -> None:
     """Counts of the last hour, as processes report them: a wave, and a minute of failures."""
     redis, key = Redis.from_url(installation.stack.services.redis), f"{installation.stack.namespace}:figures:counts:"
     now = int(time.time()) // INTERVAL_SECONDS * INTERVAL_SECONDS
-    for step in range(1, 3600 // INTERVAL_SECONDS):
+    for step in range(1, 3600 // INTERVAL_SECONDS + 2):
         rate = 900 + 500 * math.sin(step / 40) + 120 * math.sin(step / 5)
         failed = 130 if 90 < step < 100 else 0
         counts = {
