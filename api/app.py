@@ -1,7 +1,7 @@
 """The API's composition root: one function builds the process, and the lifespan starts and stops it."""
 
 import importlib.metadata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import limits
@@ -13,6 +13,7 @@ from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
 from api.jobs import Waiting
+from api.measured import MeasuredRequests
 from api.messages import MessageEndpoints
 from api.middleware import AnswerHeaders, Origins
 from api.openapi import document
@@ -21,7 +22,6 @@ from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.shapes import VersionOut
 from api.submissions import Submissions
-from infra.errors import Transient
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
@@ -33,15 +33,18 @@ from infra.postgres.totals import Totals
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
+from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
+from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
 from service.transitions import Acceptance
+from service.vitals import Check, Vitals, connected, failure
 
 HOT_SECONDS = 2.0  # the longest call of the hot pools
 REREAD_SECONDS = 5.0  # the longest delay of a lost notification
@@ -60,11 +63,13 @@ class _Adapters:
         self.jobs = JobReads(self.reads)
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
         self.rates = Rates(redis, namespace=namespace)
+        self.figures = FiguresStore(redis, namespace=namespace)
         self.broker = Publisher(settings.amqp_url, describe(namespace, settings.providers), name="api")
 
     async def close(self) -> None:
         await self.cache.close()
         await self.rates.close()
+        await self.figures.close()
         for pool in (self.hot, self.reads, self.reports, self.keys, self.counts):
             pool.close()
 
@@ -81,13 +86,16 @@ class _UseCases:
         self.events = Events(settings.redis_url, namespace=settings.namespace)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
+        activity = Activity()
         self.acceptance = Acceptance(
             Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
             self.publishing,
             self.statuses,
             self.backlog,
             timeout_seconds=settings.accept_timeout_seconds,
+            activity=activity,
         )
+        self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
 def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:
@@ -104,7 +112,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     def keys_required() -> bool:
         return bool(keyring.required)
 
-    endpoints = _endpoints(settings, adapters, use_cases, _health(adapters, startup, supervisor), keys_required)
+    checks = _checks(adapters, startup)
+    endpoints = _endpoints(settings, adapters, use_cases, _health(checks, supervisor), keys_required)
     per_key, per_address = limits.parse(settings.rate_per_key), limits.parse(settings.rate_per_address)
     access = Access(keyring, adapters.rates.hit, per_key, per_address)
     tasks = {
@@ -114,6 +123,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         "events": lambda: use_cases.events.run(use_cases.subscriptions.notify),
         "keys": keyring.run,
         "backlog": use_cases.backlog.run,
+        "figures": use_cases.reports.run,
+        "vitals": Vitals(checks).run,
     }
 
     @asynccontextmanager
@@ -134,7 +145,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
-    return AnswerHeaders(origins), use_cases.subscriptions.close
+    return MeasuredRequests(AnswerHeaders(origins)), use_cases.subscriptions.close
 
 
 def _endpoints(
@@ -158,25 +169,19 @@ def _endpoints(
     )
 
 
-def _health(adapters: _Adapters, startup: Startup, supervisor: Supervisor) -> HealthEndpoints:
+def _checks(adapters: _Adapters, startup: Startup) -> dict[str, Check]:
+    """The checks of the services, by name."""
+
     async def postgres() -> str | None:
-        return startup.waiting_for or await _failure(adapters.jobs.answers(CHECK_SECONDS))
+        return startup.waiting_for or await failure(adapters.jobs.answers(CHECK_SECONDS))
 
     async def redis() -> str | None:
-        return await _failure(adapters.cache.ping())
+        return await failure(adapters.cache.ping())
 
-    async def rabbitmq() -> str | None:
-        return None if adapters.broker.connected.is_set() else "not connected"
+    return {"postgres": postgres, "rabbitmq": connected(adapters.broker.connected), "redis": redis}
 
+
+def _health(checks: Mapping[str, Check], supervisor: Supervisor) -> HealthEndpoints:
     version = importlib.metadata.version("posthaste")
     release: VersionOut = {"name": "posthaste", "version": version, "schema": compatibility.code_revision()}
-    return HealthEndpoints({"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}, lambda: supervisor.down, release)
-
-
-async def _failure(check: Awaitable[None]) -> str | None:
-    """The reason why a check fails; None if it succeeds."""
-    try:
-        await check
-    except Transient as error:
-        return str(error)
-    return None
+    return HealthEndpoints(checks, lambda: supervisor.down, release)

@@ -4,7 +4,7 @@ It waits for Postgres, a compatible schema, and the API keys. A ready API accept
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -15,13 +15,14 @@ from starlette.responses import Response
 from api.answers import as_json
 from api.callers import Keyring, NoKeys
 from api.shapes import LiveOut, ReadyOut, VersionOut
+from infra.monitoring import exposition
 from infra.postgres import compatibility
 from infra.postgres.pool import DatabasePool
 from service.settings import Settings
+from service.vitals import Check
 
 log = structlog.get_logger()
 
-Check = Callable[[], Awaitable[str | None]]
 REQUIRED = "postgres"
 CHECK_SECONDS = 0.8
 _NO_KEYS = (
@@ -116,3 +117,8 @@ class HealthEndpoints:
 
     async def version(self, request: Request) -> Response:
         return as_json(self.release)
+
+    async def metrics(self, request: Request) -> Response:
+        """All metrics, in the form that `Accept` names. Encoding takes milliseconds, so a thread does it."""
+        body, media_type = await asyncio.to_thread(exposition.render, request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": media_type})

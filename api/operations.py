@@ -132,6 +132,7 @@ OPERATIONS: list[Operation] = [
     Operation("GET", "/health/ready", "Whether the API accepts messages now", lambda to: to.health.ready, None,
               {200: shapes.ReadyOut, 503: shapes.ReadyOut}),
     Operation("GET", "/version", "The release", lambda to: to.health.version, None, {200: shapes.VersionOut}),
+    Operation("GET", "/metrics", "Metrics, as text or OpenMetrics", lambda to: to.health.metrics, None, {200: "text/plain"}),
     Operation("GET", "/openapi.json", "The OpenAPI document", lambda to: to.documents.openapi, None, {200: "application/json"}),
     Operation("GET", "/", "Redirect to `/docs`", lambda to: to.documents.root, None, {307: None},
               answer_headers=("Location",)),

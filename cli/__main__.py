@@ -24,6 +24,7 @@ GROUPS = {
     },
     "Operate": {
         "doctor": ("cli.doctor:doctor", "Check services, schema, queues and workers. Each problem has a fix."),
+        "top": ("cli.top:top", "Show rates, queues, processes and dead letters, live."),
         "dead-letters": ("cli.dead_letters:app", "List, show, requeue, discard and export failed and unknown jobs."),
         "providers": ("cli.providers:app", "List, pause and resume providers; move their queued messages."),
         "rebuild": ("cli.maintenance:rebuild", "Publish every due job whose message is lost. Safe at any time."),

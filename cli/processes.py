@@ -1,5 +1,6 @@
 """`posthaste api`, `consume` and `relay` become one process of the service; supervisord runs several for `posthaste up`."""
 
+import itertools
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ import typer
 
 from cli.session import read_settings
 from cli.terminal import exit_on, fail
+from infra.monitoring import SHARED_FOLDER_VARIABLE
 from jobs.model import Kind
 from service.settings import PREFIX, Settings
 
@@ -36,6 +38,7 @@ _PROGRAM = """
 [program:{program.name}]
 command = {python} -m {program.command}
 process_name = %(program_name)s{suffix}
+environment = {environment}
 numprocs = {program.count}
 autorestart = true
 startsecs = 2
@@ -107,11 +110,38 @@ class Program:
     name: str
     command: str
     count: int = 1
+    metrics_port: int | None = None
+
+
+def with_metrics(programs: list[Program], first_port: int | None) -> list[Program]:
+    """The same processes. Workers and the relay serve metrics at `first_port` and the ports after it; None: at no port."""
+    if first_port is None:
+        return programs
+    ports = itertools.count(first_port)
+    found = []
+    for program in programs:
+        if not program.command.startswith("consumers "):
+            found.append(program)
+        else:
+            names = [program.name] if program.count == 1 else [f"{program.name}-{number}" for number in range(program.count)]
+            found += [Program(name, program.command, metrics_port=next(ports)) for name in names]
+    return found
 
 
 def api_program(count: int) -> Program:
     """The API processes. Only several share the port, so that one finds out if another program has it."""
     return Program("api", "api --shared-port" if count > 1 else "api", count)
+
+
+def _own_environment(program: Program, folder: Path) -> str:
+    """The variables of this program alone: its port for metrics, or the folder of metrics that its processes share."""
+    if program.metrics_port is not None:
+        return f'{PREFIX}METRICS_PORT="{program.metrics_port}"'
+    if program.count == 1:
+        return ""
+    shared = folder / f"metrics-{program.name}"
+    shared.mkdir(exist_ok=True)
+    return f'{SHARED_FOLDER_VARIABLE}="{str(shared).replace("%", "%%")}"'
 
 
 def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
@@ -121,7 +151,8 @@ def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> l
     python = shlex.quote(sys.executable).replace("%", "%%")
     for program in programs:
         suffix = "-%(process_num)d" if program.count > 1 else ""
-        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds)
+        own = _own_environment(program, folder)
+        text += _PROGRAM.format(program=program, python=python, suffix=suffix, stop_seconds=stop_seconds, environment=own)
     file = folder / "supervisord.conf"
     file.write_text(text)
     return [sys.executable, "-m", "cli.supervised", "-c", str(file)]

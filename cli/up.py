@@ -24,6 +24,7 @@ from cli.processes import (
     half_of_the_processors,
     require_free_port,
     stop_seconds,
+    with_metrics,
     write_command,
 )
 from cli.sandbox import SANDBOX_PORT
@@ -60,7 +61,11 @@ def up(
             settings.provider_for_new_messages()
             settings.provider_headers()  # a missing secret is named here, not by workers that do not start
             default = half_of_the_processors()
-            processes = programs(api=api or default, consumers=consumers or default, sandbox_port=port)
+            plain = programs(api=api or default, consumers=consumers or default, sandbox_port=port)
+            processes = with_metrics(plain, settings.metrics_port)
+            for process in processes:
+                if process.metrics_port:
+                    require_free_port(process.metrics_port, f"{PREFIX}METRICS_PORT, the first of the processes' ports")
             uses_sandbox = port is not None and not own.providers
             code = _run(settings, port, processes, first_message=first_message and uses_sandbox)
     raise typer.Exit(code)

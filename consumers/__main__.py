@@ -10,6 +10,7 @@ from consumers.relay_process import run_relay
 from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker
 from infra import logs
+from infra.monitoring import exposition
 from infra.postgres.compatibility import ForeignNamespace, SchemaTooOld
 from infra.supervision import collect_rarely, raise_limit
 from jobs.model import Kind
@@ -41,10 +42,11 @@ def main() -> int:
         logs.configure(settings.log_level, json=settings.log_format == "json")
         collect_rarely()
         try:
-            uvloop.run(_run(roles, settings))
+            with exposition.serve(settings.metrics_host, settings.metrics_port):
+                uvloop.run(_run(roles, settings))
         except* ConsumerStuck as errors:
             raise errors.exceptions[0] from None
-    except (SettingsError, SchemaTooOld, ForeignNamespace, ConsumerStuck) as error:
+    except (SettingsError, SchemaTooOld, ForeignNamespace, ConsumerStuck, exposition.PortTaken) as error:
         print(f"posthaste {' '.join(roles)}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,11 +1,13 @@
 """Handlers: each executes one claimed job and returns its outcome. They never acknowledge, commit, or raise to mean "retry"."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import sqlalchemy as sa
 
 from consumers.hosts import Hosts, Receiver, host_of
+from infra.monitoring import metrics
 from infra.postgres.errors import BadData, DeadlinePassed, PostgresError
 from infra.postgres.posts import about_how_many, texts
 from infra.providers.http import HttpProvider
@@ -14,6 +16,7 @@ from jobs.outcome import Outcome, Verdict
 from jobs.words import total_words
 
 STORE_SECONDS = 60.0
+ROWS_COUNTED = 1000  # posts between two increments of the metric
 
 # Reason codes by SQLSTATE. Every other error is "database_unavailable".
 _REASONS = {
@@ -44,14 +47,24 @@ class Totals(Protocol):
 async def send_message(provider: HttpProvider, job: Claimed, progress: Progress) -> Outcome:
     """Send a message through its provider."""
     assert job.destination is not None and job.body is not None  # every message has both
-    return await provider.send(job.destination, job.body, job.idempotency_key)
+    started = time.perf_counter()
+    outcome = await provider.send(job.destination, job.body, job.idempotency_key)
+    metrics.PROVIDER_SECONDS[job.queue.provider or "", outcome.verdict].observe(time.perf_counter() - started)
+    return outcome
 
 
 async def send_callback(sender: CallbackSender, hosts: Hosts, job: Claimed, progress: Progress) -> Outcome:
     """Post a callback to its URL. The event id is the job id."""
     assert job.destination is not None and job.body is not None  # every callback has both
     url, body = job.destination, job.body
-    return await hosts.call(Receiver(job.client_id, host_of(url)), lambda: sender.send(url, str(job.id), body))
+    return await hosts.call(Receiver(job.client_id, host_of(url)), lambda: _send_measured(sender, url, str(job.id), body))
+
+
+async def _send_measured(sender: CallbackSender, url: str, id_: str, body: str) -> Outcome:
+    started = time.perf_counter()
+    outcome = await sender.send(url, id_, body)
+    metrics.CALLBACK_SECONDS[outcome.verdict,].observe(time.perf_counter() - started)
+    return outcome
 
 
 async def count_words(pool: DatabasePool, totals: Totals, seconds: float, job: Claimed, progress: Progress) -> Outcome:
@@ -80,4 +93,7 @@ def _count(connection: sa.Connection, progress: Progress) -> dict[int, int]:
 def _with_progress(posts: Iterator[tuple[int, str]], progress: Progress) -> Iterator[tuple[int, str]]:
     for count, post in enumerate(posts, 1):
         progress.done = count
+        if not count % ROWS_COUNTED:
+            metrics.REPORT_ROWS.inc(ROWS_COUNTED)
         yield post
+    metrics.REPORT_ROWS.inc(progress.done % ROWS_COUNTED)

@@ -13,6 +13,7 @@ from infra.postgres.outbox import Due
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import DEAD_QUEUES, Route
 from jobs.wire import Pointer
+from service.publishing import count_published
 
 log = structlog.get_logger()
 
@@ -119,6 +120,7 @@ class Relay:
             return 0
         rows = await self.outbox.take(queue, room, CALL_SECONDS)
         errors = await self._publish(queue, rows)
+        count_published("relay", errors)
         outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
         if error := next(filter(None, errors), None):
             outage.failed(error)

@@ -5,12 +5,14 @@ from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
+from consumers import monitoring
 from consumers.maintenance import DeadWatch, maintain
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
 from infra.postgres import compatibility
 from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.figures import LedgerSample
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
@@ -20,8 +22,12 @@ from infra.postgres.sweep import Sweep
 from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
+from infra.redis.figures import FiguresStore
 from jobs.model import work_queues
+from service.activity import Activity, ActivityReports
 from service.dead_letters import Tidier
+from service.figures import LedgerSampler, publish_samples
+from service.ledger_metrics import LedgerMetrics
 from service.settings import Settings
 
 
@@ -32,11 +38,12 @@ class _Pools:
         self.relay = DatabasePool(url, name="relay", threads=2)
         self.sweep = DatabasePool(url, name="sweep", threads=2)
         self.purge = DatabasePool(url, name="purge", threads=1)
+        self.figures = DatabasePool(url, name="figures", threads=1)
         self.relay_leadership = Leadership(url, "relay")
         self.tidy_leadership = Leadership(url, "dead letters")
 
     def close(self) -> None:
-        for connection in (self.relay, self.sweep, self.purge, self.relay_leadership, self.tidy_leadership):
+        for connection in (self.relay, self.sweep, self.purge, self.figures, self.relay_leadership, self.tidy_leadership):
             connection.close()
 
 
@@ -46,15 +53,16 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     Raises:
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
-    pools = _Pools(settings.database_url)
+    pools, figures = _Pools(settings.database_url), FiguresStore(settings.redis_url, namespace=settings.namespace)
     try:
         if await wait_for_schema(pools.relay, settings.namespace, stop):
-            await run_until(stop, _loops(settings, pools))
+            await run_until(stop, _loops(settings, pools, figures))
     finally:
         pools.close()
+        await figures.close()
 
 
-def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]:
+def _loops(settings: Settings, pools: _Pools, figures: FiguresStore) -> list[Coroutine[Any, Any, None]]:
     topology = describe(settings.namespace, settings.providers)
     publisher = Publisher(settings.amqp_url, topology, name="relay")
     ready, after_seconds = publisher.ready_messages, settings.sweep_after_seconds
@@ -72,11 +80,19 @@ def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]
     tidier = Tidier(letters, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership)
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
     schema_check = partial(compatibility.check, pools.relay, settings.namespace)
+    sampler, exposed = (
+        LedgerSampler(LedgerSample(pools.figures, settings.providers).take),
+        LedgerMetrics(lambda: relay.is_leading),
+    )
+    exposed.register()
     return [
         publisher.run(),
         relay.run(),
         sweeper.run(),
         DeadWatch(tidier, ready, letters.count).run(after_seconds),
         maintain(ledger, Retention(pools.purge), settings.retention_days),
+        publish_samples(sampler, figures, lambda: relay.is_leading, exposed.observe),
+        ActivityReports(figures, Activity(), "relay").run(),
+        monitoring.vitals(pools.relay, publisher, figures).run(),
         heartbeat(settings.heartbeat_file, publisher.connected.is_set, schema_check),
     ]

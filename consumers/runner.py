@@ -81,6 +81,11 @@ class Runner:
     _running: set[asyncio.Task[None]] = field(default_factory=set, init=False)
     _calls: set[asyncio.Task[Outcome]] = field(default_factory=set, init=False)
 
+    @property
+    def calls(self) -> int:
+        """The number of calls in progress."""
+        return len(self._calls)
+
     def dispatch(self, delivery: Delivery) -> None:
         """Start the execution of a delivery; returns at once."""
         task = asyncio.create_task(self._run(delivery))

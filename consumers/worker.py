@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from consumers import monitoring
 from consumers.gate import Gate, ProviderPauses
 from consumers.handlers import count_words, send_callback, send_message
 from consumers.hosts import Hosts
@@ -28,12 +29,14 @@ from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
+from infra.redis.figures import FiguresStore
 from infra.redis.status_cache import StatusCache
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
+from service.activity import Activity
 from service.batching import ledger_batcher
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
@@ -60,6 +63,7 @@ class _Adapters:
         self.lock = WorkerSession(url, settings.lease_seconds)
         self.ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
         self.cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
+        self.figures = FiguresStore(settings.redis_url, namespace=settings.namespace)
         # The prefetch only fills the slots. An exclusive queue prefetches one job: another worker may take the next.
         prefetch = {queue.name: queue_slots.count for queue, queue_slots in slots.items()}
         self.consumer = Consumer(
@@ -78,6 +82,7 @@ class _Adapters:
             await provider.close()
         await self.callbacks.close()
         await self.cache.close()
+        await self.figures.close()
         for connection in (self.hot, self.reads, self.posts, self.lock):
             connection.close()
 
@@ -104,8 +109,9 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     deletes = outbox_deletes(Outbox(adapters.hot).delete)
     eager = EagerPublisher(publisher, deletes, grace_seconds=settings.outbox_grace_seconds)
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
-    applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
-    recorder = Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)
+    applies, late = ledger_batcher(ledger.apply, name="apply"), ledger_batcher(ledger.accept_late)
+    activity = Activity()
+    recorder = Recorder(applies, late, eager, statuses, settings.lost_leases, activity)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     grace_seconds, worker_id = settings.worker_grace_seconds, adapters.lock.worker_id
@@ -118,6 +124,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
         margin_seconds=settings.lease_margin_seconds,
         is_locked=lock.covers,
     )
+    monitoring.expose(runner, gates)
     is_idle = {queue.name: queue_slots.is_idle for queue, queue_slots in slots.items()}
 
     async def shut_down() -> None:
@@ -139,6 +146,8 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
             lambda: consumer.is_connected and publisher.connected.is_set(),
             partial(compatibility.check, adapters.reads, settings.namespace),
         ),
+        monitoring.worker_reports(adapters.figures, activity, runner, gates).run(),
+        monitoring.vitals(adapters.reads, publisher, adapters.figures).run(),
         *(gate.run() for gate in gates.values()),
     ]
     await run_until(stop, loops, shut_down)

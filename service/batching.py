@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 from infra.errors import Transient
+from infra.monitoring import metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,6 +81,7 @@ class Batcher(Generic[Item, Result]):
     max_batch: int = 500
     capacity: int = 20_000  # waiting items before `Overloaded`
     call_seconds: float = 2.0  # the longest duration of one flush
+    observe: Callable[[int], object] = int  # called with the size of each batch
     _waiting: deque[_Entry[Item, Result]] = field(default_factory=deque, init=False)
     _flushing: list[_Entry[Item, Result]] = field(default_factory=list, init=False)
     _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
@@ -126,6 +128,7 @@ class Batcher(Generic[Item, Result]):
         try:
             while self._waiting:
                 self._flushing = self._take()
+                self.observe(len(self._flushing))
                 await self._execute(self._flushing)
         finally:
             self._flushing, self._drainer = [], None
@@ -185,6 +188,11 @@ def ledger_batcher(
     *,
     key: Callable[[Item], Hashable] | None = None,
     duplicate: Callable[[Item], Result] | None = None,
+    name: str | None = None,
 ) -> Batcher[Item, Result]:
-    """A batcher that retries transient errors until the deadline, and isolates the item of any other error."""
-    return Batcher(flush, key=key, duplicate=duplicate, repeat_transient=True, isolate=(Exception,))
+    """A batcher that retries transient errors until the deadline, and isolates the item of any other error.
+
+    `name`: of the sizes of its batches in the metrics.
+    """
+    observe = metrics.BATCH_SIZE[name,].observe if name else int
+    return Batcher(flush, key=key, duplicate=duplicate, repeat_transient=True, isolate=(Exception,), observe=observe)

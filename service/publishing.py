@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from infra.errors import Transient
+from infra.monitoring import metrics
 from jobs.model import Route
 from jobs.wire import Pointer
 from service.batching import Batcher, ledger_batcher
@@ -105,6 +106,7 @@ class EagerPublisher:
                 self._deletes.post(confirmed, DELETE_SECONDS, _log_undeleted)
         except Transient as error:
             errors = [error] * len(batch)
+        count_published("commit", errors)
         for outgoing, reason in zip(batch, errors, strict=True):
             if reason is not None:
                 log.debug("publish.left_to_relay", id=str(outgoing.pointer.id), reason=str(reason))
@@ -119,6 +121,13 @@ class EagerPublisher:
                 await self._deletes.drained()
 
 
+def count_published(publisher: str, errors: Sequence[Transient | None]) -> None:
+    """Count the messages of one batch by the broker's answer. `publisher`: the committing process, or the relay."""
+    confirmed = sum(error is None for error in errors)
+    metrics.PUBLISHED[publisher, "confirmed"].inc(confirmed)
+    metrics.PUBLISHED[publisher, "unconfirmed"].inc(len(errors) - confirmed)
+
+
 def _log_undeleted(delete: "asyncio.Future[None]") -> None:
     if (error := delete.exception()) is not None:
         log.debug("publish.left_to_relay", reason=str(error), effect="a duplicate, which is stale")
@@ -131,4 +140,4 @@ def outbox_deletes(delete: Callable[[Sequence[Pointer], float], Awaitable[object
         await delete([pointer for batch in batches for pointer in batch], timeout)
         return [None] * len(batches)
 
-    return ledger_batcher(flush)
+    return ledger_batcher(flush, name="outbox_delete")

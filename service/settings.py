@@ -193,6 +193,12 @@ class Settings(ApiSettings):
     """A worker without a delivery for these seconds, despite messages and a free slot, reconnects. If that fails, it ends."""
     status_ttl_seconds: Seconds = 5.0
     """The seconds for which the cache keeps a status that can still change."""
+    metrics_port: Port | None = Field(None, examples=[9010])
+    """The port at which this worker or relay process serves its metrics; none, if unset. Each process needs its own. The API
+    serves them at its own port.
+    """
+    metrics_host: str = "127.0.0.1"
+    """The address of that port."""
     heartbeat_file: Path | None = Field(None, examples=["/run/posthaste.heartbeat"])
     """A file that workers and the relay touch each second while RabbitMQ is connected and Postgres answers."""
 

@@ -16,6 +16,7 @@ import structlog
 
 from infra.errors import Transient
 from infra.logs import OutageLog
+from infra.monitoring import metrics
 from jobs.model import KnownStatus
 from service.batching import Batcher, Overloaded
 
@@ -51,8 +52,10 @@ class Statuses:
         try:
             status = await self._cache_reads.submit(id_, CACHE_SECONDS)
             self._outage.succeeded()
+            metrics.CACHE_READS[("miss" if status is None else "hit"),].inc()
         except Transient as error:
             self._outage.failed(error)
+            metrics.CACHE_READS["error",].inc()
         if status is None and (status := await self.read_ledger(id_)) is not None:
             self.cache(status)
         return status

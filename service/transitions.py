@@ -4,20 +4,22 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import structlog
 
+from infra.monitoring import metrics
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied, LateAcceptance
 from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
-from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition
+from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition, WorkQueue
 from jobs.outcome import Outcome
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
+from service.activity import Activity
 from service.backlog import BacklogLimit
 from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
@@ -48,13 +50,15 @@ class Acceptance:
         backlog: BacklogLimit,
         *,
         timeout_seconds: float,
+        activity: Activity,
     ):
         self._commit = commit
         self._publisher = publisher
         self._statuses = statuses
         self._backlog = backlog
         self._timeout_seconds = timeout_seconds
-        self._batches = ledger_batcher(self._flush)
+        self._activity = activity
+        self._batches = ledger_batcher(self._flush, name="accept")
         self.drained = self._batches.drained
 
     async def accept(self, job: NewJob) -> Accepted:
@@ -80,6 +84,7 @@ class Acceptance:
                 self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, queue, started))
                 self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
                 queued[queue].append(str(job.id))
+                self._activity.accepted(job.queue)
         _log_jobs("jobs.queued", queued)
         return results
 
@@ -99,6 +104,7 @@ class Recorder:
     publisher: EagerPublisher
     statuses: Statuses
     lost_leases: int
+    activity: Activity = field(default_factory=Activity)
 
     def claimed(self, jobs: Sequence[Claimed], at: float) -> None:
         """Cache and log committed claims. `at`: monotonic seconds, before the claims."""
@@ -111,19 +117,22 @@ class Recorder:
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
         transition = decide(job, outcome, policy, ran_seconds=ran_seconds, jitter=random.random())  # noqa: S311
-        recorded = await self._apply(transition, queue=job.queue.name, attempt=job.attempts + 1, code=outcome.provider_code)
+        begun = time.monotonic() - job.age_seconds - ran_seconds  # the acceptance
+        recorded = await self._apply(transition, job.queue, begun, attempt=job.attempts + 1, code=outcome.provider_code)
         if not recorded and transition.to is Status.SENT:  # the lease expired: the job is `unknown`, or waits for a retry
             started = time.monotonic()
             late = LateAcceptance(job.id, job.token, outcome.provider_code, outcome.provider_message_id)
             if (applied := await self.late.submit(late)) is not None:
                 self._announce(applied, started, reason="late_acceptance", code=outcome.provider_code)
+                self.activity.recorded(job.queue, applied.status, "late_acceptance", time.monotonic() - begun)
 
     async def record_lost(self, job: LostLease, policy: RetryPolicy) -> None:
         """Commit that a job's lease has expired."""
         transition = decide_lost(job, policy, limit=self.lost_leases, jitter=random.random())  # noqa: S311
-        await self._apply(transition, queue=job.queue.name, lost_leases=job.lost_leases + 1)
+        if await self._apply(transition, job.queue, lost_leases=job.lost_leases + 1):
+            metrics.LEASES_LOST[job.queue.kind, job.queue.provider or ""].inc()
 
-    async def _apply(self, transition: Transition, **logged: object) -> bool:
+    async def _apply(self, transition: Transition, queue: WorkQueue, begun: float | None = None, **logged: object) -> bool:
         started = time.monotonic()
         applied = await self.applies.submit(transition)
         if applied is None:
@@ -133,7 +142,10 @@ class Recorder:
         if applied.publish and delay == 0 and transition.route and transition.queue:
             pointer = Pointer(applied.id, applied.version)
             self.publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
-        self._announce(applied, started, reason=transition.reason, retry_in=round(delay, 3) if delay else None, **logged)
+        retry_in = round(delay, 3) if delay else None
+        self._announce(applied, started, reason=transition.reason, retry_in=retry_in, queue=queue.name, **logged)
+        seconds = None if begun is None else time.monotonic() - begun
+        self.activity.recorded(queue, applied.status, transition.reason, seconds)
         return True
 
     def _announce(self, applied: Applied, started: float, **logged: object) -> None:
@@ -155,4 +167,4 @@ def claim_batcher(
         recorder.claimed([job for job in jobs if job is not None], started)
         return jobs
 
-    return ledger_batcher(flush, key=lambda request: (request.id, request.version), duplicate=lambda _: None)
+    return ledger_batcher(flush, key=lambda request: (request.id, request.version), duplicate=lambda _: None, name="claim")

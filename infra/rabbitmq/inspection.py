@@ -28,6 +28,12 @@ async def inspect(url: str, topology: Topology) -> list[QueueState]:
         return [await _state(connection, spec) for spec in topology.queues]
 
 
+async def answers(url: str) -> None:
+    """Return if RabbitMQ accepts a connection. Raises BrokerDown."""
+    async with connected(url, "inspection"):
+        pass
+
+
 async def _state(connection: AbstractConnection, spec: QueueSpec) -> QueueState:
     """Declare passively first, so that nothing is created, then with arguments, which reveals a mismatch."""
     try:

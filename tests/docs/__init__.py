@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.docs import commands, configuration
+from tests.docs import commands, configuration, monitoring
 
 ROOT = Path(__file__).parents[2]
 
@@ -13,4 +13,5 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/configuration.md": configuration.page(),
         ROOT / ".env.example": configuration.env_example(),
         ROOT / "docs/cli.md": commands.page(),
+        ROOT / "docs/monitoring.md": monitoring.page(ROOT),
     }

@@ -25,6 +25,7 @@ SECTIONS = {
         "watchdog_seconds", "outbox_grace_seconds", "relay_poll_seconds", "ready_depth", "sweep_after_seconds",
         "heartbeat_file",
     ),
+    "Metrics": ("metrics_port", "metrics_host"),
     "Reports": ("report_timeout_seconds", "report_retry"),
     "Callbacks": (
         "callback_secrets", "callback_url", "callback_allow", "callback_ports", "callback_timeout_seconds",

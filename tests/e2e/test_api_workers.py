@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from dev.stack import free_port
+from tests.support.metrics import Scrape, scrape
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
 
@@ -69,6 +70,28 @@ async def test_several_processes_share_a_port_and_each_that_dies_is_restarted(st
         psutil.Process(min(before)).kill()
         await eventually(lambda: _listening(process.pid, port), lambda pids: len(pids) == 2 and pids != before)
         await eventually(lambda: _post(port), lambda status: status == 202)
+
+
+async def test_each_process_answers_with_the_metrics_of_all(stack: Stack, tmp_path: Path) -> None:
+    port, counted = free_port(), "posthaste_http_request_duration_seconds_count"
+    async with _api(stack, port, tmp_path / "api.log") as process:
+        await eventually(lambda: _post(port), lambda status: status == 202)
+        for _ in range(20):
+            await _post(port)
+        before = (await _scrape(port)).total(counted, route="/messages")
+        assert before >= 21
+        for _ in range(20):  # another connection may reach the other process
+            assert (await _scrape(port)).total(counted, route="/messages") == before
+        assert len((await _scrape(port)).values("posthaste_dependency_up", dependency="redis")) == 1
+        pids = await _listening(process.pid, port)
+        psutil.Process(min(pids)).kill()
+        await eventually(lambda: _listening(process.pid, port), lambda found: len(found) == 2 and found != pids)
+        assert (await _scrape(port)).total(counted, route="/messages") == before
+
+
+async def _scrape(port: int) -> Scrape:
+    async with aiohttp.ClientSession() as session:
+        return await scrape(session, port)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

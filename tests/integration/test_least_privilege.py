@@ -32,6 +32,7 @@ from infra.rabbitmq.topology import declare, delete, describe
 from infra.rabbitmq.user import UserNotCreated, create_user
 from infra.redis.connection import rules
 from infra.redis.events import Events
+from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from jobs.decision import decide
@@ -287,6 +288,24 @@ async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, 
         await asyncio.gather(listening, return_exceptions=True)
         await events.close()
         await cache.close()
+
+
+@pytest.mark.parametrize("protocol", ["2", "3"])
+async def test_live_figures_need_no_more_than_the_rules(redis: str, listed: str, protocol: str) -> None:
+    store = FiguresStore(f"{listed}?protocol={protocol}", namespace=NAMESPACE)
+    async with Redis.from_url(redis) as administrator:
+        await administrator.script_flush()
+    try:
+        await store.ping()
+        await store.report("a", b"{}", {"sent": 2})
+        await store.report("b", b"{}", {})
+        await store.leave("b")
+        await store.write_ledger(b"[]", 10)
+        stored = await store.read(2)
+        assert ([state for _, state in stored.states], stored.ledger) == ([b"{}"], b"[]")
+        assert sum(counts.get("sent", 0) for counts in stored.counts.values()) == 2
+    finally:
+        await store.close()
 
 
 async def test_counting_requests_needs_no_more_than_the_rules(listed: str) -> None:

@@ -158,9 +158,14 @@ async def running(
     *,
     provider: dict[str, Any] | None = None,
     others: dict[str, Any] | None = None,
+    processes: dict[str, dict[str, str]] | None = None,
     **settings: str,
 ) -> AsyncIterator[Stack]:
-    """Start a stack and wait until it is ready; kill it afterwards. On failure print the logs."""
+    """Start a stack and wait until it is ready; kill it afterwards. On failure print the logs.
+
+    `processes`: settings of single processes.
+    """
+    own = processes or {}
     database_url, postgres = await proxied(database)
     amqp_url, rabbitmq = await proxied(services.amqp)
     redis_url, redis = await proxied(services.redis)
@@ -186,9 +191,9 @@ async def running(
     async with client as session, serving(sandbox):
         stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox, session)
         try:
-            stack.start("worker", "consumers", "messages")
-            stack.start("relay", "consumers", "relay")
-            stack.start("api", "api")
+            stack.start("worker", "consumers", "messages", **own.get("worker", {}))
+            stack.start("relay", "consumers", "relay", **own.get("relay", {}))
+            stack.start("api", "api", **own.get("api", {}))
             await stack.until_all_up()
             yield stack
         except BaseException:

@@ -25,7 +25,7 @@ def test_definitions_are_those_of_the_topology() -> None:
 def test_compose_and_dockerfile_stay_readable_and_need_no_frontend() -> None:
     for name in ("docker-compose.yml", "Dockerfile"):
         text = (ROOT / name).read_text()
-        assert len(text.splitlines()) < 150
+        assert len(text.splitlines()) < 180
         assert "# syntax" not in text
 
 
@@ -59,8 +59,11 @@ def test_compose_files_have_no_obsolete_version(file: str) -> None:
 
 
 def test_compose_names_tested_images_and_the_override_none() -> None:
-    images = {service["image"] for service in _services("docker-compose.yml").values()} - {"posthaste:local"}
+    services = _services("docker-compose.yml").values()
+    images = {service["image"] for service in services if "profiles" not in service} - {"posthaste:local"}
     assert images == {"postgres:17", "rabbitmq:4.3-management", "redis:8.0"}
+    pinned = re.compile(r"[\w/]+:v?\d+\.\d+\.\d+")
+    assert all(pinned.fullmatch(service["image"]) for service in services if "profiles" in service)
     override = _services("dev/docker-compose.override.yml")
     assert override.keys() == {"postgres", "rabbitmq", "redis"}
     assert not any(service.keys() & {"image", "ports"} for service in override.values())

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from cli.local_settings import started
-from cli.processes import CannotStart, require_free_port, write_command
+from cli.processes import CannotStart, require_free_port, with_metrics, write_command
 from cli.up import _introduction, _masked, programs, up
 from dev.stack import free_port
 from service.settings import SANDBOX_FILE, Settings
@@ -37,6 +37,29 @@ def test_every_process_is_restarted_and_given_time_to_finish() -> None:
     for section in sections:
         assert (parser[section]["autorestart"], parser[section]["stopwaitsecs"]) == ("true", "25")
     assert (parser["program:api"]["numprocs"], parser["program:worker"]["numprocs"]) == ("2", "3")
+
+
+def test_each_worker_and_the_relay_have_a_port_of_their_own_for_metrics(tmp_path: Path) -> None:
+    parser = ConfigParser(interpolation=None)
+    processes = with_metrics(programs(api=1, consumers=2, sandbox_port=9007), 9010)
+    parser.read(write_command(processes, tmp_path, 25)[-1])
+    ports = {name.removeprefix("program:"): parser[name]["environment"] for name in parser.sections() if "program:" in name}
+    names = ("worker-0", "worker-1", "caller", "reporter", "relay")
+    expected = {name: f'POSTHASTE_METRICS_PORT="{port}"' for port, name in enumerate(names, 9010)}
+    assert ports == {"api": "", **expected, "sandbox": ""}
+
+
+def test_api_processes_share_a_folder_of_metrics(tmp_path: Path) -> None:
+    parser = ConfigParser(interpolation=None)
+    parser.read(write_command(programs(api=2, consumers=1, sandbox_port=None), tmp_path, 25)[-1])
+    folder = tmp_path / "metrics-api"
+    assert parser["program:api"]["environment"] == f'PROMETHEUS_MULTIPROC_DIR="{folder}"' and folder.is_dir()
+    assert parser["program:worker"]["environment"] == ""
+
+
+def test_without_a_port_for_metrics_nothing_is_changed() -> None:
+    processes = programs(api=1, consumers=2, sandbox_port=None)
+    assert with_metrics(processes, None) == processes
 
 
 def test_callbacks_have_a_process_of_their_own() -> None:
