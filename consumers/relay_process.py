@@ -18,11 +18,12 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from infra.rabbitmq.dead_queue import DeadQueues
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
+from infra.tracing import Tracing
 from jobs.model import work_queues
 from service.dead_letters import Tidier
 from service.settings import Settings
+from service.tracing import create_publisher, start_tracing
 
 
 class _Pools:
@@ -44,19 +45,23 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     """Publish due messages until `stop`.
 
     Raises:
+        SettingsError: the extra `tracing` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
+    tracing = start_tracing(settings, "relay")
     pools = _Pools(settings.database_url)
     try:
         if await wait_for_schema(pools.relay, settings.namespace, stop):
-            await run_until(stop, _loops(settings, pools))
+            await run_until(stop, _loops(settings, pools, tracing))
     finally:
         pools.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
-def _loops(settings: Settings, pools: _Pools) -> list[Coroutine[Any, Any, None]]:
+def _loops(settings: Settings, pools: _Pools, tracing: Tracing | None) -> list[Coroutine[Any, Any, None]]:
     topology = describe(settings.namespace, settings.providers)
-    publisher = Publisher(settings.amqp_url, topology, name="relay")
+    publisher = create_publisher(settings.amqp_url, topology, name="relay", tracing=tracing)
     ready, after_seconds = publisher.ready_messages, settings.sweep_after_seconds
     relay = Relay(
         Outbox(pools.relay),

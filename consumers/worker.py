@@ -1,7 +1,7 @@
 """The worker process: consumes jobs of some kinds and reaps lost leases."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -14,6 +14,7 @@ from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.reaper import Reaper
 from consumers.runner import Runner, Work
 from consumers.slots import Slots
+from consumers.tracing import traced
 from consumers.watchdog import Watchdog
 from consumers.worker_lock import WorkerLock
 from infra.postgres import compatibility
@@ -26,9 +27,9 @@ from infra.postgres.providers import ProviderStore
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.status_cache import StatusCache
+from infra.tracing import trace_headers
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
@@ -38,6 +39,7 @@ from service.batching import ledger_batcher
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
+from service.tracing import create_publisher, start_tracing, trace_recorder
 from service.transitions import Recorder
 
 log = structlog.get_logger()
@@ -49,7 +51,9 @@ class _Adapters:
     """The connections of one worker process. None connects before its first use."""
 
     def __init__(self, settings: Settings, slots: Mapping[WorkQueue, Slots]):
-        self.providers = _providers(settings) if any(queue.provider for queue in slots) else {}
+        self.tracing = start_tracing(settings, "worker")
+        traces = None if self.tracing is None else trace_headers
+        self.providers = _providers(settings, traces) if any(queue.provider for queue in slots) else {}
         url, topology = settings.database_url, describe(settings.namespace, settings.providers)
         # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
@@ -65,12 +69,13 @@ class _Adapters:
         self.consumer = Consumer(
             settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds
         )
-        self.publisher = Publisher(settings.amqp_url, topology, name="worker")
+        self.publisher = create_publisher(settings.amqp_url, topology, name="worker", tracing=self.tracing)
         self.callbacks = CallbackSender(
             settings.guard(),
             Signer(settings.callback_secrets),
             timeout_seconds=settings.callback_timeout_seconds,
             concurrency=settings.callback_concurrency,
+            trace_headers=traces,
         )
 
     async def close(self) -> None:
@@ -80,13 +85,15 @@ class _Adapters:
         await self.cache.close()
         for connection in (self.hot, self.reads, self.posts, self.lock):
             connection.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[Kind]) -> None:
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
-        SettingsError: a provider's secret cannot be read.
+        SettingsError: a provider's secret cannot be read, or the extra `tracing` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -106,6 +113,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     statuses = Statuses(adapters.cache, JobReads(adapters.reads).statuses)
     applies, late = ledger_batcher(ledger.apply), ledger_batcher(ledger.accept_late)
     recorder = Recorder(applies, late, eager, statuses, lost_leases=settings.lost_leases)
+    recorder = trace_recorder(recorder, adapters.tracing)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     grace_seconds, worker_id = settings.worker_grace_seconds, adapters.lock.worker_id
@@ -158,7 +166,7 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
     }
 
 
-def _providers(settings: Settings) -> dict[str, HttpProvider]:
+def _providers(settings: Settings, traces: Callable[[], Mapping[str, str]] | None) -> dict[str, HttpProvider]:
     """The providers by name."""
     headers = settings.provider_headers()
     return {
@@ -168,6 +176,7 @@ def _providers(settings: Settings) -> dict[str, HttpProvider]:
             concurrency=provider.concurrency,
             headers=headers[name],
             message_id_field=provider.message_id_field,
+            trace_headers=traces,
         )
         for name, provider in settings.providers.items()
     }
@@ -205,4 +214,6 @@ def _works(
             works[queue.name] = Work(report, 0.0, policy, queue_slots, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
             works[queue.name] = Work(callback, callback_seconds, policy, queue_slots, concurrent)
+        if adapters.tracing is not None:
+            works[queue.name] = traced(works[queue.name], queue.kind, adapters.tracing)
     return works

@@ -136,6 +136,10 @@ class Settings(ApiSettings):
     """The lowest level that is logged: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json"] = "console"
     """The format of log lines: `console` for people, `json` for machines."""
+    tracing: Literal["off", "otlp"] = "off"
+    """`otlp` sends spans to a collector. It needs the extra `tracing`. OpenTelemetry's variables, such as
+    OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER, configure exporter and sampler.
+    """
     providers: dict[ProviderName, ProviderSettings] = Field(
         {}, max_length=MOST_PROVIDERS, examples=[{"sandbox": {"kind": "http", "url": "http://127.0.0.1:9007/message"}}]
     )

@@ -48,7 +48,7 @@ class Acceptance:
         if isinstance(accepted, KeyReused):
             raise KeyTaken
         if not accepted.replayed:  # otherwise the first request has published it, or the relay will
-            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started))
+            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started, None, job.traceparent))
             self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
             log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
         return accepted
@@ -93,7 +93,8 @@ class Recorder:
         delay = transition.delay_seconds
         if applied.publish and delay == 0 and transition.route and transition.queue:
             pointer = Pointer(applied.id, applied.version)
-            self.publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
+            outgoing = Outgoing(pointer, transition.route, transition.queue, started, applied.headers, applied.traceparent)
+            self.publisher.offer(outgoing)
         self._announce(applied, started, reason=transition.reason, retry_in=round(delay, 3) if delay else None, **logged)
         return True
 
@@ -101,5 +102,6 @@ class Recorder:
         """Cache and log the new status, and publish the callback of the transition."""
         self.statuses.cache(KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started))
         if applied.callback is not None:
-            self.publisher.offer(Outgoing(Pointer(applied.callback, 1), Route.WORK, CALLBACKS.name, started))
+            callback = Pointer(applied.callback, 1)
+            self.publisher.offer(Outgoing(callback, Route.WORK, CALLBACKS.name, started, None, applied.traceparent))
         log.info(f"job.{applied.status}", id=str(applied.id), version=applied.version, **logged)

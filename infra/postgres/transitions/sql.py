@@ -42,7 +42,7 @@ _EVENT = f"""CAST(json_build_object(
 
 # The columns of a changed job that `callbacks_of` needs.
 CALLBACK_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
-        j.created_at, j.updated_at, j.finished_at, j.callback_url"""
+        j.created_at, j.updated_at, j.finished_at, j.callback_url, j.traceparent"""
 
 
 def callbacks_of(moved: str) -> str:
@@ -51,12 +51,12 @@ def callbacks_of(moved: str) -> str:
     `moved` has `CALLBACK_COLUMNS` and `grace`, the head start over the relay in seconds. A callback has no callback itself.
     """
     return f"""callbacks AS (
-    INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version)
-    SELECT {_NEW_ID}, client_id, 'callback', callback_url, {_EVENT}, id, version FROM {moved}
+    INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version, traceparent)
+    SELECT {_NEW_ID}, client_id, 'callback', callback_url, {_EVENT}, id, version, traceparent FROM {moved}
     WHERE callback_url IS NOT NULL AND kind <> 'callback' AND status IN ({in_list(ENDS)})
     RETURNING id, parent_id
 ), callbacks_queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at)
-    SELECT c.id, 1, 'work', '{CALLBACKS.name}', clock_timestamp() + grace * interval '1 second'
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT c.id, 1, 'work', '{CALLBACKS.name}', clock_timestamp() + grace * interval '1 second', {moved}.traceparent
     FROM callbacks c JOIN {moved} ON {moved}.id = c.parent_id
 )"""  # noqa: S608  the interpolated parts are constants
