@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PEERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev services stop run quickstart demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
+.PHONY: help setup dev tools services stop run quickstart demo seed truncate test chaos soak fuzz mutants bench check format migrate lock plans definitions docs units clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ setup: ## Create .venv and install the locked dependencies
 
 dev:
 	@PYTHON='$(PYTHON)' GOALS='$(MAKECMDGOALS)' sh dev/environment.sh dev
+
+tools: setup ## Install Chromium and promtool for the tests, unless they are installed
+	@$(BIN)/python -m dev tools --root $(ROOT)
 
 services: setup ## Find or start RabbitMQ, Postgres and Redis (USING=docker|packages to insist)
 	@$(BIN)/python -m dev up --root $(ROOT) $(if $(USING),--using $(USING))
@@ -52,7 +55,7 @@ seed: migrate ## Append 1,000 random posts for the reports
 truncate: migrate ## Delete all posts (asks)
 	@$(BIN)/posthaste posts truncate
 
-test: services dev ## Run all the tests on real services
+test: services dev tools ## Run all the tests on real services
 	@$(BIN)/pytest -q -n 4 --dist worksteal
 
 chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n for another schedule)

@@ -1,4 +1,4 @@
-"""The command: python -m dev up|stop|clean [--root .local] [--using docker|packages]."""
+"""The command: python -m dev up|stop|clean|tools [--root .local] [--using docker|packages]."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-from dev import containers
+from dev import containers, tools
 from dev.bringup import Bringup
 from dev.errors import ServiceError
 from dev.home import Home
@@ -78,7 +78,12 @@ def clean(bringup: Bringup, using: Source | None) -> None:
     print(f"services  data deleted: {bringup.home.data}")
 
 
-COMMANDS = {"up": up, "stop": stop, "clean": clean}
+def install_tools(bringup: Bringup, _using: Source | None) -> None:
+    """Install the programs that the tests run."""
+    tools.install_missing(bringup.home.root / "tools.log", lambda line: print(f"tools     {line}", flush=True))
+
+
+COMMANDS = {"up": up, "stop": stop, "clean": clean, "tools": install_tools}
 
 
 def main(arguments: list[str]) -> int:

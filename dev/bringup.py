@@ -18,6 +18,8 @@ from dev.instance import SERVICES, Instance
 from dev.service import Service
 from dev.source import Source, explicit_variables, resolve
 
+NO_PACKAGES = "Start Docker, or name running services in POSTHASTE_DATABASE_URL, POSTHASTE_AMQP_URL and POSTHASTE_REDIS_URL"
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -117,7 +119,7 @@ class Bringup:
         missing = [service for service in services if not self.instance(service).installed()]
         if missing:
             names = [service.package for service in missing]
-            packages.install(names, self.home.data / "install.log", partial(self.report, missing[0]))
+            packages.install(names, self.home.data / "install.log", partial(self.report, missing[0]), NO_PACKAGES)
 
     def _jobs(self, sources: Mapping[Service, Source]) -> dict[str, Job]:
         start = {Source.ENVIRONMENT: self._use_explicit, Source.PACKAGES: self._use_packages}

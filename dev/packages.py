@@ -14,21 +14,21 @@ from dev.errors import ServiceError
 SCRIPT = Path(__file__).with_name("install.sh")
 
 
-def install(packages: Sequence[str], log: Path, report: Callable[[str], None]) -> None:
-    """Install packages by apt-get, as root or through sudo; ServiceError names the command to run by hand."""
+def install(packages: Sequence[str], log: Path, report: Callable[[str], None], remedy: str) -> None:
+    """Install packages by apt-get, as root or through sudo.
+
+    ServiceError names the command to run by hand. Without apt-get, or after a failure, it names the `remedy`.
+    """
     names = " ".join(packages)
     if shutil.which("apt-get") is None:
-        raise ServiceError(
-            f"{names}: no Docker engine answers, and there is no apt-get to install packages. Start Docker, "
-            "or name running services in POSTHASTE_DATABASE_URL, POSTHASTE_AMQP_URL and POSTHASTE_REDIS_URL"
-        )
+        raise ServiceError(f"{names}: there is no apt-get to install packages. {remedy}")
     by_hand = f"sudo sh {shlex.quote(str(SCRIPT))} {names}"
     command = [*_as_root(by_hand), "sh", str(SCRIPT), *packages]
     report(f"installing {names} by apt-get, their own services not started (may take a minute; log: {log})")
     code = _run_to_its_end(command, log)
     if code != 0:
         last = log.read_text(errors="replace").splitlines()[-10:]
-        raise ServiceError("\n".join([f"could not install {names} ({code}); the end of {log}:", *last]))
+        raise ServiceError("\n".join([f"could not install {names} ({code}); the end of {log}:", *last, remedy]))
 
 
 def _run_to_its_end(command: list[str], log: Path) -> int:

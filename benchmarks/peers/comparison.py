@@ -131,7 +131,8 @@ def _versions(systems: Sequence[str]) -> dict[str, str]:
 
 def _install_wrk(folder: Path) -> None:
     if not wrk.is_installed():
-        packages.install([wrk.PACKAGE], folder / "wrk.log", lambda line: print(f"wrk       {line}", file=sys.stderr))
+        log = folder / "wrk.log"
+        packages.install([wrk.PACKAGE], log, lambda line: print(f"wrk       {line}", file=sys.stderr), "Install wrk")
 
 
 def _print(run: dict[str, Any]) -> None:

@@ -15,19 +15,27 @@ from jobs.model import DEAD_QUEUES, Kind, WorkQueue
 
 BATCH = 1000
 
-# Two forms, because no index serves `provider IS NOT DISTINCT FROM :provider`. `kind || ''` keeps the planner from the index of
-# all reports.
-_OF_PROVIDER = "provider = :provider"
-_OF_NONE = "provider IS NULL AND kind || '' = :kind"
+# Two forms, because no index serves `provider IS NOT DISTINCT FROM :provider`. Each page has the order of its index of waiting
+# jobs, `jobs_waiting` or `jobs_waiting_by_kind`. `kind || ''` keeps the planner from the index of all reports.
+_OF_PROVIDER = {
+    "waiting": "provider = :provider",
+    "claimed": "provider = :provider",
+    "order": "j.provider, j.priority, j.due_at",
+}
+_OF_NONE = {
+    "waiting": "provider IS NULL AND kind = :kind",
+    "claimed": "provider IS NULL AND kind || '' = :kind",
+    "order": "j.kind, j.due_at",
+}
 
 # One page of waiting jobs is scanned, whether their messages are lost or not.
 _SWEEP = """
 WITH waiting AS (
     SELECT j.id, j.version, j.due_at, j.traceparent FROM jobs j
-    WHERE {of} AND j.priority = :priority AND j.status IN ('queued', 'retrying')
+    WHERE {waiting} AND j.priority = :priority AND j.status IN ('queued', 'retrying')
         AND j.due_at < CAST(:before AS timestamptz)
         AND (CAST(:after AS timestamptz) IS NULL OR j.due_at >= CAST(:after AS timestamptz))
-    ORDER BY j.provider, j.priority, j.due_at LIMIT :limit
+    ORDER BY {order} LIMIT :limit
 ), requeued AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
     SELECT w.id, w.version, 'work', :queue, now(), w.traceparent FROM waiting w
@@ -42,7 +50,7 @@ _OBSERVE = """
 SELECT clock_timestamp() AS now,
     coalesce((SELECT true FROM outbox WHERE queue = :queue AND due_at <= now() - :behind * interval '1 second'
         ORDER BY due_at LIMIT 1), false) AS is_behind,
-    (SELECT max(due_at) FROM jobs WHERE {of} AND priority = :priority AND status = 'processing') AS claimed_until
+    (SELECT max(due_at) FROM jobs WHERE {claimed} AND priority = :priority AND status = 'processing') AS claimed_until
 """
 
 _REFILL_DEAD = sa.text(f"""
@@ -66,8 +74,8 @@ def _of(statement: str, queue: WorkQueue) -> sa.TextClause:
     """The statement for a queue, with the queue's parameters bound."""
     bound = {"queue": queue.name, "priority": queue.priority}
     if queue.provider is None:
-        return sa.text(statement.format(of=_OF_NONE)).bindparams(**bound, kind=queue.kind)
-    return sa.text(statement.format(of=_OF_PROVIDER)).bindparams(**bound, provider=queue.provider)
+        return sa.text(statement.format(**_OF_NONE)).bindparams(**bound, kind=queue.kind)
+    return sa.text(statement.format(**_OF_PROVIDER)).bindparams(**bound, provider=queue.provider)
 
 
 @dataclass(frozen=True, slots=True)

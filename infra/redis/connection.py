@@ -26,6 +26,8 @@ def rules(namespace: str) -> list[str]:
     """
     commands = ["get", "mget", "set", "eval", "evalsha", "script|load", "publish", "subscribe", "unsubscribe"]
     commands += ["exists", "incrby", "pttl", "rename"]  # called by the scripts that count requests
+    # Called by the scripts of live figures.
+    commands += ["time", "hincrby", "hgetall", "expire", "pexpire", "zadd", "zrem", "zrange", "zremrangebyscore"]
     # Connecting: HELLO, PING, SELECT, CLIENT SETINFO (which older servers do not know by name), but not CLIENT KILL.
     connecting = ["-@all", "+@connection", "-@dangerous"]
     return [f"~{namespace}:*", f"&{namespace}:*", *connecting, *(f"+{command}" for command in commands)]

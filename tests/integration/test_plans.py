@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import job_reads, ledger, outbox, sweep, totals
+from infra.postgres import figures, job_reads, ledger, outbox, sweep, totals
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
@@ -72,11 +72,18 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     ),
     "statuses": (job_reads._STATUSES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
     "messages": (job_reads._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
+    "figures messages": (figures.MESSAGES, {"limit": 10_000}, "jobs_waiting"),
+    "figures others": (figures.OTHERS, {"limit": 10_000, "kinds": ["report", "callback"]}, "jobs_waiting_by_kind"),
+    "figures dead letters": (figures.DEAD_LETTERS, {"limit": 10_000, "groups": 500}, "jobs_dead_by_reason"),
+    "figures processing": (figures.PROCESSING, {"limit": 10_000}, "jobs_lease"),
+    "figures outbox": (figures.OUTBOX, {"limit": 10_000}, "outbox_due"),
     "reports": (job_reads._REPORTS, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
 }
 
 # Their index has the required order: a backlog of a million rows is not sorted for 500 of them.
-ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"}
+ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"} | {
+    name for name in STATEMENTS if name.startswith("figures")
+}
 
 
 def test_every_hot_statement_goes_by_its_index(database: str) -> None:
