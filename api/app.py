@@ -39,7 +39,6 @@ from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
 from infra.tracing import Tracing
 from service.backlog import BacklogLimit
-from service.batching import ledger_batcher
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
@@ -88,10 +87,13 @@ class _UseCases:
         self.statuses = Statuses(adapters.cache, adapters.jobs.statuses)
         self.events = Events(settings.redis_url, namespace=settings.namespace)
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
-        self.accepts = ledger_batcher(Ledger(adapters.hot, grace_seconds=grace_seconds).accept)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         acceptance = Acceptance(
-            self.accepts, self.publishing, self.statuses, self.backlog, timeout_seconds=settings.accept_timeout_seconds
+            Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
+            self.publishing,
+            self.statuses,
+            self.backlog,
+            timeout_seconds=settings.accept_timeout_seconds,
         )
         self.acceptance = trace_acceptance(acceptance, adapters.tracing)
 
@@ -131,7 +133,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
         try:
             yield
         finally:
-            await use_cases.accepts.drained()
+            await use_cases.acceptance.drained()
             await use_cases.publishing.finish(1.0)  # the relay publishes the rest
             await supervisor.stop()
             await use_cases.events.close()

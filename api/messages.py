@@ -33,13 +33,8 @@ class MessageEndpoints(JobEndpoints[MessageRecord]):
 
     async def post(self, request: Request) -> Response:
         accepted = await self._accept(request, await read_model(request, MessageIn))
-        links = _links(accepted.id)
-        answer: AcceptedOut = {
-            "id": accepted.id,
-            "status": "queued",
-            "created_at": accepted.created_at,
-            "links": {"self": links["self"], "status": links["status"]},
-        }
+        links = _first_links(accepted.id)
+        answer: AcceptedOut = {"id": accepted.id, "status": "queued", "created_at": accepted.created_at, "links": links}
         return as_json(answer, 202, {"Location": links["status"], **replay_header(accepted.replayed)})
 
     async def post_batch(self, request: Request) -> Response:
@@ -105,6 +100,10 @@ def _record(message: MessageRecord) -> MessageOut:
     return {**message, "links": _links(message["id"])}
 
 
+def _first_links(id_: UUID) -> dict[str, str]:
+    text = str(id_)
+    return {"self": f"/messages/{text}", "status": f"/message/{text}/status"}
+
+
 def _links(id_: UUID) -> dict[str, str]:
-    links = {"self": f"/messages/{id_}", "status": f"/message/{id_}/status"}
-    return links | {name: f"/messages/{id_}/{name}" for name in ("attempts", "callbacks", "events")}
+    return _first_links(id_) | {name: f"/messages/{id_}/{name}" for name in ("attempts", "callbacks", "events")}

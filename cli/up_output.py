@@ -61,8 +61,8 @@ class Counters:
         if str(event.get("queue", "")).startswith("callbacks"):
             return
         match event:
-            case {"action": "job.queued", "version": 1}:
-                self._counts["accepted"] += 1
+            case {"action": "jobs.queued", "jobs": int() as jobs}:
+                self._counts["accepted"] += jobs
             case {"action": "job.queued", "retry_in": float()}:
                 self._counts["deferred"] += 1
             case {"action": "job.sent" | "job.completed" | "job.retrying" | "job.failed" | "job.unknown" as action}:

@@ -135,7 +135,6 @@ class Runner:
         job = await self._take(delivery, pointer)
         if job is None:
             return
-        self.recorder.claimed(job, claimed_at)
         async with work.mode.isolate(job, claimed_at) as leased_at:
             if leased_at is None:
                 return

@@ -40,7 +40,7 @@ from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
 from service.tracing import create_publisher, start_tracing, trace_recorder
-from service.transitions import Recorder
+from service.transitions import Recorder, claim_batcher
 
 log = structlog.get_logger()
 
@@ -120,7 +120,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     lock = WorkerLock(adapters.lock.held, partial(ledger.claim, worker_id=worker_id), grace_seconds)
     runner = Runner(
         _works(settings, adapters, slots, gates),
-        ledger_batcher(lock.claim, key=lambda request: (request.id, request.version), duplicate=lambda _: None),
+        claim_batcher(lock.claim, recorder),
         recorder,
         lease_seconds=settings.lease_seconds,
         margin_seconds=settings.lease_margin_seconds,

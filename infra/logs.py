@@ -28,7 +28,7 @@ def configure(level: str, *, json: bool, tracing: bool = False) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _with_process,
+        *_with_process(),
         *([_with_trace] if tracing else []),
         _plain,
     ]
@@ -65,11 +65,10 @@ def _is_not_duplicate(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Exception in ASGI application")
 
 
-def _with_process(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _with_process() -> list[structlog.typing.Processor]:
     """Name the process among those of `posthaste up`, whose lines share one terminal. supervisord sets the variable."""
-    if process := os.environ.get("SUPERVISOR_PROCESS_NAME"):
-        event["process"] = process
-    return event
+    process = os.environ.get("SUPERVISOR_PROCESS_NAME")
+    return [lambda logger, name, event: {**event, "process": process}] if process else []
 
 
 def _with_trace(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -5,7 +5,6 @@ A composition root builds these with tracing, and the plain classes without.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from opentelemetry import trace
 
@@ -31,16 +30,18 @@ def start_tracing(settings: Settings, role: str) -> Tracing | None:
         raise SettingsError(f"POSTHASTE_TRACING: {error}") from error
 
 
-@dataclass(frozen=True)
 class TracedAcceptance(Acceptance):
-    """The ledger keeps the traceparent of the span: every later step of the job continues it."""
+    """Decorates an acceptance. The ledger keeps the traceparent of the span: every later step of the job continues it."""
 
-    tracing: Tracing
+    def __init__(self, plain: Acceptance, tracing: Tracing):
+        self._plain = plain
+        self._tracing = tracing
+        self.drained = plain.drained
 
     async def accept(self, job: NewJob) -> Accepted:
         kind = trace.SpanKind.SERVER
-        with self.tracing.span("accept", kind=kind, job_id=str(job.id), queue=job.queue.name, client=job.client_id):
-            return await super().accept(replace(job, traceparent=current_traceparent()))
+        with self._tracing.span("accept", kind=kind, job_id=str(job.id), queue=job.queue.name, client=job.client_id):
+            return await self._plain.accept(replace(job, traceparent=current_traceparent()))
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,14 @@ class TracedPublisher(Publisher):
 
 def trace_acceptance(plain: Acceptance, tracing: Tracing | None) -> Acceptance:
     """The acceptance of one process."""
-    return plain if tracing is None else TracedAcceptance(**_fields(plain), tracing=tracing)
+    return plain if tracing is None else TracedAcceptance(plain, tracing)
 
 
 def trace_recorder(plain: Recorder, tracing: Tracing | None) -> Recorder:
     """The recorder of one process."""
-    return plain if tracing is None else TracedRecorder(**_fields(plain), tracing=tracing)
-
-
-def _fields(plain: Acceptance | Recorder) -> dict[str, Any]:
-    return {field.name: getattr(plain, field.name) for field in fields(plain)}
+    if tracing is None:
+        return plain
+    return TracedRecorder(**{field.name: getattr(plain, field.name) for field in fields(plain)}, tracing=tracing)
 
 
 def create_publisher(url: str, topology: Topology, *, name: str, tracing: Tracing | None) -> Publisher:

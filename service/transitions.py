@@ -2,12 +2,16 @@
 
 import random
 import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied, LateAcceptance
+from infra.postgres.transitions.claim import ClaimRequest
 from jobs.decision import decide, decide_lost
 from jobs.lifecycle import Status
 from jobs.model import CALLBACKS, Claimed, KnownStatus, LostLease, NewJob, Route, Transition
@@ -15,7 +19,7 @@ from jobs.outcome import Outcome
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer
 from service.backlog import BacklogLimit
-from service.batching import Batcher
+from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing
 from service.statuses import Statuses
 
@@ -26,32 +30,64 @@ class KeyTaken(Exception):
     """The idempotency key belongs to another request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """Accepts new jobs. `timeout_seconds` bounds the wait for the commit."""
+class _Submission(NamedTuple):
+    """A job, and the monotonic seconds of its submission: before its commit, even if the batch is repeated."""
 
-    accepts: Batcher[NewJob, Accepted | KeyReused]
-    publisher: EagerPublisher
-    statuses: Statuses
-    backlog: BacklogLimit
-    timeout_seconds: float
+    job: NewJob
+    started: float
+
+
+class Acceptance:
+    """Accepts new jobs in batches. `timeout_seconds` bounds the wait for the commit."""
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[NewJob], float], Awaitable[Sequence[Accepted | KeyReused]]],
+        publisher: EagerPublisher,
+        statuses: Statuses,
+        backlog: BacklogLimit,
+        *,
+        timeout_seconds: float,
+    ):
+        self._commit = commit
+        self._publisher = publisher
+        self._statuses = statuses
+        self._backlog = backlog
+        self._timeout_seconds = timeout_seconds
+        self._batches = ledger_batcher(self._flush)
+        self.drained = self._batches.drained
 
     async def accept(self, job: NewJob) -> Accepted:
-        """Commit a job, then publish and cache it. An equal request under the same key returns the first result.
+        """Commit a job. It is published and cached, too. An equal request under the same key returns the first result.
 
         Raises `BacklogFull`, `KeyTaken`, `Overloaded`, `BadData` if Postgres rejects a value, or `DeadlineExceeded` if Postgres
         did not confirm in time. After the last, the job may have been accepted.
         """
-        started = time.monotonic()
-        with self.backlog.admission(job.client_id):
-            accepted = await self.accepts.submit(job, self.timeout_seconds)
+        with self._backlog.admission(job.client_id):
+            accepted = await self._batches.submit(_Submission(job, time.monotonic()), self._timeout_seconds)
         if isinstance(accepted, KeyReused):
             raise KeyTaken
-        if not accepted.replayed:  # otherwise the first request has published it, or the relay will
-            self.publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, job.queue.name, started, None, job.traceparent))
-            self.statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
-            log.info("job.queued", id=str(job.id), version=1, queue=job.queue.name)
         return accepted
+
+    async def _flush(self, batch: Sequence[_Submission], timeout: float) -> Sequence[Accepted | KeyReused]:
+        """Commit a batch, then publish, cache and log its new jobs."""
+        results = await self._commit([submission.job for submission in batch], timeout)
+        queued: defaultdict[str, list[str]] = defaultdict(list)
+        for (job, started), result in zip(batch, results, strict=True):
+            # The first request under a key has published its job, or the relay will.
+            if isinstance(result, Accepted) and not result.replayed:
+                queue = job.queue.name
+                self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, queue, started, None, job.traceparent))
+                self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
+                queued[queue].append(str(job.id))
+        _log_jobs("jobs.queued", queued)
+        return results
+
+
+def _log_jobs(action: str, ids_by_queue: dict[str, list[str]]) -> None:
+    """One line a queue for all jobs of a batch."""
+    for queue, ids in ids_by_queue.items():
+        log.info(action, queue=queue, jobs=len(ids), ids=ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +100,13 @@ class Recorder:
     statuses: Statuses
     lost_leases: int
 
-    def claimed(self, job: Claimed, at: float) -> None:
-        """Cache a committed claim. `at`: monotonic seconds, before the claim."""
-        log.info("job.processing", id=str(job.id), version=job.version, queue=job.queue.name)
-        self.statuses.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
+    def claimed(self, jobs: Sequence[Claimed], at: float) -> None:
+        """Cache and log committed claims. `at`: monotonic seconds, before the claims."""
+        processing: defaultdict[str, list[str]] = defaultdict(list)
+        for job in jobs:
+            self.statuses.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
+            processing[job.queue.name].append(str(job.id))
+        _log_jobs("jobs.processing", processing)
 
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
@@ -105,3 +144,17 @@ class Recorder:
             callback = Pointer(applied.callback, 1)
             self.publisher.offer(Outgoing(callback, Route.WORK, CALLBACKS.name, started, None, applied.traceparent))
         log.info(f"job.{applied.status}", id=str(applied.id), version=applied.version, **logged)
+
+
+def claim_batcher(
+    claim: Callable[[Sequence[ClaimRequest], float], Awaitable[Sequence[Claimed | None]]], recorder: Recorder
+) -> Batcher[ClaimRequest, Claimed | None]:
+    """A batcher of claims that announces them. Of equal requests one gets the job, and the others are stale."""
+
+    async def flush(requests: Sequence[ClaimRequest], timeout: float) -> Sequence[Claimed | None]:
+        started = time.monotonic()
+        jobs = await claim(requests, timeout)
+        recorder.claimed([job for job in jobs if job is not None], started)
+        return jobs
+
+    return ledger_batcher(flush, key=lambda request: (request.id, request.version), duplicate=lambda _: None)

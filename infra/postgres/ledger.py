@@ -6,13 +6,14 @@ for the first one's row locks, matches nothing if that was committed, and reads 
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from infra.postgres.errors import TryAgain
 from infra.postgres.leadership import HELD_WORKERS
 from infra.postgres.pool import DatabasePool
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions import accept, apply, claim
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied, LateAcceptance
@@ -52,6 +53,11 @@ DELETE FROM idempotency_keys WHERE (client_id, route, key) IN (
 )
 """)
 
+_ACCEPT = PreparedStatement("accept", accept.ACCEPT)
+_CLAIM = PreparedStatement("claim", claim.CLAIM)
+_APPLY = PreparedStatement("apply", apply.APPLY)
+_ACCEPT_LATE = PreparedStatement("accept_late", apply.ACCEPT_LATE)
+
 _CLOCK = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)")
 
 
@@ -71,8 +77,8 @@ class Ledger:
 
         A key that another process is inserting is waited for, until that transaction ends.
         """
-        statements = (accept.ACCEPT, accept.ACCEPTED_BEFORE, accept.ACCEPTED_UNDER_KEY)
-        found = await self._execute(statements, jobs, accept.answer, timeout, key=("id",))
+        before = (accept.ACCEPTED_BEFORE, accept.ACCEPTED_UNDER_KEY)
+        found = await self._execute(_ACCEPT, before, jobs, accept.answer, timeout, key=("id",))
         answers = [answer for answer in found if answer is not None]
         if len(answers) < len(jobs):
             raise TryAgain("a key was deleted between two statements")
@@ -82,35 +88,45 @@ class Ledger:
         self, requests: Sequence[ClaimRequest], timeout: float, worker_id: int | None = None
     ) -> list[Claimed | None]:
         """Set status `processing`, version + 1, lease, token and worker. None: the version is stale."""
-        statements = (claim.CLAIM, claim.CLAIMED_BEFORE)
-        return await self._execute(statements, requests, lambda **row: Claimed(**job_fields(**row)), timeout, worker=worker_id)
+        before = (claim.CLAIMED_BEFORE,)
+        return await self._execute(
+            _CLAIM, before, requests, lambda **row: Claimed(**job_fields(**row)), timeout, worker=worker_id
+        )
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
         """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
-        return await self._execute((apply.APPLY, apply.APPLIED_BEFORE), transitions, apply.applied, timeout)
+        return await self._execute(_APPLY, (apply.APPLIED_BEFORE,), transitions, apply.applied, timeout)
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
         """Set jobs to `sent` whose claim has ended since. None: another claim has begun."""
-        return await self._execute((apply.ACCEPT_LATE, apply.ACCEPTED_LATE_BEFORE), late, apply.applied, timeout)
+        return await self._execute(_ACCEPT_LATE, (apply.ACCEPTED_LATE_BEFORE,), late, apply.applied, timeout)
 
     async def _execute(
         self,
-        statements: Sequence[sa.TextClause],
+        change_rows: PreparedStatement,
+        read_back: Sequence[sa.TextClause],
         changes: Sequence[object],
         to_result: Callable[..., Result],
         timeout: float,
         key: tuple[str, ...] = ("id", "token"),
         **options: object,
     ) -> list[Result | None]:
-        """Execute the first statement. The others read back what an earlier, unanswered try committed; None: stale."""
+        """Change rows. `read_back` reads what an earlier, unanswered try committed; None: stale."""
         of_change, of_row = attrgetter(*key), itemgetter(*key)
 
         def work(connection: sa.Connection) -> list[Result | None]:
             done: dict[object, Result] = {}
-            for statement in statements:
+
+            def add(result: sa.CursorResult[Any]) -> None:
+                columns = tuple(result.keys())
+                for values in result:  # a dictionary costs a third of SQLAlchemy's mapping
+                    row = dict(zip(columns, values, strict=True))
+                    done[of_row(row)] = to_result(**row)
+
+            add(change_rows.execute(connection, rows=to_json(changes), **self._options, **options))
+            for statement in read_back:
                 if missing := [change for change in changes if of_change(change) not in done]:
-                    found = connection.execute(statement, {"rows": to_json(missing), **self._options, **options}).mappings()
-                    done |= {of_row(row): to_result(**row) for row in found}
+                    add(connection.execute(statement, {"rows": to_json(missing)}))
             return [done.get(of_change(change)) for change in changes]
 
         return await self._pool.call(work, timeout)

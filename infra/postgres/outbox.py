@@ -8,6 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions.sql import to_json
 from jobs.model import Route
 from jobs.wire import Pointer
@@ -35,9 +36,10 @@ WITH r AS (
     ORDER BY o.job_id, o.version FOR UPDATE OF o
 )
 """
-_DELETE = sa.text(f"""{_HELD}
-DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version
-""")  # noqa: S608  a constant
+_DELETE = PreparedStatement(
+    "outbox_delete",
+    sa.text(f"{_HELD} DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version"),  # noqa: S608
+)
 
 _RELEASE = sa.text(f"""{_HELD}
 UPDATE outbox o SET due_at = clock_timestamp() FROM held WHERE o.job_id = held.job_id AND o.version = held.version
@@ -74,7 +76,8 @@ class Outbox:
 
     async def delete(self, published: Sequence[Pointer], timeout: float) -> list[None]:
         """Delete rows whose messages the broker has confirmed."""
-        await self._pool.execute(_DELETE, timeout, rows=to_json(published))
+        rows = to_json(published)
+        await self._pool.call(lambda connection: _DELETE.execute(connection, rows=rows).rowcount, timeout)
         return [None] * len(published)
 
     async def release(self, unpublished: Sequence[Pointer], timeout: float) -> None:

@@ -19,7 +19,7 @@ from jobs.wire import Pointer
 from service.batching import Batcher, ledger_batcher
 from service.publishing import EagerPublisher, Outgoing, outbox_deletes
 from service.statuses import Statuses
-from service.transitions import Recorder
+from service.transitions import Recorder, claim_batcher
 from tests.chaos.steps import DEAD, FOREVER, QUEUE, Leases, Process, SteppedAdapter
 from tests.support.factories import SANDBOX
 
@@ -70,9 +70,7 @@ class SimulatedWorker:
         mode = Concurrent(Renewer(ledger.renew, LEASE_SECONDS), 3, monotonic=lambda: simulation.clock)
         self.runner = Runner(
             {QUEUE: Work(self.handle, 10.0, POLICY, Slots(4), mode)},
-            ledger_batcher(
-                partial(ledger.claim, worker_id=worker_id), key=lambda r: (r.id, r.version), duplicate=lambda _: None
-            ),
+            claim_batcher(partial(ledger.claim, worker_id=worker_id), recorder),
             recorder,
             lease_seconds=LEASE_SECONDS,
             margin_seconds=5.0,

@@ -49,7 +49,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "apply": (apply.APPLY, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
     "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
     "orphans": (ledger.ORPHANS, {"limit": 200}, "jobs_lease"),
-    "outbox delete": (outbox._DELETE, {"rows": _batch(50)}, "outbox_pkey"),
+    "outbox delete": (outbox._DELETE.statement, {"rows": _batch(50)}, "outbox_pkey"),
     "outbox take": (outbox._TAKE, {"queue": "messages.p1.normal", "limit": 500, "taken": 30}, "outbox_due"),
     "outbox queues": (outbox._QUEUES, {}, "outbox_due"),
     "sweep": (SWEEP_QUEUE, SWEEP, "jobs_waiting"),

@@ -28,7 +28,7 @@ def test_lines_of_supervisord_become_plain_words(line: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("event", "needed"),
     [
-        ({"action": "job.queued", "level": "info"}, False),
+        ({"action": "jobs.queued", "level": "info"}, False),
         ({"action": "job.sent", "level": "info"}, False),
         ({"action": "job.retrying", "level": "info"}, False),
         ({"action": "job.failed", "level": "info"}, True),
@@ -63,8 +63,8 @@ def test_a_flood_of_failures_is_counted_instead_of_shown(monkeypatch: pytest.Mon
 def test_the_counters_follow_the_jobs_and_the_breakers() -> None:
     counters = Counters()
     for event in (
-        {"action": "job.queued", "version": 1},
-        {"action": "job.queued", "version": 1},
+        {"action": "jobs.queued", "jobs": 1},
+        {"action": "jobs.queued", "jobs": 1},
         {"action": "job.queued", "version": 3, "reason": "not_started"},  # released
         {"action": "job.queued", "version": 3, "reason": "no_connection", "retry_in": 1.25},
         {"action": "job.sent"},

@@ -120,7 +120,7 @@ WITH held AS (
         provider_message_id = coalesce(held.provider_message_id, j.provider_message_id),
         body = CASE WHEN j.kind = 'message' AND NOT :retain_body THEN NULL ELSE j.body END
     FROM held WHERE j.id = held.id AND j.claim_token = held.token
-    RETURNING {CALLBACK_COLUMNS}, held.token, held.provider_code, :grace AS grace
+    RETURNING {CALLBACK_COLUMNS}, held.token, held.provider_code, CAST(:grace AS float8) AS grace
 ), answered AS (
     UPDATE attempts a SET outcome = 'accepted', reason = 'late', provider_code = late.provider_code
     FROM late WHERE a.job_id = late.id AND a.claim_token = late.token
