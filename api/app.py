@@ -20,6 +20,7 @@ from api.openapi import document
 from api.operations import OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
+from api.request_log import RequestLog
 from api.shapes import VersionOut
 from api.submissions import Submissions
 from api.tracing import TraceContext
@@ -144,7 +145,8 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
-    return AnswerHeaders(origins if tracing is None else TraceContext(origins)), use_cases.subscriptions.close
+    log = RequestLog(everything=settings.log_level == "debug")
+    return AnswerHeaders(origins if tracing is None else TraceContext(origins), log.answered), use_cases.subscriptions.close
 
 
 def _endpoints(
