@@ -6,11 +6,14 @@ from functools import partial
 from typing import Any
 
 from consumers.maintenance import DeadWatch, maintain
+from consumers.operator_watch import watch_ledger
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
 from infra.postgres import compatibility
+from infra.postgres.conditions import ConditionStore
 from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.figures import LedgerSample
 from infra.postgres.leadership import Leadership
 from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
@@ -22,6 +25,8 @@ from infra.rabbitmq.topology import describe
 from infra.tracing import Tracing
 from jobs.model import work_queues
 from service.dead_letters import Tidier
+from service.figures import LedgerSampler
+from service.operator_events import operator_events
 from service.settings import Settings
 from service.tracing import create_publisher, start_tracing
 
@@ -33,11 +38,12 @@ class _Pools:
         self.relay = DatabasePool(url, name="relay", threads=2)
         self.sweep = DatabasePool(url, name="sweep", threads=2)
         self.purge = DatabasePool(url, name="purge", threads=1)
+        self.figures = DatabasePool(url, name="figures", threads=1)
         self.relay_leadership = Leadership(url, "relay")
         self.tidy_leadership = Leadership(url, "dead letters")
 
     def close(self) -> None:
-        for connection in (self.relay, self.sweep, self.purge, self.relay_leadership, self.tidy_leadership):
+        for connection in (self.relay, self.sweep, self.purge, self.figures, self.relay_leadership, self.tidy_leadership):
             connection.close()
 
 
@@ -77,6 +83,13 @@ def _loops(settings: Settings, pools: _Pools, tracing: Tracing | None) -> list[C
     tidier = Tidier(letters, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership)
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
     schema_check = partial(compatibility.check, pools.relay, settings.namespace)
+    sampler = LedgerSampler(LedgerSample(pools.figures, settings.providers).take)
+    events = operator_events(ConditionStore(pools.figures), settings)
+    watches = (
+        []
+        if events is None
+        else [watch_ledger(events, sampler.sample, lambda: relay.is_leading, pools.figures.contact_seconds)]
+    )
     return [
         publisher.run(),
         relay.run(),
@@ -84,4 +97,5 @@ def _loops(settings: Settings, pools: _Pools, tracing: Tracing | None) -> list[C
         DeadWatch(tidier, ready, letters.count).run(after_seconds),
         maintain(ledger, Retention(pools.purge), settings.retention_days),
         heartbeat(settings.heartbeat_file, publisher.connected.is_set, schema_check),
+        *watches,
     ]

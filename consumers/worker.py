@@ -1,8 +1,9 @@
 """The worker process: consumes jobs of some kinds and reaps lost leases."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -10,6 +11,7 @@ from consumers.gate import Gate, ProviderPauses
 from consumers.handlers import count_words, send_callback, send_message
 from consumers.hosts import Hosts
 from consumers.modes import Concurrent, Exclusive, Renewer
+from consumers.operator_watch import BreakerReports, RelayWatch
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.reaper import Reaper
 from consumers.runner import Runner, Work
@@ -18,6 +20,7 @@ from consumers.tracing import traced
 from consumers.watchdog import Watchdog
 from consumers.worker_lock import WorkerLock
 from infra.postgres import compatibility
+from infra.postgres.conditions import ConditionStore
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import WorkerSession
 from infra.postgres.ledger import Ledger
@@ -36,6 +39,7 @@ from jobs.breaker import Breaker, BreakerPolicy
 from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.batching import ledger_batcher
+from service.operator_events import operator_events
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
@@ -148,8 +152,21 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
             partial(compatibility.check, adapters.reads, settings.namespace),
         ),
         *(gate.run() for gate in gates.values()),
+        *_operator_watches(settings, adapters, gates, eager),
     ]
     await run_until(stop, loops, shut_down)
+
+
+def _operator_watches(
+    settings: Settings, adapters: _Adapters, gates: Mapping[str, Gate], eager: EagerPublisher
+) -> list[Coroutine[Any, Any, None]]:
+    """The watches for operator events; none without an operator's URL."""
+    store = ConditionStore(adapters.reads)
+    events = operator_events(store, settings)
+    if events is None:
+        return []
+    report = partial(store.report_breakers, adapters.lock.worker_id)
+    return [BreakerReports(gates, report).run(), RelayWatch(store.relay_is_active, events, eager).run()]
 
 
 def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]:

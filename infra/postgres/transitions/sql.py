@@ -24,21 +24,22 @@ def queue_name(kind: str, provider: str, priority: str) -> str:
 
 
 # A UUIDv7 (RFC 9562) of Postgres' clock.
-_NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'
+NEW_ID = """CAST(lpad(to_hex(CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)), 12, '0') || '7'
         || substr(CAST(gen_random_uuid() AS text), 16) AS uuid)"""
 
 
-def _rfc3339(column: str) -> str:
+def rfc3339(column: str) -> str:
+    """An instant as RFC 3339 text, UTC with milliseconds."""
     return f"""to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.MS"Z"')"""
 
 
 # The event of a callback. It contains neither destination nor body.
 _EVENT = f"""CAST(json_build_object(
-        'type', kind || '.' || status, 'timestamp', {_rfc3339("updated_at")},
+        'type', kind || '.' || status, 'timestamp', {rfc3339("updated_at")},
         'data', json_build_object(
             'id', id, 'status', status, 'sequence', version, 'reason', reason, 'attempts', attempts,
             'reference', reference, 'tags', tags, 'metadata', metadata,
-            'created_at', {_rfc3339("created_at")}, 'finished_at', {_rfc3339("finished_at")})) AS text)"""
+            'created_at', {rfc3339("created_at")}, 'finished_at', {rfc3339("finished_at")})) AS text)"""
 
 # The columns of a changed job that `callbacks_of` needs.
 CALLBACK_COLUMNS = """j.id, j.version, j.status, j.kind, j.client_id, j.reason, j.attempts, j.reference, j.tags, j.metadata,
@@ -52,7 +53,7 @@ def callbacks_of(moved: str) -> str:
     """
     return f"""callbacks AS (
     INSERT INTO jobs (id, client_id, kind, destination, body, parent_id, parent_version, traceparent)
-    SELECT {_NEW_ID}, client_id, 'callback', callback_url, {_EVENT}, id, version, traceparent FROM {moved}
+    SELECT {NEW_ID}, client_id, 'callback', callback_url, {_EVENT}, id, version, traceparent FROM {moved}
     WHERE callback_url IS NOT NULL AND kind <> 'callback' AND status IN ({in_list(ENDS)})
     RETURNING id, parent_id
 ), callbacks_queued AS (
