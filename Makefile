@@ -73,7 +73,7 @@ mutants: services dev ## Plant bugs into the core and the SQL, one at a time; li
 	@$(BIN)/mutmut results
 	@$(BIN)/python -m tests.mutants
 
-bench: $(if $(filter peers,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, overload, processor (ONLY=name); ONLY=peers compares
+bench: $(if $(filter peers,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, watchers, overload, processor (ONLY=name); ONLY=peers compares
 	@$(if $(filter peers,$(ONLY)),$(BIN)/python -m benchmarks.peers --repeats $(REPEATS) --seconds $(SECONDS) --systems "$(SYSTEMS)",$(BIN)/python -m benchmarks $(ONLY))
 
 $(PEERS)/.run: benchmarks/requirements.lock | setup

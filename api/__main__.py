@@ -1,5 +1,6 @@
-"""`python -m api`: one API process."""
+"""`python -m api`: one API process. With `--shared-port`, several listen at one port."""
 
+import argparse
 import asyncio
 import socket
 import sys
@@ -31,8 +32,21 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _shared(host: str, port: int) -> socket.socket:
+    """A socket at a port that several processes share: the kernel distributes the connections (socket(7), SO_REUSEPORT)."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(address)
+    return listening
+
+
 def main() -> int:
     """Serve until SIGTERM or SIGINT. 1 if settings, schema or keys forbid the start; standard error has the reason."""
+    parser = argparse.ArgumentParser(prog="python -m api")
+    parser.add_argument("--shared-port", action="store_true")
+    shares_port = parser.parse_args().shared_port
     raise_limit()
     try:
         settings = load()
@@ -62,7 +76,7 @@ def main() -> int:
     )
     server = _Server(config, end_waiting)
     collect_rarely()
-    server.run()
+    server.run([_shared(settings.host, settings.port)] if shares_port else None)
     for failure in failures:
         print(f"posthaste api: {failure}", file=sys.stderr)
     return 1 if failures or not server.started else 0

@@ -13,6 +13,7 @@ from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
 from benchmarks.waiting import thousands_wait
+from benchmarks.watchers import nobody_watches
 from infra import logs
 from service.settings import Settings, load
 
@@ -25,6 +26,7 @@ DEFAULT: dict[str, Benchmark] = {
     "isolation": messages_while_reports_run,
     "providers": one_of_two_hangs,
     "waiting": thousands_wait,
+    "watchers": nobody_watches,
     "overload": four_times_too_much,
     "processor": processor_of_a_request,
 }

@@ -10,7 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 GROUPS = {
     "Run": {
         "up": ("cli.up:up", "Run API, workers and relay, and restart each that dies."),
-        "api": ("cli.processes:api", "Run one API process."),
+        "api": ("cli.processes:api", "Run one API process, or several at one port."),
         "consume": ("cli.processes:consume", "Run one worker process."),
         "relay": ("cli.processes:relay", "Run one relay process."),
         "sandbox": ("cli.sandbox:sandbox", "Run a provider with configurable faults on loopback."),

@@ -2,15 +2,21 @@
 
 import os
 import shlex
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from cli.terminal import fail
+from cli.session import read_settings
+from cli.terminal import exit_on, fail
 from jobs.model import Kind
+from service.settings import PREFIX, Settings
 
 START_SECONDS = 90.0  # seven processes import their modules; a busy machine is slow
 
@@ -42,8 +48,27 @@ stdout_logfile_maxbytes = 0
 """
 
 
-def api() -> None:
-    _execute("api")
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Number of API processes. They share the port.")]
+
+
+def api(workers: Workers = 1) -> None:
+    """Run one API process, or several that share the port; each that dies is restarted."""
+    settings = read_settings()
+    with exit_on(CannotStart):
+        require_free_port(settings.port, f"{PREFIX}PORT")
+    if workers == 1:
+        _execute("api")
+    with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
+        command = write_command([api_program(workers)], Path(folder), stop_seconds(settings))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: process.terminate())
+        raise typer.Exit(process.wait())
+
+
+def half_of_the_processors() -> int:
+    """The default number of processes of one role: the other half serves the rest, the servers among them. At most eight."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) // 2))
 
 
 def consume(
@@ -66,6 +91,11 @@ def _execute(*module: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", *module])  # noqa: S606
 
 
+def stop_seconds(settings: Settings) -> int:
+    """How long a process may take to end: it finishes its jobs, and records their outcomes."""
+    return int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
+
+
 class CannotStart(Exception):
     """The service cannot start. The message names the reason and a remedy."""
 
@@ -79,6 +109,11 @@ class Program:
     count: int = 1
 
 
+def api_program(count: int) -> Program:
+    """The API processes. Only several share the port, so that one finds out if another program has it."""
+    return Program("api", "api --shared-port" if count > 1 else "api", count)
+
+
 def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> list[str]:
     """Write supervisord's configuration into `folder`. Returns the command line of `cli.supervised`."""
     # As root, supervisord warns unless it has a user. As any other user, it must have none.
@@ -90,3 +125,29 @@ def write_command(programs: list[Program], folder: Path, stop_seconds: int) -> l
     file = folder / "supervisord.conf"
     file.write_text(text)
     return [sys.executable, "-m", "cli.supervised", "-c", str(file)]
+
+
+def require_free_port(port: int, setting: str) -> None:
+    """Raise `CannotStart` if the port is in use: before the processes start, one message names the setting."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
+
+
+def _holder(port: int) -> str:
+    """The process that listens at a port, as far as this user may see it. Only a checkout has psutil; the wheel does not."""
+    try:
+        import psutil
+
+        listening = [each for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port]
+        process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
+        supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
+        process = (supervising or [process])[0]  # supervisord would start the API again
+        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
+    except (ImportError, StopIteration):  # without a pid: another user's
+        return "another process"
+    except psutil.Error:  # it ended meanwhile, or must not be read
+        return "another process"

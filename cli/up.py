@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,16 @@ import typer
 
 from cli.client import ApiError, Client
 from cli.local_settings import KEY_FILE, LOOPBACK, forget_killed_runs, local_settings, recorded_run
-from cli.processes import START_SECONDS, CannotStart, Program, write_command
+from cli.processes import (
+    START_SECONDS,
+    CannotStart,
+    Program,
+    api_program,
+    half_of_the_processors,
+    require_free_port,
+    stop_seconds,
+    write_command,
+)
 from cli.sandbox import SANDBOX_PORT
 from cli.session import read_settings
 from cli.terminal import console, exit_on, say
@@ -29,13 +37,15 @@ FIRST_MESSAGE_SECONDS = 20
 
 
 def up(
-    consumers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes that send messages.")] = 1,
+    api: Annotated[int | None, typer.Option(min=1, max=64, help="Number of API processes. They share the port.")] = None,
+    consumers: Annotated[int | None, typer.Option(min=1, max=64, help="Number of processes that send messages.")] = None,
     sandbox: Annotated[bool, typer.Option(help="Run the sandbox, too. It is the provider unless providers are set.")] = False,
     sandbox_port: Annotated[int, typer.Option(min=1, max=65_535, help="The sandbox's port.")] = SANDBOX_PORT,
     first_message: Annotated[bool, typer.Option(help="Send one message through the sandbox and show its status.")] = False,
 ) -> None:
     """Run API, workers and relay in the foreground, and restart each that dies.
 
+    The default numbers of processes are half of the processors, between one and eight.
     A terminal shows problems and one line of counters. POSTHASTE_LOG_LEVEL=info shows every log line.
     """
     port = sandbox_port if sandbox else None
@@ -49,48 +59,23 @@ def up(
             settings = read_settings()
             settings.provider_for_new_messages()
             settings.provider_headers()  # a missing secret is named here, not by workers that do not start
-            processes = programs(consumers=consumers, sandbox_port=port)
+            default = half_of_the_processors()
+            processes = programs(api=api or default, consumers=consumers or default, sandbox_port=port)
             uses_sandbox = port is not None and not own.providers
             code = _run(settings, port, processes, first_message=first_message and uses_sandbox)
     raise typer.Exit(code)
 
 
-def programs(*, consumers: int, sandbox_port: int | None) -> list[Program]:
+def programs(*, api: int, consumers: int, sandbox_port: int | None) -> list[Program]:
     """The processes of `posthaste up`; the sandbox if it has a port."""
     return [
-        Program("api", "api"),
+        api_program(api),
         Program("worker", "consumers messages", consumers),
         Program("caller", "consumers callbacks"),
         Program("reporter", "consumers reports"),
         Program("relay", "consumers relay"),
         *([Program("sandbox", f"cli sandbox --port {sandbox_port}")] if sandbox_port else []),
     ]
-
-
-def require_free_port(port: int, setting: str) -> None:
-    """Raise `CannotStart` if the port is in use: before the processes start, one message names the setting."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise CannotStart(f"port {port} is taken by {_holder(port)}; end it, or set {setting}") from error
-
-
-def _holder(port: int) -> str:
-    """The process that listens at a port, as far as this user may see it. Only a checkout has psutil; the wheel does not."""
-    try:
-        import psutil
-
-        listening = [each for each in psutil.net_connections("tcp") if each.laddr and each.laddr.port == port]
-        process = psutil.Process(next(each.pid for each in listening if each.pid and each.status == "LISTEN"))
-        supervising = [each for each in process.parents() if {"posthaste", "up"} <= {Path(w).name for w in each.cmdline()}]
-        process = (supervising or [process])[0]  # supervisord would start the API again
-        return f"process {process.pid} ({' '.join(process.cmdline())[:100]})"
-    except (ImportError, StopIteration):  # without a pid: another user's
-        return "another process"
-    except psutil.Error:  # it ended meanwhile, or must not be read
-        return "another process"
 
 
 def _run(settings: Settings, sandbox_port: int | None, processes: list[Program], *, first_message: bool) -> int:
@@ -109,9 +94,8 @@ def _run(settings: Settings, sandbox_port: int | None, processes: list[Program],
             os.dup2(silence, sys.stderr.fileno())
 
     output, terminal = _output(settings), sys.stdout.isatty()
-    stop_seconds = int(settings.shutdown_grace_seconds + settings.lease_margin_seconds) + 5
     with tempfile.TemporaryDirectory(prefix="posthaste-") as folder:
-        command = write_command(processes, Path(folder), stop_seconds)
+        command = write_command(processes, Path(folder), stop_seconds(settings))
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, received)
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)

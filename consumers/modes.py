@@ -153,7 +153,9 @@ class Concurrent:
                 yield begun_at if await self.renewer.begin(job) else None
 
     async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None:
-        await asyncio.wait({call})
+        done = asyncio.get_running_loop().create_future()  # asyncio.wait() for one task, at a fraction of its cost
+        call.add_done_callback(lambda _: None if done.done() else done.set_result(None))
+        await done
 
 
 @dataclass(eq=False)

@@ -30,18 +30,22 @@ class _Permits:
     def is_idle(self) -> bool:
         return sum(self._used.values()) < self._limit and not any(self._waiting.values())
 
-    @asynccontextmanager
-    async def permit(self, priority: Priority) -> AsyncIterator[None]:
+    async def acquire(self, priority: Priority) -> None:
+        """Wait until a permit is granted."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[priority].append(waiter)
         self._grant()
         try:
-            await waiter
-            yield
-        finally:
-            if not waiter.cancelled():  # granted, possibly just before a cancellation
-                self._used[priority] -= 1
-                self._grant()
+            if not waiter.done():
+                await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():  # granted just before the cancellation
+                self.release(priority)
+            raise
+
+    def release(self, priority: Priority) -> None:
+        self._used[priority] -= 1
+        self._grant()
 
     def _grant(self) -> None:
         while sum(self._used.values()) < self._limit and (priority := self._next()):
@@ -85,16 +89,22 @@ class Slots:
     @asynccontextmanager
     async def claim(self, priority: Priority) -> AsyncIterator[None]:
         """Hold one claim; waits until it is granted."""
-        async with self._claims.permit(priority):
+        await self._claims.acquire(priority)
+        try:
             yield
+        finally:
+            self._claims.release(priority)
 
     @asynccontextmanager
     async def slot(self, priority: Priority) -> AsyncIterator[None]:
         """Hold one slot during a call; waits until it is granted."""
-        async with self._calls.permit(priority):
-            started = time.monotonic()
+        await self._calls.acquire(priority)
+        started = time.monotonic()
+        try:
             yield
+        finally:
             self._call_seconds += (time.monotonic() - started - self._call_seconds) / _SMOOTHING
+            self._calls.release(priority)
             self._set_pace()
 
     def _set_pace(self) -> None:

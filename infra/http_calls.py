@@ -109,15 +109,19 @@ async def post(
     async with asyncio.timeout_at(until):
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
     try:
-        clock = remote_clock(response.headers.get("Date"), datetime.now(UTC))
-        retry_after = retry_after_seconds(response.headers.get("Retry-After"), clock)
         limit = body_bytes if 200 <= response.status < 300 else 0
-        return response.status, retry_after, await _body(response.content, limit, until)
+        return response.status, _retry_after(response.headers), await _body(response.content, limit, until)
     finally:
         connection = response.connection
         if connection is not None and connection.transport is not None:  # unfinished: a close would wait for the peer
             connection.transport.abort()
         response.release()
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds of Retry-After; None without it. Most responses have none, and need no clock."""
+    value = headers.get("Retry-After")
+    return None if value is None else retry_after_seconds(value, remote_clock(headers.get("Date"), datetime.now(UTC)))
 
 
 async def _body(content: aiohttp.StreamReader, limit: int, until: float) -> bytes:

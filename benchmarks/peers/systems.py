@@ -32,7 +32,7 @@ class System:
 
     def environment(self, servers: Servers, provider: str, port: int, folder: Path) -> dict[str, str]:
         """The variables of every process of this system."""
-        own = _posthaste(servers, provider, port) if self.name == "posthaste" else _peer(servers, provider)
+        own = _posthaste(servers, provider, port) if self.name.startswith("posthaste") else _peer(servers, provider)
         path = os.pathsep.join((str(PEERS_PYTHON.parent), os.environ["PATH"]))
         return {"PYTHONPATH": str(ROOT), "PATH": path, "HOME": str(folder), **own}
 
@@ -95,6 +95,15 @@ SYSTEMS: dict[str, System] = {
             settings="Default settings: quorum queues, confirms, a ledger in Postgres, 64 slots.",
             is_peer=False,
             has_batches=True,
+        ),
+        System(
+            "posthaste2",
+            "Posthaste, two API processes",
+            _own("api", "--workers", "2"),
+            others={"relay": _own("relay")},
+            prepare=(_own("migrate"),),
+            settings="As above, with `posthaste api --workers 2`. No worker: it accepts and answers statuses.",
+            is_peer=False,
         ),
         System(
             "celery",

@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import structlog
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
 from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect, keep_connected
+from infra.rabbitmq.deliveries import DeliveryChannel
 from infra.rabbitmq.topology import Topology, declare
 
 log = structlog.get_logger()
@@ -21,29 +22,25 @@ _CALL_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
+    """A message of a logical queue. If its channel is lost, the broker redelivers it, and its next claim is stale."""
+
     body: bytes
-    queue: str  # logical
-    message: AbstractIncomingMessage
+    queue: str
+    redelivered: bool
+    tag: int
+    channel: DeliveryChannel
 
     async def ack(self) -> None:
         """Remove the message from the queue: the ledger has the job, or the message is stale."""
-        await self._settle(self.message.ack())
+        self.channel.ack(self.tag)
 
     async def reject(self) -> None:
         """Move the message to the dead queue."""
-        await self._settle(self.message.reject(requeue=False))
+        self.channel.reject(self.tag, requeue=False)
 
     async def nack(self) -> None:
         """Return the message to the queue for another consumer."""
-        await self._settle(self.message.nack(requeue=True))
-
-    async def _settle(self, call: Awaitable[None]) -> None:
-        try:
-            with client_calls():
-                await call
-        except BROKER_ERRORS as error:
-            # The channel is lost. The broker redelivers the message, and the next claim finds it stale.
-            log.debug("delivery.unsettled", queue=self.queue, reason=str(error))
+        self.channel.reject(self.tag, requeue=True)
 
 
 class Consumer:
@@ -64,7 +61,7 @@ class Consumer:
         self._name = name
         self._repair_after = repair_after_seconds
         self._unusable_since: dict[str, float] = {}  # monotonic
-        self._queues: dict[str, AbstractQueue] = {}  # of the current connection
+        self._channels: dict[str, DeliveryChannel] = {}  # of the current connection, by logical queue
         self._tags: dict[str, str] = {}
         self._paused: set[str] = set()
         self._switching = asyncio.Lock()
@@ -80,19 +77,20 @@ class Consumer:
     async def _session(self, connection: AbstractConnection) -> str:
         over = self._over = asyncio.Event()
         try:
+            assert connection.transport is not None
             for logical, prefetch in self._prefetch.items():
-                channel = await connection.channel()
-                await channel.set_qos(prefetch_count=prefetch)
-                channel.close_callbacks.add(lambda *_: over.set())
-                underlay = await channel.get_underlay_channel()
-                underlay.on_consumer_cancel_callbacks.add(lambda _: over.set())
-                self._queues[logical] = await channel.get_queue(self._topology.name(logical), ensure=False)
+                channel = DeliveryChannel(connection.transport.connection, partial(self._receive, logical))
+                await channel.open(timeout=_CALL_SECONDS)
+                await channel.basic_qos(prefetch_count=prefetch, timeout=_CALL_SECONDS)
+                channel.closing.add_done_callback(lambda _: over.set())
+                channel.on_consumer_cancel_callbacks.add(lambda _: over.set())
+                self._channels[logical] = channel
                 async with self.repairing(logical):
                     await self._switch(logical)
             await over.wait()
             return "a channel was lost or a queue was deleted"
         finally:
-            self._queues, self._tags = {}, {}
+            self._channels, self._tags = {}, {}
 
     @asynccontextmanager
     async def repairing(self, queue: str) -> AsyncIterator[None]:
@@ -123,7 +121,7 @@ class Consumer:
     @property
     def is_connected(self) -> bool:
         """Whether the connection has a channel for each queue."""
-        return len(self._queues) == len(self._prefetch)
+        return len(self._channels) == len(self._prefetch)
 
     def silent_seconds(self, queue: str) -> float | None:
         """Seconds since the last delivery of a queue; None: the queue is not consumed now."""
@@ -161,19 +159,23 @@ class Consumer:
     async def _switch(self, logical: str) -> None:
         """Start or cancel the consumption of a queue according to its pause."""
         async with self._switching:
-            queue, tag, paused = self._queues.get(logical), self._tags.get(logical), logical in self._paused
-            if queue is None:
+            channel, tag, paused = self._channels.get(logical), self._tags.get(logical), logical in self._paused
+            if channel is None:
                 return
             if paused and tag is not None:
                 del self._tags[logical]
-                await queue.cancel(tag, timeout=_CALL_SECONDS)
+                await channel.basic_cancel(tag, timeout=_CALL_SECONDS)
             elif not paused and tag is None:
-                tag = await queue.consume(partial(self._receive, logical), timeout=_CALL_SECONDS)
-                if self._queues.get(logical) is queue:  # else that session is over
+                name = self._topology.name(logical)
+                consumed = await channel.basic_consume(name, _unused, timeout=_CALL_SECONDS)
+                if self._channels.get(logical) is channel and consumed.consumer_tag:  # else that session is over
                     self._delivered_at[logical] = time.monotonic()
-                    self._tags[logical] = tag
+                    self._tags[logical] = consumed.consumer_tag
 
-    async def _receive(self, logical: str, message: AbstractIncomingMessage) -> None:
-        # Does not execute the job: the client cancels its callbacks when a channel closes.
+    def _receive(self, logical: str, channel: DeliveryChannel, body: bytes, tag: int, redelivered: bool) -> None:
         self._delivered_at[logical] = time.monotonic()
-        self._dispatch(Delivery(message.body, logical, message))
+        self._dispatch(Delivery(body, logical, redelivered, tag, channel))
+
+
+async def _unused(_: object) -> None:
+    """The client's callback: `DeliveryChannel` passes the deliveries on instead."""

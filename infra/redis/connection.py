@@ -42,8 +42,11 @@ class _SharedContextConnection(SSLConnection):
 
 
 def open_pool(url: str, connections: int, **options: Any) -> BlockingConnectionPool:
-    """A pool whose calls wait `CALL_SECONDS` for a free connection. `options`: of its connections, with timeouts of 1 s."""
-    options = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **options}
+    """A pool whose calls wait `CALL_SECONDS` for a free connection. `options`: of its connections.
+
+    Connecting has a timeout of 1 s. `deadline` bounds each call: the client's own timeout costs a task.
+    """
+    options = {"socket_timeout": None, "socket_connect_timeout": 1.0, **options}
     pool = BlockingConnectionPool.from_url(url, max_connections=connections, timeout=CALL_SECONDS, **options)
     if issubclass(pool.connection_class, SSLConnection):
         shared = pool.connection_class(**pool.connection_kwargs).ssl_context

@@ -38,7 +38,7 @@ class Events:
 
     def __init__(self, url: str, *, namespace: str):
         # With a timeout for each write, redis-py calls `asyncio.wait_for`, which loses cancellations in Python 3.11.
-        self._pool = connection.open_pool(url, 1, socket_timeout=None)
+        self._pool = connection.open_pool(url, 1)
         # Former releases publish all statuses on the channel without a shard; this release publishes nothing there.
         self._channel = channel(namespace)
         self._shards: defaultdict[str, _Shard] = defaultdict(_Shard)  # by channel; at most 16 ** SHARD_DIGITS

@@ -13,33 +13,33 @@ import pytest
 import typer
 
 from cli.local_settings import started
-from cli.processes import CannotStart, write_command
-from cli.up import _introduction, _masked, programs, require_free_port, up
+from cli.processes import CannotStart, require_free_port, write_command
+from cli.up import _introduction, _masked, programs, up
 from dev.stack import free_port
 from service.settings import SANDBOX_FILE, Settings
 
 PROVIDERS = {"sandbox": {"url": "http://127.0.0.1:9007/message"}}
 
 
-def _parsed(consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:
+def _parsed(api: int = 1, consumers: int = 1, sandbox_port: int | None = None) -> ConfigParser:
     parser = ConfigParser(interpolation=None)
     with TemporaryDirectory() as folder:
-        command = write_command(programs(consumers=consumers, sandbox_port=sandbox_port), Path(folder), 25)
+        command = write_command(programs(api=api, consumers=consumers, sandbox_port=sandbox_port), Path(folder), 25)
         parser.read(command[-1])
     return parser
 
 
 def test_every_process_is_restarted_and_given_time_to_finish() -> None:
-    parser = _parsed(consumers=3, sandbox_port=9007)
+    parser = _parsed(api=2, consumers=3, sandbox_port=9007)
     sections = [section for section in parser.sections() if section.startswith("program:")]
     assert sections == [f"program:{name}" for name in ("api", "worker", "caller", "reporter", "relay", "sandbox")]
     for section in sections:
         assert (parser[section]["autorestart"], parser[section]["stopwaitsecs"]) == ("true", "25")
-    assert parser["program:worker"]["numprocs"] == "3"
+    assert (parser["program:api"]["numprocs"], parser["program:worker"]["numprocs"]) == ("2", "3")
 
 
 def test_callbacks_have_a_process_of_their_own() -> None:
-    listed = programs(consumers=3, sandbox_port=None)
+    listed = programs(api=1, consumers=3, sandbox_port=None)
     roles = [program.command.split()[1:] for program in listed if program.command.startswith("consumers")]
     assert sorted(roles) == [["callbacks"], ["messages"], ["relay"], ["reports"]]
 
