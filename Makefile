@@ -73,8 +73,8 @@ mutants: services dev ## Plant bugs into the core and the SQL, one at a time; li
 	@$(BIN)/mutmut results
 	@$(BIN)/python -m tests.mutants
 
-bench: $(if $(filter peers,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, watchers, overload, processor (ONLY=name); ONLY=peers compares
-	@$(if $(filter peers,$(ONLY)),$(BIN)/python -m benchmarks.peers --repeats $(REPEATS) --seconds $(SECONDS) --systems "$(SYSTEMS)",$(BIN)/python -m benchmarks $(ONLY))
+bench: $(if $(filter peers clients,$(ONLY)),$(PEERS)/.run,migrate) ## Measure: queues, reports, isolation, providers, waiting, watchers, overload, processor (ONLY=name); ONLY=peers and ONLY=clients compare
+	@$(if $(filter clients,$(ONLY)),$(BIN)/python -m benchmarks.http_clients,$(if $(filter peers,$(ONLY)),$(BIN)/python -m benchmarks.peers --repeats $(REPEATS) --seconds $(SECONDS) --systems "$(SYSTEMS)",$(BIN)/python -m benchmarks $(ONLY)))
 
 $(PEERS)/.run: benchmarks/requirements.lock | setup
 	@echo "bench: installing Celery, Dramatiq, Taskiq, FastStream and Procrastinate, locked, into $(PEERS)"

@@ -179,65 +179,56 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
-def _every(op: Operation) -> bool:
-    return True
-
-
-def _keyed(op: Operation) -> bool:
-    return op.scope is not None
-
-
-def _has_id(op: Operation) -> bool:
-    return "{id}" in op.path
-
-
-def _has_body(op: Operation) -> bool:
-    return op.body is not None
-
-
-def _has_fields(op: Operation) -> bool:
-    return op.body is not None or op.query is not None
-
-
-def _accepts(op: Operation) -> bool:
-    return "Idempotency-Key" in op.headers
-
-
-def _waits(op: Operation) -> bool:
-    return bool({"Prefer", "Last-Event-ID"} & {*op.headers})
-
-
-def _counts(op: Operation) -> bool:
-    return op.name == "get_api_1_0_report_posts"
-
-
-def _has_formats(op: Operation) -> bool:
-    return op.query is models.ResultQuery
-
-
-# Status, code, meaning, and the operations that answer it.
-PROBLEMS: list[tuple[int, str, str, Callable[[Operation], bool]]] = [
-    (400, "malformed_json", "The body is not JSON.", _has_body),
-    (400, "repeated_field", "An object of the body repeats a field.", _has_body),
-    (400, "too_deep", "The body is nested too deeply.", _has_body),
-    (401, "unauthorized", "The request needs a usable key.", _keyed),
-    (403, "forbidden", "The key lacks the scope.", _keyed),
-    (403, "cross_site", "A browser sent the request for a page of another site.", _every),
-    (404, "not_found", "The resource does not exist or belongs to another client.", _has_id),
-    (406, "not_acceptable", "The Accept header accepts no available media type.", _has_formats),
-    (408, "too_slow", "The body did not arrive in time.", _has_body),
-    (409, "not_completed", "The report is in progress.", _has_formats),
-    (409, "no_result", "The report has ended without a result.", _has_formats),
-    (413, "too_large", "The body is too large.", _has_body),
-    (415, "unsupported_media_type", "The body is not application/json in UTF-8.", _has_body),
-    (421, "unknown_host", "The Host header is not one of the API's names.", _every),
-    (422, "validation", "Fields are invalid. The problem names each one.", _has_fields),
-    (422, "idempotency_key_reused", "Another request used this Idempotency-Key.", _accepts),
-    (429, "rate_limited", "The key or the address sends too many requests.", _keyed),
-    (429, "too_many_waiting", "The key has too many waiting requests.", _waits),
-    (503, "unavailable", "The database does not answer. Repeat the request with the same Idempotency-Key.", _accepts),
-    (503, "unavailable", "The database does not answer.", lambda op: _keyed(op) and not _accepts(op)),
-    (503, "backlog_full", "Too many jobs of this client wait.", _accepts),
-    (503, "busy", "Too many reports are being computed.", _counts),
-    (503, "too_slow", "The report took too long.", _counts),
+# By the operations that answer them: status, code, meaning.
+_BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]]]] = [
+    (lambda op: op.scope is not None, [
+        (401, "unauthorized", "The request needs a usable key."),
+        (403, "forbidden", "The key lacks the scope."),
+        (429, "rate_limited", "The key or the address sends too many requests."),
+    ]),
+    (lambda op: True, [
+        (403, "cross_site", "A browser sent the request for a page of another site."),
+        (421, "unknown_host", "The Host header is not one of the API's names."),
+    ]),
+    (lambda op: "{id}" in op.path, [
+        (404, "not_found", "The resource does not exist or belongs to another client."),
+    ]),
+    (lambda op: op.body is not None, [
+        (400, "malformed_json", "The body is not JSON."),
+        (400, "repeated_field", "An object of the body repeats a field."),
+        (400, "too_deep", "The body is nested too deeply."),
+        (408, "too_slow", "The body did not arrive in time."),
+        (413, "too_large", "The body is too large."),
+        (415, "unsupported_media_type", "The body is not application/json in UTF-8."),
+    ]),
+    (lambda op: op.body is not None or op.query is not None, [
+        (422, "validation", "Fields are invalid. The problem names each one."),
+    ]),
+    (lambda op: "Idempotency-Key" in op.headers, [
+        (422, "idempotency_key_reused", "Another request used this Idempotency-Key."),
+        (503, "unavailable", "The database does not answer. Repeat the request with the same Idempotency-Key."),
+        (503, "backlog_full", "Too many jobs of this client wait."),
+    ]),
+    (lambda op: op.scope is not None and "Idempotency-Key" not in op.headers, [
+        (503, "unavailable", "The database does not answer."),
+    ]),
+    (lambda op: bool({"Prefer", "Last-Event-ID"} & {*op.headers}), [
+        (429, "too_many_waiting", "The key has too many waiting requests."),
+    ]),
+    (lambda op: op.query is models.ResultQuery, [
+        (406, "not_acceptable", "The Accept header accepts no available media type."),
+        (409, "not_completed", "The report is in progress."),
+        (409, "no_result", "The report has ended without a result."),
+    ]),
+    (lambda op: op.name == "get_api_1_0_report_posts", [
+        (503, "busy", "Too many reports are being computed."),
+        (503, "too_slow", "The report took too long."),
+    ]),
 ]  # fmt: skip
+
+
+def problems_of(op: Operation) -> dict[int, dict[str, str]]:
+    """The problems that an operation answers: their meanings by code, by status in ascending order."""
+    answered = [problem for applies, problems in _BY_OPERATION if applies(op) for problem in problems]
+    statuses = sorted({status for status, _, _ in answered})
+    return {each: {code: meaning for status, code, meaning in answered if status == each} for each in statuses}

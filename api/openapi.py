@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from api import models, shapes
-from api.descriptions import EXAMPLES, FIELDS, HEADERS, ID, PROBLEMS, REPORT_ID
+from api.descriptions import EXAMPLES, FIELDS, HEADERS, ID, REPORT_ID, problems_of
 from api.operations import OPERATIONS, Operation
 
 Schema = dict[str, Any]
@@ -105,8 +105,8 @@ def _choices(schema: Schema) -> Iterator[Schema]:
 
 def _operation(op: Operation, schemas: Schema) -> Schema:
     responses = {str(status): _answer(status, answer, op, schemas) for status, answer in op.answers.items()}
-    for status in dict.fromkeys(status for status, _, _, applies in PROBLEMS if applies(op)):
-        responses.setdefault(str(status), _problem(status, op))
+    for status, meanings in problems_of(op).items():
+        responses.setdefault(str(status), _problem(status, meanings))
     described: Schema = {
         "operationId": op.name,
         "summary": op.summary,
@@ -126,9 +126,8 @@ def _ref(type_: type) -> Schema:
     return {"$ref": REF.format(model=type_.__name__)}
 
 
-def _problem(status: int, op: Operation) -> Schema:
+def _problem(status: int, meanings: dict[str, str]) -> Schema:
     """The problems of an operation with this status. A client can rely on their codes."""
-    meanings = {code: meaning for each, code, meaning, applies in PROBLEMS if each == status and applies(op)}
     schema = {**_ref(shapes.ProblemOut), "properties": {"code": {"enum": list(meanings)}}}
     description = " ".join(f"`{code}`: {meaning}" for code, meaning in meanings.items())
     return _response(description, _PROBLEM_HEADERS.get(status, ()), {"application/problem+json": {"schema": schema}})

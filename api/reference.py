@@ -89,7 +89,8 @@ class Reference:
 
     def marked(self, text: str) -> Markup:
         """A sentence as HTML: `code`, and links to the operations that it names."""
-        return Markup("").join(self._code(part) if odd else escape(part) for part, odd in _alternate(text))
+        parts = enumerate(text.split("`"))  # every second part is code
+        return Markup("").join(self._code(part) if index % 2 else escape(part) for index, part in parts)
 
     def _code(self, text: str) -> Markup:
         anchor = self._anchors.get(text)
@@ -190,11 +191,6 @@ class Reference:
         items = self._limits(inner["items"]) if "items" in inner else ""
         parts.append(f"each {items}" if items else "")
         return "; ".join(filter(None, parts))
-
-
-def _alternate(text: str) -> Iterator[tuple[str, bool]]:
-    """The parts of a text, and whether each stands between backticks."""
-    return ((part, index % 2 == 1) for index, part in enumerate(text.split("`")))
 
 
 def _default(schema: Schema) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dev.databases import create_database, drop_database
 from infra.postgres import migration
 from infra.postgres.job_reads import message_page
 from infra.postgres.pool import DatabasePool
@@ -42,7 +43,7 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
 
 async def ten_million(settings: Settings) -> None:
     """Fill a temporary database and explain one page of each filter. Takes minutes and gigabytes."""
-    database = migration.create_database(settings.owner_url, "posthaste_benchmark")
+    database = create_database(settings.owner_url, "posthaste_benchmark")
     try:
         migration.migrate(database, "posthaste-benchmark")
         pool = DatabasePool(database, name="benchmark", threads=1)
@@ -62,7 +63,7 @@ async def ten_million(settings: Settings) -> None:
             print(f"  {name}: {index}; {buffers and buffers[1]}; {took and took[1]} ms{sort}")
         pool.close()
     finally:
-        migration.drop_database(settings.owner_url, "posthaste_benchmark")
+        drop_database(settings.owner_url, "posthaste_benchmark")
 
 
 def _fill(first: int, last: int) -> Any:

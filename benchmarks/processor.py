@@ -19,6 +19,7 @@ import uvloop
 from starlette.types import ASGIApp, Message
 
 from api.app import create_api
+from dev.databases import create_database, drop_database
 from infra import logs
 from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
@@ -41,12 +42,12 @@ async def processor_of_a_request(settings: Settings) -> None:
 
 async def _print_all(settings: Settings) -> None:
     print(f"  a log line: {_of_a_log_line():.1f} us")
-    database = migration.create_database(settings.owner_url, "posthaste_processor")
+    database = create_database(settings.owner_url, "posthaste_processor")
     migration.migrate(database, NAMESPACE)
     try:
         await asyncio.to_thread(uvloop.run, _measure(settings, database))
     finally:
-        migration.drop_database(settings.owner_url, "posthaste_processor")
+        drop_database(settings.owner_url, "posthaste_processor")
 
 
 def _of_a_log_line(lines: int = 5000) -> float:

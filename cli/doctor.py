@@ -78,7 +78,7 @@ async def _postgres(settings: Settings) -> tuple[list[Finding], Set[str]]:
     try:
         with closing(DatabasePool(settings.database_url, name="doctor", threads=1)) as pool:
             current = await compatibility.check(pool, settings.namespace, CALL_SECONDS)
-            state = await compatibility.look(pool, CALL_SECONDS)
+            state = await compatibility.diagnose(pool, CALL_SECONDS)
     except PostgresError as error:
         fix = f"`make services` starts Postgres; or set {PREFIX}DATABASE_URL to a running one"
         if error.sqlstate == NOT_PERMITTED:
@@ -97,7 +97,7 @@ async def _postgres(settings: Settings) -> tuple[list[Finding], Set[str]]:
     return findings, state.paused.keys()
 
 
-def _indexes(state: compatibility.Look) -> list[Finding]:
+def _indexes(state: compatibility.Diagnosis) -> list[Finding]:
     fix = "`posthaste migrate` builds the index again"
     return [
         Finding("indexes", "wrong", f"{name} is not valid: its statements scan the whole table", fix)
@@ -105,7 +105,7 @@ def _indexes(state: compatibility.Look) -> list[Finding]:
     ]
 
 
-def _clock(state: compatibility.Look) -> Finding:
+def _clock(state: compatibility.Diagnosis) -> Finding:
     skew = abs((datetime.now(UTC) - state.clock).total_seconds())
     if skew > CLOCK_SECONDS:
         fix = "set the clock of this machine or of Postgres' (NTP); delays and leases go by Postgres' clock and stay correct"
@@ -113,7 +113,7 @@ def _clock(state: compatibility.Look) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_SECONDS:g} s of Postgres'")
 
 
-def _work(settings: Settings, state: compatibility.Look) -> Iterator[Finding]:
+def _work(settings: Settings, state: compatibility.Diagnosis) -> Iterator[Finding]:
     for name, jobs in state.waiting.items():
         if name not in settings.providers:
             detail = f"{jobs} jobs wait for provider {name!r}, which is not configured"

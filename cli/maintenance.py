@@ -134,10 +134,10 @@ def erase(
     with open_session(hint=REPEAT) as (_, pool):
         if not yes and (count := asyncio.run(Retention(pool).ended(destination, client, CALL_SECONDS))):
             confirm(f"Delete {count} finished messages to {destination!r} permanently?")
-        total, left = asyncio.run(_erase(pool, destination, client))
+        total, unfinished = asyncio.run(_erase(pool, destination, client))
     say(f"erase: {total} jobs deleted")
-    if left:
-        fail(f"{left} messages to this destination are unfinished; run the command again when they have ended", 3)
+    if unfinished:
+        fail(f"{unfinished} messages to this destination are unfinished; run the command again when they have ended", 3)
 
 
 async def _erase(pool: DatabasePool, destination: str, client: str | None) -> tuple[int, int]:

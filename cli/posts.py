@@ -30,11 +30,11 @@ def seed(
     seed: Annotated[int, typer.Option(help="The same seed makes the same users and texts.")] = 1,
 ) -> None:
     """Append random posts."""
-    made = make_posts(count, users, parse_range(words), seed, datetime.now(UTC))
+    batch = make_posts(count, users, parse_range(words), seed, datetime.now(UTC))
     posts, started = Posts(read_settings().database_url), time.monotonic()
     columns = (TextColumn("posts"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with exit_on(Unavailable), Progress(*columns, console=console) as progress:
-        posts.fill(progress.track(made, total=count))
+        posts.fill(progress.track(batch, total=count))
     seconds = time.monotonic() - started
     say(f"posts: {count} written in {seconds:.1f} s ({count / seconds:.0f}/s)")
 

@@ -19,6 +19,7 @@ import aiohttp
 
 from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import Faults, Sandbox
+from dev.databases import create_database, drop_database
 from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings
@@ -91,7 +92,7 @@ async def service(
         CannotStart: the service is not ready in time.
     """
     namespace, port = f"posthaste-{name}", free_port()
-    database = migration.create_database(settings.owner_url, f"posthaste_{name}")
+    database = create_database(settings.owner_url, f"posthaste_{name}")
     migration.migrate(database, namespace)
     sandboxes = {"sandbox": sandbox, **(others or {})}
     providers = {each: {**provider, "url": f"http://{s.host}:{s.port}/message"} for each, s in sandboxes.items()}
@@ -117,7 +118,7 @@ async def service(
         yield session, database
     async with await aio_pika.connect(settings.amqp_url) as connection:
         await delete(await connection.channel(), describe(namespace, providers))
-    migration.drop_database(settings.owner_url, f"posthaste_{name}")
+    drop_database(settings.owner_url, f"posthaste_{name}")
 
 
 @asynccontextmanager

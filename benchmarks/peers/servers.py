@@ -1,9 +1,6 @@
 """RabbitMQ, Postgres and Redis of the comparison alone: started for it, emptied between systems, deleted with their data."""
 
 import asyncio
-import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -15,8 +12,8 @@ import psycopg2
 import redis
 
 from dev.instance import Instance
+from dev.private_servers import private_servers
 from dev.process import Process
-from dev.stack import environment_without_settings
 
 ROOT = Path(__file__).parents[2]
 NAME = "bench"  # the virtual host and the database of the system that is measured
@@ -93,17 +90,6 @@ _PERMISSIONS = ("configure", "write", "read")
 
 @asynccontextmanager
 async def own_servers() -> AsyncIterator[tuple[Servers, Path]]:
-    """Start the servers, installing packages that are missing. Yields a folder for logs, too."""
-    with tempfile.TemporaryDirectory(prefix="posthaste-bench-") as folder:
-        root = Path(folder)
-        instances = {name: Instance.of(name, root) for name in ("rabbitmq", "postgres", "redis")}
-        try:
-            up = [sys.executable, "-m", "dev", "up", "--root", str(root), "--using", "packages"]
-            await asyncio.to_thread(
-                subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=environment_without_settings()
-            )
-            yield Servers(instances), root
-        finally:
-            for instance in instances.values():
-                await asyncio.to_thread(instance.stop)
-            instances["redis"].home.delete()
+    """Start the servers. Yields a folder for logs, too."""
+    async with private_servers("bench") as (instances, folder):
+        yield Servers(instances), folder

@@ -25,7 +25,7 @@ WHERE NOT i.indisvalid AND c.relname !~ '_cc(new|old)[0-9]*$'
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
 ORDER BY c.relname"""
 
-_LOOK = sa.text(f"""
+_DIAGNOSIS = sa.text(f"""
 SELECT clock_timestamp() AS clock,
     (SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'posthaste relay' AND datname = current_database()) AS relays,
@@ -102,7 +102,7 @@ async def wait_until_fit(pool: DatabasePool, namespace: str, waiting: Callable[[
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Diagnosis:
     """`clock`: Postgres' own; `relays`: connections of relay processes; `overdue`: outbox rows due for over a minute.
 
     `waiting`: the number of waiting jobs, by provider. `paused`: the instant of each provider's pause.
@@ -116,8 +116,8 @@ class Look:
     invalid_indexes: list[str]
 
 
-async def look(pool: DatabasePool, timeout: float) -> Look:
+async def diagnose(pool: DatabasePool, timeout: float) -> Diagnosis:
     """Run the checks; see `DatabasePool.call` for what it raises."""
-    (row,) = await pool.fetch(_LOOK, timeout)
+    (row,) = await pool.fetch(_DIAGNOSIS, timeout)
     paused = {provider: datetime.fromisoformat(instant) for provider, instant in row["paused"].items()}
-    return Look(**{**row, "paused": paused})
+    return Diagnosis(**{**row, "paused": paused})

@@ -221,8 +221,7 @@ class JobReads:
 
     async def backlog(self, client_id: str, most: int, timeout: float) -> int:
         """The number of a client's due jobs that wait, without those of paused providers; counts up to `most`."""
-        (row,) = await self._rows(_BACKLOG, {"client_id": client_id, "most": most}, timeout)
-        return int(row["count"])
+        return int(await self._pool.value(_BACKLOG, timeout, client_id=client_id, most=most))
 
     async def answers(self, timeout: float) -> None:
         """Return if Postgres answers."""

@@ -53,11 +53,6 @@ DELETE FROM idempotency_keys WHERE (client_id, route, key) IN (
 )
 """)
 
-_ACCEPT = PreparedStatement("accept", accept.ACCEPT)
-_CLAIM = PreparedStatement("claim", claim.CLAIM)
-_APPLY = PreparedStatement("apply", apply.APPLY)
-_ACCEPT_LATE = PreparedStatement("accept_late", apply.ACCEPT_LATE)
-
 _CLOCK = sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)")
 
 
@@ -78,7 +73,7 @@ class Ledger:
         A key that another process is inserting is waited for, until that transaction ends.
         """
         before = (accept.ACCEPTED_BEFORE, accept.ACCEPTED_UNDER_KEY)
-        found = await self._execute(_ACCEPT, before, jobs, accept.answer, timeout, key=("id",))
+        found = await self._execute(accept.ACCEPT, before, jobs, accept.answer, timeout, key=("id",))
         answers = [answer for answer in found if answer is not None]
         if len(answers) < len(jobs):
             raise TryAgain("a key was deleted between two statements")
@@ -90,16 +85,16 @@ class Ledger:
         """Set status `processing`, version + 1, lease, token and worker. None: the version is stale."""
         before = (claim.CLAIMED_BEFORE,)
         return await self._execute(
-            _CLAIM, before, requests, lambda **row: Claimed(**job_fields(**row)), timeout, worker=worker_id
+            claim.CLAIM, before, requests, lambda **row: Claimed(**job_fields(**row)), timeout, worker=worker_id
         )
 
     async def apply(self, transitions: Sequence[Transition], timeout: float) -> list[Applied | None]:
         """Record transitions, their attempts and the messages to publish. None: stale, the job has moved on."""
-        return await self._execute(_APPLY, (apply.APPLIED_BEFORE,), transitions, apply.applied, timeout)
+        return await self._execute(apply.APPLY, (apply.APPLIED_BEFORE,), transitions, apply.applied, timeout)
 
     async def accept_late(self, late: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
         """Set jobs to `sent` whose claim has ended since. None: another claim has begun."""
-        return await self._execute(_ACCEPT_LATE, (apply.ACCEPTED_LATE_BEFORE,), late, apply.applied, timeout)
+        return await self._execute(apply.ACCEPT_LATE, (apply.ACCEPTED_LATE_BEFORE,), late, apply.applied, timeout)
 
     async def _execute(
         self,

@@ -1,4 +1,4 @@
-"""Migration of the schema, the privileges of the run-time role, and the databases of tests and demos.
+"""Migration of the schema, and the privileges of the run-time role.
 
 The run-time role reads and writes rows, the migrating role owns the schema. A compromised process or an injected statement can
 then change rows, and nothing else.
@@ -56,36 +56,6 @@ class RoleMissing(Exception):
     """The role in POSTHASTE_DATABASE_URL does not exist; an administrator of Postgres must create it."""
 
 
-def create_database(url: str, name: str) -> str:
-    """Create the database `name` on the server of `url`, and return its URL. An existing one is dropped first.
-
-    Raises:
-        Unavailable: Postgres cannot be reached.
-    """
-    drop_database(url, name)
-    _on_server(url, name, "CREATE DATABASE {}")
-    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
-
-
-def drop_database(url: str, name: str) -> None:
-    """Drop the database `name` on the server of `url`, if it exists."""
-    _on_server(url, name, "DROP DATABASE IF EXISTS {} WITH (FORCE)")
-
-
-def _on_server(url: str, name: str, statement: str) -> None:
-    engine = _engine(url)
-    try:
-        with _autocommit(engine) as connection:
-            connection.execute(sa.text(statement.format(engine.dialect.identifier_preparer.quote(name))))
-    except sa.exc.DBAPIError as error:
-        raise classify(error) from error
-
-
-def _engine(url: str, options: str = "") -> sa.Engine:
-    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
-    return sa.create_engine(parts, poolclass=sa.NullPool, connect_args={"connect_timeout": 5, "options": options})
-
-
 def _autocommit(engine: sa.Engine) -> sa.Connection:
     return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
@@ -106,7 +76,9 @@ def migrate(url: str, namespace: str, to: str = "head", *, runtime_role: str | N
     from alembic import command  # here, as no other process of ours needs what it brings
     from alembic.config import Config
 
-    engine = _engine(url, "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC")
+    options = "-c lock_timeout=3s -c statement_timeout=10min -c timezone=UTC"
+    parts = sa.make_url(url).set(drivername="postgresql+psycopg2")
+    engine = sa.create_engine(parts, poolclass=sa.NullPool, connect_args={"connect_timeout": 5, "options": options})
     config = Config(attributes={})
     config.set_main_option("script_location", str(MIGRATIONS))
     try:

@@ -36,10 +36,9 @@ WITH r AS (
     ORDER BY o.job_id, o.version FOR UPDATE OF o
 )
 """
-_DELETE = PreparedStatement(
-    "outbox_delete",
-    sa.text(f"{_HELD} DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version"),  # noqa: S608
-)
+_DELETE = PreparedStatement(f"""{_HELD}
+DELETE FROM outbox o USING held WHERE o.job_id = held.job_id AND o.version = held.version
+""")  # noqa: S608  a constant
 
 _RELEASE = sa.text(f"""{_HELD}
 UPDATE outbox o SET due_at = clock_timestamp() FROM held WHERE o.job_id = held.job_id AND o.version = held.version

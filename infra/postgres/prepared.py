@@ -4,6 +4,7 @@ A new connection, for example after a failover, has none, and prepares its own. 
 It rejects a statement whose result has new types, and a pooler may have discarded a statement: both are prepared again.
 """
 
+import hashlib
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,12 +17,12 @@ _OUTDATED = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.
 
 
 class PreparedStatement:
-    """One `statement` under a name of its own. Postgres infers the types of its parameters."""
+    """One statement. Postgres infers the types of its parameters. Its name is a digest of its text."""
 
-    def __init__(self, name: str, statement: sa.TextClause):
-        compiled = statement.compile(dialect=_DIALECT)
-        self.statement = statement
-        self._name = name
+    def __init__(self, text: str):
+        self.statement = sa.text(text)
+        compiled = self.statement.compile(dialect=_DIALECT)
+        name = f"posthaste_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self._parameters = tuple(compiled.positiontup or ())
         self._prepare = f"PREPARE {name} AS {compiled}"
         placeholders = ", ".join(["%s"] * len(self._parameters))
@@ -36,13 +37,12 @@ class PreparedStatement:
         except DBAPIError as error:
             if not isinstance(error.orig, _OUTDATED):
                 raise
-        prepared.discard(self._name)
         connection.exec_driver_sql("DEALLOCATE ALL")
         prepared.clear()
         return self._execute_on(connection, prepared, values)
 
     def _execute_on(self, connection: sa.Connection, prepared: set[str], values: tuple[Any, ...]) -> sa.CursorResult[Any]:
-        if self._name not in prepared:
+        if self._execute not in prepared:
             connection.exec_driver_sql(self._prepare)
-            prepared.add(self._name)
+            prepared.add(self._execute)
         return connection.exec_driver_sql(self._execute, values)

@@ -17,8 +17,8 @@ BATCH = 1000
 BATCH_SECONDS = 10.0
 LONGEST_SECONDS = 300.0  # for one job
 ANSWER_SECONDS = 5.0  # for the server's error after a batch that took too long
-_KEPT = frozenset({Status.FAILED, Status.UNKNOWN})  # until an operator has handled them
-_OVER = in_list(ENDS - _KEPT)
+_DEAD = frozenset({Status.FAILED, Status.UNKNOWN})  # until an operator has handled them
+_PURGEABLE = in_list(ENDS - _DEAD)
 
 _DELETE = """
 WITH old AS (
@@ -32,7 +32,7 @@ DELETE FROM jobs j USING old WHERE j.id = old.id
 """
 
 # The server ends a batch that takes too long: the next one would skip rows that an abandoned batch still locks.
-_OLD = f"kind = :kind AND status IN ({_OVER}) AND finished_at < now() - :seconds * interval '1 second'"
+_OLD = f"kind = :kind AND status IN ({_PURGEABLE}) AND finished_at < now() - :seconds * interval '1 second'"
 _PURGE = sa.text("SET LOCAL statement_timeout = :milliseconds;" + _DELETE.format(lock="SKIP LOCKED", which=_OLD))
 _COUNT_OLD = sa.text(f"SELECT count(*) FROM jobs WHERE {_OLD}")  # noqa: S608  constants
 

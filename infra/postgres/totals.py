@@ -46,18 +46,14 @@ class Totals:
     async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
         """Store words by user id under a claim. False: the lease is lost, and nothing becomes visible."""
         fence = {"id": str(job.id), "version": job.version, "token": str(job.token)}
-        await self._pool.call(lambda connection: connection.execute(_FORGET, fence).close(), timeout)
+        await self._pool.execute(_FORGET, timeout, **fence)
         rows, stored = iter(totals.items()), True
         while stored and (batch := dict(islice(rows, BATCH))):
-            parameters = {**fence, "users": list(batch), "words": list(batch.values())}
-            stored = await self._pool.call(
-                lambda connection, parameters=parameters: bool(connection.execute(_STORE, parameters).scalar_one()),  # type: ignore[misc]
-                timeout,
-            )
+            parameters = {"users": list(batch), "words": list(batch.values())}
+            stored = bool(await self._pool.value(_STORE, timeout, **fence, **parameters))
         return stored
 
     async def page(self, id_: UUID, after: int, limit: int, timeout: float) -> list[tuple[int, int]]:
         """At most `limit` pairs (user id, words) of a completed report, by user id after `after`."""
-        parameters = {"id": str(id_), "after": after, "limit": limit}
-        rows = await self._pool.call(lambda connection: connection.execute(_PAGE, parameters).all(), timeout)
-        return [(row.user_id, row.total_words) for row in rows]
+        rows = await self._pool.fetch(_PAGE, timeout, id=str(id_), after=after, limit=limit)
+        return [(row["user_id"], row["total_words"]) for row in rows]

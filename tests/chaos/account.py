@@ -137,15 +137,15 @@ def only_lost_messages_are_republished(evidence: Evidence) -> Iterator[str]:
 
 
 def cached_versions_rise(evidence: Evidence) -> Iterator[str]:
-    held: dict[str, tuple[int, float]] = {}
+    cached: dict[str, tuple[int, float]] = {}
     for write in evidence.cache_writes:
         if write.job is None:
-            held.clear()
+            cached.clear()
             continue
-        version, until = held.get(write.job, (0, 0.0))
+        version, until = cached.get(write.job, (0, 0.0))
         if write.version < version and write.at < until:
             yield f"{write.job} was cached at version {version}, then at {write.version}"
-        held[write.job] = (write.version, write.at + write.milliseconds / 1000)
+        cached[write.job] = (write.version, write.at + write.milliseconds / 1000)
 
 
 def staleness_is_bounded(evidence: Evidence) -> Iterator[str]:
@@ -207,9 +207,9 @@ def staleness(read: Observation, steps: list[Step]) -> float | None:
     return max(0.0, read.requested_at - max(over)) if over else None
 
 
-def _fault_seconds(faults: list[Fault], begun: float, ended: float) -> float:
+def _fault_seconds(faults: list[Fault], started_at: float, ended: float) -> float:
     """Seconds of an interval that faults cover, plus a second after each."""
-    total, reached = 0.0, begun
+    total, reached = 0.0, started_at
     for fault in sorted(faults, key=lambda fault: fault.started_at):
         start, end = max(fault.started_at, reached), min(fault.ended_at + SLACK, ended)
         total += max(0.0, end - start)

@@ -1,9 +1,8 @@
-"""Ledger and cache of a simulation: fakes in memory, or real Postgres and Redis."""
+"""Ledger and cache of a simulation, on Postgres and Redis."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import psycopg2
@@ -11,14 +10,13 @@ from redis import Redis
 
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter
 from infra.postgres.ledger import Ledger
-from infra.postgres.outbox import Due, Outbox
+from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
-from infra.postgres.sweep import Observation, Page, Sweep
+from infra.postgres.sweep import Sweep
 from infra.redis.status_cache import StatusCache
 from jobs.lifecycle import Status
-from jobs.model import Kind, Route, WorkQueue
+from jobs.model import Kind
 from jobs.wire import Pointer
-from tests.support.fakes import FakeCache, FakeLedger
 
 SECONDS = 10.0
 
@@ -33,126 +31,7 @@ class JobState:
     leased: bool
 
 
-class Backend(Protocol):
-    """The ledger and the cache that all simulated processes share."""
-
-    ledger: Any
-    outbox: Any
-    sweep: Any
-    cache: Any
-
-    def jobs(self) -> dict[UUID, JobState]: ...
-    def outbox_rows(self) -> set[Pointer]: ...
-    def callbacks(self) -> set[tuple[UUID, int]]: ...
-    async def dead_letters(self) -> list[Any]: ...
-    async def requeue(self, letters: Sequence[Any]) -> set[UUID]: ...
-    async def cached(self) -> dict[UUID, int]: ...
-    async def clear_cache(self) -> None: ...
-    def advance_clock(self, seconds: float) -> None: ...
-    def lock(self, worker_id: int) -> None: ...
-    def unlock(self, worker_id: int) -> None: ...
-    async def close(self) -> None: ...
-
-
-@dataclass
-class FakeOutbox:
-    """The outbox of a `FakeLedger`; every row is due until a relay takes it."""
-
-    ledger: FakeLedger
-    taken: set[Pointer] = field(default_factory=set)
-
-    async def delete(self, published: Sequence[Pointer], timeout: float = 1) -> list[None]:
-        for pointer in published:
-            self.ledger.outbox.pop(pointer, None)
-        return [None] * len(published)
-
-    async def release(self, unpublished: Sequence[Pointer], timeout: float = 1) -> None:
-        self.taken.difference_update(unpublished)
-
-    async def queues_due(self, timeout: float = 1) -> list[str]:
-        return sorted({queue for pointer, queue in self.ledger.outbox.items() if pointer not in self.taken})
-
-    async def take(self, queue: str, limit: int, timeout: float = 1) -> list[Due]:
-        due = [p for p, its in self.ledger.outbox.items() if its == queue and p not in self.taken][:limit]
-        self.taken.update(due)
-        return [Due(pointer, Route.DEAD if queue.endswith(".dead") else Route.WORK, queue, None) for pointer in due]
-
-
-@dataclass
-class FakeSweep:
-    """The sweep over a `FakeLedger`."""
-
-    ledger: FakeLedger
-
-    async def observe(self, queue: WorkQueue, *, behind_seconds: float, timeout: float = 1) -> Observation:
-        return Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
-
-    async def requeue(self, queue: WorkQueue, *, before: datetime, after: datetime | None, timeout: float = 1) -> Page:
-        waiting = [
-            Pointer(id_, job.version)
-            for id_, job in self.ledger.jobs.items()
-            if job.queue == queue and self.ledger.statuses[id_] in (Status.QUEUED, Status.RETRYING)
-        ]
-        missing = [pointer for pointer in waiting if pointer not in self.ledger.outbox]
-        self.ledger.outbox.update(dict.fromkeys(missing, queue.name))
-        return Page(len(missing), None)
-
-
-class FakeBackend:
-    """Fakes in memory."""
-
-    def __init__(self) -> None:
-        self.ledger = FakeLedger()
-        self.outbox = FakeOutbox(self.ledger)
-        self.sweep = FakeSweep(self.ledger)
-        self.cache = FakeCache()
-
-    def jobs(self) -> dict[UUID, JobState]:
-        ledger = self.ledger
-        return {
-            id_: JobState(
-                job.version,
-                ledger.statuses[id_],
-                job.token,
-                ledger.leases.get(id_, 0.0) > ledger.clock and ledger.workers[id_] in ledger.locks,
-            )
-            for id_, job in ledger.jobs.items()
-        }
-
-    def outbox_rows(self) -> set[Pointer]:
-        return set(self.ledger.outbox)
-
-    def callbacks(self) -> set[tuple[UUID, int]]:
-        return self.ledger.callbacks
-
-    async def dead_letters(self) -> list[Pointer]:
-        dead = (Status.FAILED, Status.UNKNOWN)
-        return [Pointer(id_, job.version) for id_, job in self.ledger.jobs.items() if self.ledger.statuses[id_] in dead]
-
-    async def requeue(self, letters: Sequence[Pointer]) -> set[UUID]:
-        return self.ledger.requeue(letters)
-
-    async def cached(self) -> dict[UUID, int]:
-        return {id_: known.version for id_, known in self.cache.values.items()}
-
-    async def clear_cache(self) -> None:
-        self.cache.values.clear()
-
-    def advance_clock(self, seconds: float) -> None:
-        self.ledger.clock += seconds
-        self.outbox.taken.clear()
-
-    def lock(self, worker_id: int) -> None:
-        self.ledger.locks.add(worker_id)
-
-    def unlock(self, worker_id: int) -> None:
-        self.ledger.locks.discard(worker_id)
-
-    async def close(self) -> None:
-        return None
-
-
-class RealConnections:
+class Connections:
     """Connections to Postgres and Redis, shared by many interleavings in turn."""
 
     def __init__(self, database: str, redis: str, namespace: str):
@@ -185,10 +64,10 @@ class RealConnections:
         self.pool.close()
 
 
-class RealBackend:
+class Backend:
     """The ledger on Postgres and the cache on Redis. The clock advances by setting back the ledger's instants."""
 
-    def __init__(self, servers: RealConnections):
+    def __init__(self, servers: Connections):
         self._servers = servers
         self._rows = servers.rows
         self.ledger = Ledger(servers.pool, grace_seconds=0)

@@ -1,11 +1,13 @@
 """Fixtures of the simulations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
 from service import batching
+from tests.chaos.backends import Backend, Connections
+from tests.support.services import Services
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +19,11 @@ def controlled_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture
+def backend(database: str, services: Services, namespace: str, patient_redis: None) -> Iterator[Callable[[], Backend]]:
+    """Creates an empty ledger and cache; the connections are shared."""
+    connections = Connections(database, services.redis, namespace)
+    yield lambda: Backend(connections)
+    connections.close()

@@ -238,20 +238,20 @@ async def memory_alarm(injection: Injection) -> None:
         await control("set_vm_memory_high_watermark", "0.4")
 
 
-def lose_queue(what: str) -> Injector:
+def lose_queue(change: str) -> Injector:
     """Purge or delete a work queue, or unbind it from its exchange."""
 
     async def inject(injection: Injection) -> None:
         logical = injection.rng.choice(LOSABLE)
         async with (
-            injection.record(what, logical, duplicates_requests=False, loses_messages=what != "unbound"),
+            injection.record(change, logical, duplicates_requests=False, loses_messages=change != "unbound"),
             await aio_pika.connect(injection.installation.servers.rabbitmq.url) as connection,
         ):
             channel = await connection.channel()
             queue = await channel.get_queue(f"{NAMESPACE}.{logical}", ensure=False)
-            if what == "purged":
+            if change == "purged":
                 await queue.purge()
-            elif what == "deleted":
+            elif change == "deleted":
                 await queue.delete(if_unused=False, if_empty=False)
             else:
                 await queue.unbind(f"{NAMESPACE}.jobs", routing_key=logical)

@@ -18,6 +18,7 @@ from aiohttp import web
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import Faults, Sandbox
+from dev.databases import create_database
 from dev.stack import as_variables, environment_without_settings, free_port, is_ready, serving
 from infra.postgres import migration
 from tests.chaos import audit_triggers
@@ -201,7 +202,7 @@ async def start_installation(
     servers: Servers, folder: Path, rng: random.Random, bug: str | None
 ) -> AsyncIterator[Installation]:
     """Start the service, wait until it is ready, and kill it afterwards."""
-    database = migration.create_database(servers.postgres.url, "chaos")
+    database = create_database(servers.postgres.url, "chaos")
     migration.migrate(database, NAMESPACE)
     audit_triggers.install(database)
     proxied_database = with_path(servers.postgres.proxy_url, "chaos")

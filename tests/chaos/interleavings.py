@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from jobs.model import Delivery
 from jobs.outcome import Outcome, Verdict
-from tests.chaos.backends import Backend, FakeBackend
+from tests.chaos.backends import Backend
 from tests.chaos.simulated_processes import LEASE_SECONDS
 from tests.chaos.simulation import Simulation
 from tests.chaos.steps import DEAD, QUEUE
@@ -28,7 +28,7 @@ INDEX = st.integers(0, 1000)
 class Interleavings(RuleBasedStateMachine):
     """The actions that Hypothesis may choose, in any order; `backend` creates ledger and cache."""
 
-    backend: Callable[[], Backend] = FakeBackend
+    backend: Callable[[], Backend]
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @precondition(lambda self: self.simulation.gates)
     @rule(index=INDEX, answer=st.sampled_from(ANSWERS))
-    def go_on(self, index: int, answer: Outcome | None) -> None:
+    def open_gate(self, index: int, answer: Outcome | None) -> None:
         gate = self.simulation.gates[index % len(self.simulation.gates)]
         self._do(self._open(gate, answer if gate.name == "provider" else None))
 
@@ -65,11 +65,11 @@ class Interleavings(RuleBasedStateMachine):
         self.simulation.open(gate, answer)
 
     @rule(but=INDEX, answer=st.sampled_from(ANSWERS), rounds=st.integers(1, 12))
-    def all_but_one_step_go_on(self, but: int, answer: Outcome | None, rounds: int) -> None:
+    def hold_one_step(self, but: int, answer: Outcome | None, rounds: int) -> None:
         """One step is slow while all others continue: relays publish, workers consume."""
         slow = self.simulation.gates[but % len(self.simulation.gates)] if self.simulation.gates else None
 
-        async def everybody() -> None:
+        async def other_steps() -> None:
             for _ in range(rounds):
                 for gate in [gate for gate in self.simulation.gates if gate is not slow]:
                     if gate in self.simulation.gates:
@@ -78,11 +78,11 @@ class Interleavings(RuleBasedStateMachine):
                 await self.simulation.check()
                 self.simulation.deliver(self.simulation.workers[but % 3], 2)
 
-        self._do(everybody())
+        self._do(other_steps())
 
     @precondition(lambda self: any(gate.lost_answer for gate in self.simulation.gates))
     @rule(index=INDEX)
-    def an_answer_is_lost(self, index: int) -> None:
+    def lose_answer(self, index: int) -> None:
         gates = [gate for gate in self.simulation.gates if gate.lost_answer is not None]
 
         async def lose() -> None:
@@ -100,7 +100,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @precondition(lambda self: self.simulation.gates)
     @rule(index=st.integers(0, 6))
-    def a_process_dies(self, index: int) -> None:
+    def kill_process(self, index: int) -> None:
         self._do(self.simulation.replace(index))
 
     @rule(relay=st.integers(0, 1))
@@ -112,29 +112,29 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(worker=st.integers(0, 2))
     def reap(self, worker: int) -> None:
-        async def look() -> None:
+        async def start() -> None:
             self.simulation.spawn(self.simulation.workers[worker].process, self.simulation.workers[worker].reaper.reap())
 
-        self._do(look())
+        self._do(start())
 
     @rule(worker=st.integers(0, 2))
     def reap_orphans(self, worker: int) -> None:
-        async def look() -> None:
-            there = self.simulation.workers[worker]
-            self.simulation.spawn(there.process, there.reaper.reap_orphans())
+        async def start() -> None:
+            simulated = self.simulation.workers[worker]
+            self.simulation.spawn(simulated.process, simulated.reaper.reap_orphans())
 
-        self._do(look())
+        self._do(start())
 
     @rule(relay=st.integers(0, 1))
     def sweep(self, relay: int) -> None:
-        async def look() -> None:
-            there = self.simulation.relays[relay]
-            self.simulation.spawn(there.process, there.sweeper.sweep_once(self.simulation.clock))
+        async def start() -> None:
+            simulated = self.simulation.relays[relay]
+            self.simulation.spawn(simulated.process, simulated.sweeper.sweep_once(self.simulation.clock))
 
-        self._do(look())
+        self._do(start())
 
     @rule()
-    def a_lease_goes_by(self) -> None:
+    def expire_leases(self) -> None:
         async def wait() -> None:
             self.simulation.advance_clock(LEASE_SECONDS + 1)
 
@@ -166,17 +166,17 @@ class Interleavings(RuleBasedStateMachine):
         self._do(move())
 
     @rule()
-    def an_operator_clicks(self) -> None:
+    def requeue_dead_letters(self) -> None:
         """Requeue the listed dead letters, then list them again; an empty list keeps the old one."""
 
-        async def click() -> None:
+        async def requeue() -> None:
             await self.simulation.requeue(self.listed)
             self.listed = await self.simulation.backend.dead_letters() or self.listed
 
-        self._do(click())
+        self._do(requeue())
 
     @rule()
-    def the_cache_is_wiped(self) -> None:
+    def wipe_cache(self) -> None:
         self._do(self.simulation.clear_cache())
 
     def teardown(self) -> None:
@@ -188,14 +188,15 @@ class Interleavings(RuleBasedStateMachine):
             self.runner.close()
 
 
-def explore(machine: type[Interleavings], examples: int, steps: int, *, shrink: bool = True) -> None:
-    """Run `examples` interleavings of `steps` steps, the same ones each time; raise the first violation."""
+def explore(backend: Callable[[], Backend], examples: int, *, shrink: bool = True) -> None:
+    """Run `examples` interleavings of 40 steps, the same ones each time; raise the first violation."""
+    machine = type("Interleavings", (Interleavings,), {"backend": staticmethod(backend)})
     phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
     run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
-            stateful_step_count=steps,
+            stateful_step_count=40,
             deadline=None,
             derandomize=True,
             database=None,

@@ -143,9 +143,9 @@ def _save_log(folder: str, name: str) -> None:
     """Copy the log of one process to .local/chaos."""
     log = Path(folder) / f"{name}.log"
     if log.exists():
-        kept = Path(".local/chaos")
-        kept.mkdir(parents=True, exist_ok=True)
-        (kept / log.name).write_bytes(log.read_bytes())
+        log_folder = Path(".local/chaos")
+        log_folder.mkdir(parents=True, exist_ok=True)
+        (log_folder / log.name).write_bytes(log.read_bytes())
 
 
 def recoveries(evidence: Evidence) -> list[tuple[Fault, float | None]]:
@@ -153,5 +153,7 @@ def recoveries(evidence: Evidence) -> list[tuple[Fault, float | None]]:
     steps = [step for step in evidence.steps if step.job not in evidence.parents]
     created = {step.job: step.at for step in steps if step.version == 1}
     lives = [(created[step.job], step.at) for step in steps if step.status in ("sent", "failed")]
-    firsts = [min((end for begun, end in lives if begun >= fault.ended_at), default=None) for fault in evidence.faults]
+    firsts = [
+        min((end for started_at, end in lives if started_at >= fault.ended_at), default=None) for fault in evidence.faults
+    ]
     return [(fault, None if end is None else end - fault.ended_at) for fault, end in zip(evidence.faults, firsts, strict=True)]

@@ -1,21 +1,15 @@
 """Private RabbitMQ, Postgres and Redis for one run, from the distribution's packages, each behind a proxy."""
 
 import asyncio
-import subprocess
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from dev import Instance
-from dev.stack import environment_without_settings
+from dev.private_servers import private_servers
 from tests.support.own_rabbitmq import controller
 from tests.support.proxy import Proxy
 from tests.support.services import proxied
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -53,20 +47,9 @@ class Servers:
 
 @asynccontextmanager
 async def own_servers() -> AsyncIterator[Servers]:
-    """Start the servers, installing packages that are missing; delete them with their data afterwards."""
-    with tempfile.TemporaryDirectory(prefix="posthaste-chaos-") as folder:
-        root = Path(folder)
-        instances = {name: Instance.of(name, root) for name in ("postgres", "rabbitmq", "redis")}
-        try:
-            up = [sys.executable, "-m", "dev", "up", "--root", str(root), "--using", "packages"]
-            await asyncio.to_thread(
-                subprocess.run, up, cwd=ROOT, check=True, stdout=sys.stderr, env=environment_without_settings()
-            )
-            yield await _with_proxies(instances)
-        finally:
-            for instance in instances.values():
-                await asyncio.to_thread(instance.stop)
-            instances["redis"].home.delete()
+    """Start the servers behind proxies; delete them with their data afterwards."""
+    async with private_servers("chaos") as (instances, _):
+        yield await _with_proxies(instances)
 
 
 async def _with_proxies(instances: dict[str, Instance]) -> Servers:

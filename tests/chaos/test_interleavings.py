@@ -1,32 +1,23 @@
-"""Thousands of orders of the steps of several processes, with a crash possible between any two.
+"""Orders of the steps of several processes on Postgres and Redis, with a crash possible between any two.
 
-In memory by the thousand, on the real Postgres and Redis by the dozen. Hypothesis shrinks a failure to the few steps it needs.
+Hypothesis shrinks a failure to the few steps it needs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.backends import RealBackend, RealConnections
-from tests.chaos.interleavings import Interleavings, explore
-from tests.support.services import Services
+from tests.chaos.backends import Backend
+from tests.chaos.interleavings import explore
+from tests.chaos.planted import BUGS
+from tests.chaos.simulation import WAITING_JOBS_ARE_QUEUED, Violation
 
 
-def test_in_memory() -> None:
-    explore(Interleavings, examples=200, steps=40)
+def test_no_order_of_steps_violates_an_invariant(backend: Callable[[], Backend]) -> None:
+    explore(backend, examples=60)
 
 
-@pytest.fixture
-def real(database: str, services: Services, namespace: str) -> Iterator[type[Interleavings]]:
-    """The same, on the real ledger and cache; their connections are kept from one interleaving to the next."""
-    servers = RealConnections(database, services.redis, namespace)
-
-    class OnRealServers(Interleavings):
-        backend = staticmethod(lambda: RealBackend(servers))
-
-    yield OnRealServers
-    servers.close()
-
-
-def test_on_postgres_and_redis(real: type[Interleavings]) -> None:
-    explore(real, examples=20, steps=40)
+def test_the_search_finds_a_planted_bug(backend: Callable[[], Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    BUGS["ack before the claim"].plant(monkeypatch.setattr)
+    with pytest.raises(Violation, match=WAITING_JOBS_ARE_QUEUED):
+        explore(backend, examples=100, shrink=False)

@@ -36,8 +36,8 @@ ID = new_id()
 
 
 async def _read(cache: AnyCache) -> tuple[int, Status, str] | None:
-    (seen,) = await cache.read([ID], SECONDS)
-    return None if seen is None else (seen.version, seen.status, seen.client_id)
+    (status,) = await cache.read([ID], SECONDS)
+    return None if status is None else (status.version, status.status, status.client_id)
 
 
 async def test_an_unknown_job_is_none(cache: AnyCache) -> None:

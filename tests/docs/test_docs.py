@@ -15,9 +15,10 @@ from infra.http_calls import LookUpTimeout, ResolverBusy, outcome_of
 from jobs.lifecycle import ENDS, Status
 from jobs.outcome import Verdict, from_http
 from service.provider_settings import ProviderName, ProviderSettings
-from service.settings import PREFIX, Settings, load
+from service.settings import Settings, load
 from tests.docs import ROOT, pages
 from tests.docs.configuration import SECTIONS
+from tests.support.settings import clear_settings, set_settings
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests/chaos/README.md"]
 RESERVED = {Status.CANCELED, Status.EXPIRED, Status.DELIVERED}  # no operation of this release leads there
@@ -36,10 +37,8 @@ def test_every_setting_has_a_description_and_one_section() -> None:
 
 def test_the_values_of_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in Settings.model_fields:
-        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
-    for name in ("DATABASE_URL", "AMQP_URL", "REDIS_URL"):
-        monkeypatch.setenv(PREFIX + name, {"D": "postgresql://h/d", "A": "amqp://h/", "R": "redis://h"}[name[0]])
+    clear_settings(monkeypatch)
+    set_settings(monkeypatch, {})
     defaults = load()
     (tmp_path / ".env").write_text((ROOT / ".env.example").read_text("utf-8"), "utf-8")
     assert load() == defaults

@@ -42,24 +42,24 @@ async def _running(services: Services, database: str, namespace: str, folder: Pa
         yield stack
 
 
-async def _got(receiver: Receiver, count: int = 1) -> list[Received]:
+async def _received(receiver: Receiver, count: int = 1) -> list[Received]:
     """Wait for this number of requests."""
 
-    async def look() -> list[Received]:
+    async def read() -> list[Received]:
         return list(receiver.received)
 
-    return await eventually(look, lambda received: len(received) >= count, 20)
+    return await eventually(read, lambda received: len(received) >= count, 20)
 
 
-async def _callbacks(stack: Stack, id_: str, wanted: Callable[[list[Any]], bool]) -> list[Any]:
+async def _callbacks(stack: Stack, id_: str, condition: Callable[[list[Any]], bool]) -> list[Any]:
     """Wait until the message's list of callbacks satisfies the condition."""
 
-    async def look() -> list[Any]:
+    async def read() -> list[Any]:
         code, answer = await stack.get(f"/messages/{id_}/callbacks")
         assert code == 200, answer
         return list(answer["data"])
 
-    return await eventually(look, wanted, 20)
+    return await eventually(read, condition, 20)
 
 
 def _all(status: str) -> Callable[[list[Any]], bool]:
@@ -69,9 +69,9 @@ def _all(status: str) -> Callable[[list[Any]], bool]:
 async def test_a_callback_reports_the_final_status_of_a_message(stack: Stack, receiver: Receiver) -> None:
     labels: dict[str, Any] = {"reference": "order 7", "tags": ["a", "b"], "metadata": {"z": 1, "a": "é"}}
     id_ = await stack.submit(callback_url=receiver.url + "/hook?x=1", **labels)
-    (got,) = await _got(receiver)
-    event, record = got.verified(), await stack.record(id_)
-    assert got.path == "/hook?x=1"
+    (request,) = await _received(receiver)
+    event, record = request.verified(), await stack.record(id_)
+    assert request.path == "/hook?x=1"
     assert (event["type"], event["timestamp"]) == ("message.sent", record["updated_at"])
     assert event["data"] == {
         "id": id_,
@@ -85,21 +85,21 @@ async def test_a_callback_reports_the_final_status_of_a_message(stack: Stack, re
     }
     assert list(event["data"]["metadata"]) == ["z", "a"]
     assert record["callback_url"] == receiver.url + "/hook?x=1"
-    (told,) = await _callbacks(stack, id_, _all("sent"))
-    assert (told["id"], told["type"], told["sequence"]) == (got.id, "message.sent", record["version"])
-    assert UUID(got.id).version == 7
+    (callback,) = await _callbacks(stack, id_, _all("sent"))
+    assert (callback["id"], callback["type"], callback["sequence"]) == (request.id, "message.sent", record["version"])
+    assert UUID(request.id).version == 7
     with pytest.raises(WebhookVerificationError):
-        got.verified(OTHER_SECRET)
+        request.verified(OTHER_SECRET)
 
 
 async def test_a_failed_callback_is_retried_under_the_same_id(stack: Stack, receiver: Receiver) -> None:
     receiver.answers = [500, 302]
     id_ = await stack.submit(callback_url=receiver.url)
-    got = await _got(receiver, 3)
-    assert len({each.id for each in got}) == 1 and len({each.body for each in got}) == 1
-    assert [each.verified()["type"] for each in got] == ["message.sent"] * 3
-    (told,) = await _callbacks(stack, id_, _all("sent"))
-    assert told["attempts"] == 3
+    requests = await _received(receiver, 3)
+    assert len({each.id for each in requests}) == 1 and len({each.body for each in requests}) == 1
+    assert [each.verified()["type"] for each in requests] == ["message.sent"] * 3
+    (callback,) = await _callbacks(stack, id_, _all("sent"))
+    assert callback["attempts"] == 3
     assert len(receiver.received) == 3
 
 
@@ -111,9 +111,9 @@ async def test_a_receiver_that_asks_to_be_called_again_at_once_is_called_after_a
 
     receiver.answers = [at_once] * 2
     id_ = await stack.submit(callback_url=receiver.url)
-    (told,) = await _callbacks(stack, id_, _all("sent"))
-    assert told["attempts"] == 1  # deferrals are not charged
-    ends = f"SELECT extract(epoch FROM ended_at) FROM attempts WHERE job_id = '{told['id']}' ORDER BY n"
+    (callback,) = await _callbacks(stack, id_, _all("sent"))
+    assert callback["attempts"] == 1  # deferrals are not charged
+    ends = f"SELECT extract(epoch FROM ended_at) FROM attempts WHERE job_id = '{callback['id']}' ORDER BY n"
     first, second, third = (float(str(end)) for (end,) in stack.rows(ends))
     assert second - first > 0.9 and third - second > 1.9
 
@@ -121,18 +121,18 @@ async def test_a_receiver_that_asks_to_be_called_again_at_once_is_called_after_a
 async def test_a_receiver_that_answers_gone_gets_no_more_callbacks(stack: Stack, receiver: Receiver) -> None:
     receiver.answer = 410
     id_ = await stack.submit(callback_url=receiver.url)
-    (told,) = await _callbacks(stack, id_, _all("failed"))
-    assert (told["reason"], told["attempts"], len(receiver.received)) == ("http_410", 1, 1)
+    (callback,) = await _callbacks(stack, id_, _all("failed"))
+    assert (callback["reason"], callback["attempts"], len(receiver.received)) == ("http_410", 1, 1)
 
 
 async def test_a_dead_callback_is_requeued_by_the_tool(stack: Stack, receiver: Receiver) -> None:
     receiver.answer = 500
     id_ = await stack.submit(callback_url=receiver.url)
-    (told,) = await _callbacks(stack, id_, _all("failed"))
-    assert (told["reason"], told["attempts"]) == ("attempts_exhausted", 4)
+    (callback,) = await _callbacks(stack, id_, _all("failed"))
+    assert (callback["reason"], callback["attempts"]) == ("attempts_exhausted", 4)
     assert await eventually(lambda: stack.ready("callbacks.dead"), lambda ready: ready == 1, 20)
     code, listed = await stack.get("/dead-letters?kind=callback")
-    assert code == 200 and [each["id"] for each in listed["data"]] == [told["id"]]
+    assert code == 200 and [each["id"] for each in listed["data"]] == [callback["id"]]
     receiver.answer = 204
     done = await stack.command("dead-letters", "requeue", "--kind", "callback", "--yes")
     assert done.returncode == 0, done.stderr
@@ -150,21 +150,21 @@ async def test_each_final_status_has_a_callback_in_order_of_its_sequence(stack: 
         done = await stack.command("dead-letters", command, "--id", id_, "--yes")
         assert done.returncode == 0, done.stderr
     events = [each.verified() for each in await _distinct(receiver, 4)]
-    told = {id_: [(e["data"]["sequence"], e["type"]) for e in events if e["data"]["id"] == id_] for id_ in failing}
-    assert told[requeued] == [(3, "message.failed"), (6, "message.sent")]
-    assert told[discarded] == [(3, "message.failed"), (4, "message.discarded")]
+    callbacks = {id_: [(e["data"]["sequence"], e["type"]) for e in events if e["data"]["id"] == id_] for id_ in failing}
+    assert callbacks[requeued] == [(3, "message.failed"), (6, "message.sent")]
+    assert callbacks[discarded] == [(3, "message.failed"), (4, "message.discarded")]
 
 
 async def _distinct(receiver: Receiver, count: int) -> list[Received]:
     """Wait for the first requests of this number of callbacks; one that timed out is repeated under its id."""
 
-    async def look() -> list[Received]:
+    async def read() -> list[Received]:
         first: dict[str, Received] = {}
         for each in receiver.received:
             first.setdefault(each.id, each)
         return list(first.values())
 
-    return await eventually(look, lambda received: len(received) >= count, 20)
+    return await eventually(read, lambda received: len(received) >= count, 20)
 
 
 async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, receiver: Receiver) -> None:
@@ -173,7 +173,7 @@ async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, rece
     async with stack.session.post(path, json={"callback_url": receiver.url}) as response:
         assert response.status == 202
         id_ = (await response.json())["id"]
-    event = (await _got(receiver))[0].verified()
+    event = (await _received(receiver))[0].verified()
     assert (event["type"], event["data"]["id"], event["data"]["status"]) == ("report.completed", id_, "completed")
     code, answer = await stack.get(f"{JOBS}/{id_}/callbacks")
     assert code == 200 and [each["type"] for each in answer["data"]] == ["report.completed"]
@@ -184,8 +184,13 @@ async def test_callbacks_report_the_final_statuses_of_reports(stack: Stack, rece
 async def test_a_callback_is_no_message_to_anybody(stack: Stack, receiver: Receiver) -> None:
     """A receiver knows the callback's id, and no route of messages or reports accepts it."""
     await stack.submit(callback_url=receiver.url)
-    (got,) = await _got(receiver)
-    for path in (f"/message/{got.id}/status", f"/messages/{got.id}", f"/messages/{got.id}/callbacks", f"{JOBS}/{got.id}"):
+    (request,) = await _received(receiver)
+    for path in (
+        f"/message/{request.id}/status",
+        f"/messages/{request.id}",
+        f"/messages/{request.id}/callbacks",
+        f"{JOBS}/{request.id}",
+    ):
         assert (await stack.get(path))[0] == 404
 
 
@@ -214,8 +219,8 @@ async def test_urls_forbidden_since_acceptance_are_refused_when_called(
     async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:
         stack.start("teller", "consumers", "callbacks", callback_allow="[]")
         id_ = await stack.submit(callback_url=receiver.url)
-        (told,) = await _callbacks(stack, id_, _all("failed"))
-        assert (told["reason"], told["attempts"], receiver.received) == ("address_refused", 1, [])
+        (callback,) = await _callbacks(stack, id_, _all("failed"))
+        assert (callback["reason"], callback["attempts"], receiver.received) == ("address_refused", 1, [])
         assert await stack.status(id_) == "sent"
 
 
@@ -228,9 +233,9 @@ async def test_the_installations_default_and_none_at_all(
         none = await stack.submit(callback_url=None)
         for id_ in (default, own, none):
             await stack.becomes(id_, "sent")
-        got = await _got(receiver, 2)
-        assert {each.verified()["data"]["id"]: each.path for each in got} == {default: "/default", own: "/own"}
-        assert await _callbacks(stack, none, lambda told: True) == []
+        requests = await _received(receiver, 2)
+        assert {each.verified()["data"]["id"]: each.path for each in requests} == {default: "/default", own: "/own"}
+        assert await _callbacks(stack, none, lambda callbacks: True) == []
 
 
 async def test_without_secrets_there_are_no_callbacks_and_the_log_says_so(
@@ -244,8 +249,8 @@ async def test_without_secrets_there_are_no_callbacks_and_the_log_says_so(
         sql(stack.database, f"INSERT INTO jobs {columns} VALUES (gen_random_uuid(), 'callback', 'https://example.com', '{{}}')")
         await stack.command("rebuild")
         await eventually(lambda: stack.ready("callbacks"), lambda ready: ready == 1, 20)
-        seen = await stack.command("doctor")
-        assert "1 wait in" in seen.stdout and "POSTHASTE_CALLBACK_SECRETS" in seen.stdout
+        result = await stack.command("doctor")
+        assert "1 wait in" in result.stdout and "POSTHASTE_CALLBACK_SECRETS" in result.stdout
 
 
 async def test_secrets_are_rotated_under_way(
@@ -254,9 +259,9 @@ async def test_secrets_are_rotated_under_way(
     both = json.dumps([OTHER_SECRET, SECRET])
     async with _running(services, database, broker_namespace, tmp_path, callback_secrets=both) as stack:
         await stack.submit(callback_url=receiver.url)
-        (got,) = await _got(receiver)
-        assert got.verified(SECRET) == got.verified(OTHER_SECRET)
-        assert len(got.headers["webhook-signature"].split(" ")) == 2
+        (request,) = await _received(receiver)
+        assert request.verified(SECRET) == request.verified(OTHER_SECRET)
+        assert len(request.headers["webhook-signature"].split(" ")) == 2
 
 
 async def test_one_receiver_that_hangs_does_not_hold_up_the_others(
@@ -274,8 +279,8 @@ async def test_one_receiver_that_hangs_does_not_hold_up_the_others(
         for _ in range(40):
             await stack.submit(callback_url=tarpit.url)
         well = [await stack.submit(callback_url=receiver.url) for _ in range(10)]
-        got = await _got(receiver, len(well))
-        assert {each.verified()["data"]["id"] for each in got} == set(well)
+        requests = await _received(receiver, len(well))
+        assert {each.verified()["data"]["id"] for each in requests} == set(well)
         assert len(tarpit.received) < 40  # its host's breaker opened before each was tried
 
 

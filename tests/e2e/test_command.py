@@ -43,9 +43,9 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
             env=environment, cwd=tmp_path, stdout=output, stderr=output,
         )  # fmt: skip
     try:
-        said = await eventually(lambda: _read(log), lambda text: "Ctrl-C ends it" in text, 100)
-        assert "POST /messages → 202" in said and "→ sent" in said
-        assert f"http://127.0.0.1:{port}/messages" in said
+        text = await eventually(lambda: _read(log), lambda text: "Ctrl-C ends it" in text, 100)
+        assert "POST /messages → 202" in text and "→ sent" in text
+        assert f"http://127.0.0.1:{port}/messages" in text
         ours = await asyncio.to_thread(_children, up.pid)
         workers = [pid for pid, command in ours.items() if "consumers messages" in command]
         os.kill(workers[0], signal.SIGKILL)
@@ -59,7 +59,7 @@ async def test_up_shows_a_message_sent_restarts_what_dies_and_ends_cleanly(
             )
             return ran.stdout.strip()
 
-        await eventually(status, lambda seen: seen == "sent", 30)
+        await eventually(status, lambda answer: answer == "sent", 30)
         up.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(up.wait, 30) == 0
         assert "make stop" in log.read_text() and "Warning" not in log.read_text()
@@ -98,10 +98,10 @@ def _children(pid: int) -> dict[int, str]:
 
 
 def test_up_names_the_port_that_is_taken(services: Services, database: str, namespace: str, tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         ran = _run("up", "--sandbox", environment=_environment(services, database, namespace, port), folder=tmp_path)
     assert ran.returncode == 1
     assert f"port {port} is taken" in ran.stderr and "POSTHASTE_PORT" in ran.stderr

@@ -75,7 +75,7 @@ async def test_one_reason_is_requeued_through_a_kill_and_each_is_sent_once_more(
         "--yes",
     ]
     first = subprocess.Popen(command, env=stack.environment, cwd=stack.folder, stdout=subprocess.DEVNULL)
-    await eventually(lambda: _requests(stack), lambda seen: sum(seen.values()) > 190 + 20, 30)
+    await eventually(lambda: _requests(stack), lambda counts: sum(counts.values()) > 190 + 20, 30)
     first.send_signal(signal.SIGKILL)
     first.wait()
     half = await _listed(stack)
@@ -103,8 +103,8 @@ async def test_canaries_that_fail_stop_the_rest(stack: Stack) -> None:
 async def test_a_dry_run_shows_exactly_what_would_go_and_changes_nothing(stack: Stack) -> None:
     ids = await _dead(stack, 400, 25)
     other = await _dead(stack, 404, 3, tags=["vip"], reference="r1")
-    shown = await stack.command("dead-letters", "requeue", "--reason", "http_400", "--dry-run", "--json")
-    assert sorted(json.loads(shown.stdout)["would_requeue"]) == sorted(ids)
+    result = await stack.command("dead-letters", "requeue", "--reason", "http_400", "--dry-run", "--json")
+    assert sorted(json.loads(result.stdout)["would_requeue"]) == sorted(ids)
     people = await stack.command("dead-letters", "requeue", "--tag", "vip", "--reference", "r1", "--dry-run")
     assert all(id_ in people.stdout for id_ in other) and ids[0] not in people.stdout
     assert await _listed(stack) == {"http_400": 25, "http_404": 3}
@@ -123,10 +123,10 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     await stack.faults(fail=1, fail_status=400)
     assert (await stack.command("dead-letters", "requeue", "--id", id_, "--yes")).returncode == 0
     await eventually(lambda: stack.record(id_), lambda record: record["reason"] == "http_400", 20)
-    shown = (await stack.command("dead-letters", "show", id_)).stdout
-    assert all(word in shown for word in ("http_500", "http_400", id_)) and "secret" not in shown
-    fields = dict(line.split(None, 1) for line in shown.splitlines()[:17])
-    assert (fields["tags"], fields["reference"], fields["status"]) == ("-", "-", "failed") and "None" not in shown
+    result = (await stack.command("dead-letters", "show", id_)).stdout
+    assert all(word in result for word in ("http_500", "http_400", id_)) and "secret" not in result
+    fields = dict(line.split(None, 1) for line in result.splitlines()[:17])
+    assert (fields["tags"], fields["reference"], fields["status"]) == ("-", "-", "failed") and "None" not in result
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", fields["failed_at"]) and re.fullmatch(r"\d+s", fields["age"])
     as_json = json.loads((await stack.command("dead-letters", "show", id_, "--json")).stdout)
     assert (as_json["id"], as_json["tags"], [each["n"] for each in as_json["attempts"]]) == (id_, [], [1, 2, 1])
@@ -171,8 +171,8 @@ async def test_letters_of_a_removed_provider_need_another_one(stack: Stack) -> N
     for name, command in (("worker", ["consumers", "messages"]), ("relay", ["consumers", "relay"])):
         await stack.processes[name].kill()
         stack.start(name, *command)
-    left = await stack.command("dead-letters", "requeue", "--yes")
-    assert left.returncode == 1 and "--provider" in left.stderr
+    leftover = await stack.command("dead-letters", "requeue", "--yes")
+    assert leftover.returncode == 1 and "--provider" in leftover.stderr
     assert (await stack.command("dead-letters", "requeue", "--provider", "other", "--yes")).returncode == 0
     await stack.becomes(id_, "sent")
     assert (await stack.record(id_))["provider"] == "other"

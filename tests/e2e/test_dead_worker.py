@@ -18,7 +18,7 @@ async def _locks(stack: Stack, count: int) -> set[object]:
     async def pids() -> set[object]:
         return {pid for (pid,) in stack.rows(LOCKS)}
 
-    return await eventually(pids, lambda seen: len(seen) == count, SECONDS)
+    return await eventually(pids, lambda running: len(running) == count, SECONDS)
 
 
 async def test_the_jobs_of_a_killed_worker_are_retried_long_before_their_leases_end(

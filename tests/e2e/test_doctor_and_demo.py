@@ -36,7 +36,7 @@ def _wrong(report: dict[str, Any]) -> dict[str, str]:
 async def test_a_healthy_system_is_called_healthy(stack: Stack) -> None:
     stack.start("reporter", "consumers", "reports")
     await stack.becomes(await stack.submit(), "sent")
-    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].output), lambda said: "consumer" in said, 20)
+    await eventually(lambda: asyncio.to_thread(stack.processes["reporter"].output), lambda text: "consumer" in text, 20)
     ran = await stack.command("doctor", "--json")
     code, report = ran.returncode, json.loads(ran.stdout)
     assert (code, report["healthy"], _wrong(report)) == (0, True, {})
@@ -65,7 +65,7 @@ async def test_each_problem_is_named_with_its_fix(stack: Stack) -> None:
     for process, subject in (("worker", "workers"), ("relay", "relay"), ("api", "api")):
         await stack.processes[process].kill()
         # RabbitMQ and Postgres notice a moment later that a killed process is gone.
-        code, report = await eventually(lambda: _doctor(stack), lambda seen, subject=subject: subject in _wrong(seen[1]))  # type: ignore[misc]
+        code, report = await eventually(lambda: _doctor(stack), lambda result, subject=subject: subject in _wrong(result[1]))  # type: ignore[misc]
         assert code == 1 and "posthaste up" in _wrong(report)[subject], report
     code, report = await _doctor(stack, namespace="another")
     assert "POSTHASTE_NAMESPACE" in _wrong(report)["schema"]

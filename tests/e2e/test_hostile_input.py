@@ -30,8 +30,8 @@ class Hostile:
 
 
 def post(name: str, path: str, body: bytes, status: int, code: str, pointer: str | None = None, **headers: str) -> Hostile:
-    said = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
-    lines = "".join(f"{key}: {value}\r\n" for key, value in said.items() if value)
+    sent_headers = {"Content-Type": "application/json", **{key.replace("_", "-"): value for key, value in headers.items()}}
+    lines = "".join(f"{key}: {value}\r\n" for key, value in sent_headers.items() if value)
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}Content-Length: {len(body)}\r\n\r\n"
     return Hostile(f"{path} {name}", head.encode("latin-1") + body, status, code, pointer)
 

@@ -77,8 +77,8 @@ async def test_bad_messages_are_refused_naming_every_bad_field(stack: Stack) -> 
     for bad in BAD:
         async with stack.session.post(f"{stack.base}/messages", data=bad.body, headers=bad.headers) as response:
             answer = await response.json(content_type="application/problem+json")
-            seen = {error["pointer"]: error["code"] for error in answer.get("errors", [])}
-            assert (response.status, answer["code"], seen) == (bad.status, bad.code, bad.errors), bad.body[:100]
+            errors = {error["pointer"]: error["code"] for error in answer.get("errors", [])}
+            assert (response.status, answer["code"], errors) == (bad.status, bad.code, bad.errors), bad.body[:100]
             assert answer["status"] == response.status
             assert answer["request_id"] == response.headers["X-Request-ID"]
     assert stack.rows("SELECT count(*) FROM jobs") == before
@@ -133,9 +133,9 @@ async def test_other_paths_and_methods_are_problems_too(stack: Stack) -> None:
 
 
 async def test_a_request_id_is_the_clients_own_where_it_is_a_plain_one(stack: Stack) -> None:
-    for given, kept in (("abc-123", True), ("a b", False), ("x" * 65, False)):
-        async with stack.session.get(f"{stack.base}/nothing", headers={"X-Request-ID": given}) as response:
-            assert (response.headers["X-Request-ID"] == given) == kept
+    for request_id, is_valid in (("abc-123", True), ("a b", False), ("x" * 65, False)):
+        async with stack.session.get(f"{stack.base}/nothing", headers={"X-Request-ID": request_id}) as response:
+            assert (response.headers["X-Request-ID"] == request_id) == is_valid
 
 
 async def test_health_and_version(stack: Stack) -> None:

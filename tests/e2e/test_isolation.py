@@ -33,7 +33,7 @@ async def _ids(stack: Stack, key: str, url: str) -> dict[str, str]:
         async def status(id_: str = accepted["id"]) -> str:
             return str((await call(stack, "GET", f"/message/{id_}/status", key))[1]["status"])
 
-        await eventually(status, lambda seen, name=name: seen == name, 20)  # type: ignore[misc]
+        await eventually(status, lambda status_now, name=name: status_now == name, 20)  # type: ignore[misc]
     await stack.faults(fail=0)
     _, accepted, _ = await call(stack, "POST", "/api/2.0/report/posts", key, json={"callback_url": url})
     ids["report"] = accepted["id"]
@@ -41,9 +41,9 @@ async def _ids(stack: Stack, key: str, url: str) -> dict[str, str]:
     async def completed() -> str:
         return str((await call(stack, "GET", f"/api/2.0/report/jobs/{accepted['id']}/status", key))[1]["status"])
 
-    await eventually(completed, lambda seen: seen == "completed", 20)
-    _, told, _ = await call(stack, "GET", f"/messages/{ids['sent']}/callbacks", key)
-    ids["callback"] = told["data"][0]["id"]
+    await eventually(completed, lambda status_now: status_now == "completed", 20)
+    _, callbacks, _ = await call(stack, "GET", f"/messages/{ids['sent']}/callbacks", key)
+    ids["callback"] = callbacks["data"][0]["id"]
     return ids
 
 
@@ -88,11 +88,11 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
 async def test_one_clients_idempotency_keys_are_not_anothers(stack: Stack) -> None:
     one, other = await create_key(stack, "one"), await create_key(stack, "other")
     await until_keys_required(stack)
-    seen = []
+    ids = []
     for key in (one, other, one, other):
         headers = {"Authorization": f"Bearer {key}", "Idempotency-Key": "k"}
         body = {"destination": "+1", "body": "b"}
         async with stack.session.post(f"{stack.base}/messages", json=body, headers=headers) as response:
             assert response.status == 202
-            seen.append((await response.json())["id"])
-    assert seen[:2] == seen[2:] and seen[0] != seen[1]
+            ids.append((await response.json())["id"])
+    assert ids[:2] == ids[2:] and ids[0] != ids[1]

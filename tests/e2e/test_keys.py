@@ -95,7 +95,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
                 except aiohttp.ClientConnectionError:
                     return 0
 
-            await eventually(status, lambda seen: seen == code, 20)
+            await eventually(status, lambda code_now: code_now == code, 20)
 
     async def seconds_until_refused(key: str) -> float:
         await becomes(200, key)
@@ -115,7 +115,7 @@ async def test_a_revoked_key_is_refused_by_every_process_within_a_second(stack: 
         await becomes(401, key)
         async with asyncio.timeout(20):
             await stream.read()  # what was streaming under it has ended, too
-    assert 2 * REFRESH_SECONDS < 1  # the time between two looks, and a look
+    assert 2 * REFRESH_SECONDS < 1  # the time between two refreshes, and a refresh
     assert max([await seconds_until_refused(each) for each in more]) < 5  # and what a busy machine adds
     assert (await call(stack, "GET", f"/message/{accepted['id']}/status", other))[0] == 200
     done = await stack.command("clients", "revoke", "shop")
@@ -192,21 +192,21 @@ async def test_a_known_key_outlasts_postgres_and_redis(stack: Stack) -> None:
         """The API checks the key before the query."""
         return (await call(stack, "GET", "/messages?limit=0", key))[0] == 422
 
-    await eventually(status, lambda seen: seen == "sent", 20)
+    await eventually(status, lambda code_now: code_now == "sent", 20)
     await stack.proxies["postgres"].freeze()
-    until = time.monotonic() + 3 * REFRESH_SECONDS  # several looks at the keys come to nothing meanwhile
+    until = time.monotonic() + 3 * REFRESH_SECONDS  # several refreshes of the keys fail meanwhile
     with Redis.from_url(stack.services.redis) as redis:
         while time.monotonic() < until:
             assert await admitted()
             # Fill the cache: writes of API and worker may have been lost.
             redis.set(f"{stack.namespace}:job:{accepted['id']}", b"3 sent message shop", px=60_000)
-            await eventually(status, lambda seen: seen == "sent", 5)
+            await eventually(status, lambda code_now: code_now == "sent", 5)
     code, problem, _ = await call(stack, "GET", path, new_key().key)
     assert (code, problem["code"]) == (503, "unavailable")  # a key that no process has cached
     await stack.proxies["postgres"].thaw()
     await stack.proxies["redis"].freeze()
     assert await admitted()
-    await eventually(status, lambda seen: seen == "sent", 10)
+    await eventually(status, lambda code_now: code_now == "sent", 10)
 
 
 async def test_an_api_on_a_public_address_requires_keys(
@@ -269,8 +269,8 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
     await until_keys_required(stack)
     assert (await call(stack, "GET", "/dead-letters", "ph_first"))[0] == 401
     assert "reserved" in (await stack.command("keys", "list")).stdout
-    shown = await stack.command("keys", "first")
-    key = shown.stdout.splitlines()[0]
+    output = await stack.command("keys", "first")
+    key = output.stdout.splitlines()[0]
     assert (await call(stack, "GET", "/dead-letters", key))[0] == 200
     assert prefix_of(key) and not re.search("ph_[A-Za-z0-9]{8}", migrated.stdout + migrated.stderr)
     again = await stack.command("keys", "first")
@@ -279,13 +279,13 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
 
 
 async def test_commands_name_the_reason_of_a_refusal(stack: Stack) -> None:
-    for arguments, said in (
+    for arguments, message in (
         (("clients", "create", "Not This"), "does not match"),
         (("keys", "create", "nobody"), "there is no client 'nobody'"),
         (("keys", "revoke", "ph_nothing0"), "there is no key"),
     ):
         done = await stack.command(*arguments)
-        assert done.returncode in (1, 2) and said in done.stderr, arguments
+        assert done.returncode in (1, 2) and message in done.stderr, arguments
     await stack.command("clients", "create", "shop")
     assert (await stack.command("clients", "create", "shop")).returncode == 1
     assert "shop" in (await stack.command("clients", "list")).stdout

@@ -35,8 +35,8 @@ async def test_guessing_at_keys_is_limited_and_locks_out_no_valid_key(
     async with running(services, database, broker_namespace, tmp_path, rate_per_address="5/hour") as stack:
         key = await create_key(stack, "shop")
         await eventually(lambda: _status(stack), lambda status: status == 401, 5)
-        seen = [await _status(stack) for _ in range(8)]
-        assert seen[-1] == 429 and set(seen) <= {401, 429}
+        codes = [await _status(stack) for _ in range(8)]
+        assert codes[-1] == 429 and set(codes) <= {401, 429}
         assert (await call(stack, "GET", "/dead-letters", key))[0] == 200
 
 

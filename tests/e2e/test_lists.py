@@ -22,7 +22,7 @@ async def _pages(stack: Stack, query: str, limit: int = 3) -> list[list[dict[str
         cursor = f"&cursor={answer['next_cursor']}"
 
 
-async def _found(stack: Stack, query: str) -> list[str]:
+async def _ids(stack: Stack, query: str) -> list[str]:
     return [row["id"] for page in await _pages(stack, query) for row in page]
 
 
@@ -51,7 +51,7 @@ async def test_messages_are_found_by_what_they_have_in_common(stack: Stack) -> N
         "&tag=a&destination=%2B3": [],
     }
     for query, ids in expected.items():
-        assert await _found(stack, query) == ids, query
+        assert await _ids(stack, query) == ids, query
     _, answer = await stack.get("/messages?limit=1&tag=c")
     (row,) = answer["data"]
     record = await stack.record(sent[1])
@@ -61,12 +61,12 @@ async def test_messages_are_found_by_what_they_have_in_common(stack: Stack) -> N
 async def test_pages_stay_what_they_are_while_messages_come_in(stack: Stack) -> None:
     first = [await stack.submit(tags=["t"]) for _ in range(10)]
     _, answer = await stack.get("/messages?limit=4&tag=t")
-    seen = [row["id"] for row in answer["data"]]
+    ids = [row["id"] for row in answer["data"]]
     while answer["next_cursor"]:
         await asyncio.gather(*(stack.submit(tags=["t"]) for _ in range(5)))
         _, answer = await stack.get(f"/messages?limit=4&tag=t&cursor={answer['next_cursor']}")
-        seen += [row["id"] for row in answer["data"]]
-    assert seen == list(reversed(first))
+        ids += [row["id"] for row in answer["data"]]
+    assert ids == list(reversed(first))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_each_filter_is_served_by_its_index(stack: Stack) -> None:
         ANALYZE jobs, message_tags;
         """,
     )
-    wanted: dict[str, dict[str, str]] = {
+    queries: dict[str, dict[str, str]] = {
         "jobs_messages": {},
         "jobs_by_status": {"status": "failed"},
         "jobs_by_destination": {"destination": "to 7"},
@@ -103,7 +103,7 @@ async def test_each_filter_is_served_by_its_index(stack: Stack) -> None:
     }
     values = {"before": "'ffffffff-ffff-ffff-ffff-ffffffffffff'", "limit": "51"}
     values |= {"status": "'failed'", "destination": "'to 7'", "reference": "'ref 7'", "tag": "'tag 7'"}
-    for index, like in wanted.items():
+    for index, like in queries.items():
         client = "'default'" if like.keys() & {"destination", "reference", "tag"} else "'small'"
         statement = message_page(like).replace(":client_id", client)
         for name, value in values.items():

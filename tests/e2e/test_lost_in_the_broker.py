@@ -75,18 +75,18 @@ async def test_rebuild_refills_a_wiped_dead_queue_and_leaves_a_full_one(stack: S
     async def copies() -> object:
         return await management(stack.services, "POST", f"{dead}/get", body)
 
-    before = await eventually(copies, lambda seen: isinstance(seen, list) and len(seen) == 5, 15)
+    before = await eventually(copies, lambda messages: isinstance(messages, list) and len(messages) == 5, 15)
     await _rebuild(stack, "not empty")
     await management(stack.services, "DELETE", f"{dead}/contents")
     await _rebuild(stack, "5 dead letters")
-    after = await eventually(copies, lambda seen: isinstance(seen, list) and len(seen) == 5, 15)
-    assert _told(after) == _told(before)
+    after = await eventually(copies, lambda messages: isinstance(messages, list) and len(messages) == 5, 15)
+    assert _comparable(after) == _comparable(before)
 
 
-def _told(copies: object) -> list[tuple[str, object]]:
+def _comparable(copies: object) -> list[tuple[str, object]]:
     assert isinstance(copies, list)
-    told = [(copy["payload"], copy["properties"]["headers"] | {"x-delivery-count": None}) for copy in copies]
-    return sorted(told, key=lambda pair: pair[0])
+    comparable = [(copy["payload"], copy["properties"]["headers"] | {"x-delivery-count": None}) for copy in copies]
+    return sorted(comparable, key=lambda pair: pair[0])
 
 
 async def _rebuild(stack: Stack, expected: str) -> None:

@@ -25,10 +25,10 @@ async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
     """Every documented operation exists; an answer to any other method names the allowed ones."""
     code, document = await stack.get("/openapi.json")
     assert code == 200 and document["openapi"] == "3.1.0"
-    told = {path: {method.upper() for method in operations} for path, operations in document["paths"].items()}
-    assert told == {path: {op.method for op in OPERATIONS if op.path == path} for path in {op.path for op in OPERATIONS}}
-    assert len(OPERATIONS) == sum(map(len, told.values()))
-    for path, methods in told.items():
+    documented = {path: {method.upper() for method in operations} for path, operations in document["paths"].items()}
+    assert documented == {path: {op.method for op in OPERATIONS if op.path == path} for path in {op.path for op in OPERATIONS}}
+    assert len(OPERATIONS) == sum(map(len, documented.values()))
+    for path, methods in documented.items():
         other = next(method for method in METHODS if method not in methods)
         async with stack.session.request(other, stack.base + path.replace("{id}", ID)) as response:
             assert response.status == 405, path
@@ -46,9 +46,9 @@ def test_every_reference_leads_somewhere_and_every_model_is_used() -> None:
 
     text = json.dumps(document("1", ["sandbox"]))
     named = set(re.findall(r'"#/components/schemas/(\w+)"', text))
-    there = json.loads(text)["components"]["schemas"]
-    assert named <= set(there)
-    assert named == set(there) - {op.query.__name__ for op in OPERATIONS if op.query}
+    schemas = json.loads(text)["components"]["schemas"]
+    assert named <= set(schemas)
+    assert named == set(schemas) - {op.query.__name__ for op in OPERATIONS if op.query}
     for model in (models.MessageIn, models.BatchIn, models.DeadLetterBatch, shapes.ProblemOut, shapes.MessageOut):
         assert model.__name__ in named
 
@@ -76,8 +76,11 @@ async def test_the_root_leads_to_the_page(stack: Stack) -> None:
 async def test_answers_tell_browsers_to_make_nothing_of_them(stack: Stack) -> None:
     for path in ("/version", "/nothing", f"/messages/{ID}", "/docs", "/openapi.json"):
         async with stack.session.get(stack.base + path) as response:
-            said: Any = response.headers
-            assert (said["X-Content-Type-Options"], said["Referrer-Policy"]) == ("nosniff", "no-referrer")
-            assert "default-src 'none'" in said["Content-Security-Policy"]
-            assert said["Cache-Control"] == "no-store"
-            assert "Server" not in said
+            response_headers: Any = response.headers
+            assert (response_headers["X-Content-Type-Options"], response_headers["Referrer-Policy"]) == (
+                "nosniff",
+                "no-referrer",
+            )
+            assert "default-src 'none'" in response_headers["Content-Security-Policy"]
+            assert response_headers["Cache-Control"] == "no-store"
+            assert "Server" not in response_headers

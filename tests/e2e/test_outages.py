@@ -14,7 +14,7 @@ from tests.support.stack import DEFAULT_PATIENCE, Stack, running
 from tests.support.waiting import eventually, until
 
 
-async def test_without_rabbitmq_everything_is_accepted_and_sent_later(stack: Stack) -> None:
+async def test_without_rabbitmq_messages_are_accepted_and_sent_later(stack: Stack) -> None:
     await stack.proxies["rabbitmq"].refuse()
     answers = await asyncio.gather(*(stack.post(f"+{n}") for n in range(1000)))
     await stack.processes["api"].kill()
@@ -40,7 +40,7 @@ async def test_a_broker_connection_that_is_cut_is_rebuilt(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("how", ["refuse", "freeze"])
-async def test_without_redis_everything_is_right(stack: Stack, how: str) -> None:
+async def test_without_redis_every_answer_is_correct(stack: Stack, how: str) -> None:
     before = await stack.submit()
     await stack.becomes(before, "sent")
     proxy = stack.proxies["redis"]

@@ -105,7 +105,7 @@ async def test_a_provider_that_sends_retry_after_defers_uncharged(
     async with running(services, database, broker_namespace, tmp_path, provider=provider) as stack:
         await stack.faults(fail=1, fail_status=429, retry_after=1)
         id_ = await stack.submit()
-        waits = await eventually(lambda: _attempts(stack, id_), lambda seen: len(seen) >= 2, 20)
+        waits = await eventually(lambda: _attempts(stack, id_), lambda attempts: len(attempts) >= 2, 20)
         assert {(each["outcome"], each["provider_code"], each["charged"]) for each in waits} == {("deferred", 429, False)}
         assert await stack.status(id_) in ("queued", "processing")
         await stack.faults(fail=0)

@@ -76,7 +76,7 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     stack, other = two
     assert (await stack.command("providers", "pause", "other")).returncode == 0
     assert (await stack.processes["worker"].until_logged("state=open")).count("state=open") == 1
-    held = [await stack.submit(f"+{n}", provider="other") for n in range(5)]
+    waiting = [await stack.submit(f"+{n}", provider="other") for n in range(5)]
     await stack.becomes(await stack.submit(), "sent")
     assert other.raw == 0
     listed = (await stack.command("providers", "list")).stdout
@@ -94,12 +94,12 @@ async def test_a_paused_provider_gets_nothing_until_it_is_resumed(two: tuple[Sta
     assert other.raw == 0
     resumed = await stack.command("providers", "resume", "other")
     assert (resumed.returncode, resumed.stdout) == (0, "other is resumed\n")
-    for id_ in held:
+    for id_ in waiting:
         await stack.becomes(id_, "sent")
     again = await stack.command("providers", "resume", "other")
     assert (again.returncode, again.stdout) == (0, "other is not paused; nothing changed\n")
-    nobody = await stack.command("providers", "resume", "nobody")
-    assert nobody.returncode == 2 and "'nobody' is not configured" in nobody.stderr
+    unknown_resume = await stack.command("providers", "resume", "nobody")
+    assert unknown_resume.returncode == 2 and "'nobody' is not configured" in unknown_resume.stderr
     unknown = await stack.command("providers", "pause", "nobody")
     assert unknown.returncode == 2 and "sandbox" in unknown.stderr
 
@@ -150,10 +150,10 @@ async def test_a_message_whose_worker_died_is_retried_by_its_providers_own_polic
         stack.sandbox.faults = Faults(hang=1)
         id_ = await stack.submit()
 
-        async def heard() -> int:
+        async def request_count() -> int:
             return stack.sandbox.raw
 
-        await eventually(heard, lambda raw: raw == 1)
+        await eventually(request_count, lambda raw: raw == 1)
         await stack.processes["worker"].kill()
         stack.start("worker", "consumers", "messages")
         await stack.becomes(id_, "retrying")

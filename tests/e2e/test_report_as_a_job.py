@@ -97,8 +97,8 @@ async def test_a_result_is_json_or_csv_whole_or_in_pages(reporting: Stack, monke
     path = answer["links"]["result"]
     whole = (await stack.get(path))[1]["data"]
     assert [row["user_id"] for row in whole] == [-5, *range(25_000)]
-    for asked, headers in ((f"{path}?format=csv", {}), (path, {"Accept": "text/html;q=0.9, text/csv"})):
-        code, text, sent = await _text(stack, asked, **headers)
+    for request_path, headers in ((f"{path}?format=csv", {}), (path, {"Accept": "text/html;q=0.9, text/csv"})):
+        code, text, sent = await _text(stack, request_path, **headers)
         assert (code, sent["Content-Type"].split(";")[0]) == (200, "text/csv")
         assert [{k: int(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(text))] == whole
     assert (await _text(stack, path, Accept="image/png"))[0] == 406
@@ -204,10 +204,10 @@ async def test_progress_is_recorded_and_the_lease_renewed_while_a_report_runs(
         stack.proxies["postgres"].throttle(200_000)
         stack.start("reporter", "consumers", "reports")
         id_ = (await _submit(stack))["id"]
-        seen = await eventually(
+        state = await eventually(
             lambda: _state(stack, id_), lambda state: state["progress"] and 0 < state["progress"]["posts"] < 20_000, 30
         )
-        assert seen["progress"]["of_about"] == 20_000
+        assert state["progress"]["of_about"] == 20_000
         done = await _becomes(stack, id_, "completed", seconds=60)
         assert (done["version"], done["attempts"]) == (3, 1)
         assert done["progress"] == {"posts": 20_000, "of_about": 20_000}
@@ -257,10 +257,10 @@ async def test_a_report_that_cannot_be_computed_fails_with_its_reason_and_can_be
     queue = f"/api/queues/%2F/{stack.namespace}.reports.dead/get"
     body = {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}
 
-    async def look() -> Any:
+    async def read() -> Any:
         return await management(stack.services, "POST", queue, body)
 
-    (dead,) = await eventually(look, bool, 15)
+    (dead,) = await eventually(read, bool, 15)
     headers = dead["properties"]["headers"]
     assert (headers["kind"], headers["reason"], headers["last_reason"]) == ("report", "attempts_exhausted", "posts_missing")
     # Moved back to its work queue by hand, as a message would be.
@@ -302,9 +302,9 @@ async def test_without_postgres_a_report_is_not_accepted(
 async def test_the_command_submits_watches_and_shows(reporting: Stack) -> None:
     stack = reporting
     _fill(stack, 700, users=5)
-    shown = await stack.command("report", "--top", "3", "--plot")
-    assert shown.returncode == 0, shown.stderr
-    assert "Top 3 of 5 users" in shown.stdout and shown.stdout.count("█ ") == 3
+    result = await stack.command("report", "--top", "3", "--plot")
+    assert result.returncode == 0, result.stderr
+    assert "Top 3 of 5 users" in result.stdout and result.stdout.count("█ ") == 3
     rows = (await stack.get(SYNC))[1]["data"]
     as_json = await stack.command("report", "--format", "json")
     assert json.loads(as_json.stdout) == {"data": rows}

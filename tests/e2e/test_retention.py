@@ -67,18 +67,18 @@ async def test_all_that_concerns_a_destination_is_erased(stack: Stack) -> None:
         ids = await _some(stack, "+1", receiver.url)
         other = await stack.submit("+2", callback_url=receiver.url)
 
-        async def told() -> int:
+        async def callback_count() -> int:
             return int(str(stack.rows("SELECT count(*) FROM jobs WHERE kind = 'callback' AND status = 'sent'")[0][0]))
 
-        await eventually(told, lambda count: count == 3, 20)
+        await eventually(callback_count, lambda count: count == 3, 20)
     await stack.faults(hang=1)
     waiting = await stack.submit("+1")
     done = await stack.command("erase", "--destination", "+1", "--yes")
     assert done.returncode == 3 and "1 messages to this destination are unfinished" in done.stderr
     for id_ in ids.values():
         assert (await stack.get(f"/messages/{id_}"))[0] == 404
-    left = stack.rows("SELECT CAST(coalesce(parent_id, id) AS text) FROM jobs")
-    assert {str(id_) for (id_,) in left} == {other, waiting}
+    remaining = stack.rows("SELECT CAST(coalesce(parent_id, id) AS text) FROM jobs")
+    assert {str(id_) for (id_,) in remaining} == {other, waiting}
     await stack.faults(hang=0)
     await stack.becomes(waiting, "sent")
     done = await stack.command("erase", "--destination", "+1", "--yes")

@@ -58,21 +58,21 @@ class Terminal:
 async def _terminal(environment: dict[str, str], folder: Path, *, hangs_up: bool = True) -> AsyncIterator[Terminal]:
     """`hangs_up`: whether its processes get SIGHUP when it is closed."""
     port, sandbox_port = free_port(), free_port()
-    ours, theirs = pty.openpty()
+    controller, terminal_side = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, "up", "--sandbox", "--sandbox-port", str(sandbox_port), "--first-message"],
         env=environment | {"POSTHASTE_PORT": str(port), "TERM": "xterm", "COLUMNS": "200"}, cwd=folder,
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        stdin=terminal_side, stdout=terminal_side, stderr=terminal_side, start_new_session=True,
         preexec_fn=_own_terminal if hangs_up else None,
     )  # fmt: skip
-    os.close(theirs)
-    terminal = Terminal(process, ours, port, bytearray())
+    os.close(terminal_side)
+    terminal = Terminal(process, controller, port, bytearray())
 
     def read() -> None:
         with suppress(OSError):  # the last process has closed it
-            terminal.written += os.read(ours, 65_536)
+            terminal.written += os.read(controller, 65_536)
 
-    asyncio.get_running_loop().add_reader(ours, read)
+    asyncio.get_running_loop().add_reader(controller, read)
     service: list[psutil.Process] = []
     try:
         await terminal.shows("Ctrl-C ends it")

@@ -74,15 +74,15 @@ async def test_a_wait_ends_with_the_job(stack: Stack) -> None:
 async def test_with_an_etag_anything_newer_is_news(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=1)
     path, etag = f"/message/{await stack.submit()}/status", '"1"'
-    seen: list[str] = []
-    while seen[-1:] != ["sent"]:
+    statuses: list[str] = []
+    while statuses[-1:] != ["sent"]:
         status, answer, response = await _get(stack, path, wait=10, etag=etag)
         if status == 304:
             continue  # a slow machine
-        seen.append(answer["status"])
+        statuses.append(answer["status"])
         assert int(response.headers["ETag"].strip('"')) > int(etag.strip('"'))
         etag = response.headers["ETag"]
-    assert seen in (["processing", "sent"], ["sent"])
+    assert statuses in (["processing", "sent"], ["sent"])
     status, _, response = await _get(stack, path, etag=etag)
     assert (status, response.headers["ETag"]) == (304, etag)
     assert (await _get(stack, path, wait=5, etag='"999"'))[0] == 200  # a version that it never had

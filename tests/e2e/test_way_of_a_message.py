@@ -35,10 +35,10 @@ async def test_nothing_is_left_behind_a_sent_message(stack: Stack) -> None:
     for id_ in [await stack.submit() for _ in range(5)]:
         await stack.becomes(id_, "sent")
 
-    async def left() -> list[tuple[object, ...]]:
+    async def outbox_rows() -> list[tuple[object, ...]]:
         return stack.rows("SELECT count(*) FROM outbox")
 
-    await eventually(left, lambda seen: seen == [(0,)], 5)
+    await eventually(outbox_rows, lambda rows: rows == [(0,)], 5)
     assert stack.rows("SELECT count(*) FROM jobs WHERE lease_until IS NOT NULL") == [(0,)]
 
 
@@ -57,10 +57,10 @@ async def _dead_letter(stack: Stack) -> dict[str, Any]:
     path = f"/api/queues/%2F/{stack.namespace}.messages.dead/get"
     body = {"count": 10, "ackmode": "ack_requeue_true", "encoding": "auto"}
 
-    async def look() -> Any:
+    async def read() -> Any:
         return await management(stack.services, "POST", path, body)
 
-    (found,) = await eventually(look, lambda seen: len(seen) == 1, 15)
+    (found,) = await eventually(read, lambda rows: len(rows) == 1, 15)
     return dict(found)
 
 

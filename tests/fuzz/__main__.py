@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dev.databases import create_database, drop_database
 from infra.postgres import migration
 from tests.fuzz.run import SETTINGS, fuzz
 from tests.support import services as found
@@ -16,7 +17,7 @@ from tests.support.stack import running
 
 async def _run(examples: int, seed: int) -> int:
     services, namespace = found.find(), unique("fuzz")
-    database = migration.create_database(services.database, namespace)
+    database = create_database(services.database, namespace)
     try:
         migration.migrate(database, namespace)
         with tempfile.TemporaryDirectory(prefix="posthaste-fuzz-") as folder:
@@ -27,7 +28,7 @@ async def _run(examples: int, seed: int) -> int:
                 print(f"fuzz: seed {seed}, {examples} examples an operation; {failed} defects in the API's log")
                 return int(done.returncode != 0 or failed > 0)
     finally:
-        migration.drop_database(services.database, namespace)
+        drop_database(services.database, namespace)
         await drop_namespace(services.amqp, namespace, ["sandbox"])
 
 

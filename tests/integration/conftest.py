@@ -18,6 +18,11 @@ async def store(database: str) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
+async def ledger(store: Store) -> Ledger:
+    return store.ledger
+
+
+@pytest.fixture
 async def proxied_store(database: str) -> AsyncIterator[ProxiedStore]:
     url, proxy = await proxied(database)
     pool = DatabasePool(url, name="test", threads=4)

@@ -16,11 +16,11 @@ async def _rotated(store: Store, lifetime: float | None, overlap: float) -> tupl
     await book.create_client("shop", 5)
     assert await book.create_key("shop", old, [Scope.REPORTS], lifetime, 5)
     assert await book.rotate(old.prefix, new, overlap, 5)
-    left = {
+    remaining = {
         str(prefix): seconds
         for prefix, seconds in store.rows("SELECT prefix, CAST(extract(epoch FROM expires_at - now()) AS float8) FROM api_keys")
     }
-    return left[old.prefix], left[new.prefix]
+    return remaining[old.prefix], remaining[new.prefix]
 
 
 async def test_rotation_ends_a_lasting_key_after_the_overlap(store: Store) -> None:

@@ -28,25 +28,20 @@ class Names(AbstractResolver):
 
     def __init__(self, *answers: Sequence[str]):
         self.answers = list(answers)
-        self.asked = 0
+        self.lookups = 0
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        self.asked += 1
+        self.lookups += 1
         addresses = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address in addresses
-        ]
+        return [_resolved(host, address, port) for address in addresses]
 
     async def close(self) -> None:
         pass
+
+
+def _resolved(host: str, address: str, port: int) -> ResolveResult:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST)
 
 
 @asynccontextmanager
@@ -68,33 +63,33 @@ async def _send(url: str, *, guard: Guard | None = None, resolver: AbstractResol
 async def test_the_reference_verifier_takes_our_callbacks() -> None:
     async with receiving() as receiver:
         outcome = await _send(receiver.url + "/hook?a=%20b")
-    (got,) = receiver.received
+    (request,) = receiver.received
     assert outcome == Outcome(Verdict.ACCEPTED, None, 204)
-    assert (got.id, got.path, got.headers["content-type"]) == ("id-1", "/hook?a=%20b", "application/json")
-    assert got.verified()["data"]["name"] == "é 😀"
-    assert got.body == EVENT.encode()
+    assert (request.id, request.path, request.headers["content-type"]) == ("id-1", "/hook?a=%20b", "application/json")
+    assert request.verified()["data"]["name"] == "é 😀"
+    assert request.body == EVENT.encode()
 
 
 async def test_the_reference_verifier_refuses_what_is_not_ours() -> None:
     async with receiving() as receiver:
         await _send(receiver.url)
-    (got,) = receiver.received
+    (request,) = receiver.received
     reference = Webhook(SECRET)
     with pytest.raises(WebhookVerificationError, match="No matching signature"):
-        reference.verify(got.body.replace(b"3", b"4"), got.headers)
+        reference.verify(request.body.replace(b"3", b"4"), request.headers)
     with pytest.raises(WebhookVerificationError, match="No matching signature"):
-        reference.verify(got.body, {**got.headers, "webhook-id": "id-2"})
+        reference.verify(request.body, {**request.headers, "webhook-id": "id-2"})
     with pytest.raises(WebhookVerificationError, match="No matching signature"):
-        Webhook(OTHER_SECRET).verify(got.body, got.headers)
-    earlier = int(got.headers["webhook-timestamp"]) - 1
+        Webhook(OTHER_SECRET).verify(request.body, request.headers)
+    earlier = int(request.headers["webhook-timestamp"]) - 1
     with pytest.raises(WebhookVerificationError, match="No matching signature"):
-        reference.verify(got.body, {**got.headers, "webhook-timestamp": str(earlier)})
+        reference.verify(request.body, {**request.headers, "webhook-timestamp": str(earlier)})
 
 
 async def test_the_reference_verifier_refuses_an_old_timestamp_however_well_signed() -> None:
-    for age, said in ((timedelta(minutes=6), "too old"), (timedelta(minutes=-6), "too new")):
+    for age, error in ((timedelta(minutes=6), "too old"), (timedelta(minutes=-6), "too new")):
         headers = Signer([SECRET]).headers("id-1", datetime.now(UTC) - age, EVENT)
-        with pytest.raises(WebhookVerificationError, match=said):
+        with pytest.raises(WebhookVerificationError, match=error):
             Webhook(SECRET).verify(EVENT, headers)
 
 
@@ -105,11 +100,11 @@ async def test_a_secret_is_rotated_without_a_gap() -> None:
     for secrets, with_old, with_new in steps:
         async with receiving() as receiver, _sender(secrets=secrets) as sender:
             await sender.send(receiver.url, "id-1", EVENT)
-        (got,) = receiver.received
-        assert len(got.headers["webhook-signature"].split(" ")) == len(secrets)
+        (request,) = receiver.received
+        assert len(request.headers["webhook-signature"].split(" ")) == len(secrets)
         for secret, well in ((old, with_old), (new, with_new)):
             try:
-                got.verified(secret)
+                request.verified(secret)
             except WebhookVerificationError:
                 assert not well
             else:
@@ -193,7 +188,7 @@ async def test_a_name_that_leads_inside_is_refused_at_connect(addresses: list[st
     names = Names(addresses)
     outcome = await _send("http://innocent.example/", guard=Guard(), resolver=names)
     assert outcome == REFUSED
-    assert names.asked == 1
+    assert names.lookups == 1
 
 
 async def test_a_name_that_leads_to_an_odd_port_is_refused_at_connect() -> None:
@@ -296,8 +291,8 @@ async def test_callbacks_to_a_hanging_or_absent_receiver_are_retried() -> None:
 
     async with receiving(answers=[hang]) as receiver:
         assert (await _send(receiver.url)).reason == "timeout"
-    gone = await _send(receiver.url)
-    assert (gone.verdict, gone.reason, gone.surely_not_sent) == (Verdict.RETRYABLE, "no_connection", True)
+    answer = await _send(receiver.url)
+    assert (answer.verdict, answer.reason, answer.surely_not_sent) == (Verdict.RETRYABLE, "no_connection", True)
 
 
 async def test_a_receiver_without_tls_gets_no_callback_in_plain_text() -> None:

@@ -73,9 +73,9 @@ async def test_a_frozen_redis_costs_50_ms_and_never_mixes_up_answers(cut: tuple[
     assert max(took) < 5 and sum(took) < 20  # 50 ms each, and what a busy machine adds; without a limit, for ever
     await proxy.thaw()
     for known in (second, first) * 10:
-        seen = await eventually(partial(_read, cache, known), bool, 5)
-        assert seen is not None
-        assert (seen.id, seen.status, seen.client_id) == (known.id, known.status, known.client_id)
+        status = await eventually(partial(_read, cache, known), bool, 5)
+        assert status is not None
+        assert (status.id, status.status, status.client_id) == (known.id, known.status, known.client_id)
 
 
 async def test_without_a_cache_every_status_comes_from_the_ledger(namespace: str) -> None:
@@ -86,6 +86,6 @@ async def test_without_a_cache_every_status_comes_from_the_ledger(namespace: str
 
     statuses = Statuses(cache, ledger)
     for _ in range(3):
-        seen = await statuses.read(new_id())
-        assert seen is not None and seen.status is Status.SENT
+        status = await statuses.read(new_id())
+        assert status is not None and status.status is Status.SENT
     await cache.close()

@@ -14,15 +14,15 @@ def _name(url: str) -> str:
 def test_a_database_with_rows_is_lent_again_without_them_and_without_sessions(databases: Databases) -> None:
     with databases.lent("first") as url:
         sql(url, "INSERT INTO posts (user_id, context, created_at) VALUES (1, 'two words', now())")
-        left = psycopg2.connect(url)
-        left.cursor().execute("LOCK TABLE posts")
+        connection = psycopg2.connect(url)
+        connection.cursor().execute("LOCK TABLE posts")
     with databases.lent("second") as again:
         assert _name(again) == _name(url)
         assert sql(again, "SELECT namespace FROM installation") == [("second",)]
         assert sql(again, "SELECT count(*) FROM posts") == [(0,)]
         assert sql(again, "INSERT INTO posts (user_id, context, created_at) VALUES (1, '', now()) RETURNING id") == [(1,)]
     with pytest.raises(psycopg2.OperationalError):
-        left.cursor().execute("SELECT 1")
+        connection.cursor().execute("SELECT 1")
 
 
 @pytest.mark.parametrize(

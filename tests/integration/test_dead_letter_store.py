@@ -62,8 +62,8 @@ def _store(store: Store) -> DeadLetterStore:
     return DeadLetterStore(store.pool)
 
 
-async def _page(store: Store, wanted: Filter | None = None, after: UUID = BEFORE_ALL, limit: int = 100) -> list[UUID]:
-    return [letter.id for letter in await _store(store).page(wanted or Filter(), after, limit, 5)]
+async def _page(store: Store, filter_: Filter | None = None, after: UUID = BEFORE_ALL, limit: int = 100) -> list[UUID]:
+    return [letter.id for letter in await _store(store).page(filter_ or Filter(), after, limit, 5)]
 
 
 async def _requeue(store: Store, *ids: UUID, queue: WorkQueue | None = None) -> set[UUID]:
@@ -137,16 +137,16 @@ async def test_a_letter_that_moved_on_is_neither_requeued_nor_discarded(store: S
 
 
 async def test_a_discarded_letter_ends_with_one_callback_and_without_its_unpublished_copy(store: Store) -> None:
-    discarded, kept = await _dead(store, replace(message(), callback_url=URL)), await _dead(store)
+    discarded, other = await _dead(store, replace(message(), callback_url=URL)), await _dead(store)
     store.rows("UPDATE jobs SET finished_at = finished_at - interval '1 day'")
     (letter,) = await _store(store).page(Filter(ids=(discarded,)), BEFORE_ALL, 10, 5)
     assert await _store(store).discard([letter], 5) == {discarded}
     ended = f"SELECT status, version, finished_at > now() - interval '1 min' FROM jobs WHERE id = '{discarded}'"
     assert store.rows(ended) == [("discarded", 4, True)]
     copies = store.rows("SELECT CAST(job_id AS text) FROM outbox WHERE route = 'dead'")
-    assert copies == [(str(kept),)]
-    told = "SELECT CAST(body AS json) ->> 'type' FROM jobs WHERE kind = 'callback' ORDER BY parent_version"
-    assert store.rows(told) == [("message.failed",), ("message.discarded",)]
+    assert copies == [(str(other),)]
+    statement = "SELECT CAST(body AS json) ->> 'type' FROM jobs WHERE kind = 'callback' ORDER BY parent_version"
+    assert store.rows(statement) == [("message.failed",), ("message.discarded",)]
 
 
 async def _various(store: Store) -> dict[str, UUID]:
@@ -181,9 +181,9 @@ async def test_each_field_of_a_filter_selects_by_itself_and_together_with_others
         (Filter(ids=(ids["plain"], ids["named"])), {"plain", "named"}),
         (Filter(ids=(ids["plain"], ids["named"]), tag="t"), {"named"}),
     ]
-    for wanted, names in cases:
-        assert await _page(store, wanted) == sorted(ids[name] for name in names), wanted
-        assert sum(group.count for group in await _store(store).groups(wanted, 5)) == len(names), wanted
+    for filter_, names in cases:
+        assert await _page(store, filter_) == sorted(ids[name] for name in names), filter_
+        assert sum(group.count for group in await _store(store).groups(filter_, 5)) == len(names), filter_
     assert [await _store(store).count(kind, 5) for kind in (Kind.MESSAGE, Kind.REPORT, Kind.CALLBACK)] == [6, 1, 0]
 
 
@@ -233,8 +233,8 @@ async def test_alike_letters_are_one_group_with_the_oldest_and_the_newest(store:
 
 @pytest.mark.parametrize(("version", "stale"), [(2, True), (3, False)])
 async def test_a_copy_is_stale_once_its_job_moved_on_or_is_gone(store: Store, version: int, stale: bool) -> None:
-    copy, gone = Pointer(await _dead(store), version), Pointer(message().id, 3)
-    assert await _store(store).stale([copy, gone], 5) == ({copy, gone} if stale else {gone})
+    copy, deleted = Pointer(await _dead(store), version), Pointer(message().id, 3)
+    assert await _store(store).stale([copy, deleted], 5) == ({copy, deleted} if stale else {deleted})
 
 
 async def test_a_report_is_requeued_for_the_report_queue(store: Store) -> None:

@@ -44,19 +44,19 @@ def _letters(store: Store) -> DeadLetters:
 
 
 async def test_letters_that_cannot_be_requeued_hide_none_that_can(store: Store) -> None:
-    expired, gone = _add(store, 0, 8, age_days=2), _add(store, 10, 8, provider="gone")
+    expired, unconfigured = _add(store, 0, 8, age_days=2), _add(store, 10, 8, provider="gone")
     well = _add(store, 20, 3)
-    letters, everything = _letters(store), Filter()
-    assert [each.id for each in await letters.requeueable(everything, BEFORE_ALL, 2)] == well[:2]
-    done = await letters.requeue(everything, BEFORE_ALL, 2, skip=True)
+    letters, any_letter = _letters(store), Filter()
+    assert [each.id for each in await letters.requeueable(any_letter, BEFORE_ALL, 2)] == well[:2]
+    done = await letters.requeue(any_letter, BEFORE_ALL, 2, skip=True)
     assert done.moved == well[:2]
     assert (done.expired, done.unconfigured) == (expired[:2], [])  # as many as requested
-    done = await letters.requeue(everything, BEFORE_ALL, 100, skip=True)
-    assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, gone)
+    done = await letters.requeue(any_letter, BEFORE_ALL, 100, skip=True)
+    assert (done.moved, done.expired, done.unconfigured) == (well[2:], expired, unconfigured)
 
 
 async def test_every_kind_and_priority_has_its_queues_deadline(store: Store) -> None:
-    wanted = [
+    requeueable = [
         *_add(store, 0, kind=Kind.REPORT),
         *_add(store, 1, kind=Kind.CALLBACK),
         *_add(store, 2, priority=Priority.HIGH),
@@ -64,14 +64,14 @@ async def test_every_kind_and_priority_has_its_queues_deadline(store: Store) -> 
     ]
     old = [*_add(store, 10, kind=Kind.REPORT, age_days=2), *_add(store, 11, priority=Priority.HIGH, age_days=2)]
     done = await _letters(store).requeue(Filter(), BEFORE_ALL, 100, skip=True)
-    assert (done.moved, done.expired, done.unconfigured) == (wanted, old, [])
+    assert (done.moved, done.expired, done.unconfigured) == (requeueable, old, [])
 
 
 async def test_another_provider_and_a_new_deadline_bring_them_back(store: Store) -> None:
-    gone, expired = _add(store, 0, 2, provider="gone"), _add(store, 10, 2, age_days=2)
+    unconfigured, expired = _add(store, 0, 2, provider="gone"), _add(store, 10, 2, age_days=2)
     letters = _letters(store)
     done = await letters.requeue(Filter(), BEFORE_ALL, 100, "other", skip=True)
-    assert (done.moved, done.expired, done.unconfigured) == (gone, expired, [])
+    assert (done.moved, done.expired, done.unconfigured) == (unconfigured, expired, [])
     done = await letters.requeue(Filter(), BEFORE_ALL, 100, extend=True, skip=True)
     assert (done.moved, done.expired) == (expired, [])
     assert store.rows("SELECT DISTINCT queue FROM outbox ORDER BY 1") == [

@@ -55,7 +55,7 @@ async def _ready(services: Services, topology: Topology, count: int) -> None:
     async def ready() -> int:
         return next(state.ready for state in await inspect(services.amqp, topology) if state.logical == DEAD)
 
-    await eventually(ready, lambda seen: seen == count)
+    await eventually(ready, lambda ready_count: ready_count == count)
 
 
 async def test_stale_copies_behind_thousands_of_live_ones_are_removed(services: Services, broker_namespace: str) -> None:

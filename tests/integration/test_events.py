@@ -29,7 +29,7 @@ def _known(version: int, status: Status) -> KnownStatus:
     return KnownStatus(ID, version, status, Kind.MESSAGE, "default", time.monotonic())
 
 
-class Heard:
+class Listener:
     """A process that listens through a proxy and records its notifications."""
 
     def __init__(self, url: str, proxy: Proxy, namespace: str):
@@ -39,7 +39,7 @@ class Heard:
         self.prefix = f"{namespace}:events:"
 
     async def until(self, count: int) -> list[tuple[int, Status]]:
-        await until(lambda: len(self.known), lambda heard: heard >= count)
+        await until(lambda: len(self.known), lambda notifications: notifications >= count)
         return [(known.version, known.status) for known in self.known]
 
     def shard(self, id_: UUID = ID) -> bytes:
@@ -47,10 +47,10 @@ class Heard:
 
 
 @pytest.fixture
-async def heard(services: Services, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Heard]:
+async def listener(services: Services, namespace: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listener]:
     monkeypatch.setattr(events, "_CHECK_SECONDS", 0.05)
     url, proxy = await proxied(services.redis)
-    listener = Heard(url, proxy, namespace)
+    listener = Listener(url, proxy, namespace)
     running = asyncio.create_task(listener.events.run(listener.known.append))
     await asyncio.wait_for(listener.events.subscribed.wait(), 10)
     yield listener
@@ -73,79 +73,79 @@ async def redis(services: Services) -> AsyncIterator[Redis]:
         yield found
 
 
-async def _shards(redis: Redis, heard: Heard) -> Sequence[bytes | str]:
+async def _shards(redis: Redis, listener: Listener) -> Sequence[bytes | str]:
     """The shards with subscribers."""
-    return await redis.pubsub_channels(f"{heard.prefix}*")
+    return await redis.pubsub_channels(f"{listener.prefix}*")
 
 
-async def test_newer_versions_are_notified_once_and_in_order(heard: Heard, cache: StatusCache) -> None:
-    async with heard.events.watch(ID):
+async def test_newer_versions_are_notified_once_and_in_order(listener: Listener, cache: StatusCache) -> None:
+    async with listener.events.watch(ID):
         for version, status in ((1, Status.QUEUED), (3, Status.SENT), (2, Status.PROCESSING), (3, Status.SENT)):
             await cache.write([_known(version, status)], SECONDS)
         await cache.write([_known(4, Status.FAILED)], SECONDS)
-        assert await heard.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
+        assert await listener.until(3) == [(1, Status.QUEUED), (3, Status.SENT), (4, Status.FAILED)]
 
 
-async def test_a_process_without_watchers_receives_nothing(heard: Heard, cache: StatusCache, redis: Redis) -> None:
-    assert await _shards(redis, heard) == []
+async def test_a_process_without_watchers_receives_nothing(listener: Listener, cache: StatusCache, redis: Redis) -> None:
+    assert await _shards(redis, listener) == []
     await cache.write([replace(_known(1, Status.QUEUED), id=new_id()) for _ in range(100)], SECONDS)
     await cache.write([_known(1, Status.QUEUED)], SECONDS)
-    async with heard.events.watch(ID):
+    async with listener.events.watch(ID):
         await cache.write([_known(2, Status.PROCESSING)], SECONDS)
-        assert await heard.until(1) == [(2, Status.PROCESSING)]
+        assert await listener.until(1) == [(2, Status.PROCESSING)]
 
 
 async def test_a_shard_is_subscribed_when_the_watch_begins_and_until_the_last_watcher_leaves(
-    heard: Heard, redis: Redis
+    listener: Listener, redis: Redis
 ) -> None:
-    async with heard.events.watch(ID):
+    async with listener.events.watch(ID):
         for _ in range(3):
-            async with heard.events.watch(ID), heard.events.watch(other := new_id()):
-                assert set(await _shards(redis, heard)) == {heard.shard(), heard.shard(other)}
-            await eventually(lambda: _shards(redis, heard), lambda names: names == [heard.shard()])
-    await eventually(lambda: _shards(redis, heard), lambda names: names == [])
-    assert not heard.events._shards
+            async with listener.events.watch(ID), listener.events.watch(other := new_id()):
+                assert set(await _shards(redis, listener)) == {listener.shard(), listener.shard(other)}
+            await eventually(lambda: _shards(redis, listener), lambda names: names == [listener.shard()])
+    await eventually(lambda: _shards(redis, listener), lambda names: names == [])
+    assert not listener.events._shards
 
 
-async def test_listening_continues_after_redis_was_down(heard: Heard, cache: StatusCache, redis: Redis) -> None:
-    async with heard.events.watch(ID):
-        await heard.proxy.refuse()
-        await until(heard.events.subscribed.is_set, lambda there: not there)
+async def test_listening_continues_after_redis_was_down(listener: Listener, cache: StatusCache, redis: Redis) -> None:
+    async with listener.events.watch(ID):
+        await listener.proxy.refuse()
+        await until(listener.events.subscribed.is_set, lambda is_subscribed: not is_subscribed)
         await cache.write([_known(1, Status.QUEUED)], SECONDS)  # a lost notification: waiting clients reread
-        async with heard.events.watch(other := new_id()):  # does not wait for Redis
-            await heard.proxy.accept()
-            both = {heard.shard(), heard.shard(other)}
-            await eventually(lambda: _shards(redis, heard), lambda names: set(names) == both)
+        async with listener.events.watch(other := new_id()):  # does not wait for Redis
+            await listener.proxy.accept()
+            both = {listener.shard(), listener.shard(other)}
+            await eventually(lambda: _shards(redis, listener), lambda names: set(names) == both)
             await cache.write([_known(2, Status.PROCESSING)], SECONDS)
-            assert await heard.until(1) == [(2, Status.PROCESSING)]
+            assert await listener.until(1) == [(2, Status.PROCESSING)]
 
 
-async def test_a_silent_connection_is_replaced(heard: Heard, cache: StatusCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with heard.events.watch(ID):
-        heard.proxy.forsake()
+async def test_a_silent_connection_is_replaced(listener: Listener, cache: StatusCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with listener.events.watch(ID):
+        listener.proxy.forsake()
         monkeypatch.setattr(events, "_SILENCE_SECONDS", 0.5)
 
         async def write() -> int:
-            await cache.write([_known(len(heard.known) + int(time.monotonic() * 100), Status.PROCESSING)], SECONDS)
-            return len(heard.known)
+            await cache.write([_known(len(listener.known) + int(time.monotonic() * 100), Status.PROCESSING)], SECONDS)
+            return len(listener.known)
 
         await eventually(write, bool)
 
 
 async def test_listening_continues_after_an_event_that_this_release_cannot_read(
-    heard: Heard, cache: StatusCache, redis: Redis
+    listener: Listener, cache: StatusCache, redis: Redis
 ) -> None:
-    async with heard.events.watch(ID):
+    async with listener.events.watch(ID):
         for text in (f"{ID} 7 teleported message default", "nonsense", "", b"\xff"):
-            await redis.publish(heard.shard().decode(), text)
+            await redis.publish(listener.shard().decode(), text)
         await cache.write([_known(8, Status.SENT)], SECONDS)
-        assert await heard.until(1) == [(8, Status.SENT)]
-    assert heard.events.subscribed.is_set()
+        assert await listener.until(1) == [(8, Status.SENT)]
+    assert listener.events.subscribed.is_set()
 
 
-async def test_a_former_release_notifies_on_the_channel_without_a_shard(heard: Heard, redis: Redis) -> None:
-    await redis.publish(heard.prefix.rstrip(":"), f"{ID} 3 sent message default")
-    assert await heard.until(1) == [(3, Status.SENT)]
+async def test_a_former_release_notifies_on_the_channel_without_a_shard(listener: Listener, redis: Redis) -> None:
+    await redis.publish(listener.prefix.rstrip(":"), f"{ID} 3 sent message default")
+    assert await listener.until(1) == [(3, Status.SENT)]
 
 
 async def test_an_api_is_subscribed_only_while_a_client_waits(

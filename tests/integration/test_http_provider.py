@@ -62,7 +62,7 @@ async def _send(url: str, body: str = "hello", seconds: float = PATIENCE, **more
             await provider.close()
 
 
-@pytest.mark.parametrize("begun", [b"", b'{"id":'])
+@pytest.mark.parametrize("body_start", [b"", b'{"id":'])
 @pytest.mark.parametrize("then", ["hang", "close", "reset"])
 @pytest.mark.parametrize(
     ("status", "verdict"),
@@ -73,9 +73,11 @@ async def _send(url: str, body: str = "hello", seconds: float = PATIENCE, **more
         ("500 Oops", Verdict.RETRYABLE),
     ],
 )
-async def test_the_status_decides_whatever_happens_to_the_body(status: str, verdict: Verdict, then: str, begun: bytes) -> None:
+async def test_the_status_decides_whatever_happens_to_the_body(
+    status: str, verdict: Verdict, then: str, body_start: bytes
+) -> None:
     head = f"HTTP/1.1 {status}\r\nContent-Length: 100\r\n\r\n".encode()
-    async with _answering(head, begun, then=then) as url:
+    async with _answering(head, body_start, then=then) as url:
         outcome = await _send(url)
     assert (outcome.verdict, outcome.provider_code) == (verdict, int(status[:3]))
 
@@ -151,8 +153,8 @@ async def _callback(url: str) -> Outcome:
 @pytest.mark.parametrize("hours", [-2, 2])
 async def test_a_retry_after_date_is_relative_to_the_date_of_the_answer(hours: int) -> None:
     """The clocks differ by hours; the delay is the difference of the answer's two dates."""
-    theirs = datetime.now(UTC) + timedelta(hours=hours)
-    dates = [format_datetime(at, usegmt=True) for at in (theirs, theirs + timedelta(seconds=90))]
+    provider_clock = datetime.now(UTC) + timedelta(hours=hours)
+    dates = [format_datetime(at, usegmt=True) for at in (provider_clock, provider_clock + timedelta(seconds=90))]
     head = "HTTP/1.1 503 Later\r\nDate: {}\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n".format(*dates).encode()
     async with _answering(head) as url:
         for outcome in (await _send(url), await _callback(url)):

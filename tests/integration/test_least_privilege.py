@@ -83,7 +83,7 @@ async def test_the_run_time_role_carries_a_message_through_the_ledger(runner: st
     await ledger.apply([decide(job, ACCEPTED, RetryPolicy(attempts=3), ran_seconds=0.1, jitter=0.5)], SECONDS)
     (known,) = await JobReads(pool).statuses([accepted.id], SECONDS)
     assert known is not None and known.status == Status.SENT
-    assert (await compatibility.look(pool, SECONDS)).relays == 0
+    assert (await compatibility.diagnose(pool, SECONDS)).relays == 0
     pool.close()
     leadership = Leadership(runner, "relay")
     assert await leadership.held() and await leadership.held()
@@ -149,7 +149,7 @@ def test_a_missing_role_is_named_and_a_role_with_too_many_rights_is_reported(
     assert "privileges.too_many" not in capsys.readouterr().out
 
 
-async def test_a_role_without_grants_is_told_what_mends_it(runner: str) -> None:
+async def test_the_error_of_a_role_without_grants_names_the_remedy(runner: str) -> None:
     """A process waits for missing grants as for a migration: see `infra.postgres.errors`."""
     pool = DatabasePool(_as(runner, "stranger"), name="test", threads=1)
     with pytest.raises(Unavailable, match="permission denied") as refusal:
@@ -193,9 +193,9 @@ async def test_the_limited_user_declares_publishes_consumes_and_dead_letters(lim
         for pointer in pointers:
             await publish_one(publisher, pointer, Route.WORK, queue)
         await publish_one(publisher, Pointer(new_id(), 1), Route.DEAD, dead)
-        kept, refused = [await asyncio.wait_for(received.get(), 10) for _ in pointers]
-        assert {decode(kept.body), decode(refused.body)} == pointers
-        await kept.ack()
+        accepted, refused = [await asyncio.wait_for(received.get(), 10) for _ in pointers]
+        assert {decode(accepted.body), decode(refused.body)} == pointers
+        await accepted.ack()
         await refused.reject()
         states = await eventually(
             lambda: inspect(limited, topology), lambda states: {s.logical: s.ready for s in states}[dead] == 2
@@ -214,27 +214,27 @@ async def _all_are_stale(pointers: Any) -> set[Pointer]:
 
 
 async def test_the_limited_user_is_kept_from_other_namespaces(rabbitmq: OwnRabbitMQ, limited: str) -> None:
-    theirs = describe("posthaste2", PROVIDERS)
+    other_topology = describe("posthaste2", PROVIDERS)
     async with await aio_pika.connect(rabbitmq.amqp) as administrator:
-        await declare(await administrator.channel(), theirs)
+        await declare(await administrator.channel(), other_topology)
         async with await aio_pika.connect(limited) as connection:
 
             async def refused(act: str) -> None:
                 channel = await connection.channel()
                 with pytest.raises(aiormq.exceptions.ChannelAccessRefused):
                     if act == "declare":
-                        await declare(channel, theirs)
+                        await declare(channel, other_topology)
                     elif act == "consume":
-                        await (await channel.get_queue(theirs.queues[0].name, ensure=False)).get()
+                        await (await channel.get_queue(other_topology.queues[0].name, ensure=False)).get()
                     elif act == "delete":
-                        await channel.queue_delete(theirs.queues[0].name)
+                        await channel.queue_delete(other_topology.queues[0].name)
                     else:
-                        exchange = await channel.get_exchange(theirs.exchanges[0], ensure=False)
+                        exchange = await channel.get_exchange(other_topology.exchanges[0], ensure=False)
                         await exchange.publish(aio_pika.Message(b""), "x", mandatory=False)
 
             for act in ("declare", "consume", "delete", "publish"):
                 await refused(act)
-        await delete(await administrator.channel(), theirs)
+        await delete(await administrator.channel(), other_topology)
 
 
 async def test_an_administrator_is_not_limited_by_mistake(rabbitmq: OwnRabbitMQ) -> None:
@@ -260,11 +260,11 @@ async def listed(redis: str, patient_redis: None) -> str:
 
 @pytest.mark.parametrize("protocol", ["2", "3"])
 async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, listed: str, protocol: str) -> None:
-    heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
+    notifications: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{listed}?protocol={protocol}"
     events = Events(url, namespace=NAMESPACE)
     cache = StatusCache(url, namespace=NAMESPACE, ttl_seconds=5)
-    listening = asyncio.create_task(events.run(heard.put_nowait))
+    listening = asyncio.create_task(events.run(notifications.put_nowait))
 
     async def shards() -> Sequence[bytes | str]:
         async with Redis.from_url(redis) as administrator:
@@ -277,7 +277,7 @@ async def test_the_cache_and_the_events_need_no_more_than_the_rules(redis: str, 
             await administrator.script_flush()  # so that the script has to be loaded
         async with events.watch(known.id):
             await cache.write([known], SECONDS)
-            assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+            assert (await asyncio.wait_for(notifications.get(), 10)).id == known.id
         await eventually(shards, lambda names: names == [])
         (read,) = await cache.read([known.id], SECONDS)
         assert read is not None and read.status == Status.QUEUED
@@ -296,11 +296,11 @@ async def test_counting_requests_needs_no_more_than_the_rules(listed: str) -> No
         return await rates.hit(limit, "key") is None
 
     try:
-        seen = [await hit(limit) for _ in range(5)]
-        assert seen == [True] * 3 + [False] * 2
+        admissions = [await hit(limit) for _ in range(5)]
+        assert admissions == [True] * 3 + [False] * 2
         assert await rates.hit(limit, "another") is None
-        for wanted in (False, True):  # the window slides: its counters are renamed
-            await eventually(lambda: hit(short), lambda admitted, wanted=wanted: admitted == wanted, 20)  # type: ignore[misc]
+        for expected in (False, True):  # the window slides: its counters are renamed
+            await eventually(lambda: hit(short), lambda admitted, expected=expected: admitted == expected, 20)  # type: ignore[misc]
     finally:
         await rates.close()
 

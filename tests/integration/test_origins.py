@@ -20,20 +20,20 @@ async def test_an_open_api_refuses_foreign_names_and_a_keyed_one_foreign_pages(
     pool, key = DatabasePool(database, name="test", threads=1), new_key()
     book, bearer = ApiKeyStore(pool), {"Authorization": f"Bearer {key.key}"}
 
-    async def seen(**headers: str) -> Any:
+    async def answer(**headers: str) -> Any:
         return await call(app, JOBS, headers=headers)
 
     async with started(app):
-        await eventually(seen, lambda answer: answer[0] == 200)
-        status, problem = await seen(host="evil.example:9006")
+        await eventually(answer, lambda answer: answer[0] == 200)
+        status, problem = await answer(host="evil.example:9006")
         assert (status, problem["code"]) == (421, "unknown_host")
         assert problem["request_id"] and "POSTHASTE_ALLOWED_HOSTS" in problem["detail"]
         status, problem = await call(app, REPORTS, "POST", {"Origin": "http://evil.example"})
         assert (status, problem["code"]) == (403, "cross_site")
         await book.create_client("shop", 5)
         await book.create_key("shop", key, [Scope.REPORTS], None, 5)
-        await eventually(seen, lambda answer: answer[0] == 401)
-        assert (await seen(host="proxy.example", **bearer))[0] == 200
+        await eventually(answer, lambda answer: answer[0] == 401)
+        assert (await answer(host="proxy.example", **bearer))[0] == 200
         assert (await call(app, REPORTS, "POST", {"Sec-Fetch-Site": "cross-site", **bearer}))[0] == 403
         assert (await call(app, JOBS, headers=bearer))[1]["data"] == []  # no foreign page has submitted a report
     pool.close()

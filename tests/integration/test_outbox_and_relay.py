@@ -35,7 +35,7 @@ class Broker:
 
     async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
         if self.refusing:
-            raise NotPublished("as asked")
+            raise NotPublished("injected")
         if queue == self.stuck:
             await asyncio.Event().wait()
         self.published += [due.pointer for due in messages]
@@ -98,8 +98,8 @@ async def test_a_taken_row_is_left_alone_by_a_second_relay(proxied_store: Proxie
     await _due(proxied_store, 10)
     outbox = Outbox(proxied_store.pool)
     first, second = await asyncio.gather(outbox.take(QUEUE, 10, 5), outbox.take(QUEUE, 10, 5))
-    taken = [due.pointer for due in first + second]
-    assert len(taken) == len(set(taken)) == 10
+    pointers = [due.pointer for due in first + second]
+    assert len(pointers) == len(set(pointers)) == 10
     assert await outbox.take(QUEUE, 10, 5) == []
 
 
@@ -142,7 +142,7 @@ async def test_a_queue_that_never_confirms_delays_no_other(proxied_store: Proxie
     try:
         for count in (3, 6, 9):  # again and again, and not only in the round in which it stuck
             await _due(proxied_store, 3)
-            await eventually(published, lambda seen, count=count: seen == count)  # type: ignore[misc]
+            await eventually(published, lambda published_count, count=count: published_count == count)  # type: ignore[misc]
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -45,8 +45,8 @@ SWEEP_QUEUE, SWEEP_REPORTS = (sweep._of(sweep._SWEEP, queue) for queue in (QUEUE
 OBSERVE = sweep._of(sweep._OBSERVE, QUEUE)
 
 STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
-    "claim": (claim.CLAIM, {"rows": _batch(50), "worker": 7}, "jobs_pkey"),
-    "apply": (apply.APPLY, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
+    "claim": (claim.CLAIM.statement, {"rows": _batch(50), "worker": 7}, "jobs_pkey"),
+    "apply": (apply.APPLY.statement, {"rows": _batch(50), "grace": 5, "retain_body": True}, "jobs_pkey"),
     "reap": (ledger.EXPIRED_LEASES, {"limit": 200}, "jobs_lease"),
     "orphans": (ledger.ORPHANS, {"limit": 200}, "jobs_lease"),
     "outbox delete": (outbox._DELETE.statement, {"rows": _batch(50)}, "outbox_pkey"),

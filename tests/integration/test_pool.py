@@ -76,7 +76,7 @@ async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(p
 
 
 async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxied_store: ProxiedStore) -> None:
-    ours, theirs = socket.socketpair()
+    client, server = socket.socketpair()
     release = threading.Event()
 
     def close_and_wait(connection: sa.Connection) -> None:
@@ -84,7 +84,7 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxie
         assert isinstance(raw, psycopg2.extensions.connection)
         number = raw.fileno()
         raw.close()
-        reused = socket.socket(fileno=_as(ours.detach(), number))
+        reused = socket.socket(fileno=_as(client.detach(), number))
         release.wait(10)
         reused.sendall(b"still here")
         reused.close()
@@ -95,9 +95,9 @@ async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxie
                 await pool.call(close_and_wait, 0.3)
         finally:
             release.set()
-        theirs.settimeout(5)
-        assert await asyncio.to_thread(theirs.recv, 10) == b"still here"
-        theirs.close()
+        server.settimeout(5)
+        assert await asyncio.to_thread(server.recv, 10) == b"still here"
+        server.close()
 
 
 def _as(descriptor: int, number: int) -> int:
@@ -190,13 +190,13 @@ async def test_every_lane_has_the_server_end_lost_clients(proxied_store: Proxied
     names = ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_user_timeout")
     async with pool_of(proxied_store) as pool:
         statement = "SELECT " + ", ".join(f"current_setting('{name}')" for name in names)
-        shown = await pool.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
-    assert shown == ("1min", "10", "30000")
+        limits = await pool.call(lambda c: tuple(c.exec_driver_sql(statement).one()), 5)
+    assert limits == ("1min", "10", "30000")
 
 
 @pytest.mark.parametrize("sqlstate", ["58030", "XX000", "XX001", "P0001", "0A000"])
 async def test_an_error_of_postgres_that_no_rule_names_is_transient(proxied_store: ProxiedStore, sqlstate: str) -> None:
-    raising = f"DO $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '{sqlstate}'; END $$"
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{sqlstate}'; END $$"
     async with pool_of(proxied_store) as pool:
         with pytest.raises(Unavailable) as raised:
             await pool.call(lambda c: c.exec_driver_sql(raising).close(), 5)

@@ -76,19 +76,19 @@ async def test_posts_that_come_while_a_report_reads_are_not_in_it(database: str,
 async def test_truncate_is_refused_while_a_report_reads(database: str, pool: DatabasePool) -> None:
     posts = Posts(database)
     posts.fill(Post(n, "two words", NOW) for n in range(FETCH_ROWS * 2))
-    begun, go_on = threading.Event(), threading.Event()
+    started, go_on = threading.Event(), threading.Event()
 
     def slowly(connection: sa.Connection) -> int:
         total = 0
         for number, _ in enumerate(texts(connection), 1):
             total = number
             if number == 1:
-                begun.set()
+                started.set()
                 go_on.wait(20)
         return total
 
     reading = asyncio.create_task(pool.call(slowly, 30))
-    assert await asyncio.to_thread(begun.wait, 10)
+    assert await asyncio.to_thread(started.wait, 10)
     with pytest.raises(Busy):
         await asyncio.to_thread(posts.truncate)
     go_on.set()

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_a_node_that_was_killed_while_it_made_its_tables_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    reports: list[str] = []
     instance = Instance.of("rabbitmq", tmp_path)
-    instance.report = said.append
+    instance.report = reports.append
     with monkeypatch.context() as patched:
         patched.setattr(RABBITMQ, "wait_until_ready", lambda *_, **__: _wait_for_tables(instance))
         with pytest.raises(ServiceError, match="tables exist in part"):
@@ -32,12 +32,12 @@ def test_a_node_that_was_killed_while_it_made_its_tables_is_made_anew(tmp_path: 
     instance.kill()
     try:
         instance.start()
-        assert any("its first boot was interrupted" in line for line in said)
+        assert any("its first boot was interrupted" in line for line in reports)
         assert not (instance.place().folder / DISCARD).exists()
-        said.clear()
+        reports.clear()
         instance.kill()
         instance.start()
-        assert not any("its first boot was interrupted" in line for line in said)
+        assert not any("its first boot was interrupted" in line for line in reports)
     finally:
         instance.kill()
         instance.stop()
@@ -46,11 +46,11 @@ def test_a_node_that_was_killed_while_it_made_its_tables_is_made_anew(tmp_path: 
 
 async def test_a_node_whose_folder_was_moved_has_usable_queues(tmp_path: Path, services: Services) -> None:
     elsewhere = {"POSTHASTE_DATABASE_URL": services.database, "POSTHASTE_REDIS_URL": services.redis}
-    said: list[str] = []
+    reports: list[str] = []
 
     def bring_up(root: Path) -> Instance:
         home = Home(root, apart=False)
-        bringup = Bringup(home, elsewhere, lambda _service, line: said.append(line))
+        bringup = Bringup(home, elsewhere, lambda _service, line: reports.append(line))
         bringup.run(Source.PACKAGES)
         return bringup.instance(RABBITMQ)
 
@@ -59,9 +59,9 @@ async def test_a_node_whose_folder_was_moved_has_usable_queues(tmp_path: Path, s
     try:
         await _use_a_queue(instance)
         (tmp_path / "root").rename(tmp_path / "moved")
-        said.clear()
+        reports.clear()
         instance = await asyncio.to_thread(bring_up, tmp_path / "moved")
-        assert any("its folder was moved" in line for line in said)
+        assert any("its folder was moved" in line for line in reports)
         assert server and not server.is_alive()
         await _use_a_queue(instance)
         assert not (tmp_path / "root").exists()
@@ -81,8 +81,8 @@ async def _use_a_queue(instance: Instance) -> None:
 def _wait_for_tables(instance: Instance) -> None:
     """Return as soon as the node's data exists in part. RabbitMQ 3 never boots again if it is killed now."""
     node, deadline = instance.place().folder / "mnesia/node", time.monotonic() + 60
-    made = "schema.DAT" if RABBITMQ.version().startswith("RabbitMQ 3.") else "*"
-    while not list(node.glob(made)):
+    last_file = "schema.DAT" if RABBITMQ.version().startswith("RabbitMQ 3.") else "*"
+    while not list(node.glob(last_file)):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     raise ServiceError("tables exist in part")

@@ -72,7 +72,7 @@ async def test_a_pause_is_one_provider_s_and_can_be_repeated_and_resumed(store: 
 
 async def test_only_what_waits_for_the_provider_at_that_priority_is_moved(store: Store) -> None:
     queued, retrying = await _waiting(store), await _retrying(store)
-    left = [
+    waiting = [
         await _waiting(store, "other"),
         await _waiting(store, priority=Priority.HIGH),
         await _processing(store),
@@ -84,7 +84,7 @@ async def test_only_what_waits_for_the_provider_at_that_priority_is_moved(store:
     moved = {str(queued.id): 2, str(retrying.id): 4}
     assert {str(id_): version for id_, provider, version, _ in after if provider == "new"} == moved
     assert [row for row in after if str(row[0]) not in moved] == [row for row in before if str(row[0]) not in moved]
-    assert {str(id_) for id_, *_ in after} == set(moved) | {str(job.id) for job in left}
+    assert {str(id_) for id_, *_ in after} == set(moved) | {str(job.id) for job in waiting}
     rows = store.rows("SELECT CAST(job_id AS text), version, route FROM outbox WHERE queue = 'messages.new.normal'")
     assert sorted(rows) == sorted((id_, version, "work") for id_, version in moved.items())
 

@@ -27,7 +27,7 @@ async def test_readiness_names_a_task_that_fails(
         return await call(app, "/health/ready")
 
     async with started(app):
-        status, answer = await eventually(ready, lambda seen: seen[0] == 200 and seen[1]["checks"]["tasks"] != "up")
+        status, answer = await eventually(ready, lambda result: result[0] == 200 and result[1]["checks"]["tasks"] != "up")
     assert (status, answer["status"], answer["checks"]["tasks"]) == (200, "ready", "down: events")
 
 

@@ -37,11 +37,11 @@ def test_a_job_goes_to_one_worker_and_is_gone_when_finished(queue: Queue) -> Non
 def test_jobs_of_a_dead_worker_go_to_a_living_one(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_queue, "IDLE_MS", 100)
     queue.submit("+1", "hello")
-    held = queue.claim("dead", 10)
+    claim = queue.claim("dead", 10)
     deadline = time.monotonic() + 5
     while (claimed := queue.claim("living", 10)) is None and time.monotonic() < deadline:
         pass
-    assert claimed == held and claimed is not None
+    assert claimed == claim and claimed is not None
     assert queue.deliveries(claimed) == 2
 
 

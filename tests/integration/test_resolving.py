@@ -75,12 +75,12 @@ async def _send(url: str, seconds: float = 20.0) -> Outcome:
 async def test_hosts_whose_names_hang_do_not_delay_providers_or_other_callbacks(names: Names) -> None:
     """More lookups hang than the default executor has threads; other sends succeed meanwhile."""
 
-    async def look() -> int:
+    async def read() -> int:
         return len(names.hanging)
 
     async with receiving(answer=200) as receiver, _callbacks(60) as callbacks, _ending(names):
         calls = [asyncio.create_task(callbacks.send(f"http://{n}.hangs.example/", f"{n}", "{}")) for n in range(SLOTS - 1)]
-        await eventually(look, lambda count: count == SLOTS - 1)
+        await eventually(read, lambda count: count == SLOTS - 1)
         url = receiver.url.replace("127.0.0.1", "localhost")
         async with asyncio.timeout(10):
             assert (await _send(url)).verdict is Verdict.ACCEPTED

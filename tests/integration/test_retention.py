@@ -37,9 +37,9 @@ async def _purge(store: Store, kind: Kind = Kind.MESSAGE, limit: int = 1000) -> 
 
 async def test_failed_and_unknown_jobs_and_jobs_without_an_end_outlast_the_retention(store: Store) -> None:
     jobs = {status: await _put(store, message(), status) for status in Status}
-    kept = {status for status in Status if status not in ENDS} | {Status.FAILED, Status.UNKNOWN}
-    assert await _purge(store) == len(jobs) - len(kept)
-    assert _ids(store) == {jobs[status] for status in kept}
+    retained = {status for status in Status if status not in ENDS} | {Status.FAILED, Status.UNKNOWN}
+    assert await _purge(store) == len(jobs) - len(retained)
+    assert _ids(store) == {jobs[status] for status in retained}
     assert await _purge(store) == 0
 
 
@@ -55,9 +55,9 @@ async def test_the_retention_of_one_kind_spares_the_others_and_the_recent(store:
 
 async def test_a_deleted_job_takes_its_own_tags_and_outbox_rows_with_it(store: Store) -> None:
     await _put(store, replace(message(), tags=("a", "b")), Status.SENT)
-    kept = await _put(store, replace(message(), tags=("a",)), Status.FAILED)
+    retained = await _put(store, replace(message(), tags=("a",)), Status.FAILED)
     assert await _purge(store) == 1
-    assert _ids(store, "message_tags", "job_id") == _ids(store, "outbox", "job_id") == {kept}
+    assert _ids(store, "message_tags", "job_id") == _ids(store, "outbox", "job_id") == {retained}
 
 
 async def test_a_purge_is_limited_and_skips_a_locked_job(store: Store) -> None:
@@ -84,11 +84,11 @@ async def _erase(store: Store, client: str | None) -> int:
 
 
 async def test_one_clients_erasure_leaves_the_messages_of_another_to_the_same_destination(store: Store) -> None:
-    mine, theirs = await _concerning(store, "one", "+1"), await _concerning(store, "other", "+1")
+    own, other_clients = await _concerning(store, "one", "+1"), await _concerning(store, "other", "+1")
     elsewhere = await _concerning(store, "one", "+2")
-    assert await _erase(store, "one") == len(mine)
-    assert _ids(store) == theirs | elsewhere
-    assert await _erase(store, None) == len(theirs)
+    assert await _erase(store, "one") == len(own)
+    assert _ids(store) == other_clients | elsewhere
+    assert await _erase(store, None) == len(other_clients)
     assert _ids(store) == elsewhere
     assert _ids(store, "message_tags", "job_id") <= elsewhere
 
@@ -123,10 +123,10 @@ def _bodies(store: Store) -> list[Any]:
 async def test_without_retention_a_body_is_forgotten_once_its_message_is_accepted(store: Store) -> None:
     ledger = Ledger(store.pool, grace_seconds=5, retain_body=False)
     url = "https://receiver.example"
-    for outcome, kept in ((UNKNOWN, True), (Outcome(Verdict.REJECTED, "http_400", 400), True), (ACCEPTED, False)):
+    for outcome, retained in ((UNKNOWN, True), (Outcome(Verdict.REJECTED, "http_400", 400), True), (ACCEPTED, False)):
         job = await _claimed(ledger, replace(message(delivery=Delivery.AT_MOST_ONCE), callback_url=url))
         await ledger.apply([_step(job, outcome)], 5)
-        assert store.rows(f"SELECT body IS NOT NULL FROM jobs WHERE id = '{job.id}'") == [(kept,)]
+        assert store.rows(f"SELECT body IS NOT NULL FROM jobs WHERE id = '{job.id}'") == [(retained,)]
     assert store.rows("SELECT count(body) FROM jobs WHERE kind = 'callback'") == [(3,)]
 
 

@@ -69,9 +69,9 @@ async def test_an_index_that_was_left_half_built_is_built_again(empty: str) -> N
     migration.migrate(empty, "mine", to="0009")
     _leave_half_built(empty, "jobs_backlog ON jobs (client_id, due_at) INCLUDE (provider)")
     pool = DatabasePool(empty, name="test", threads=1)
-    assert (await compatibility.look(pool, 5)).invalid_indexes == ["jobs_backlog"]
+    assert (await compatibility.diagnose(pool, 5)).invalid_indexes == ["jobs_backlog"]
     migration.migrate(empty, "mine")
-    assert (await compatibility.look(pool, 5)).invalid_indexes == []
+    assert (await compatibility.diagnose(pool, 5)).invalid_indexes == []
     assert sql(empty, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'jobs_backlog'::regclass") == [(True,)]
     pool.close()
 

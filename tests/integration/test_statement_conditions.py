@@ -65,8 +65,8 @@ async def test_a_taken_row_delays_no_other_version_and_is_released_alone(store: 
     _row(store, one, 1, "a")
     _row(store, one, 2, "b")
     _row(store, other, 1, "a", due="now() + interval '1 h'")
-    (taken,) = await outbox.take("a", 10, 5)
-    assert taken.pointer == Pointer(one, 1)
+    (due,) = await outbox.take("a", 10, 5)
+    assert due.pointer == Pointer(one, 1)
     assert [due.pointer for due in await outbox.take("b", 10, 5)] == [Pointer(one, 2)]
     await outbox.release([Pointer(one, 1)], 5)
     assert [due.pointer for due in await outbox.take("a", 10, 5)] == [Pointer(one, 1)]
@@ -77,8 +77,8 @@ async def test_the_oldest_rows_are_taken_first(store: Store) -> None:
     ids = [new_id() for _ in range(4)]
     for hours, id_ in zip((1, 4, 2, 3), ids, strict=True):
         _row(store, id_, 1, due=f"now() - interval '{hours} h'")
-    taken = await Outbox(store.pool).take("q", 2, 5)
-    assert {due.pointer.id for due in taken} == {ids[1], ids[3]}
+    due = await Outbox(store.pool).take("q", 2, 5)
+    assert {row.pointer.id for row in due} == {ids[1], ids[3]}
 
 
 async def test_a_queue_is_due_by_its_own_rows(store: Store) -> None:
@@ -156,8 +156,8 @@ async def test_a_dead_letter_shows_the_reason_of_its_own_last_attempt(store: Sto
     rejected = await _end(store, from_http(400))
     exhausted = await _end(store, Outcome(Verdict.RETRYABLE, "http_500", 500))
     letters = await DeadLetterStore(store.pool).page(Filter(), BEFORE_ALL, 10, 5)
-    shown = {letter.id: (letter.last_reason, letter.provider_code) for letter in letters}
-    assert shown == {rejected: ("http_400", 400), exhausted: ("http_500", 500)}
+    attempts = {letter.id: (letter.last_reason, letter.provider_code) for letter in letters}
+    assert attempts == {rejected: ("http_400", 400), exhausted: ("http_500", 500)}
 
 
 async def test_only_unfinished_messages_to_the_destination_are_under_way(store: Store) -> None:
@@ -211,12 +211,12 @@ async def test_an_observation_is_of_its_own_queue(store: Store) -> None:
         await store.ledger.claim([claim_request(job.id)], 5)
     await _accept(store)
     store.rows(f"UPDATE outbox SET due_at = now() + interval '1 h' WHERE queue = '{NORMAL.name}'")
-    seen = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
-    assert (seen.is_behind, seen.claimed_until) == (False, None)
+    observation = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
+    assert (observation.is_behind, observation.claimed_until) == (False, None)
     await store.ledger.claim([claim_request((await _accept(store)).id)], 5)
     _row(store, new_id(), 1, NORMAL.name)
-    seen = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
-    assert seen.is_behind and seen.claimed_until is not None
+    observation = await sweep.observe(NORMAL, behind_seconds=5, timeout=5)
+    assert observation.is_behind and observation.claimed_until is not None
 
 
 async def test_dead_letters_of_a_kind_are_published_again_in_the_order_of_their_ids(store: Store) -> None:

@@ -74,11 +74,11 @@ def _time_passes(store: Store, sweeper: Sweeper, seconds: float) -> None:
 
 async def test_only_jobs_that_wait_for_long_without_a_row_get_one(store: Store) -> None:
     lost = await _accept(store, 40)
-    kept = await _accept(store, 40, lost=False)
+    intact = await _accept(store, 40, lost=False)
     await _accept(store, 10)
     await _claim(store, await _accept(store, 40))
     assert await _sweep(store) == 1
-    assert _outbox(store) == {str(lost.id), str(kept.id)}
+    assert _outbox(store) == {str(lost.id), str(intact.id)}
     assert await _sweep(store) == 0
 
 

@@ -65,8 +65,8 @@ async def test_postgres(postgres: str, certificate: Certificate, stranger: Path)
     pool = DatabasePool(url, name="test", threads=1)
 
     async def encrypted() -> bool:
-        asked = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-        return bool(await pool.call(lambda connection: connection.exec_driver_sql(asked).scalar_one(), SECONDS))
+        statement = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        return bool(await pool.call(lambda connection: connection.exec_driver_sql(statement).scalar_one(), SECONDS))
 
     assert await encrypted()
     # An abandoned call shuts the socket down below the TLS layer, which frees its thread.
@@ -103,16 +103,16 @@ async def _speak_tls_alone(server: OwnServer, certificate: Certificate) -> None:
 
 
 async def test_redis(redis: str, certificate: Certificate, stranger: Path, namespace: str, patient_redis: None) -> None:
-    heard: asyncio.Queue[KnownStatus] = asyncio.Queue()
+    notifications: asyncio.Queue[KnownStatus] = asyncio.Queue()
     url = f"{redis}?ssl_ca_certs={certificate.file}"
     events = Events(url, namespace=namespace)
     cache = StatusCache(url, namespace=namespace, ttl_seconds=5)
-    listening = asyncio.create_task(events.run(heard.put_nowait))
+    listening = asyncio.create_task(events.run(notifications.put_nowait))
     await asyncio.wait_for(events.subscribed.wait(), 10)
     known = KnownStatus(new_id(), 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic())
     async with events.watch(known.id):
         await cache.write([known], SECONDS)
-        assert (await asyncio.wait_for(heard.get(), 10)).id == known.id
+        assert (await asyncio.wait_for(notifications.get(), 10)).id == known.id
     (read,) = await cache.read([known.id], SECONDS)
     assert read is not None
     listening.cancel()
@@ -130,12 +130,12 @@ async def test_connections_to_redis_share_one_context(
     redis: str, certificate: Certificate, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A TLS context costs half of a call's 50 ms: without sharing, one of eight first calls succeeded."""
-    made: list[ssl.SSLContext] = []
+    contexts: list[ssl.SSLContext] = []
     make = ssl.create_default_context
 
     def counted() -> ssl.SSLContext:
-        made.append(make())
-        return made[-1]
+        contexts.append(make())
+        return contexts[-1]
 
     monkeypatch.setattr(ssl, "create_default_context", counted)
     cache = StatusCache(f"{redis}?ssl_ca_certs={certificate.file}", namespace=namespace, ttl_seconds=5)
@@ -145,7 +145,7 @@ async def test_connections_to_redis_share_one_context(
         return sum(not isinstance(answer, BaseException) for answer in answers)
 
     await eventually(answered, lambda count: count == 8, 10)
-    assert len(made) == 1
+    assert len(contexts) == 1
     await cache.close()
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 
-from tests.mutants.forks import Coverage, cover, dropped, made, survives
+from tests.mutants.forks import Coverage, cover, create_database, drop_database, survives
 from tests.mutants.source import Planted, planted
 
 ROOM = Path("infra/postgres")
@@ -42,7 +42,7 @@ def _judge(mutant: Planted, coverage: Coverage, free: "Queue[str]", folder: str)
 
 def _all(found: list[Planted], workers: int, folder: str) -> Counter[str]:
     """The verdicts of all mutants, by `workers` at a time, each with a database of its own."""
-    names = [made(folder) for _ in range(workers)]
+    names = [create_database(folder) for _ in range(workers)]
     free: Queue[str] = Queue()
     for name in names:
         free.put(name)
@@ -53,7 +53,7 @@ def _all(found: list[Planted], workers: int, folder: str) -> Counter[str]:
             return Counter(pool.map(lambda mutant: _judge(mutant, coverage, free, folder), found))
     finally:
         for name in names:
-            dropped(name, folder)
+            drop_database(name, folder)
 
 
 def main() -> int:

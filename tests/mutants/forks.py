@@ -32,6 +32,10 @@ TESTS = [
         for name in (
             "dead_letter_store",
             "idempotency_keys",
+            "ledger_acceptance",
+            "ledger_callbacks",
+            "ledger_claims",
+            "ledger_leases",
             "outbox_and_relay",
             "provider_states",
             "retention",
@@ -65,9 +69,9 @@ class Coverage:
         self.statements[self.now].add(normal(statement))
 
 
-def made(folder: str) -> str:
+def create_database(folder: str) -> str:
     """The name of a migrated database, made for this run."""
-    name, log = f"posthaste_mutants_{uuid4().hex[:12]}", Path(folder) / "made.log"
+    name, log = f"posthaste_mutants_{uuid4().hex[:12]}", Path(folder) / "create.log"
     assert _forked(lambda: _make(name), log) == 0, log.read_text()
     return name
 
@@ -82,7 +86,7 @@ def _make(name: str) -> int:
     return 0
 
 
-def dropped(name: str, folder: str) -> None:
+def drop_database(name: str, folder: str) -> None:
     """Delete the database again."""
 
     def drop() -> int:
@@ -96,17 +100,17 @@ def dropped(name: str, folder: str) -> None:
 
 def cover(database: str, folder: str) -> Coverage:
     """Run the tests without a mutant, and record the statements that they execute. They must pass."""
-    log, kept = Path(folder) / "cover.log", Path(folder) / "coverage"
+    log, coverage_file = Path(folder) / "cover.log", Path(folder) / "coverage"
 
     def run() -> int:
         coverage = Coverage()
         sa.event.listen(sa.Engine, "before_cursor_execute", coverage.executed)
         code = pytest.main([*_options(database), *LEFT_OUT, *TESTS], plugins=[coverage])
-        kept.write_bytes(pickle.dumps((dict(coverage.statements), coverage.seconds)))
+        coverage_file.write_bytes(pickle.dumps((dict(coverage.statements), coverage.seconds)))
         return int(code)
 
     assert _forked(run, log) == 0, log.read_text()
-    statements, seconds = pickle.loads(kept.read_bytes())  # our own file, written a moment ago
+    statements, seconds = pickle.loads(coverage_file.read_bytes())  # our own file, written a moment ago
     return Coverage(statements, seconds)
 
 
@@ -120,12 +124,12 @@ def survives(mutant: Planted, tests: list[str], database: str, folder: str) -> s
         return int(pytest.main([*_options(database), "-x", *tests]))
 
     code = _forked(run, log)
-    said = log.read_text(errors="replace")
+    text = log.read_text(errors="replace")
     if code == 0:
         return "survived"
     if code == -signal.SIGALRM:
         return "timed out"
-    return "not SQL" if "syntax error at" in said or "UndefinedColumn" in said or code == 4 else "caught"
+    return "not SQL" if "syntax error at" in text or "UndefinedColumn" in text or code == 4 else "caught"
 
 
 def _import_mutated(mutant: Planted) -> None:

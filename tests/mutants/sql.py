@@ -62,9 +62,9 @@ def _until(tokens: list[Token], begin: int, ends: set[str]) -> int:
     return len(tokens)
 
 
-def _changed(sql: str, start: int, end: int, by: str, what: str = "") -> Mutant:
-    shown = what or f"{' '.join(sql[start:end].split())!r} → {by.strip()!r}"
-    return Mutant(sql[:start] + by + sql[end:], shown, start)
+def _changed(sql: str, start: int, end: int, by: str, description: str = "") -> Mutant:
+    text = description or f"{' '.join(sql[start:end].split())!r} → {by.strip()!r}"
+    return Mutant(sql[:start] + by + sql[end:], text, start)
 
 
 def _conditions(sql: str, tokens: list[Token]) -> Iterator[Mutant]:
@@ -84,14 +84,14 @@ def _conditions(sql: str, tokens: list[Token]) -> Iterator[Mutant]:
 
 
 def _flips(sql: str, condition: list[Token]) -> Iterator[Mutant]:
-    shown = sql[condition[0].start : condition[-1].end] if condition else ""
+    text = sql[condition[0].start : condition[-1].end] if condition else ""
     for token, following in zip(condition, [*condition[1:], None], strict=True):
         if token.depth == condition[0].depth and token.text in _FLIPS:
-            yield _changed(sql, token.start, token.end, _FLIPS[token.text], f"{token.text} → {_FLIPS[token.text]} in {shown!r}")
+            yield _changed(sql, token.start, token.end, _FLIPS[token.text], f"{token.text} → {_FLIPS[token.text]} in {text!r}")
         if token.text == "IS" and following is not None:
             by = "IS" if following.text == "NOT" else "IS NOT"
             end = following.end if following.text == "NOT" else token.end
-            yield _changed(sql, token.start, end, by, f"IS [NOT] in {shown!r}")
+            yield _changed(sql, token.start, end, by, f"IS [NOT] in {text!r}")
 
 
 def _nothing(sql: str, tokens: list[Token]) -> Iterator[Mutant]:

@@ -6,7 +6,7 @@ from tests.mutants.sql import mutants
 
 
 @pytest.mark.parametrize(
-    ("sql", "wanted"),
+    ("sql", "changes"),
     [
         ("DELETE FROM a WHERE x = 1", {"DELETE FROM a WHERE true", "DELETE FROM a WHERE x <> 1"}),
         (
@@ -23,7 +23,7 @@ from tests.mutants.sql import mutants
         ("INSERT INTO a SELECT 1", set()),
     ],
 )
-def test_each_mutant_differs_in_one_place(sql: str, wanted: set[str]) -> None:
+def test_each_mutant_differs_in_one_place(sql: str, changes: set[str]) -> None:
     texts = {" ".join(mutant.text.split()) for mutant in mutants(sql)}
-    assert wanted <= texts and sql not in texts
-    assert wanted or not texts
+    assert changes <= texts and sql not in texts
+    assert changes or not texts

@@ -1,12 +1,14 @@
 """Jobs, claims and outcomes for tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import uuid_utils
 
+from infra.postgres.transitions.apply import Applied
 from infra.postgres.transitions.claim import ClaimRequest
 from infra.rabbitmq.publisher import Publisher
+from jobs.lifecycle import Status
 from jobs.model import REPORTS, Claimed, Delivery, LostLease, NewJob, Route, WorkQueue, message_queue
 from jobs.outcome import Outcome, Verdict
 from jobs.wire import Pointer
@@ -59,6 +61,16 @@ def claimed(
         lost_leases=lost,
         age_seconds=age,
     )
+
+
+def unclaimed(job: NewJob) -> Claimed:
+    """The stored fields of an accepted job, before its first claim."""
+    stored = claimed(queue=job.queue, delivery=job.delivery)
+    return replace(stored, id=job.id, version=1, destination=job.destination, body=job.body)
+
+
+def applied(job: Claimed, status: Status) -> Applied:
+    return Applied(job.id, job.version, status, job.queue.kind, job.client_id, False, None)
 
 
 def as_lost(job: Claimed) -> LostLease:

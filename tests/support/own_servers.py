@@ -77,9 +77,9 @@ class Certificate:
 def make_certificate(folder: Path) -> Certificate:
     """Create a certificate with openssl."""
     certificate, key = folder / "server.crt", folder / "server.key"
-    made = [*("-newkey", "rsa:2048", "-nodes", "-days", "2"), *("-keyout", str(key)), *("-out", str(certificate))]
+    options = [*("-newkey", "rsa:2048", "-nodes", "-days", "2"), *("-keyout", str(key)), *("-out", str(certificate))]
     subprocess.run(
-        ["openssl", "req", "-x509", *made, "-subj", "/CN=posthaste-test", "-addext", "subjectAltName=IP:127.0.0.1"],
+        ["openssl", "req", "-x509", *options, "-subj", "/CN=posthaste-test", "-addext", "subjectAltName=IP:127.0.0.1"],
         check=True,
         capture_output=True,
     )

@@ -77,11 +77,11 @@ async def test_a_count_lowers_the_number_by_what_has_been_done() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "counted", "uncertain", "wanted"),
+    ("count", "counted", "uncertain", "expected"),
     [(5, 5, 0, 5), (5, 2, 0, 2), (5, 9, 0, 9), (5, 4, 1, 5), (5, 3, 1, 4), (5, 6, 3, 6), (0, 7, 2, 7), (9, 0, 4, 4)],
 )
-def test_a_count_corrects_the_backlog_within_its_uncertainty(count: int, counted: int, uncertain: int, wanted: int) -> None:
-    assert correct_count(count, counted, uncertain) == wanted
+def test_a_count_corrects_the_backlog_within_its_uncertainty(count: int, counted: int, uncertain: int, expected: int) -> None:
+    assert correct_count(count, counted, uncertain) == expected
 
 
 async def test_a_count_that_fails_keeps_no_other_client_from_being_counted() -> None:

@@ -25,11 +25,11 @@ class Flushes:
         self.fail: Callable[[Sequence[int]], Exception | None] = lambda _: None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
 
     async def __call__(self, items: Sequence[int], timeout: float) -> list[int]:
         self.batches.append(list(items))
-        self.begun.set()
+        self.started.set()
         await self.gate.wait()
         if error := self.fail(items):
             raise error
@@ -84,7 +84,7 @@ async def test_twins_are_flushed_once_and_the_losers_get_the_twin_result() -> No
     assert flushes.batches == [[7, 8]]
 
 
-async def test_twins_share_the_result_where_no_other_is_given() -> None:
+async def test_duplicates_share_the_result_without_a_result_of_their_own() -> None:
     batcher: Batcher[int, int] = Batcher(Flushes(), key=lambda n: n)
     assert await asyncio.gather(*(batcher.submit(7) for _ in range(2))) == [70, 70]
 
@@ -94,7 +94,7 @@ async def test_a_twin_takes_over_when_the_first_caller_gave_up() -> None:
     flushes.gate.clear()
     batcher: Batcher[int, int] = Batcher(flushes, key=lambda n: n, duplicate=lambda _: -1)
     first, twin = asyncio.create_task(batcher.submit(7)), asyncio.create_task(batcher.submit(7))
-    await flushes.begun.wait()
+    await flushes.started.wait()
     first.cancel()
     await asyncio.sleep(0)
     flushes.gate.set()
@@ -134,7 +134,7 @@ async def test_items_past_their_deadline_are_not_flushed() -> None:
     flushes.gate.clear()
     batcher = Batcher(flushes, max_batch=1)
     first = asyncio.create_task(batcher.submit(1))
-    await flushes.begun.wait()
+    await flushes.started.wait()
     with pytest.raises(DeadlineExceeded):
         await batcher.submit(2, 0.01)
     flushes.gate.set()

@@ -69,7 +69,7 @@ def test_requests_from_before_the_breaker_opened_do_not_prolong_it() -> None:
     assert opened.after(TIMEOUT, 4).after(TIMEOUT, 4.5) == opened
 
 
-def test_patience_lasts_as_long_as_asked() -> None:
+def test_the_breaker_waits_as_long_as_retry_after_says() -> None:
     assert [_after(WAIT).state(now) for now in (19.9, 20.0)] == [State.OPEN, State.HALF_OPEN]
     assert _after(WAIT, Outcome(Verdict.DEFERRED, "http_429", 429)).until == 20.0
 

@@ -42,8 +42,8 @@ def test_version() -> None:
 
 
 def test_help_lists_the_commands_by_group() -> None:
-    shown = _run("--help", COLUMNS="100").stdout
-    panels = {found[1]: found[2] for found in re.finditer(r"╭─ ([\w ]+?) ─+╮(.*?)╰", shown, re.DOTALL)}
+    output = _run("--help", COLUMNS="100").stdout
+    panels = {found[1]: found[2] for found in re.finditer(r"╭─ ([\w ]+?) ─+╮(.*?)╰", output, re.DOTALL)}
     for group, commands in GROUPS.items():
         assert re.findall(r"^│ (\S+) ", panels[group], re.MULTILINE) == list(commands)
 

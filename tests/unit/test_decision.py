@@ -92,16 +92,18 @@ def test_the_provider_is_retried_at_its_retry_after_and_not_before(
 
 
 @pytest.mark.parametrize(
-    ("deferrals", "asked", "seconds"),
+    ("deferrals", "retry_after", "seconds"),
     [(0, None, 1), (0, 0.0, 1), (1, 0.0, 2), (5, 0.0, 32), (5, 10.0, 32), (5, 90.0, 90), (9, None, 512), (40, 0.0, 512)],
 )
-def test_deferrals_back_off_from_a_floor_and_a_longer_request_wins(deferrals: int, asked: float | None, seconds: float) -> None:
+def test_deferrals_back_off_from_a_floor_and_a_longer_request_wins(
+    deferrals: int, retry_after: float | None, seconds: float
+) -> None:
     """Charged attempts and lost leases do not count."""
     job = replace(claimed(attempts=2), tries=3 + deferrals, lost_leases=1)
     policy = RetryPolicy(deadline_seconds=86_400)
     for outcome in (
-        replace(PATIENCE, retry_after_seconds=asked),
-        replace(PATIENCE, reason="host_busy", retry_after_seconds=asked),
+        replace(PATIENCE, retry_after_seconds=retry_after),
+        replace(PATIENCE, reason="host_busy", retry_after_seconds=retry_after),
     ):
         assert decide(job, outcome, policy, ran_seconds=0, jitter=0).delay_seconds == seconds
         assert seconds < decide(job, outcome, policy, ran_seconds=0, jitter=0.9).delay_seconds <= 2 * seconds

@@ -11,7 +11,7 @@ from service.settings import Settings
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "printed"),
     [
         ("postgresql://me:secret@h:5432/db?sslmode=verify-full&password=secret", "postgresql://h:5432/db"),
         ("postgresql://me:se@cret@h1:5432,h2:5433/db", "postgresql://h1:5432,h2:5433/db"),
@@ -20,13 +20,13 @@ from service.settings import Settings
         ("unix:///run/redis.sock?password=secret", "unix:///run/redis.sock"),
     ],
 )
-def test_neither_user_nor_password_are_shown(url: str, shown: str) -> None:
-    assert _without_password(url) == shown
+def test_neither_user_nor_password_are_shown(url: str, printed: str) -> None:
+    assert _without_password(url) == printed
 
 
 def test_an_invalid_index_is_named_with_the_command_that_repairs_it() -> None:
-    seen = compatibility.Look(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
-    (finding,) = _indexes(seen)
+    diagnosis = compatibility.Diagnosis(datetime.now(UTC), 1, 0, {}, {}, ["jobs_backlog"])
+    (finding,) = _indexes(diagnosis)
     assert (finding.subject, finding.verdict) == ("indexes", "wrong")
     assert "jobs_backlog" in finding.detail and "posthaste migrate" in finding.fix
 

@@ -12,17 +12,17 @@ REQUEST = Request({"type": "http", "path": "/docs", "query_string": b"", "header
 
 
 async def test_the_document_is_made_at_the_first_request_and_once() -> None:
-    made: list[int] = []
+    creations: list[int] = []
 
     def describe() -> dict[str, Any]:
-        made.append(1)
+        creations.append(1)
         return document("1", ["sandbox"])
 
     documents = DocumentEndpoints(describe, lambda: False)
-    assert made == []
+    assert creations == []
     for answer in (documents.openapi, documents.docs, documents.docs, documents.openapi):
         assert (await answer(REQUEST)).status_code == 200
-    assert made == [1]
+    assert creations == [1]
 
 
 async def test_a_client_that_leaves_does_not_take_the_document_away_from_others() -> None:

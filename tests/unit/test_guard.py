@@ -25,7 +25,7 @@ FINE = [
 
 
 @pytest.mark.parametrize("url", HOSTILE_URLS)
-def test_a_hostile_url_is_refused_as_it_is_given(url: str) -> None:
+def test_a_hostile_url_is_refused_as_text(url: str) -> None:
     with pytest.raises(Refused, match=HOSTILE_URLS[url]):
         Guard().check(url)
 

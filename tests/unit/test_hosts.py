@@ -43,7 +43,7 @@ class Sends:
         self.count += 1
         return self.outcome
 
-    async def held(self) -> Outcome:
+    async def blocked(self) -> Outcome:
         self.count += 1
         await self.hold.wait()
         return self.outcome
@@ -63,7 +63,7 @@ async def _calls(hosts: Hosts, send: Callable[[], Awaitable[Outcome]], count: in
 
 async def _slow(hosts: Hosts, receivers: list[Receiver], slow: Sends) -> list[str | None]:
     """Start a slow call of each receiver; return the reasons of the deferred ones."""
-    calls = [asyncio.create_task(hosts.call(receiver, slow.held)) for receiver in receivers]
+    calls = [asyncio.create_task(hosts.call(receiver, slow.blocked)) for receiver in receivers]
     done, _ = await asyncio.wait(calls, timeout=5, return_when=asyncio.FIRST_COMPLETED)
     for call in done:
         assert (call.result().verdict, call.result().surely_not_sent) == (Verdict.DEFERRED, True)
@@ -92,7 +92,7 @@ async def test_a_client_with_many_slow_hosts_leaves_slots_to_other_clients() -> 
 async def test_a_call_that_waits_for_one_share_holds_no_other() -> None:
     hosts, slow = Hosts(8, POLICY), Sends()
     assert await _slow(hosts, [A] * 4 + [B] * 3, slow) == ["host_busy"]
-    waiting = asyncio.create_task(hosts.call(B, slow.held))
+    waiting = asyncio.create_task(hosts.call(B, slow.blocked))
     await asyncio.sleep(0)
     assert hosts._shares.in_use[("client", "b")] == 2
     slow.hold.set()
@@ -108,7 +108,7 @@ async def test_a_host_that_does_not_answer_is_left_alone_for_a_while() -> None:
     assert ill.count == 3
     assert await hosts.call(Receiver("a", "b:80"), well.now) == ACCEPTED
     clock.now = 5.0
-    probe = asyncio.create_task(hosts.call(A, ill.held))
+    probe = asyncio.create_task(hosts.call(A, ill.blocked))
     await asyncio.sleep(0)
     assert (await hosts.call(A, well.now)).reason == "host_left_alone"  # one at a time, until one succeeds
     ill.outcome = ACCEPTED

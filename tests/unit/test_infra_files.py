@@ -45,8 +45,8 @@ def test_compose_runs_under_no_administrator() -> None:
     (user,) = re.findall(r'">\$\{REDIS_PASSWORD\}",\s+(.*?),\s+\]', text, re.DOTALL)
     assert json.loads(f"[{user}]") == rules("posthaste")
     assert f"user posthaste on >PASSWORD {' '.join(rules('posthaste'))}\n" in (ROOT / "docs/operations.md").read_text()
-    asked = set(re.findall(r"\$\{([A-Z_]+PASSWORD)", text))
-    assert asked == set(re.findall(r"^(\w+PASSWORD)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    variables = set(re.findall(r"\$\{([A-Z_]+PASSWORD)", text))
+    assert variables == set(re.findall(r"^(\w+PASSWORD)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
 
 def _services(file: str) -> dict[str, Any]:

@@ -20,20 +20,17 @@ from tests.support.waiting import eventually
 
 
 @dataclass
-class Book:
+class Store:
     """The key store as a dictionary, which may be down."""
 
     keys: dict[str, KeyRecord] = field(default_factory=dict)
     away: bool = False
-    looks: int = 0
-    largest: int = 0
+    reads: list[int] = field(default_factory=list)  # the number of prefixes of each
 
     async def find(self, prefixes: Sequence[str], timeout: float) -> list[KeyRecord | None]:
-        self.looks += 1
-        self.largest = max(self.largest, len(prefixes))
+        self.reads.append(len(prefixes))
         await asyncio.sleep(0)  # a real one takes its time, too
-        if self.away:
-            raise Unavailable("away")
+        await self.any(timeout)
         return [self.keys.get(prefix) for prefix in prefixes]
 
     async def any(self, timeout: float) -> bool:
@@ -41,13 +38,15 @@ class Book:
             raise Unavailable("away")
         return bool(self.keys)
 
-    def add(self) -> NewKey:
-        new = new_key()
-        self.keys[new.prefix] = KeyRecord(new.prefix, "shop", new.hash, frozenset({Scope.REPORTS}), usable=True)
-        return new
 
-    def revoke(self, key: NewKey) -> None:
-        self.keys[key.prefix] = replace(self.keys[key.prefix], usable=False)
+def _add(store: Store) -> NewKey:
+    new = new_key()
+    store.keys[new.prefix] = KeyRecord(new.prefix, "shop", new.hash, frozenset({Scope.REPORTS}), usable=True)
+    return new
+
+
+def _revoke(store: Store, key: NewKey) -> None:
+    store.keys[key.prefix] = replace(store.keys[key.prefix], usable=False)
 
 
 def _request(key: str) -> Request:
@@ -55,8 +54,8 @@ def _request(key: str) -> Request:
     return Request({"type": "http", "headers": headers, "client": ("192.0.2.1", 1)})
 
 
-def _keyring(book: Book, told: list[str] | None = None, *, may_be_open: bool = True) -> Keyring:
-    return Keyring(book, lambda: (told or []).append("revoked"), off=False, may_be_open=may_be_open)
+def _keyring(store: Store, warnings: list[str] | None = None, *, may_be_open: bool = True) -> Keyring:
+    return Keyring(store, lambda: (warnings or []).append("revoked"), off=False, may_be_open=may_be_open)
 
 
 @dataclass
@@ -79,30 +78,30 @@ async def _refused(keyring: Keyring, key: str) -> int:
 
 
 async def test_a_key_is_looked_up_once_and_its_revocation_heeded_at_the_next_look() -> None:
-    book, told = Book(), ["before"]
-    key, keyring = book.add(), _keyring(book, told)
+    store, warnings = Store(), ["before"]
+    key, keyring = _add(store), _keyring(store, warnings)
     assert await _refused(keyring, key.key) == 503  # Postgres has not been read yet
     await keyring.refresh()
     caller = await keyring.caller(_request(key.key))
-    looks = book.looks
-    assert await keyring.caller(_request(key.key)) is caller and book.looks == looks
+    reads = len(store.reads)
+    assert await keyring.caller(_request(key.key)) is caller and len(store.reads) == reads
     assert await _refused(keyring, key.key[:-1] + ("a" if key.key[-1] != "a" else "b")) == 401
-    book.revoke(key)
+    _revoke(store, key)
     await keyring.refresh()
     assert await _refused(keyring, key.key) == 401
-    assert not caller.usable and told == ["before", "revoked"]
+    assert not caller.usable and warnings == ["before", "revoked"]
 
 
 async def test_the_last_known_keys_hold_while_postgres_is_down() -> None:
-    book = Book()
-    key, other, keyring = book.add(), book.add(), _keyring(book)
+    store = Store()
+    key, other, keyring = _add(store), _add(store), _keyring(store)
     await keyring.refresh()
     await keyring.caller(_request(key.key))
-    book.away = True
+    store.away = True
     await keyring.refresh()
     assert (await keyring.caller(_request(key.key))).client_id == "shop"
     assert await _refused(keyring, other.key) == 503
-    book.away = False
+    store.away = False
 
     async def code() -> int:
         try:
@@ -115,19 +114,19 @@ async def test_the_last_known_keys_hold_while_postgres_is_down() -> None:
 
 async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "IDLE_SECONDS", -1.0)  # idle at once
-    book = Book()
-    idle, streaming, keyring = book.add(), book.add(), _keyring(book)
+    store = Store()
+    idle, streaming, keyring = _add(store), _add(store), _keyring(store)
     await keyring.refresh()
     await keyring.caller(_request(idle.key))
     caller = await keyring.caller(_request(streaming.key))
     caller.waiting = 1
     await keyring.refresh()
-    looks = book.looks
+    reads = len(store.reads)
     await keyring.caller(_request(streaming.key))
-    assert book.looks == looks
+    assert len(store.reads) == reads
     await keyring.caller(_request(idle.key))
-    assert book.looks == looks + 1
-    book.revoke(streaming)
+    assert len(store.reads) == reads + 1
+    _revoke(store, streaming)
     await keyring.refresh()
     assert not caller.usable
 
@@ -135,14 +134,14 @@ async def test_a_key_is_watched_as_long_as_something_streams_under_it(monkeypatc
 async def test_before_the_first_key_only_an_open_api_lets_anybody_in() -> None:
     """A process that must not be open also refuses requests between its first read of Postgres and its end."""
     for may_be_open in (True, False):
-        book = Book()
-        keyring = _keyring(book, may_be_open=may_be_open)
+        store = Store()
+        keyring = _keyring(store, may_be_open=may_be_open)
         await keyring.refresh()
         if may_be_open:
             assert (await keyring.caller(_request(""))).client_id == "default"
         else:
             assert await _refused(keyring, "") == 503
-        key = book.add()
+        key = _add(store)
         await keyring.refresh()
         assert await _refused(keyring, "") == 401
         assert (await keyring.caller(_request(key.key))).client_id == "shop"
@@ -167,8 +166,8 @@ async def _code(endpoint: Endpoint, key: str) -> int:
 
 
 async def test_bad_keys_behind_an_address_lock_out_no_valid_key() -> None:
-    book, rates = Book(), Exhausted()
-    key, keyring = book.add(), _keyring(book)
+    store, rates = Store(), Exhausted()
+    key, keyring = _add(store), _keyring(store)
     endpoint = _guarded(keyring, rates)
     await keyring.refresh()
     assert await _code(endpoint, new_key().key) == 429
@@ -180,31 +179,31 @@ async def test_bad_keys_behind_an_address_lock_out_no_valid_key() -> None:
 
 async def test_a_flood_of_bad_keys_is_looked_up_by_few_statements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "LOOKUP_SECONDS", 20.0)
-    book = Book()
-    key, keyring = book.add(), _keyring(book)
+    store = Store()
+    key, keyring = _add(store), _keyring(store)
     endpoint = _guarded(keyring, Exhausted())
     await keyring.refresh()
     bad = [new_key().key for _ in range(1500)]
-    asked = [asyncio.create_task(_code(endpoint, each)) for each in [*bad, key.key]]
-    assert set(await asyncio.gather(*asked[:-1])) == {429} and await asked[-1] == 200
-    assert book.looks <= 5 and book.largest <= 500
-    looks = book.looks
+    requests = [asyncio.create_task(_code(endpoint, each)) for each in [*bad, key.key]]
+    assert set(await asyncio.gather(*requests[:-1])) == {429} and await requests[-1] == 200
+    assert len(store.reads) <= 5 and max(store.reads) <= 500
+    reads = len(store.reads)
     for each in bad[:10]:
         assert await _refused(keyring, each) == 401
-    assert book.looks == looks  # bad keys are remembered for a while
+    assert len(store.reads) == reads  # bad keys are remembered for a while
 
 
 async def test_a_bounded_number_of_bad_keys_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "UNKNOWN_KEYS", 3)
-    book = Book()
-    book.add()
-    keyring = _keyring(book)
+    store = Store()
+    _add(store)
+    keyring = _keyring(store)
     await keyring.refresh()
     bad = [new_key().key for _ in range(4)]
     for each in bad:
         assert await _refused(keyring, each) == 401
-    looks = book.looks
+    reads = len(store.reads)
     for each in bad[1:]:
         assert await _refused(keyring, each) == 401
-    assert book.looks == looks
-    assert await _refused(keyring, bad[0]) == 401 and book.looks == looks + 1
+    assert len(store.reads) == reads
+    assert await _refused(keyring, bad[0]) == 401 and len(store.reads) == reads + 1

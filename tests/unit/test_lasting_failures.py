@@ -34,7 +34,7 @@ class Away(Transient):
 
 
 @dataclass
-class Everything:
+class FailingService:
     """Every dependency of every loop: each call fails during the outage, and returns `answer` afterwards."""
 
     answer: Any = 0
@@ -44,7 +44,7 @@ class Everything:
     def __getattr__(self, name: str) -> Any:
         async def call(*arguments: object, **named: object) -> Any:
             if self.is_away:
-                raise Away("as asked")
+                raise Away("injected")
             return self.answer
 
         return call
@@ -59,43 +59,43 @@ class Everything:
         return 0.0
 
 
-Run = Callable[[Everything], Coroutine[Any, Any, None]]
+Run = Callable[[FailingService], Coroutine[Any, Any, None]]
 
 
-def _relay(world: Everything) -> Coroutine[Any, Any, None]:
+def _relay(world: FailingService) -> Coroutine[Any, Any, None]:
     world.answer = []
     return Relay(world, world, world.lead, queues=frozenset(), ready_depth=1, poll_seconds=0.05).run()
 
 
-def _reaper(world: Everything) -> Coroutine[Any, Any, None]:
+def _reaper(world: FailingService) -> Coroutine[Any, Any, None]:
     world.answer = []
     return Reaper(world, world.record_lost, {}, lease_seconds=0.2, grace_seconds=60).run()
 
 
-def _dead_workers(world: Everything) -> Coroutine[Any, Any, None]:
+def _dead_workers(world: FailingService) -> Coroutine[Any, Any, None]:
     world.answer = []
     return Reaper(world, world.record_lost, {}, lease_seconds=600, grace_seconds=0.2).run()
 
 
-def _worker_lock(world: Everything) -> Coroutine[Any, Any, None]:
+def _worker_lock(world: FailingService) -> Coroutine[Any, Any, None]:
     world.answer = True
     return WorkerLock(world.held, world.claim, grace_seconds=0.2).run()
 
 
-def _watchdog(world: Everything) -> Coroutine[Any, Any, None]:
+def _watchdog(world: FailingService) -> Coroutine[Any, Any, None]:
     return Watchdog(world, {"q": lambda: True}, world.ready, seconds=0.15).run()
 
 
-def _sweep(world: Everything) -> Coroutine[Any, Any, None]:
+def _sweep(world: FailingService) -> Coroutine[Any, Any, None]:
     world.answer = Observation(datetime.now(UTC), is_behind=False, claimed_until=None)
     return Sweeper(world, world.ready, [SANDBOX], lambda: True, after_seconds=0.3).run()  # type: ignore[arg-type]
 
 
-def _keys(world: Everything) -> Coroutine[Any, Any, None]:
+def _keys(world: FailingService) -> Coroutine[Any, Any, None]:
     return Keyring(world, lambda: None, off=False, may_be_open=True).run()
 
 
-async def _backlog(world: Everything) -> None:
+async def _backlog(world: FailingService) -> None:
     limit = BacklogLimit(world.waiting, high=1_000_000, low=5)
     while True:  # a client submits all the time
         with limit.admission("shop"):
@@ -122,7 +122,7 @@ async def test_a_lasting_failure_is_logged_when_it_lasts_and_when_it_ends(
     subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance, "EVERY_SECONDS", 0.05)
-    world = Everything()
+    world = FailingService()
     world.connected.set()
     with structlog.testing.capture_logs() as lines:
 
@@ -151,7 +151,7 @@ async def test_a_queue_that_refuses_for_long_is_named_by_the_relay() -> None:
 
         async def publish(self, route: Route, queue: str, messages: Sequence[Due]) -> Sequence[None]:
             if self.refusing:
-                raise NotPublished("as asked")
+                raise NotPublished("injected")
             return [None] * len(messages)
 
     class Outbox:

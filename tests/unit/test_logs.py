@@ -26,10 +26,10 @@ def test_a_traceback_shows_no_local_variables(json: bool, capsys: pytest.Capture
     finally:
         logging.getLogger().handlers, logging.getLogger().level = handlers, level
         structlog.reset_defaults()
-    said = capsys.readouterr().err
-    assert "request.failed" in said and "ZeroDivisionError" in said
-    assert "nobody may read" not in said.replace('body = "a body that nobody may read"', "")
-    assert "Exception in ASGI application" not in said
+    output = capsys.readouterr().err
+    assert "request.failed" in output and "ZeroDivisionError" in output
+    assert "nobody may read" not in output.replace('body = "a body that nobody may read"', "")
+    assert "Exception in ASGI application" not in output
 
 
 LOGGING = """
@@ -53,9 +53,9 @@ def test_a_stalled_reader_of_logs_stops_no_process_and_reads_how_many_lines_were
         deadline.start()
         try:
             assert process.stdout.readline() == "done\n"  # its standard error was not read
-            _, said = process.communicate("", timeout=90)
+            _, output = process.communicate("", timeout=90)
         finally:
             deadline.cancel()
             process.kill()
-    assert "log.dropped" in said and "the.last" in said
-    assert said.index("n=0 ") < said.index("n=1 ")
+    assert "log.dropped" in output and "the.last" in output
+    assert output.index("n=0 ") < output.index("n=1 ")

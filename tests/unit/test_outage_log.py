@@ -15,9 +15,13 @@ def test_an_outage_is_logged_once_when_it_lasts_and_once_when_it_ends() -> None:
         now = 61.0
         outage.succeeded()
         outage.succeeded()
-    said = [line for line in logged if line["log_level"] != "debug"]
-    assert [(line["event"], line["log_level"]) for line in said] == [("relay.down", "warning"), ("relay.up", "info")]
-    assert (said[0]["reason"], said[0]["effect"], said[1]["seconds"]) == ("refused", "nothing is published", 61.0)
+    shown_lines = [line for line in logged if line["log_level"] != "debug"]
+    assert [(line["event"], line["log_level"]) for line in shown_lines] == [("relay.down", "warning"), ("relay.up", "info")]
+    assert (shown_lines[0]["reason"], shown_lines[0]["effect"], shown_lines[1]["seconds"]) == (
+        "refused",
+        "nothing is published",
+        61.0,
+    )
 
 
 def test_a_failure_that_does_not_last_is_not_logged() -> None:

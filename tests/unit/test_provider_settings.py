@@ -12,17 +12,15 @@ import pytest
 
 from cli.doctor import _providers
 from service.settings import PREFIX, Settings, SettingsError, load
+from tests.support.settings import clear_settings, set_settings
 
-URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
 HIDDEN = "s3cret-value"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
-    for name, value in URLS.items():
-        monkeypatch.setenv(PREFIX + name, value)
+    clear_settings(monkeypatch)
+    set_settings(monkeypatch, {})
     monkeypatch.chdir(tmp_path)
 
 
@@ -119,5 +117,5 @@ def test_a_worker_does_not_start_without_its_secret(monkeypatch: pytest.MonkeyPa
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for secret in _sources(monkeypatch, tmp_path):
         settings = _load(monkeypatch, headers={"X-Key": secret}, auth={"bearer": secret})
-        shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {list(_providers(settings))}"
-        assert HIDDEN not in shown
+        texts = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()} {list(_providers(settings))}"
+        assert HIDDEN not in texts

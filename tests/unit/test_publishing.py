@@ -80,7 +80,7 @@ async def test_a_queue_that_never_confirms_holds_one_batch_alone() -> None:
         async def count() -> int:
             return len(forgotten)
 
-        await eventually(count, lambda seen: seen == 98, 5)
+        await eventually(count, lambda deleted_count: deleted_count == 98, 5)
     assert forgotten == list(range(2, 100))
     assert broker.published.count(1) == publishing.BATCH
 

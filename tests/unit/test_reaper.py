@@ -104,8 +104,8 @@ async def test_after_a_step_of_postgres_clock_the_reaper_waits_for_a_whole_lease
 
 
 @dataclass
-class Looks:
-    """A reaper that looks for dead workers at the instants of a test, in seconds."""
+class OrphanChecks:
+    """A reaper that checks for dead workers at the instants of a test, in seconds."""
 
     leases: Leases = field(default_factory=lambda: Leases(contact=600.0))
     recorder: Recorder = field(default_factory=Recorder)
@@ -117,61 +117,61 @@ class Looks:
         )
 
     async def at(self, now: float, dead: list[int]) -> int:
-        """Look at this instant, while the locks of these workers are free; the number of jobs taken back."""
+        """Check at this instant, while the locks of these workers are free; the number of jobs taken back."""
         self.now, self.leases.dead = now, dead
         return await self.reaper.reap_orphans()
 
 
 async def test_a_lock_that_is_free_for_the_grace_loses_the_jobs_of_its_worker() -> None:
-    looks = Looks()
-    assert [await looks.at(now, [7]) for now in (10.0, 10.5, 11.9, 12.0)] == [0, 0, 0, 1]
-    assert [lost.worker_id for lost in looks.recorder.losses] == [7]
+    checks = OrphanChecks()
+    assert [await checks.at(now, [7]) for now in (10.0, 10.5, 11.9, 12.0)] == [0, 0, 0, 1]
+    assert [lost.worker_id for lost in checks.recorder.losses] == [7]
 
 
 async def test_each_worker_has_a_grace_of_its_own() -> None:
-    looks = Looks()
-    assert await looks.at(10.0, [7]) == 0
-    assert await looks.at(11.5, [7, 8]) == 0
-    assert await looks.at(12.0, [7, 8]) == 1
-    assert await looks.at(13.5, [8]) == 1
+    checks = OrphanChecks()
+    assert await checks.at(10.0, [7]) == 0
+    assert await checks.at(11.5, [7, 8]) == 0
+    assert await checks.at(12.0, [7, 8]) == 1
+    assert await checks.at(13.5, [8]) == 1
 
 
 async def test_a_lock_that_is_held_again_begins_a_new_grace() -> None:
-    looks = Looks()
-    assert [await looks.at(10.0, [7]), await looks.at(11.0, []), await looks.at(12.0, [7])] == [0, 0, 0]
-    assert [await looks.at(13.9, [7]), await looks.at(14.0, [7])] == [0, 1]
+    checks = OrphanChecks()
+    assert [await checks.at(10.0, [7]), await checks.at(11.0, []), await checks.at(12.0, [7])] == [0, 0, 0]
+    assert [await checks.at(13.9, [7]), await checks.at(14.0, [7])] == [0, 1]
 
 
 async def test_after_an_outage_of_postgres_the_grace_begins_anew() -> None:
     """A restart of Postgres frees the locks of all workers, and takes the contact of all reapers."""
-    looks = Looks()
-    assert await looks.at(10.0, [7]) == 0
-    looks.leases.is_away = True
+    checks = OrphanChecks()
+    assert await checks.at(10.0, [7]) == 0
+    checks.leases.is_away = True
     with pytest.raises(Away):
-        await looks.at(11.0, [7])
-    looks.leases.is_away, looks.leases.contact = False, 1.9
-    assert await looks.at(13.0, [7]) == 0
-    looks.leases.contact = 2.0
-    assert await looks.at(13.1, [7]) == 1
+        await checks.at(11.0, [7])
+    checks.leases.is_away, checks.leases.contact = False, 1.9
+    assert await checks.at(13.0, [7]) == 0
+    checks.leases.contact = 2.0
+    assert await checks.at(13.1, [7]) == 1
 
 
 async def test_a_slow_look_does_not_count_as_grace() -> None:
-    looks = Looks()
-    looks.leases.dead = [7]
-    found = looks.leases.orphans
+    checks = OrphanChecks()
+    checks.leases.dead = [7]
+    found = checks.leases.orphans
 
     async def slow(limit: int, timeout: float) -> list[LostLease]:
-        looks.now += 4.0
+        checks.now += 4.0
         return await found(limit, timeout)
 
-    looks.leases.orphans = slow  # type: ignore[method-assign]
-    assert [await looks.reaper.reap_orphans(), await looks.reaper.reap_orphans()] == [0, 0]
-    looks.now += 2.0
-    assert await looks.reaper.reap_orphans() == 1
+    checks.leases.orphans = slow  # type: ignore[method-assign]
+    assert [await checks.reaper.reap_orphans(), await checks.reaper.reap_orphans()] == [0, 0]
+    checks.now += 2.0
+    assert await checks.reaper.reap_orphans() == 1
 
 
 async def test_a_worker_without_its_lock_keeps_its_own_jobs() -> None:
-    looks = Looks()
-    looks.reaper.worker_id = 7
-    assert [await looks.at(10.0, [7, 8]), await looks.at(12.0, [7, 8])] == [0, 1]
-    assert [lost.worker_id for lost in looks.recorder.losses] == [8]
+    checks = OrphanChecks()
+    checks.reaper.worker_id = 7
+    assert [await checks.at(10.0, [7, 8]), await checks.at(12.0, [7, 8])] == [0, 1]
+    assert [lost.worker_id for lost in checks.recorder.losses] == [8]

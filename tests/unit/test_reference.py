@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 from starlette.requests import Request
 
-from api.descriptions import EXAMPLES, FIELDS, PROBLEMS
+from api.descriptions import EXAMPLES, FIELDS, problems_of
 from api.documents import DocumentEndpoints
 from api.openapi import document
 from api.operations import OPERATIONS, Operation
@@ -87,7 +87,7 @@ def test_the_fields_within_fields_are_inline() -> None:
 
 def test_an_operation_lists_only_its_own_problems() -> None:
     assert [status for status, _ in ENTRIES["get_version"].problems] == ["403", "421"]
-    codes = {op.name: {code for _, code, _, applies in PROBLEMS if applies(op)} for op in OPERATIONS}
+    codes = {op.name: {code for meanings in problems_of(op).values() for code in meanings} for op in OPERATIONS}
     assert "idempotency_key_reused" in codes["post_messages"] and "idempotency_key_reused" not in codes["get_messages"]
     assert codes["get_api_2_0_report_jobs_id_result"] >= {"not_completed", "no_result", "not_acceptable", "not_found"}
     assert "busy" in codes["get_api_1_0_report_posts"] and "busy" not in codes["post_api_2_0_report_posts"]
@@ -101,7 +101,8 @@ def test_the_http_page_lists_the_same_codes() -> None:
         (400, "malformed_http"), (400, "disconnected"), (405, "method_not_allowed"), (431, "headers_too_large"),
         (500, "internal_error"),
     }  # fmt: skip
-    assert {(status, code) for status, code, _, _ in PROBLEMS} == listed - of_any_request
+    documented = {(status, code) for op in OPERATIONS for status, codes in problems_of(op).items() for code in codes}
+    assert documented == listed - of_any_request
 
 
 def test_every_operation_has_commands_of_its_own_base_url() -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
+from uuid import UUID
 
 import pytest
 
@@ -12,10 +13,10 @@ from consumers import runner as runner_module
 from consumers.modes import Concurrent, Exclusive, Quarantine, Renewer
 from consumers.runner import Runner, Work
 from consumers.slots import Slots
+from infra.postgres.transitions.apply import Applied, LateAcceptance
 from infra.postgres.transitions.claim import ClaimRequest
-from jobs.decision import decide_lost
 from jobs.lifecycle import Status
-from jobs.model import REPORTS, Claimed, NewJob, Progress, Route
+from jobs.model import REPORTS, Claimed, NewJob, Progress, Route, Transition
 from jobs.outcome import RELEASED_AT_SHUTDOWN, Outcome, Verdict
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, encode
@@ -23,7 +24,7 @@ from service.batching import Batcher
 from service.publishing import EagerPublisher, Outgoing, outbox_deletes
 from service.statuses import Statuses
 from service.transitions import Recorder
-from tests.support.factories import ACCEPTED, as_lost, claim_request, message, report
+from tests.support.factories import ACCEPTED, applied, as_lost, message, report, unclaimed
 from tests.support.fakes import FakeCache, FakeLedger, FakeSwitch
 from tests.support.waiting import until
 
@@ -84,6 +85,9 @@ class Bench:
     runner: Runner
     switch: FakeSwitch
     concurrent: Concurrent
+    statuses: dict[UUID, Status]
+    transitions: list[Transition]
+    late: list[LateAcceptance]
 
     async def deliver(self, delivery: Delivery) -> Delivery:
         self.runner.dispatch(delivery)
@@ -94,27 +98,48 @@ class Bench:
         return await self.accept(message(provider=provider))
 
     async def accept(self, new: NewJob) -> Pointer:
-        await self.ledger.accept([new])
+        self.ledger.jobs[new.id], self.statuses[new.id] = unclaimed(new), Status.QUEUED
         return Pointer(new.id, 1)
 
+    async def lose(self, pointer: Pointer) -> None:
+        """Take the job back, as a reaper does after its lease."""
+        await self.runner.recorder.record_lost(as_lost(self.ledger.jobs[pointer.id]), RetryPolicy())
+
     def status(self, pointer: Pointer) -> Status:
-        return self.ledger.statuses[pointer.id]
+        return self.statuses[pointer.id]
 
 
 def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 60.0) -> Bench:
     ledger, cache, handler = FakeLedger(), FakeCache(), Handler(answer)
 
+    statuses: dict[UUID, Status] = {}
+    transitions: list[Transition] = []
+    late_acceptances: list[LateAcceptance] = []
+
     async def delete(pointers: Sequence[Pointer], timeout: float) -> None:
         return
 
+    async def apply(batch: Sequence[Transition], timeout: float) -> list[Applied | None]:
+        transitions.extend(batch)
+        results = await ledger.apply(batch)
+        statuses.update({result.id: result.status for result in results if result is not None})
+        return results
+
+    async def accept_late(batch: Sequence[LateAcceptance], timeout: float) -> list[Applied | None]:
+        late_acceptances.extend(batch)
+        return [applied(ledger.jobs[late.id], Status.SENT) for late in batch]
+
+    async def renew(job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
+        return ledger.jobs[job.id].version == job.version
+
     recorder = Recorder(
-        Batcher(ledger.apply),
-        Batcher(ledger.accept_late),
+        Batcher(apply),
+        Batcher(accept_late),
         EagerPublisher(Broker(), outbox_deletes(delete), grace_seconds=5),
         Statuses(cache, _no_statuses),
         lost_leases=3,
     )
-    switch, renewer = FakeSwitch(), Renewer(ledger.renew, lease)
+    switch, renewer = FakeSwitch(), Renewer(renew, lease)
     concurrent = Concurrent(renewer, 3)
     works = {
         queue: Work(worker, 10.0, RetryPolicy(), Slots(2), concurrent)
@@ -125,7 +150,7 @@ def _bench(answer: Callable[[], Awaitable[Outcome]] = _accepted, lease: float = 
     )
     claims = Batcher(ledger.claim, key=lambda r: (r.id, r.version), duplicate=lambda _: None)
     runner = Runner(works, claims, recorder, lease_seconds=lease, margin_seconds=5.0)
-    return Bench(ledger, cache, handler, runner, switch, concurrent)
+    return Bench(ledger, cache, handler, runner, switch, concurrent, statuses, transitions, late_acceptances)
 
 
 async def _no_statuses(ids: object, timeout: float) -> list[None]:
@@ -203,7 +228,7 @@ async def test_a_send_that_cannot_end_within_the_lease_is_not_begun() -> None:
     pointer = await bench.job()
     await bench.deliver(Delivery(encode(pointer)))
     assert (bench.handler.jobs, bench.status(pointer)) == ([], Status.QUEUED)
-    assert bench.ledger.jobs[pointer.id].attempts == 0
+    assert [transition.attempt for transition in bench.transitions] == [None]
 
 
 async def test_a_send_whose_claim_the_workers_lock_does_not_cover_is_not_begun() -> None:
@@ -222,7 +247,7 @@ async def test_the_jobs_provider_wins_over_the_queue_it_came_from() -> None:
     pointer = await bench.job(provider="other")
     await bench.deliver(Delivery(encode(pointer), QUEUE))
     assert (bench.handler.jobs, bench.status(pointer)) == ([], Status.QUEUED)
-    assert bench.ledger.outbox[Pointer(pointer.id, 3)] == OTHER
+    assert [transition.queue for transition in bench.transitions] == [OTHER]
 
 
 async def test_a_handler_that_crashes_is_an_unknown_outcome() -> None:
@@ -233,7 +258,7 @@ async def test_a_handler_that_crashes_is_an_unknown_outcome() -> None:
     pointer = await bench.job()
     await bench.deliver(Delivery(encode(pointer)))
     assert bench.status(pointer) is Status.RETRYING
-    assert bench.ledger.jobs[pointer.id].attempts == 1
+    assert [transition.attempt and transition.attempt.charged for transition in bench.transitions] == [True]
 
 
 async def test_after_stop_deliveries_are_nacked() -> None:
@@ -291,7 +316,7 @@ async def test_a_report_cut_by_the_grace_is_released_to_another_worker_uncharged
     await sending.wait()
     await bench.runner.stop(0.05)
     assert bench.status(pointer) is Status.QUEUED
-    assert (bench.ledger.jobs[pointer.id].attempts, bench.ledger.jobs[pointer.id].tries) == (0, 0)
+    assert [transition.attempt for transition in bench.transitions] == [None]
 
 
 async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_nothing() -> None:
@@ -307,36 +332,31 @@ async def test_a_report_whose_job_was_taken_from_us_is_cancelled_and_records_not
     pointer = await bench.accept(report())
     bench.runner.dispatch(Delivery(encode(pointer), REPORTS.name))
     await sending.wait()
-    (job,) = bench.ledger.jobs.values()
-    bench.ledger.clock += 100
-    await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
+    await bench.lose(pointer)
     await asyncio.gather(*bench.runner._running)
-    assert bench.status(pointer) is Status.RETRYING
-    assert bench.ledger.jobs[pointer.id].attempts == 0
+    assert (bench.status(pointer), bench.ledger.jobs[pointer.id].version) == (Status.RETRYING, 3)
 
 
-async def test_a_late_acceptance_is_recorded_unless_the_job_was_claimed_again() -> None:
-    for is_reclaimed, status in ((False, Status.SENT), (True, Status.PROCESSING)):
+async def test_only_an_acceptance_is_recorded_after_the_lease() -> None:
+    for outcome, late_count in ((ACCEPTED, 1), (Outcome(Verdict.REJECTED, "http_400", 400), 0)):
         sending, answer_now = asyncio.Event(), asyncio.Event()
 
-        async def answer(sending: asyncio.Event = sending, answer_now: asyncio.Event = answer_now) -> Outcome:
+        async def answer(
+            outcome: Outcome = outcome, sending: asyncio.Event = sending, answer_now: asyncio.Event = answer_now
+        ) -> Outcome:
             sending.set()
             await answer_now.wait()
-            return ACCEPTED
+            return outcome
 
         bench = _bench(answer)
         pointer = await bench.job()
         bench.runner.dispatch(Delivery(encode(pointer)))
         await sending.wait()
-        (job,) = bench.ledger.jobs.values()
-        bench.ledger.clock += 100
-        (applied,) = await bench.ledger.apply([decide_lost(as_lost(job), RetryPolicy(), limit=3, jitter=0)])
-        assert applied is not None and applied.status is Status.RETRYING
-        if is_reclaimed:
-            await bench.ledger.claim([claim_request(job.id, applied.version)])
+        (job,) = bench.handler.jobs
+        await bench.lose(pointer)
         answer_now.set()
         await asyncio.gather(*bench.runner._running)
-        assert bench.status(pointer) is status
+        assert bench.late == [LateAcceptance(job.id, job.token, 200, None)] * late_count
 
 
 async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
@@ -357,7 +377,7 @@ async def test_a_job_that_may_have_killed_workers_is_tried_alone() -> None:
     bench.ledger.jobs[suspect] = replace(bench.ledger.jobs[suspect], lost_leases=2)
     for step, name in enumerate(release, 1):
         bench.runner.dispatch(Delivery(encode(pointers[name])))
-        await until(lambda: list(bench.ledger.statuses.values()).count(Status.PROCESSING), min(step, 2).__eq__)
+        await until(lambda: [job.version for job in bench.ledger.jobs.values()].count(2), min(step, 2).__eq__)
     assert starts == ["first"]
     release["first"].set()
     await until(lambda: list(starts), lambda names: names == ["first", "suspect"])

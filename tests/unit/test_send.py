@@ -17,7 +17,7 @@ from cli import client as client_module
 from cli import send as send_module
 from cli.__main__ import app
 from cli.client import ApiError, Client, Unavailable, configured_client, find, until_end
-from service.settings import ApiSettings
+from tests.support.settings import clear_settings
 
 ID = UUID("01a1ff6c-bcef-7503-afba-6071d2a10df9")
 Answer = tuple[int, dict[str, Any], dict[str, str]] | None
@@ -89,8 +89,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
     monkeypatch.chdir(tmp_path)
-    for name in ApiSettings.model_fields:
-        monkeypatch.delenv(f"POSTHASTE_{name.upper()}", raising=False)
+    clear_settings(monkeypatch)
     clock = Clock()
     monkeypatch.setattr(send_module, "time", clock)
     monkeypatch.setattr(client_module, "time", clock)
@@ -110,9 +109,9 @@ def test_send_repeats_under_one_key_until_the_api_answers(
 ) -> None:
     api.answers = [LOST, DOWN, LOST, ACCEPTED]
     assert _posthaste(monkeypatch, "send", "+1", "hello", "--url", f"http://127.0.0.1:{api.port}") == 0
-    said = capsys.readouterr()
-    assert said.out == f"{ID}\n"
-    assert len(api.keys) == 4 and len(set(api.keys)) == 1 and f"under the key {api.keys[0]}" in said.err
+    output = capsys.readouterr()
+    assert output.out == f"{ID}\n"
+    assert len(api.keys) == 4 and len(set(api.keys)) == 1 and f"under the key {api.keys[0]}" in output.err
     assert clock.pauses == [0.5, 3.0, 2.0]  # backoff; Retry-After is longer once
 
 

@@ -60,11 +60,11 @@ def test_a_service_comes_from_the_environment_else_docker_else_packages(
 
 
 @pytest.mark.parametrize(("explicit", "using"), [(URL, None), (URL, DOCKER), (None, PACKAGES)])
-def test_docker_is_asked_only_where_it_matters(explicit: str | None, using: Source | None) -> None:
-    def asked() -> str | None:
-        pytest.fail("Docker was asked")
+def test_docker_is_examined_only_if_needed(explicit: str | None, using: Source | None) -> None:
+    def docker_trouble() -> str | None:
+        pytest.fail("Docker was examined")
 
-    resolve(explicit=explicit, own=None, using=using, remembered=None, docker_trouble=asked)
+    resolve(explicit=explicit, own=None, using=using, remembered=None, docker_trouble=docker_trouble)
 
 
 def test_docker_insisted_on_without_an_engine_is_refused_with_the_reason() -> None:
@@ -118,7 +118,7 @@ def test_services_env_refuses_a_value_that_would_break_a_line() -> None:
         ("postgresql:///posthaste?host=/run/postgresql", None),
     ],
 )
-def test_the_address_of_a_given_url(url: str, expected: tuple[str, int] | None) -> None:
+def test_the_address_of_a_configured_url(url: str, expected: tuple[str, int] | None) -> None:
     assert address(url) == expected
 
 
@@ -128,13 +128,13 @@ def test_what_is_no_url_of_a_service_is_refused_by_the_variables_name(url: str) 
         explicit_variables(REDIS, {"POSTHASTE_REDIS_URL": url})
 
 
-def test_a_given_service_is_used_as_it_is_once_somebody_answers(listener: socket.socket) -> None:
+def test_a_configured_service_is_used_unchanged_once_it_answers(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
-    given = {"POSTHASTE_AMQP_URL": f"amqp://127.0.0.1:{port}/x", "POSTHASTE_MANAGEMENT_URL": "http://elsewhere:15672"}
-    assert explicit_variables(RABBITMQ, {**given, "POSTHASTE_REDIS_URL": URL}) == given
+    environment = {"POSTHASTE_AMQP_URL": f"amqp://127.0.0.1:{port}/x", "POSTHASTE_MANAGEMENT_URL": "http://elsewhere:15672"}
+    assert explicit_variables(RABBITMQ, {**environment, "POSTHASTE_REDIS_URL": URL}) == environment
 
 
-def test_a_given_service_that_does_not_answer_is_named_with_what_to_do(listener: socket.socket) -> None:
+def test_a_configured_service_that_does_not_answer_is_named_with_a_remedy(listener: socket.socket) -> None:
     port = listener.getsockname()[1]
     listener.close()
     with pytest.raises(ServiceError, match=f"POSTHASTE_REDIS_URL points to 127.0.0.1:{port}.*unset the variable"):
@@ -142,7 +142,7 @@ def test_a_given_service_that_does_not_answer_is_named_with_what_to_do(listener:
 
 
 @pytest.mark.parametrize(
-    ("remembered", "taken", "expected"),
+    ("remembered", "used_ports", "expected"),
     [
         ({}, set(), {"amqp": 100, "management": 101}),
         ({"amqp": 7, "management": 8}, set(), {"amqp": 7, "management": 8}),
@@ -152,10 +152,10 @@ def test_a_given_service_that_does_not_answer_is_named_with_what_to_do(listener:
     ],
 )
 def test_ports_are_remembered_and_chosen_anew_when_taken(
-    remembered: dict[str, int], taken: set[int], expected: dict[str, int]
+    remembered: dict[str, int], used_ports: set[int], expected: dict[str, int]
 ) -> None:
     candidates = iter(range(100, 110))
-    assert ports.settle(["amqp", "management"], remembered, candidates, lambda port: port not in taken) == expected
+    assert ports.settle(["amqp", "management"], remembered, candidates, lambda port: port not in used_ports) == expected
 
 
 def test_no_free_port_is_an_error_that_names_what_it_was_for() -> None:
@@ -327,16 +327,16 @@ def test_services_starting_in_parallel_agree_on_the_password(home: Home, monkeyp
 
 
 def test_a_second_command_waits_for_the_first_and_says_so(home: Home) -> None:
-    said, order = threading.Event(), []
+    reported, order = threading.Event(), []
 
     def second() -> None:
-        with home.locked(lambda _line: said.set()):
+        with home.locked(lambda _line: reported.set()):
             order.append("second")
 
     with home.locked(lambda _line: pytest.fail("nobody was there")):
         thread = threading.Thread(target=second)
         thread.start()
-        assert said.wait(5)
+        assert reported.wait(5)
         order.append("first")
     thread.join(5)
     assert order == ["first", "second"]

@@ -105,8 +105,8 @@ def test_a_dead_child_is_reaped_and_not_taken_for_alive(sleeper: Process) -> Non
 
 
 def test_an_instance_starts_once_and_ends(home: Home) -> None:
-    said: list[str] = []
-    instance = Instance(Sleeping(_ready, "exec sleep 60"), home, said.append)
+    reports: list[str] = []
+    instance = Instance(Sleeping(_ready, "exec sleep 60"), home, reports.append)
     assert instance.pid is None
     instance.start()
     first = instance.pid
@@ -115,7 +115,7 @@ def test_an_instance_starts_once_and_ends(home: Home) -> None:
     assert instance.stop()
     assert instance.pid is None
     assert not instance.stop()
-    assert [line.split(":")[0].split(" after")[0] for line in said[1:3]] == ["ready", "runs already"]
+    assert [line.split(":")[0].split(" after")[0] for line in reports[1:3]] == ["ready", "runs already"]
 
 
 def test_an_instance_that_ends_while_starting_shows_the_end_of_its_log(home: Home) -> None:
@@ -124,7 +124,7 @@ def test_an_instance_that_ends_while_starting_shows_the_end_of_its_log(home: Hom
         instance.start()
 
 
-def test_whoever_answers_in_the_place_of_one_that_ended_is_not_taken_for_it() -> None:
+def test_another_server_at_the_port_of_an_ended_instance_is_not_mistaken_for_it() -> None:
     with pytest.raises(ServiceError, match="ended while it was starting"):
         Sleeping(_ready, "").wait_until_ready({}, ended=lambda: True, interrupted=threading.Event())
 
@@ -142,11 +142,11 @@ def test_an_interrupted_start_is_taken_up_by_the_next(home: Home) -> None:
     script = "exec sleep 60"
     with pytest.raises(AbandonedError):
         Instance(Sleeping(_not_ready, script), home).start(interrupted)
-    begun = Instance(Sleeping(_ready, script), home)
-    pid = begun.pid
-    begun.start()
-    assert begun.pid == pid is not None
-    assert begun.stop()
+    instance = Instance(Sleeping(_ready, script), home)
+    pid = instance.pid
+    instance.start()
+    assert instance.pid == pid is not None
+    assert instance.stop()
 
 
 def test_an_instance_that_was_dying_when_looked_at_is_started_anew(home: Home) -> None:
@@ -190,7 +190,7 @@ def test_a_lock_that_names_a_stranger_is_removed_but_not_while_a_backend_lingers
     assert not lock.exists()
 
 
-def test_a_lock_that_names_nobody_is_left_to_postgres(tmp_path: Path) -> None:
+def test_a_lock_file_without_a_pid_is_left_to_postgres(tmp_path: Path) -> None:
     with subprocess.Popen(["true"]) as ended:
         pass
     lock = tmp_path / "postmaster.pid"

@@ -12,21 +12,19 @@ from jobs.retry import RetryPolicy, backoff_seconds
 from service import settings
 from service.settings import PREFIX, Settings, SettingsError, load
 from tests.support.receiver import SECRET
+from tests.support.settings import clear_settings, set_settings
 
-URLS = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
 SANDBOX = '{"sandbox": {"url": "http://127.0.0.1:9/message"}}'
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in Settings.model_fields:
-        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    clear_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 
 def _set(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
-    for name, value in {**URLS, **values}.items():
-        monkeypatch.setenv(PREFIX + name, value)
+    set_settings(monkeypatch, values)
 
 
 def test_the_queues_of_all_providers_fit_on_one_connection() -> None:
@@ -94,7 +92,7 @@ def test_inconsistent_settings_are_named(monkeypatch: pytest.MonkeyPatch, values
         load()
 
 
-def test_everything_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSTHASTE_PORT", "x")
     with pytest.raises(SettingsError) as caught:
         load()

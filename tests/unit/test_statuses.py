@@ -26,11 +26,11 @@ class Ledger:
     """A ledger with some jobs that counts its reads."""
 
     known: dict[UUID, KnownStatus] = field(default_factory=dict)
-    asked: int = 0
+    reads: int = 0
     away: bool = False
 
     async def statuses(self, ids: Sequence[UUID], timeout: float) -> list[KnownStatus | None]:
-        self.asked += 1
+        self.reads += 1
         if self.away:
             raise Away
         return [self.known.get(id_) for id_ in ids]
@@ -42,16 +42,16 @@ def _bench() -> tuple[Statuses, FakeCache, Ledger, UUID]:
     return Statuses(cache, ledger.statuses), cache, ledger, id_
 
 
-async def test_the_ledger_is_asked_once_and_again_after_a_wipe() -> None:
+async def test_the_ledger_is_read_once_and_again_after_a_wipe() -> None:
     statuses, cache, ledger, id_ = _bench()
-    for asked in (1, 1, 1):
-        seen = await statuses.read(id_)
-        assert seen is not None and seen.status is Status.SENT
+    for reads in (1, 1, 1):
+        status = await statuses.read(id_)
+        assert status is not None and status.status is Status.SENT
         await statuses.written()
-        assert ledger.asked == asked
+        assert ledger.reads == reads
     cache.values.clear()
     assert await statuses.read(id_) is not None
-    assert ledger.asked == 2
+    assert ledger.reads == 2
 
 
 async def test_writes_during_a_write_are_one_batch_and_an_outage_drops_only_its_own() -> None:

@@ -30,10 +30,10 @@ class Ledger:
 
     def __init__(self, version: int | None = 1):
         self.version = version
-        self.asked = 0
+        self.reads = 0
 
     async def read(self, id_: UUID) -> KnownStatus | None:
-        self.asked += 1
+        self.reads += 1
         if self.version is None:
             raise DeadlineExceeded("away")
         return _known(self.version)
@@ -74,7 +74,7 @@ async def test_changes_without_a_notification_are_read() -> None:
         assert await subscription.after(1, 0.05) is None
         ledger.version = 2
         news = await subscription.after(1, 5)
-    assert news is not None and news.version == 2 and ledger.asked > 1
+    assert news is not None and news.version == 2 and ledger.reads > 1
 
 
 async def test_others_are_not_woken_and_nothing_is_kept_of_those_who_left() -> None:
@@ -88,7 +88,7 @@ async def test_others_are_not_woken_and_nothing_is_kept_of_those_who_left() -> N
 
 
 @pytest.mark.parametrize("before", [True, False])
-async def test_a_process_that_ends_sends_everybody_home(before: bool) -> None:
+async def test_a_process_that_ends_ends_every_subscription(before: bool) -> None:
     subscriptions = Subscriptions(Ledger().read, unheard, reread_seconds=60)
     async with subscriptions.subscribe(ID) as subscription:
         if before:

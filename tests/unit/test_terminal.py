@@ -37,8 +37,8 @@ def test_without_a_terminal_a_question_is_refused(monkeypatch: pytest.MonkeyPatc
 def test_a_table_does_not_wrap_in_a_pipe() -> None:
     code = "from cli.terminal import console; from rich.table import Table; t = Table('a', 'b')\n"
     code += "t.add_row('x' * 100, 'y' * 100); console.print(t)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert f"│ {'x' * 100} │ {'y' * 100} │" in shown
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert f"│ {'x' * 100} │ {'y' * 100} │" in output
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cli.processes import CannotStart, require_free_port, write_command
 from cli.up import _introduction, _masked, programs, up
 from dev.stack import free_port
 from service.settings import SANDBOX_FILE, Settings
+from tests.support.settings import set_settings
 
 PROVIDERS = {"sandbox": {"url": "http://127.0.0.1:9007/message"}}
 
@@ -57,10 +58,10 @@ def test_only_root_is_named(monkeypatch: pytest.MonkeyPatch, uid: int, user: str
 
 def test_a_port_that_is_taken_is_named_with_its_setting() -> None:
     require_free_port(free_port(), "POSTHASTE_PORT")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(CannotStart, match=f"{port}.*POSTHASTE_PORT"):
             require_free_port(port, "POSTHASTE_PORT")
 
@@ -86,10 +87,10 @@ def test_a_port_that_is_taken_is_named_with_its_process(tmp_path: Path, supervis
 def test_a_port_that_is_taken_by_an_unseen_process_is_named_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.net_connections", lambda _kind: [])
     with (
-        socket.create_server(("127.0.0.1", 0)) as taken,
+        socket.create_server(("127.0.0.1", 0)) as listener,
         pytest.raises(CannotStart, match=r"is taken by another process; end it"),
     ):
-        require_free_port(taken.getsockname()[1], "POSTHASTE_PORT")
+        require_free_port(listener.getsockname()[1], "POSTHASTE_PORT")
 
 
 def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
@@ -101,17 +102,15 @@ def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
     file.write_text("POSTHASTE_CALLBACK_SECRETS=[]\n")
     record = json.dumps({"pid": os.getppid(), "started": started(os.getppid())})
     (file.parent / f"up-{os.getppid()}.json").write_text(record)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(typer.Exit):
-        settings = {"DATABASE_URL": "postgresql://h/db", "AMQP_URL": "amqp://h/", "REDIS_URL": "redis://h"}
-        for name, value in {**settings, "PORT": str(taken.getsockname()[1])}.items():
-            monkeypatch.setenv(f"POSTHASTE_{name}", value)
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(typer.Exit):
+        set_settings(monkeypatch, {"PORT": str(listener.getsockname()[1])})
         up(sandbox=True)
     assert "POSTHASTE_PORT" in capsys.readouterr().err
     assert file.read_text() == "POSTHASTE_CALLBACK_SECRETS=[]\n"
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "masked"),
     [
         ("http://admin:secret@rabbitmq.example:15672", "http://admin:***@rabbitmq.example:15672"),
         ("https://guest:se@cret@h/ui", "https://guest:***@h/ui"),
@@ -120,10 +119,10 @@ def test_a_run_whose_port_is_taken_leaves_the_settings_of_the_other_run(
         ("http://127.0.0.1:15672", "http://127.0.0.1:15672"),
     ],
 )
-def test_no_password_of_the_management_ui_is_printed_but_its_public_default(url: str, shown: str) -> None:
-    assert _masked(url) == shown
+def test_no_password_of_the_management_ui_is_printed_but_its_public_default(url: str, masked: str) -> None:
+    assert _masked(url) == masked
     settings = Settings(
         database_url="postgresql://h/db", amqp_url="amqp://h/", redis_url="redis://h", management_url=url, providers=PROVIDERS
     )
     printed = _introduction(settings, "http://127.0.0.1:9006", sandbox_port=None)
-    assert shown in printed and "secret" not in printed and "cret@" not in printed
+    assert masked in printed and "secret" not in printed and "cret@" not in printed

@@ -83,7 +83,7 @@ def test_the_counters_follow_the_jobs_and_the_breakers() -> None:
     )
 
 
-def _shown(*events: dict[str, str], all_lines: bool) -> str:
+def _rendered(*events: dict[str, str], all_lines: bool) -> str:
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     LiveOutput(console, all_lines=all_lines).run(json.dumps(event).encode() + b"\n" for event in events)
     assert isinstance(console.file, io.StringIO)
@@ -95,9 +95,9 @@ LOST = {"action": "lease.lost", "level": "warning", "timestamp": "2026-11-29T13:
 
 
 def test_a_rendered_line_has_its_time_and_its_process() -> None:
-    quiet = _shown(SENT, LOST, all_lines=False)
+    quiet = _rendered(SENT, LOST, all_lines=False)
     assert "01a2" not in quiet and "13:04:02" in quiet and "worker" in quiet and "lease.lost" in quiet and "sent 1" in quiet
-    assert "01a2" in _shown(SENT, LOST, all_lines=True)
+    assert "01a2" in _rendered(SENT, LOST, all_lines=True)
 
 
 def test_a_pipe_gets_the_lines_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

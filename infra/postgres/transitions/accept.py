@@ -6,6 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions.sql import queue_name
 
 
@@ -27,7 +28,7 @@ class KeyReused:
 
 
 # The rows are the fields of `NewJob`. An existing key creates no job. A key in an open transaction is waited for.
-ACCEPT = sa.text(f"""
+ACCEPT = PreparedStatement(f"""
 WITH r AS (
     SELECT n.id, n.client_id, q.*, n.destination, n.body, n.delivery, n.reference, n.tags, n.metadata, n.callback_url,
         n.traceparent, k.*

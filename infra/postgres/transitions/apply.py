@@ -7,6 +7,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.leadership import is_free
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions.sql import CALLBACK_COLUMNS, callbacks_of, in_list
 from jobs.lifecycle import ENDS, Cause, Status, sources
 from jobs.model import Kind
@@ -53,7 +54,7 @@ _MAY_END = f"""CASE WHEN r.cause <> '{Cause.LEASE_LOST}' OR j.lease_until < now(
 
 # The rows are the fields of `Transition`. A message that is due at once has the committing process' head start. The relay
 # publishes a delayed one when it is due.
-APPLY = sa.text(f"""
+APPLY = PreparedStatement(f"""
 WITH held AS (
     SELECT r.*, a.outcome, a.charged, a.reason AS attempt_reason, a.provider_code, a.ran_seconds
     FROM json_to_recordset(CAST(:rows AS json)) AS r(
@@ -107,7 +108,7 @@ WHERE (t.claim_token IS NOT NULL AND (t.outcome = 'lease_lost') = (r.cause = '{C
 """)  # noqa: S608
 
 # The rows are the fields of `LateAcceptance`. A later claim has another token, so its job does not match.
-ACCEPT_LATE = sa.text(f"""
+ACCEPT_LATE = PreparedStatement(f"""
 WITH held AS (
     SELECT j.id, r.token, r.provider_code, r.provider_message_id
     FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, token uuid, provider_code int, provider_message_id text)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from infra.postgres.prepared import PreparedStatement
 from infra.postgres.transitions.sql import in_list
 from jobs.lifecycle import Cause, sources
 from jobs.model import Delivery, Kind, Priority, WorkQueue
@@ -28,7 +29,7 @@ _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token AS token, j.revision, j.kin
 
 # The rows are the fields of `ClaimRequest`.
 # An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.
-CLAIM = sa.text(f"""
+CLAIM = PreparedStatement(f"""
 WITH held AS (
     SELECT j.id, r.version, r.token, r.lease_seconds, j.status IN ({in_list(sources(Cause.REQUEUE))}) AS anew,
         j.status = 'failed' AS new_key
