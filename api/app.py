@@ -7,9 +7,20 @@ from contextlib import asynccontextmanager
 
 import limits
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from api.callers import Access, Keyring
+from api.console.assets import load_assets
+from api.console.gate import Gate
+from api.console.messages import Messages
+from api.console.overview import Overview
+from api.console.pages import Pages
+from api.console.search import Search
+from api.console.settings import SettingsPage
+from api.console.sign_in import SignIn
+from api.console.streams import Streams
+from api.console.views import NAVIGATION, Views, console_routes
 from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
@@ -28,8 +39,10 @@ from api.tracing import TraceContext
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
+from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
+from infra.postgres.message_search import MessageSearch
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.totals import Totals
@@ -43,6 +56,7 @@ from infra.tracing import Tracing
 from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
 from service.dead_letters import DeadLetters
+from service.figures import FiguresFeed, FiguresReader, LedgerSampler
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
@@ -64,11 +78,12 @@ class _Adapters:
         self.reads = DatabasePool(url, name="api reads", threads=4)
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
+        self.samples = DatabasePool(url, name="api figures", threads=1)
+        self.figures = FiguresStore(redis, namespace=namespace)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self.jobs = JobReads(self.reads)
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
         self.rates = Rates(redis, namespace=namespace)
-        self.figures = FiguresStore(redis, namespace=namespace)
         topology = describe(namespace, settings.providers)
         self.broker = create_publisher(settings.amqp_url, topology, name="api", tracing=tracing)
 
@@ -76,7 +91,7 @@ class _Adapters:
         await self.cache.close()
         await self.rates.close()
         await self.figures.close()
-        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts):
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples):
             pool.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
@@ -152,6 +167,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
             await adapters.close()
 
     routes = [operation.route(endpoints, access) for operation in OPERATIONS]
+    routes += _console(settings, adapters, use_cases, endpoints.health, keyring, access)
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
@@ -180,6 +196,30 @@ def _endpoints(
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
     )
+
+
+def _console(
+    settings: Settings,
+    adapters: _Adapters,
+    use_cases: _UseCases,
+    health: HealthEndpoints,
+    keyring: Keyring,
+    access: Access,
+) -> list[Route]:
+    assets = load_assets()
+    pages = Pages(assets, NAVIGATION)
+    streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
+    sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
+    search, letters = MessageSearch(adapters.reads), DeadLetters(DeadLetterStore(adapters.reads), settings.deadlines())
+    feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    views = Views(
+        sign_in=SignIn(pages, keyring, access),
+        overview=Overview(pages, feed, streams),
+        search=Search(pages, search, sorted(settings.providers)),
+        messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
+        settings=SettingsPage(pages, settings),
+    )
+    return console_routes(views, Gate(keyring, access, pages), assets, pages)
 
 
 def _checks(adapters: _Adapters, startup: Startup) -> dict[str, Check]:

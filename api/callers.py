@@ -116,22 +116,35 @@ class Keyring:
 
     async def caller(self, request: Request) -> Caller:
         """The caller of this request. Raises a 401 problem without a usable key, 503 while the keys are unknown."""
+        if (open_caller := self.open_caller()) is not None:
+            return open_caller
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise _unauthorized("Send the header Authorization: Bearer ph_…")
+        return await self.caller_with(key.strip())
+
+    def open_caller(self) -> Caller | None:
+        """The caller of every request while none needs a key; None: requests need one. Raises 503 while that is unknown."""
         if self.required is None:
             raise unavailable("The database has not answered yet. The API cannot authenticate requests.")
-        if not self.required:
-            if not self._may_be_open:
-                raise unavailable("There are no keys yet, and requests need one.")
-            return self._open
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        secret = secret.strip()
-        prefix = prefix_of(secret)
-        if scheme.lower() != "bearer" or not secret:
-            raise _unauthorized("Send the header Authorization: Bearer ph_…")
-        caller = None if prefix is None else self._cached.get(prefix) or await self._look_up(prefix)
-        if caller is None or not matches(secret, caller.hash):
+        if self.required:
+            return None
+        if not self._may_be_open:
+            raise unavailable("There are no keys yet, and requests need one.")
+        return self._open
+
+    async def caller_with(self, key: str) -> Caller:
+        """The caller with this key. Raises a 401 problem unless the key is usable, 503 if nobody can tell."""
+        prefix = prefix_of(key)
+        caller = None if prefix is None else await self.caller_named(prefix)
+        if caller is None or not matches(key, caller.hash):
             raise _unauthorized("This key is unknown, expired or revoked.")
         caller.used_at = time.monotonic()
         return caller
+
+    async def caller_named(self, prefix: str) -> Caller | None:
+        """The caller whose usable key has this prefix. Prefixes are public: the request must prove the key. Raises 503."""
+        return self._cached.get(prefix) or await self._look_up(prefix)
 
     async def _look_up(self, prefix: str) -> Caller | None:
         now = time.monotonic()
@@ -195,11 +208,19 @@ class Access:
             caller = await self._keyring.caller(request)
         except Problem as problem:
             if problem.status == 401:
-                await self._count(self._per_address, request.client.host if request.client else "unknown", "address")
+                await self.count_bad_key(request)
             raise
+        await self.count(caller)
+        return caller
+
+    async def count(self, caller: Caller) -> None:
+        """Count a request of a key. Raises a 429 problem if its limit is exceeded."""
         if caller.prefix is not None:
             await self._count(self._per_key, caller.prefix, "key")
-        return caller
+
+    async def count_bad_key(self, request: Request) -> None:
+        """Count a request without a usable key by its address. Raises a 429 problem if the limit is exceeded."""
+        await self._count(self._per_address, request.client.host if request.client else "unknown", "address")
 
     async def _count(self, limit: RateLimitItem, name: str, unit: str) -> None:
         """Count a request. Raises a 429 problem if the limit is exceeded."""

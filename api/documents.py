@@ -1,4 +1,4 @@
-"""The API's documentation: `/openapi.json` for machines, `/docs` for people as one page without scripts. `/` redirects."""
+"""The API's documentation: `/openapi.json` for machines, `/docs` for people as one page without scripts."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from api.answers import as_json
 from api.reference import Reference, Schema
@@ -30,9 +30,6 @@ class DocumentEndpoints:
         self._describe = describe
         self._keys_required = keys_required
         self._generation: asyncio.Future[tuple[Response, Page]] | None = None
-
-    async def root(self, request: Request) -> Response:
-        return RedirectResponse("/docs")
 
     async def openapi(self, request: Request) -> Response:
         return (await self._generated())[0]

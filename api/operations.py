@@ -139,7 +139,5 @@ OPERATIONS: list[Operation] = [
     Operation("GET", "/version", "The release", lambda to: to.health.version, None, {200: shapes.VersionOut}),
     Operation("GET", "/metrics", "Metrics, as text or OpenMetrics", lambda to: to.health.metrics, None, {200: "text/plain"}),
     Operation("GET", "/openapi.json", "The OpenAPI document", lambda to: to.documents.openapi, None, {200: "application/json"}),
-    Operation("GET", "/", "Redirect to `/docs`", lambda to: to.documents.root, None, {307: None},
-              answer_headers=("Location",)),
     Operation("GET", "/docs", "The OpenAPI document as a page", lambda to: to.documents.docs, None, {200: "text/html"}),
 ]  # fmt: skip

@@ -99,17 +99,19 @@ async def post(
     *,
     seconds: float,
     body_bytes: int = 0,
+    error_bytes: int = 0,
 ) -> tuple[int, float | None, bytes]:
     """Post once, without redirects. Returns the status, the seconds of Retry-After, and the body.
 
-    At most `body_bytes` of a 2xx response are read; errors in its body are ignored. A Retry-After date counts from the
-    response's own Date. Raises aiohttp.ClientError or TimeoutError: no complete response head within `seconds`.
+    At most `body_bytes` of a 2xx response are read, and `error_bytes` of others; errors in the body are ignored. A
+    Retry-After date counts from the response's own Date. Raises aiohttp.ClientError or TimeoutError: no complete response
+    head within `seconds`.
     """
     until = asyncio.get_running_loop().time() + seconds
     async with asyncio.timeout_at(until):
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
     try:
-        limit = body_bytes if 200 <= response.status < 300 else 0
+        limit = body_bytes if 200 <= response.status < 300 else error_bytes
         return response.status, _retry_after(response.headers), await _body(response.content, limit, until)
     finally:
         connection = response.connection

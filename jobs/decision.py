@@ -25,7 +25,7 @@ def decide(job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: 
     deferred = outcome.verdict is Verdict.DEFERRED
     charged = not deferred or job.deferrals >= policy.deferrals
     cause = Cause.RETRYABLE if deferred and charged else cause
-    attempt = Attempt(outcome.verdict, charged, outcome.reason, outcome.provider_code, ran_seconds)
+    attempt = Attempt(outcome.verdict, charged, outcome.reason, outcome.provider_code, ran_seconds, outcome.answer)
     if outcome.verdict is Verdict.ACCEPTED:
         status = Status.COMPLETED if job.queue.kind is Kind.REPORT else Status.SENT
         step = Transition(job.id, job.version, job.token, status, cause, attempt)

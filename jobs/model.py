@@ -178,6 +178,7 @@ class Attempt:
     reason: str | None = None
     provider_code: int | None = None
     ran_seconds: float | None = None  # by the worker's monotonic clock
+    answer: str | None = None  # an excerpt of the provider's text
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ class Outcome:
     surely_not_sent: bool = False  # the provider cannot have received the message, so even `at_most_once` retries it
     retry_after_seconds: float | None = None  # the provider's Retry-After
     answered: bool = True  # False without a connection, or without an answer in time: the breaker counts such calls
+    answer: str | None = None  # an excerpt of the provider's text, for operators: it may repeat the message
 
 
 NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")

@@ -127,7 +127,7 @@ class Settings(ApiSettings):
     backlog_low: int = Field(150_000, ge=0)
     """The number of waiting jobs at which they are accepted again."""
     retain_body: bool = True
-    """`false` deletes a message's body as soon as the message is sent. Failed and unknown messages keep theirs."""
+    """`false` deletes a message's body once it is sent. Dead letters keep theirs. No provider's answer is stored."""
     retention_days: dict[Kind, Annotated[float, Field(gt=0, le=36_500)]] = dict.fromkeys(Kind, 30.0)
     """The days after its end when a job is deleted, by kind; never, if absent. Unhandled failed and unknown jobs are kept."""
     waiting_per_key: int = Field(1000, ge=1, le=100_000)

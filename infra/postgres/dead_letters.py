@@ -32,6 +32,7 @@ class Filter:
     failed_before: datetime | None = None
     ids: tuple[UUID, ...] = ()
     client_id: str | None = None
+    version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

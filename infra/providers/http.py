@@ -1,6 +1,7 @@
 """A provider over HTTP: `POST url {"destination": …, "body": …}`. docs/providers.md describes requests and answers."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import aiohttp
@@ -11,6 +12,8 @@ from infra.http_calls import Resolver, open_session, outcome_of, post
 from jobs.outcome import Outcome, Verdict, from_http
 
 _MAX_BODY = 64 * 1024  # bytes that are read for the message id
+_MAX_ERROR = 2048  # bytes that are read of another answer
+_MAX_EXCERPT = 500  # characters of it that are stored
 
 
 class HttpProvider:
@@ -47,14 +50,29 @@ class HttpProvider:
             headers |= self._trace_headers()
         try:
             status, retry_after, answer = await post(
-                self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY
+                self._session,
+                self._url,
+                payload,
+                headers,
+                seconds=self.timeout_seconds,
+                body_bytes=_MAX_BODY,
+                error_bytes=_MAX_ERROR,
             )
         except (aiohttp.ClientError, TimeoutError) as error:
             return outcome_of(error, unconnected=Verdict.DEFERRED)  # an outage charges no message
-        return from_http(status, _message_id(answer, self._message_id_field), retry_after)
+        outcome = from_http(status, _message_id(answer, self._message_id_field), retry_after)
+        has_excerpt = outcome.verdict in (Verdict.REJECTED, Verdict.RETRYABLE)
+        return replace(outcome, answer=_excerpt(answer)) if has_excerpt else outcome
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _excerpt(content: bytes) -> str | None:
+    """The beginning of an answer as printable text; None if it has none."""
+    text = content.decode("utf-8", "replace")
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    return " ".join(printable.split())[:_MAX_EXCERPT] or None
 
 
 def _message_id(content: bytes, field: str) -> str | None:

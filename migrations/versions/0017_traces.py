@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0017"
-down_revision = "0015"
+down_revision = "0016"
 
 # A W3C traceparent, like the column of the outbox. Null: the job was accepted without tracing.
 _TRACEPARENT = "ALTER TABLE jobs ADD COLUMN traceparent text"

@@ -11,29 +11,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 from service.provider_settings import AuthSettings, BasicAuth, BreakerSettings, ProviderSettings, RetrySettings
 from service.secrets import Secret
 from service.settings import PREFIX, Settings
-
-SECTIONS = {
-    "Services": ("database_url", "migration_database_url", "amqp_url", "redis_url", "management_url", "namespace"),
-    "API": (
-        "host", "port", "allowed_hosts", "trusted_proxies", "request_timeout_seconds", "accept_timeout_seconds",
-        "waiting_per_key", "status_ttl_seconds",
-    ),
-    "Clients and limits": ("auth", "api_key", "rate_per_key", "rate_per_address", "backlog_high", "backlog_low"),
-    "Providers": ("providers", "providers_file", "default_provider"),
-    "Workers and relay": (
-        "lease_seconds", "lease_margin_seconds", "worker_grace_seconds", "lost_leases", "shutdown_grace_seconds",
-        "watchdog_seconds", "outbox_grace_seconds", "relay_poll_seconds", "ready_depth", "sweep_after_seconds",
-        "heartbeat_file",
-    ),
-    "Metrics": ("metrics_port", "metrics_host"),
-    "Reports": ("report_timeout_seconds", "report_retry"),
-    "Callbacks": (
-        "callback_secrets", "callback_url", "callback_allow", "callback_ports", "callback_timeout_seconds",
-        "callback_concurrency", "callback_retry_seconds", "callback_deadline_seconds",
-    ),
-    "Operator events": ("operator_url", "operator_dead_letters", "operator_age_seconds"),
-    "Retention, logs and traces": ("retain_body", "retention_days", "log_level", "log_format", "tracing"),
-}  # fmt: skip
+from service.settings_view import SECTIONS
 
 HEADER = """\
 # Configuration

@@ -16,8 +16,8 @@ from jobs.lifecycle import ENDS, Status
 from jobs.outcome import Verdict, from_http
 from service.provider_settings import ProviderName, ProviderSettings
 from service.settings import Settings, load
+from service.settings_view import SECTIONS
 from tests.docs import ROOT, pages
-from tests.docs.configuration import SECTIONS
 from tests.support.settings import clear_settings, set_settings
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests/chaos/README.md"]

@@ -111,6 +111,26 @@ async def test_the_field_of_the_message_id_holds_a_text_or_an_integer(field: str
         assert await _send(url, message_id_field=field) == Outcome(Verdict.ACCEPTED, None, 200, id_)
 
 
+@pytest.mark.parametrize("status", [200, 307, 400, 404, 429, 500, 503])
+async def test_an_excerpt_of_the_answer_is_kept_of_rejections_and_retries_alone(status: int) -> None:
+    answer = b'{"id": "7",\r\n\t"error":  "<b>no\xff\x00such\x1b[31m n\xc3\xbcmber</b>"}' + b"x" * 10_000
+    head = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n" % (status, len(answer))
+    async with _answering(head, answer[:20], answer[20:]) as url:
+        outcome = await _send(url)
+    if outcome.verdict in (Verdict.REJECTED, Verdict.RETRYABLE):
+        assert outcome.answer is not None and len(outcome.answer) == 500 and outcome.provider_message_id is None
+        assert outcome.answer.startswith('{"id": "7", "error": "<b>no\ufffd such [31m n\u00fcmber</b>"}xxx')
+    else:
+        assert outcome.answer is None
+
+
+async def test_an_empty_or_stalled_answer_has_no_excerpt_and_delays_nothing_for_long() -> None:
+    for length, body, then in ((0, b"", "close"), (3, b" \n ", "close"), (100, b"begun", "hang")):
+        async with _answering(b"HTTP/1.1 400 X\r\nContent-Length: %d\r\n\r\n" % length, body, then=then) as url:
+            outcome = await _send(url)
+        assert (outcome.reason, outcome.answer) == ("http_400", None)
+
+
 async def test_each_request_has_the_headers_of_its_provider_and_a_redirect_gets_none() -> None:
     received: list[tuple[web.Request, bytes]] = []
 

@@ -56,12 +56,12 @@ _MAY_END = f"""CASE WHEN r.cause <> '{Cause.LEASE_LOST}' OR j.lease_until < now(
 # publishes a delayed one when it is due.
 APPLY = PreparedStatement(f"""
 WITH held AS (
-    SELECT r.*, a.outcome, a.charged, a.reason AS attempt_reason, a.provider_code, a.ran_seconds
+    SELECT r.*, a.outcome, a.charged, a.reason AS attempt_reason, a.provider_code, a.ran_seconds, a.answer
     FROM json_to_recordset(CAST(:rows AS json)) AS r(
         id uuid, version int, token uuid, "to" text, cause text, attempt json, reason text, provider_message_id text,
         delay_seconds float8, route text, queue text, counts_as_lost boolean)
     CROSS JOIN json_to_record(r.attempt) AS a(
-        outcome text, charged boolean, reason text, provider_code int, ran_seconds float8)
+        outcome text, charged boolean, reason text, provider_code int, ran_seconds float8, answer text)
     JOIN jobs j ON j.id = r.id AND j.version = r.version AND j.claim_token = r.token
     WHERE j.status IN ({in_list(sources(Cause.ACCEPTED))}) AND {_MAY_END}
     ORDER BY j.id FOR UPDATE OF j
@@ -76,11 +76,12 @@ WITH held AS (
         finished_at = CASE WHEN held."to" IN ({in_list(ENDS)}) THEN clock_timestamp() END
     FROM held WHERE j.id = held.id AND j.version = held.version
     RETURNING {CALLBACK_COLUMNS}, j.revision, j.tries, j.claim_token AS token, j.due_at, j.provider,
-        charged, outcome, attempt_reason, provider_code, ran_seconds, route, queue,
+        charged, outcome, attempt_reason, provider_code, ran_seconds, answer, route, queue,
         CASE WHEN delay_seconds = 0 THEN :grace ELSE 0 END AS grace
 ), attempted AS (
-    INSERT INTO attempts (job_id, revision, n, claim_token, charged, outcome, reason, provider_code, ran_seconds)
-    SELECT id, revision, tries, token, charged, outcome, attempt_reason, provider_code, ran_seconds FROM applied
+    INSERT INTO attempts (job_id, revision, n, claim_token, charged, outcome, reason, provider_code, ran_seconds, answer)
+    SELECT id, revision, tries, token, charged, outcome, attempt_reason, provider_code, ran_seconds,
+        CASE WHEN :retain_body THEN answer END FROM applied
     WHERE outcome IS NOT NULL
 ), queued AS (
     INSERT INTO outbox (job_id, version, route, queue, due_at, headers, traceparent)

@@ -1,0 +1,180 @@
+"""The gate of the console: who views a page, whether the key's scope allows it, and whether a form is the console's own.
+
+A browser sends a session cookie with every request, so each change needs a token that only the console's pages contain.
+"""
+
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from api.callers import Access, Keyring
+from api.console import sessions
+from api.console.pages import HOME, SIGN_IN, Pages, is_fragment, own_path, see_other
+from api.console.sessions import Viewer
+from api.problems import Problem, problem_from
+from infra.keys import Scope
+
+log = structlog.get_logger()
+
+SESSION_COOKIE = "posthaste_session"
+TOKEN_COOKIE = "posthaste_form"  # noqa: S105  a cookie's name
+TOKEN_HEADER = "x-csrf-token"  # noqa: S105
+TOKEN_FIELD = "csrf_token"  # noqa: S105
+MAX_FORM_BYTES = 64 * 1024
+_MAX_FIELDS = 100
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Step = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedView:
+    """An endpoint as an ASGI application. Every error becomes a page."""
+
+    endpoint: Endpoint
+    pages: Pages
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        try:
+            response = await self.endpoint(request)
+        except ClientDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001  a defect becomes a page, too, and the log has all of it
+            response = self.pages.problem(request, _problem(request, error))
+        await response(scope, receive, send)
+
+
+def _problem(request: Request, error: Exception) -> Problem:
+    if isinstance(error, HTTPException):  # Starlette's, for forms with too many fields
+        return Problem(error.status_code, "malformed_form", str(error.detail))
+    if (problem := problem_from(error)) is not None:
+        return problem
+    log.error("console.failed", request_id=request.scope.get("posthaste.request_id"), exc_info=error)
+    return Problem(500, "internal_error", "This is a defect of Posthaste. The log has the details.")
+
+
+class Gate:
+    """Wraps the console's endpoints. `keyring` and `access` are those of the API."""
+
+    def __init__(self, keyring: Keyring, access: Access, pages: Pages):
+        self._keyring = keyring
+        self._access = access
+        self._pages = pages
+
+    def public(self, endpoint: Endpoint) -> GuardedView:
+        """The endpoint for everybody. Changes need the token of a form."""
+
+        async def guarded(request: Request) -> Response:
+            try:
+                await self._find_viewer(request)
+            except Problem as problem:  # a theme can be chosen, and a key be tried again, while nobody knows the keys
+                if problem.status != 503:
+                    raise
+            return await self._answer(request, endpoint)
+
+        return GuardedView(guarded, self._pages)
+
+    def signed_in(self, endpoint: Endpoint, scope: Scope | None) -> GuardedView:
+        """The endpoint for viewers whose key has `scope`; None: for every key. Others sign in first."""
+
+        async def guarded(request: Request) -> Response:
+            viewer = await self._find_viewer(request)
+            if viewer is None:
+                return _sign_in_first(request)
+            if not viewer.may(scope):
+                raise Problem(403, "forbidden", f"This key lacks the scope {scope}.")
+            return await self._answer(request, endpoint)
+
+        return GuardedView(guarded, self._pages)
+
+    async def _answer(self, request: Request, endpoint: Endpoint) -> Response:
+        is_new = _set_token(request)
+        if request.method not in ("GET", "HEAD"):
+            await _check_form(request)
+        response = await endpoint(request)
+        if is_new:
+            set_cookie(request, response, TOKEN_COOKIE, request.scope["posthaste.form_token"])
+        if "posthaste.session_over" in request.scope and SESSION_COOKIE not in response.headers.get("set-cookie", ""):
+            response.delete_cookie(SESSION_COOKIE)
+        return response
+
+    async def _find_viewer(self, request: Request) -> Viewer | None:
+        """The request's viewer; None: nobody has signed in. Raises 429 and 503 problems as the API does."""
+        open_caller = self._keyring.open_caller()
+        if open_caller is not None:
+            viewer: Viewer | None = Viewer(open_caller, "")
+        else:
+            viewer = await self._of_session(request)
+        if viewer is not None:
+            await self._access.count(viewer.caller)
+            request.scope["posthaste.caller"], request.scope["posthaste.viewer"] = viewer.caller, viewer
+        return viewer
+
+    async def _of_session(self, request: Request) -> Viewer | None:
+        cookie = request.cookies.get(SESSION_COOKIE)
+        session = sessions.parse(cookie, time.time()) if cookie else None
+        if session is None:
+            return None
+        caller = await self._keyring.caller_named(session.prefix)
+        if caller is None or not session.is_signed(caller.hash):
+            request.scope["posthaste.session_over"] = True
+            await self._access.count_bad_key(request)
+            return None
+        caller.used_at = time.monotonic()
+        return Viewer(caller, sessions.token_of(session, caller.hash), session.expires_at)
+
+
+def _set_token(request: Request) -> bool:
+    """Find the token of the request's forms: the session's, else the cookie's. True: it is new, and needs a cookie."""
+    viewer: Viewer | None = request.scope.get("posthaste.viewer")
+    if viewer is not None and viewer.form_token:
+        request.scope["posthaste.form_token"] = viewer.form_token
+        return False
+    token = request.cookies.get(TOKEN_COOKIE, "")
+    is_new = not sessions.is_token(token)
+    request.scope["posthaste.form_token"] = sessions.new_token() if is_new else token
+    return is_new
+
+
+async def _check_form(request: Request) -> None:
+    """Raise a 403 problem unless the form has the token, and problems for a form that is too large or of another type."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/x-www-form-urlencoded":
+        raise Problem(415, "unsupported_media_type", "The console accepts the forms of its own pages only.")
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal() or int(length[:20]) > MAX_FORM_BYTES:
+        raise Problem(413, "too_large", f"A form must not exceed {MAX_FORM_BYTES} bytes.", headers={"Connection": "close"})
+    form = await request.form(max_files=0, max_fields=_MAX_FIELDS)
+    sent = request.headers.get(TOKEN_HEADER) or form.get(TOKEN_FIELD)
+    expected = str(request.scope["posthaste.form_token"])
+    if not isinstance(sent, str) or not hmac.compare_digest(sent.encode(), expected.encode()):
+        raise Problem(403, "form_expired", "This form is too old, or not of this console. Open the page again and repeat it.")
+
+
+def _sign_in_first(request: Request) -> Response:
+    """Lead the browser to the sign-in, and from there back to the page."""
+    is_page = request.method in ("GET", "HEAD") and "text/event-stream" not in request.headers.get("accept", "")
+    query = f"?{request.url.query}" if request.url.query else ""
+    next_ = own_path(request.url.path + query) if is_page and not is_fragment(request) else HOME
+    place = SIGN_IN if next_ == HOME else f"{SIGN_IN}?next={quote(next_, safe='')}"
+    if is_fragment(request):
+        return Response(status_code=401, headers={"HX-Redirect": place})
+    response = see_other(place)
+    response.delete_cookie(SESSION_COOKIE)
+    return response
+
+
+def set_cookie(request: Request, response: Response, name: str, value: str, seconds: int | None = None) -> None:
+    """Set a cookie that no script and no other site can use."""
+    is_secure = request.url.scheme == "https"
+    response.set_cookie(name, value, max_age=seconds, path="/", secure=is_secure, httponly=True, samesite="strict")

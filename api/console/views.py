@@ -1,0 +1,79 @@
+"""The one table of the console's routes. Starlette's routes, their guards and the navigation derive from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api.console.assets import BASE, Assets
+from api.console.gate import Endpoint, Gate, GuardedView
+from api.console.messages import Messages
+from api.console.overview import Overview
+from api.console.pages import HOME, SIGN_IN, Entry, Pages
+from api.console.search import PATH as MESSAGES
+from api.console.search import Search
+from api.console.settings import SettingsPage
+from api.console.sign_in import SignIn
+from api.problems import not_found
+from infra.keys import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The endpoints of one process, by their nouns."""
+
+    sign_in: SignIn
+    overview: Overview
+    search: Search
+    messages: Messages
+    settings: SettingsPage
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One route. `scope` None: for every key. `public`: without sign-in. `label`: its entry in the navigation."""
+
+    method: str
+    path: str
+    endpoint: Callable[[Views], Endpoint]
+    scope: Scope | None = None
+    public: bool = False
+    label: str | None = None
+
+    def route(self, views: Views, gate: Gate) -> Route:
+        endpoint = self.endpoint(views)
+        guarded = gate.public(endpoint) if self.public else gate.signed_in(endpoint, self.scope)
+        return Route(self.path.replace("{id}", "{id:job}"), guarded, methods=[self.method])
+
+
+VIEWS: list[View] = [
+    View("GET", HOME, lambda to: to.overview.show, label="Overview"),
+    View("GET", "/console/overview/events", lambda to: to.overview.events),
+    View("GET", MESSAGES, lambda to: to.search.show, Scope.MESSAGES_READ, label="Messages"),
+    View("GET", f"{MESSAGES}/{{id}}", lambda to: to.messages.show, Scope.MESSAGES_READ),
+    View("GET", f"{MESSAGES}/{{id}}/events", lambda to: to.messages.events, Scope.MESSAGES_READ),
+    View("POST", f"{MESSAGES}/{{id}}/requeue", lambda to: to.messages.requeue, Scope.DEAD_LETTERS),
+    View("POST", f"{MESSAGES}/{{id}}/discard", lambda to: to.messages.discard, Scope.DEAD_LETTERS),
+    View("GET", "/console/settings", lambda to: to.settings.show, Scope.ADMIN, label="Settings"),
+    View("GET", SIGN_IN, lambda to: to.sign_in.form, public=True),
+    View("POST", SIGN_IN, lambda to: to.sign_in.enter, public=True),
+    View("POST", "/console/sign-out", lambda to: to.sign_in.leave),
+    View("POST", "/console/theme", lambda to: to.sign_in.theme, public=True),
+]
+
+NAVIGATION = [Entry(view.path, view.label, view.scope) for view in VIEWS if view.label is not None]
+
+
+def console_routes(views: Views, gate: Gate, assets: Assets, pages: Pages) -> list[Route]:
+    """Every route of the console. The last one answers all other paths below `/console` with a page."""
+
+    async def missing(request: Request) -> Response:
+        raise not_found("The console has no page with this path.")
+
+    return [
+        *(view.route(views, gate) for view in VIEWS),
+        Route(f"{BASE}/{{path:path}}", GuardedView(assets.serve, pages), methods=["GET"]),
+        Route("/console{path:path}", gate.signed_in(missing, None)),
+    ]

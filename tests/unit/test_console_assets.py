@@ -1,0 +1,42 @@
+"""The console's static files: hashed URLs, third-party files as published, and no inline script or style in any template."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+import api.console
+from api.console.assets import load_assets
+
+FOLDER = Path(api.console.__file__).parent
+VENDOR = FOLDER / "static/vendor"
+TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
+
+
+def test_each_file_has_a_url_with_its_hash() -> None:
+    assets = load_assets()
+    assert {"console.css", "overview.js", "vendor/htmx.min.js", "vendor/uPlot.iife.min.js"} <= assets.urls.keys()
+    for name, url in assets.urls.items():
+        content, media_type = assets.files[url]
+        assert content == (FOLDER / "static" / name).read_bytes() and media_type
+        assert hashlib.sha256(content).hexdigest()[:16] in url
+
+
+def test_third_party_files_are_those_of_the_list() -> None:
+    rows = re.findall(
+        r"^\| `([\w.-]+)` \| `[\w.-]+` \| [\d.]+ \| \w+ \| `(\w{64})` \|$", (VENDOR / "README.md").read_text(), re.M
+    )
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in VENDOR.iterdir() if path.suffix in (".js", ".css")
+    }
+    assert dict(rows) == found
+    assert {path.name for path in VENDOR.glob("*.LICENSE")} == {"htmx.LICENSE", "htmx-ext-sse.LICENSE", "uPlot.LICENSE"}
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_template_has_what_the_policy_forbids(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|hx-on|javascript:|https?://", text)
+    assert all("src=" in script for script in re.findall(r"<script[^>]*>", text))
+    assert "|safe" not in text.replace(" ", "")
