@@ -10,12 +10,20 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from api.answers import READ_SECONDS
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
+from api.console.bulk import BulkPages
+from api.console.callbacks import CallbackPages
+from api.console.dead_letters import DeadLetterPages
 from api.console.gate import Gate
+from api.console.keys import KeyPages
 from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import Pages
+from api.console.providers import ProviderPages
+from api.console.reports import ReportPages
+from api.console.sampling import Sample
 from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
@@ -43,8 +51,10 @@ from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
 from infra.postgres.message_search import MessageSearch
+from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import ProviderStore
 from infra.postgres.totals import Totals
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
@@ -79,6 +89,7 @@ class _Adapters:
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
         self.samples = DatabasePool(url, name="api figures", threads=1)
+        self.operators = DatabasePool(url, name="api operators", threads=2)  # exact counts may take seconds
         self.figures = FiguresStore(redis, namespace=namespace)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self.jobs = JobReads(self.reads)
@@ -91,7 +102,7 @@ class _Adapters:
         await self.cache.close()
         await self.rates.close()
         await self.figures.close()
-        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples):
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples, self.operators):
             pool.close()
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
@@ -210,13 +221,22 @@ def _console(
     pages = Pages(assets, NAVIGATION)
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
-    search, letters = MessageSearch(adapters.reads), DeadLetters(DeadLetterStore(adapters.reads), settings.deadlines())
+    search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.operators)
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    newest = NewestReads(adapters.operators)
+    letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
+    totals, acceptance = Totals(adapters.operators), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
         search=Search(pages, search, sorted(settings.providers)),
         messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
+        dead_letters=DeadLetterPages(pages, store, letters),
+        bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
+        reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
+        callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
+        keys=KeyPages(pages, ApiKeyStore(adapters.operators)),
         settings=SettingsPage(pages, settings),
     )
     return console_routes(views, Gate(keyring, access, pages), assets, pages)

@@ -12,11 +12,10 @@ from uuid import UUID
 import typer
 
 from cli.terminal import AsJson, exit_on, print_json, say
-from jobs.lifecycle import ENDS, Status
+from jobs.lifecycle import ENDS, SUCCESSES, Status
 from service.settings import SettingsError, load_api_settings
 
 POLL_SECONDS = 0.1
-SUCCESSES = {Status.SENT, Status.DELIVERED, Status.COMPLETED}
 REPORTS = "/api/2.0/report/jobs"
 REPEATABLE = {429, 502, 503, 504}
 

@@ -1,7 +1,6 @@
 """`posthaste clients` and `posthaste keys`: API clients and their keys."""
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
@@ -11,15 +10,13 @@ from rich.table import Table
 
 from cli.session import open_session, read_settings
 from cli.terminal import AsJson, console, fail, print_json, problems, say
-from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
+from infra.keys import CLIENT_NAME, DEFAULT_SCOPES, OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
 from service.settings import PREFIX
 
 CALL_SECONDS = 10.0
 DAY = 86_400.0
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _MINUTE = "%Y-%m-%d %H:%M"
-_DEFAULT_SCOPES = [scope for scope in Scope if scope is not Scope.ADMIN]
 
 FIRST_KEY = f"""\
 This is the first key: every request needs a key from now on, in every process within a second.
@@ -46,8 +43,8 @@ Prefix = Annotated[str, typer.Argument(metavar="KEY", parser=_prefix, help="The 
 @clients_app.command("create")
 def create_client(name: str) -> None:
     """Create a client. Jobs accepted before the first key belong to the client `default`."""
-    if not _NAME.fullmatch(name):
-        fail(f"{name!r} does not match [a-z0-9][a-z0-9_-]{{0,62}}", 2)
+    if not CLIENT_NAME.fullmatch(name):
+        fail(f"{name!r} does not match {CLIENT_NAME.pattern}", 2)
     if not _run(lambda store: store.create_client(name, CALL_SECONDS)):
         fail(f"client {name!r} exists already")
     say(f"client {name} is created; `posthaste keys create {name}` makes a key for it")
@@ -88,7 +85,7 @@ def create_key(
 
     async def create(store: ApiKeyStore) -> tuple[bool, bool]:
         is_first = not await store.any(CALL_SECONDS)
-        return is_first, await store.create_key(client, new, scope or _DEFAULT_SCOPES, seconds, CALL_SECONDS)
+        return is_first, await store.create_key(client, new, scope or DEFAULT_SCOPES, seconds, CALL_SECONDS)
 
     is_first, created = _run(create)
     if not created:

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
 from cli.terminal import AsJson, console, fail, format_instant, print_json, say
-from infra.postgres.providers import BATCH, ProviderState, ProviderStore
-from jobs.model import Priority
+from infra.postgres.providers import ProviderState, ProviderStore
+from service.moves import move_some
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -63,11 +63,8 @@ def move(old: str, provider: Annotated[str, typer.Option(help="The new provider.
 
 async def _move(store: ProviderStore, old: str, provider: str) -> int:
     total = 0
-    for priority in Priority:
-        count = BATCH
-        while count == BATCH:
-            count = await store.move(old, provider, priority, CALL_SECONDS)
-            total += count
+    while count := await move_some(store, old, provider):
+        total += count
     return total
 
 

@@ -44,6 +44,10 @@ WITH held AS (
 SELECT count(*) FROM moved
 """)  # noqa: S608  the interpolated part is a constant
 
+_WAITING = sa.text(f"""
+SELECT count(*) FROM jobs WHERE provider = :provider AND status IN ({in_list(sources(Cause.MOVE))})
+""")  # noqa: S608  the interpolated part is a constant
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
@@ -77,7 +81,11 @@ class ProviderStore:
         rows = await self._pool.fetch(_LIST, timeout)
         return {row["provider"]: ProviderState(row["waiting"], row["processing"], row["paused_at"]) for row in rows}
 
-    async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
-        """Move at most `BATCH` waiting messages from provider `old` to `new`; returns how many."""
-        parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH}
+    async def waiting(self, provider: str, timeout: float) -> int:
+        """The exact number of messages that `move` would move."""
+        return int(await self._pool.value(_WAITING, timeout, provider=provider))
+
+    async def move(self, old: str, new: str, priority: Priority, timeout: float, limit: int = BATCH) -> int:
+        """Move at most `limit` waiting messages from provider `old` to `new`, oldest first; returns how many."""
+        parameters = {"old": old, "new": new, "priority": priority, "limit": limit}
         return int(await self._pool.value(MOVE, timeout, queue=message_queue(new, priority).name, **parameters))
