@@ -1,5 +1,6 @@
 """The API's composition root: one function builds the process, and the lifespan starts and stops it."""
 
+import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -9,12 +10,20 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from api.answers import READ_SECONDS
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
+from api.console.bulk import BulkPages
+from api.console.callbacks import CallbackPages
+from api.console.dead_letters import DeadLetterPages
 from api.console.gate import Gate
+from api.console.keys import KeyPages
 from api.console.messages import Messages
 from api.console.overview import Overview
 from api.console.pages import Pages
+from api.console.providers import ProviderPages
+from api.console.reports import ReportPages
+from api.console.sampling import Sample
 from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
@@ -31,8 +40,10 @@ from api.openapi import document
 from api.operations import OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
+from api.request_log import RequestLog
 from api.shapes import VersionOut
 from api.submissions import Submissions
+from api.tracing import TraceContext
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
@@ -40,16 +51,18 @@ from infra.postgres.figures import LedgerSample
 from infra.postgres.job_reads import JobReads
 from infra.postgres.ledger import Ledger
 from infra.postgres.message_search import MessageSearch
+from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
+from infra.postgres.providers import ProviderStore
 from infra.postgres.totals import Totals
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
+from infra.tracing import Tracing
 from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
 from service.dead_letters import DeadLetters
@@ -57,6 +70,7 @@ from service.figures import FiguresFeed, FiguresReader, LedgerSampler
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
+from service.tracing import create_publisher, start_tracing, trace_acceptance
 from service.transitions import Acceptance
 from service.vitals import Check, Vitals, connected, failure
 
@@ -67,26 +81,31 @@ REREAD_SECONDS = 5.0  # the longest delay of a lost notification
 class _Adapters:
     """Postgres, RabbitMQ and Redis. Nothing connects before its first use."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, tracing: Tracing | None):
+        self.tracing = tracing
         url, redis, namespace = settings.database_url, settings.redis_url, settings.namespace
         self.hot = DatabasePool(url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
         self.reads = DatabasePool(url, name="api reads", threads=4)
         self.keys = DatabasePool(url, name="api keys", threads=1, statement_seconds=HOT_SECONDS)
         self.counts = DatabasePool(url, name="api counts", threads=1, statement_seconds=HOT_SECONDS)
         self.samples = DatabasePool(url, name="api figures", threads=1)
+        self.operators = DatabasePool(url, name="api operators", threads=2)  # exact counts may take seconds
         self.figures = FiguresStore(redis, namespace=namespace)
         self.reports = DatabasePool(url, name="api reports", threads=AT_ONCE, scans=True, statement_seconds=30)
         self.jobs = JobReads(self.reads)
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
         self.rates = Rates(redis, namespace=namespace)
-        self.broker = Publisher(settings.amqp_url, describe(namespace, settings.providers), name="api")
+        topology = describe(namespace, settings.providers)
+        self.broker = create_publisher(settings.amqp_url, topology, name="api", tracing=tracing)
 
     async def close(self) -> None:
         await self.cache.close()
         await self.rates.close()
         await self.figures.close()
-        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples):
+        for pool in (self.hot, self.reads, self.reports, self.keys, self.counts, self.samples, self.operators):
             pool.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 class _UseCases:
@@ -102,7 +121,7 @@ class _UseCases:
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         activity = Activity()
-        self.acceptance = Acceptance(
+        acceptance = Acceptance(
             Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
             self.publishing,
             self.statuses,
@@ -110,15 +129,18 @@ class _UseCases:
             timeout_seconds=settings.accept_timeout_seconds,
             activity=activity,
         )
+        self.acceptance = trace_acceptance(acceptance, adapters.tracing)
         self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
 def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:
     """Build one API process. Nothing connects before its lifespan. `fatal` ends the process.
 
-    The second result answers all waiting requests; it runs in the event loop.
+    The second result answers all waiting requests; it runs in the event loop. Raises `SettingsError`: the extra `tracing` is
+    not installed.
     """
-    adapters = _Adapters(settings)
+    tracing = start_tracing(settings, "api")
+    adapters = _Adapters(settings, tracing)
     use_cases = _UseCases(settings, adapters)
     keys, revoked = ApiKeyStore(adapters.keys), use_cases.subscriptions.wake
     keyring = Keyring(keys, revoked, off=settings.auth == "off", may_be_open=may_be_open(settings))
@@ -161,7 +183,9 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
-    return MeasuredRequests(AnswerHeaders(origins)), use_cases.subscriptions.close
+    log = RequestLog(everything=settings.log_level == "debug")
+    answered = AnswerHeaders(origins if tracing is None else TraceContext(origins), log.answered)
+    return MeasuredRequests(answered), use_cases.subscriptions.close
 
 
 def _endpoints(
@@ -197,13 +221,22 @@ def _console(
     pages = Pages(assets, NAVIGATION)
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
-    search, letters = MessageSearch(adapters.reads), DeadLetters(DeadLetterStore(adapters.reads), settings.deadlines())
+    search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.operators)
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    newest = NewestReads(adapters.operators)
+    letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
+    totals, acceptance = Totals(adapters.operators), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
         search=Search(pages, search, sorted(settings.providers)),
         messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
+        dead_letters=DeadLetterPages(pages, store, letters),
+        bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
+        reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
+        callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
+        keys=KeyPages(pages, ApiKeyStore(adapters.operators)),
         settings=SettingsPage(pages, settings),
     )
     return console_routes(views, Gate(keyring, access, pages), assets, pages)

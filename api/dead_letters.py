@@ -1,5 +1,6 @@
 """The dead-letter endpoints: browse, requeue and discard. The command line calls the same use cases."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
@@ -34,7 +35,7 @@ class DeadLetterEndpoints:
         """One page, by id."""
         query = read_query(request, DeadLetterQuery)
         after = from_cursor(query.cursor, UUID, BEFORE_ALL)
-        rows = await self.store.page(_filter(request, query), after, query.limit + 1, READ_SECONDS)
+        rows = await self.store.page(filter_of(request, query), after, query.limit + 1, READ_SECONDS)
         page, cursor = page_of(rows, query.limit, lambda row: row.id)
         answer: DeadLetterListOut = {"data": [_row(letter) for letter in page], "next_cursor": cursor}
         return as_json(answer)
@@ -43,7 +44,7 @@ class DeadLetterEndpoints:
         batch = await read_model(request, DeadLetterRequeue)
         if batch.provider is not None:
             require_provider(batch.provider, self.providers)
-        filter_, answer = _filter(request, batch.filter, batch.ids), RequeuedOut()
+        filter_, answer = filter_of(request, batch.filter, batch.ids), RequeuedOut()
         if batch.dry_run:
             found = await self.letters.requeueable(filter_, BEFORE_ALL, batch.limit, batch.provider, extend=batch.extend)
             answer["would_requeue"] = [letter.id for letter in found]
@@ -61,7 +62,7 @@ class DeadLetterEndpoints:
 
     async def discard(self, request: Request) -> Response:
         batch = await read_model(request, DeadLetterBatch)
-        filter_, answer = _filter(request, batch.filter, batch.ids), DiscardedOut()
+        filter_, answer = filter_of(request, batch.filter, batch.ids), DiscardedOut()
         if batch.dry_run:
             found = await self.store.page(filter_, BEFORE_ALL, batch.limit, READ_SECONDS)
             answer["would_discard"] = [letter.id for letter in found]
@@ -72,7 +73,8 @@ class DeadLetterEndpoints:
         return as_json(answer)
 
 
-def _filter(request: Request, query: DeadLetterFilter, ids: list[UUID] | None = None) -> Filter:
+def filter_of(request: Request, query: DeadLetterFilter, ids: Sequence[UUID] | None = None) -> Filter:
+    """The store's filter: the caller's own letters, and those of all clients for admins."""
     caller = caller_of(request)
     fields = {name: getattr(query, name) for name in DeadLetterFilter.model_fields}
     return Filter(**fields, ids=tuple(ids or ()), client_id=None if caller.may(Scope.ADMIN) else caller.client_id)

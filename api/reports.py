@@ -104,26 +104,27 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
         if record["status"] != Status.COMPLETED:
             raise _no_result(record)
         if query.limit is None:
-            return await self._whole(form, record["id"], after)
+            return await whole_result(self._totals, form, record["id"], after)
         rows = await self._totals.page(record["id"], after, query.limit + 1, READ_SECONDS)
         return _page(form, record["id"], request.url.path, rows, query.limit)
 
-    async def _whole(self, form: Format, id_: UUID, after: int) -> Response:
-        """All totals, read page by page. A failure of the first read is still a problem answer."""
-        limit = MAX_RESULT_PAGE
-        first = await self._totals.page(id_, after, limit, READ_SECONDS)
 
-        async def body() -> AsyncIterator[bytes]:
-            yield _CSV_HEADER.encode() if form == "csv" else b'{"data":['
-            rows, separator = first, b""
-            while rows:
-                yield _csv(rows).encode() if form == "csv" else separator + orjson.dumps([_total(row) for row in rows])[1:-1]
-                separator = b","
-                rows = await self._totals.page(id_, rows[-1][0], limit, READ_SECONDS) if len(rows) == limit else []
-            if form == "json":
-                yield b"]}"
+async def whole_result(totals: Totals, form: Format, id_: UUID, after: int = _FIRST) -> Response:
+    """All totals of a completed report, read page by page. A failure of the first read is still a problem answer."""
+    limit = MAX_RESULT_PAGE
+    first = await totals.page(id_, after, limit, READ_SECONDS)
 
-        return StreamingResponse(body(), 200, _headers(form, id_), _MEDIA_TYPES[form])
+    async def body() -> AsyncIterator[bytes]:
+        yield _CSV_HEADER.encode() if form == "csv" else b'{"data":['
+        rows, separator = first, b""
+        while rows:
+            yield _csv(rows).encode() if form == "csv" else separator + orjson.dumps([_total(row) for row in rows])[1:-1]
+            separator = b","
+            rows = await totals.page(id_, rows[-1][0], limit, READ_SECONDS) if len(rows) == limit else []
+        if form == "json":
+            yield b"]}"
+
+    return StreamingResponse(body(), 200, _headers(form, id_), _MEDIA_TYPES[form])
 
 
 def _unavailable(code: str, why: str, retry_after: str) -> Problem:

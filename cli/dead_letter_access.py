@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
 from cli.terminal import console, format_instant, problems, say
-from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
+from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Group
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import Leadership
 from infra.postgres.pool import DatabasePool
@@ -23,10 +23,9 @@ from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
 from infra.rabbitmq.topology import describe
 from jobs.lifecycle import Status
 from jobs.model import Kind
-from service.dead_letters import DeadLetters, Tidier
+from service.dead_letters import DeadLetters, Preview, Tidier
 from service.settings import Settings
 
-PAGE = 500
 PRINTED = 20  # letters that a dry run prints; --json prints all
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -97,13 +96,6 @@ class Access:
         queues = DeadQueues(settings.amqp_url, describe(settings.namespace, settings.providers))
         self._tidier = Tidier(self.store, queues, lock)
 
-    async def all(self, filter_: Filter) -> AsyncIterator[DeadLetter]:
-        after = BEFORE_ALL
-        while page := await self.store.page(filter_, after, PAGE, CALL_SECONDS):
-            for letter in page:
-                yield letter
-            after = page[-1].id
-
     async def tidy(self, *, drop_undecodable: bool = False) -> dict[str, TidyResult]:
         """Remove stale copies from the dead queues. Waits while another process does so."""
         deadline = time.monotonic() + CALL_SECONDS
@@ -114,16 +106,15 @@ class Access:
             await asyncio.sleep(0.2)
         return queues
 
-    async def preview(self, filter_: Filter, *, quiet: bool = False) -> int:
-        """Print the groups that match the filter. Returns the number of matching dead letters."""
-        groups = await self.store.groups(filter_, CALL_SECONDS)
-        unknown = sum(group.count for group in groups if group.status is Status.UNKNOWN)
+    async def preview(self, filter_: Filter, *, quiet: bool = False) -> Preview:
+        """Print the groups that match the filter."""
+        found = await self.letters.preview(filter_)
         if not quiet:
-            print_groups(groups)
-        if unknown and not quiet:
-            text = f"{unknown} of them are unknown: the provider may have accepted them, and may get them a second time"
+            print_groups(found.groups)
+        if found.unknown and not quiet:
+            text = f"{found.unknown} of them are unknown: the provider may have accepted them, and may get them a second time"
             console.print(text, style="yellow")
-        return sum(group.count for group in groups)
+        return found
 
 
 def run(work: Callable[[Access], Coroutine[Any, Any, None]]) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated
 from uuid import UUID
 
@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from cli.dead_letter_access import (
-    PAGE,
     Access,
     DryRun,
     filtered,
@@ -25,6 +24,7 @@ from cli.requeue import requeue
 from cli.session import CALL_SECONDS
 from cli.terminal import AsJson, Yes, console, fail, print_json, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
+from service.dead_letters import PAGE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -107,15 +107,13 @@ async def _discard_undecodable(access: Access, dry_run: bool, yes: bool) -> str:
 
 
 async def _discard(access: Access, filter_: Filter, dry_run: bool, yes: bool) -> str:
-    # The bound excludes jobs that fail during this run.
-    bounded = replace(filter_, failed_before=filter_.failed_before or await access.store.now(CALL_SECONDS))
-    count = await access.preview(bounded)
+    found = await access.preview(filter_)
     if dry_run:
-        print_letters([letter async for letter in access.all(bounded)])
-    if dry_run or not count or not (yes or typer.confirm(f"Discard {count} permanently?")):
+        print_letters([letter async for letter in access.letters.each(found.filter)])
+    if dry_run or not found.count or not (yes or typer.confirm(f"Discard {found.count} permanently?")):
         return "0"
     discarded, after = 0, BEFORE_ALL
-    while (done := await access.letters.discard(bounded, after, PAGE)).last is not None:
+    while (done := await access.letters.discard(found.filter, after, PAGE)).last is not None:
         discarded, after = discarded + len(done.moved), done.last
     await access.tidy()
     return str(discarded)
@@ -125,7 +123,7 @@ async def _discard(access: Access, filter_: Filter, dry_run: bool, yes: bool) ->
 @filtered
 async def export(access: Access, filter_: Filter) -> None:
     """Print dead letters as JSON lines without bodies, and undecodable messages as base64 with their queue."""
-    async for letter in access.all(filter_):
+    async for letter in access.letters.each(filter_):
         print(json.dumps(asdict(letter), default=str))
     for name, queue in (await access.tidy()).items():
         for message in queue.undecodable:

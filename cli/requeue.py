@@ -2,20 +2,18 @@
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 from uuid import UUID
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import SUCCESSES
-from cli.dead_letter_access import PAGE, Access, DryRun, filtered, print_letters
+from cli.dead_letter_access import Access, DryRun, filtered, print_letters
 from cli.session import CALL_SECONDS
 from cli.terminal import AsJson, Yes, console, fail, print_json, problems, say
 from infra.postgres.dead_letters import BEFORE_ALL, Filter
-from jobs.lifecycle import ENDS, Status
-from service.dead_letters import BatchResult
+from service.dead_letters import PAGE, BatchResult, Canaries
 
 CANARY_FAILED = 4
 
@@ -38,23 +36,20 @@ async def requeue(
 
     Exit 0: done or declined, 1: error or jobs of unconfigured providers left, 2: wrong options, 4: too few canaries succeeded.
     """
-    # The bound keeps a job that fails again during this run from being requeued twice.
-    now = await access.store.now(CALL_SECONDS)
-    bounded = replace(filter_, failed_before=min(filter(None, [filter_.failed_before, now])))
-    count = await access.preview(bounded, quiet=as_json)
+    found = await access.preview(filter_, quiet=as_json)
     if dry_run:
-        letters = [letter async for letter in access.all(bounded)]
+        letters = [letter async for letter in access.letters.each(found.filter)]
         if as_json:
             print_json({"would_requeue": [letter.id for letter in letters]})
         else:
             print_letters(letters)
         return
-    job = _Requeue(access, bounded, to_provider, rate, extend=extend, as_json=as_json)
-    if count and (yes or typer.confirm(f"Requeue {count}?")):
+    job = _Requeue(access, found.filter, to_provider, rate, extend=extend, as_json=as_json)
+    if found.count and (yes or typer.confirm(f"Requeue {found.count}?")):
         try:
             if canary:
                 await job.canary(canary, canary_success, canary_seconds)
-            await job.rest(count)
+            await job.rest(found.count)
         finally:
             await access.tidy()
     job.print()
@@ -76,23 +71,17 @@ class _Requeue:
     expired: list[UUID] = field(default_factory=list)
 
     async def canary(self, count: int, success: float, seconds: float) -> None:
-        """Requeue the first `count` and wait for them. Exit 4: a smaller share than `success` succeeded in time.
-
-        A canary whose first new attempt fails has failed.
-        """
+        """Requeue the first `count` and wait for them. Exit 4: a smaller share than `success` succeeded in time."""
         done = await self._step(count)
-        deadline, statuses = time.monotonic() + seconds, dict[UUID, Status]()
-        while done.moved and time.monotonic() < deadline:
-            states = await self.access.jobs.statuses(done.moved, CALL_SECONDS)
-            statuses = {state.id: state.status for state in states if state is not None}
-            if all(status in ENDS or status is Status.RETRYING for status in statuses.values()):
-                break
+        deadline, canaries = time.monotonic() + seconds, Canaries(len(done.moved))
+        while canaries.waiting and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
-        good = sum(status in SUCCESSES for status in statuses.values())
-        if good < success * len(done.moved):
-            fail(f"{good} of {len(done.moved)} canaries succeeded: stopped, the others are unchanged", CANARY_FAILED)
+            canaries = Canaries.of(await self.access.jobs.statuses(done.moved, CALL_SECONDS))
+        result = f"{canaries.succeeded} of {canaries.total} canaries succeeded"
+        if not canaries.passed(success):
+            fail(f"{result}: stopped, the others are unchanged", CANARY_FAILED)
         if not self.as_json:
-            say(f"{good} of {len(done.moved)} canaries succeeded; continuing")
+            say(f"{result}; continuing")
 
     async def rest(self, count: int) -> None:
         """Requeue the others at the rate."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 _ALPHABET = string.ascii_letters + string.digits
 _KEY = re.compile(r"(ph_[A-Za-z0-9]{8})_[A-Za-z0-9]{32}")
 OPEN_CLIENT = "default"  # the client of jobs that are accepted without a key
+CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class Scope(StrEnum):
@@ -19,6 +20,9 @@ class Scope(StrEnum):
     REPORTS = "reports"
     DEAD_LETTERS = "dead-letters"
     ADMIN = "admin"  # all of these, and the dead letters of every client
+
+
+DEFAULT_SCOPES = [scope for scope in Scope if scope is not Scope.ADMIN]
 
 
 @dataclass(frozen=True, slots=True)

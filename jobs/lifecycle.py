@@ -71,6 +71,7 @@ TRANSITIONS: frozenset[Edge] = frozenset(
 
 # The final statuses, for waiting clients and for retention. Some have an exit: requeue, discard, receipt.
 ENDS: frozenset[Status] = frozenset(Status) - {Status.QUEUED, Status.PROCESSING, Status.RETRYING}
+SUCCESSES: frozenset[Status] = frozenset({Status.SENT, Status.DELIVERED, Status.COMPLETED})
 
 
 def sources(cause: Cause) -> frozenset[Status]:

@@ -1,20 +1,22 @@
-"""Dead letters: requeue and discard. Each change is fenced by the version that was read: no repetition requeues a job twice.
+"""Dead letters: preview, requeue, discard. The version that was read fences each change: no repetition requeues a job twice.
 
 The ledger decides which jobs are dead. The dead queues only show them in the management UI, and are tidied afterwards.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from infra.postgres.dead_letters import DeadLetter, DeadLetterStore, Filter, Requeueable
+from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group, Requeueable
 from infra.postgres.leadership import Leadership
 from infra.rabbitmq.dead_queue import DeadQueues, TidyResult
-from jobs.model import DEAD_QUEUES, Kind, WorkQueue
+from jobs.lifecycle import ENDS, SUCCESSES, Status
+from jobs.model import DEAD_QUEUES, Kind, KnownStatus, WorkQueue
 from jobs.wire import Pointer
 
 CALL_SECONDS = 10.0
 NO_DEADLINE_SECONDS = 1e18
+PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,78 @@ class BatchResult:
     expired: list[UUID] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The letters that match a filter now, by group. `filter` excludes letters that fail later.
+
+    `requeueable`: the number within the deadline of a configured queue; None: nobody needs it.
+    """
+
+    filter: Filter
+    groups: list[Group]
+    requeueable: int | None = None
+
+    @property
+    def count(self) -> int:
+        return sum(group.count for group in self.groups)
+
+    @property
+    def unknown(self) -> int:
+        """The number of letters that the provider may have accepted."""
+        return sum(group.count for group in self.groups if group.status is Status.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Canaries:
+    """The letters that are requeued first. A canary whose first new attempt fails has failed."""
+
+    total: int
+    succeeded: int = 0
+    failed: int = 0
+
+    @classmethod
+    def of(cls, states: Sequence[KnownStatus | None]) -> "Canaries":
+        """Judge canaries by their present statuses. A deleted one has failed."""
+        statuses = [state and state.status for state in states]
+        succeeded = sum(status in SUCCESSES for status in statuses)
+        over = sum(status is None or status in ENDS or status is Status.RETRYING for status in statuses)
+        return cls(len(statuses), succeeded, over - succeeded)
+
+    @property
+    def waiting(self) -> int:
+        return self.total - self.succeeded - self.failed
+
+    def passed(self, share: float) -> bool:
+        return self.succeeded >= share * self.total
+
+
 class DeadLetters:
-    """Requeues and discards dead letters. `deadlines`: in seconds, by the logical name of each configured work queue."""
+    """Previews, requeues and discards. `deadlines`: in seconds, by the logical name of each configured work queue."""
 
     def __init__(self, store: DeadLetterStore, deadlines: Mapping[str, float]):
         self._store = store
         self._deadlines = deadlines
+
+    async def preview(self, filter_: Filter) -> Preview:
+        """Count the matching letters. The bound by Postgres' clock keeps a letter that fails again from a second requeue."""
+        now = await self._store.now(CALL_SECONDS)
+        bounded = replace(filter_, failed_before=min(filter_.failed_before or now, now))
+        return Preview(bounded, await self._store.groups(bounded, CALL_SECONDS))
+
+    async def preview_requeue(self, filter_: Filter, provider: str | None = None, *, extend: bool = False) -> Preview:
+        """The same, with the number of letters that can be requeued for `provider`."""
+        found = await self.preview(filter_)
+        only = Requeueable(self._deadlines_of(extend), provider)
+        groups = await self._store.groups(found.filter, CALL_SECONDS, only)
+        return replace(found, requeueable=sum(group.count for group in groups))
+
+    async def each(self, filter_: Filter) -> AsyncIterator[DeadLetter]:
+        """Every matching letter, by id, read page by page."""
+        after = BEFORE_ALL
+        while page := await self._store.page(filter_, after, PAGE, CALL_SECONDS):
+            for letter in page:
+                yield letter
+            after = page[-1].id
 
     async def requeue(
         self, filter_: Filter, after: UUID, limit: int, provider: str | None = None, *, extend: bool = False, skip: bool = False

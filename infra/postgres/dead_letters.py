@@ -103,23 +103,28 @@ _CLAUSES = {
 }
 
 
-def _where(filter_: Filter) -> tuple[str, dict[str, Any]]:
-    """The condition of a filter, and its parameters."""
-    values = {name: value for name, value in asdict(filter_).items() if value not in (None, ())}
-    clauses = [_CLAUSES.get(name, f"j.{name} = :{name}") for name in values]
-    return " AND ".join([f"j.status IN ({DEAD})", *clauses]), values
-
-
 # The deadline of the target queue, by its logical name (`WorkQueue.name`); null if it is not configured.
 _TO_PROVIDER = "CASE WHEN j.kind = 'message' THEN coalesce(CAST(:to_provider AS text), j.provider) END"
 _DEADLINE = f"CAST(CAST(:deadlines AS json) ->> ({queue_name('j.kind', _TO_PROVIDER, 'j.priority')}) AS float8)"
 _IN_TIME = f"coalesce(extract(epoch FROM now() - j.queued_at) <= {_DEADLINE}, false)"
 
+
+def _where(filter_: Filter, only: Requeueable | None = None) -> tuple[str, dict[str, Any]]:
+    """The condition of a filter, and its parameters."""
+    values = {name: value for name, value in asdict(filter_).items() if value not in (None, ())}
+    clauses = [_CLAUSES.get(name, f"j.{name} = :{name}") for name in values]
+    if only is not None:
+        clauses.append(f"NOT {_IN_TIME}" if only.negated else _IN_TIME)
+        values |= {"deadlines": to_json(dict(only.deadlines)), "to_provider": only.provider}
+    return " AND ".join([f"j.status IN ({DEAD})", *clauses]), values
+
+
 _COUNT = sa.text(f"SELECT count(*) FROM jobs WHERE status IN ({DEAD}) AND kind = :kind")  # noqa: S608  a constant
 
 _GROUPS = """
 SELECT j.kind, j.provider, j.status, j.reason, count(*) AS count, min(j.finished_at) AS oldest, max(j.finished_at) AS newest
-FROM jobs j WHERE {where} GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
+FROM (SELECT j.kind, j.provider, j.status, j.reason, j.finished_at FROM jobs j WHERE {where} LIMIT :most) j
+GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, j.provider, j.reason
 """
 
 _LETTERS = """
@@ -137,10 +142,7 @@ _NEWEST = _LETTERS.replace("{jobs}", _NEWEST_JOBS) + "ORDER BY j.finished_at DES
 
 def page_statement(filter_: Filter, after: UUID, limit: int, only: Requeueable | None) -> tuple[sa.TextClause, dict[str, Any]]:
     """The statement of a page, and its parameters."""
-    where, parameters = _where(filter_)
-    if only is not None:
-        where += f" AND NOT {_IN_TIME}" if only.negated else f" AND {_IN_TIME}"
-        parameters |= {"deadlines": to_json(dict(only.deadlines)), "to_provider": only.provider}
+    where, parameters = _where(filter_, only)
     return sa.text(_PAGE.format(where=where)), {**parameters, "after": after, "limit": limit}
 
 
@@ -163,11 +165,12 @@ WITH held AS (
         attempts = 0, tries = 0, lost_leases = 0, reason = NULL, finished_at = NULL,
         queued_at = clock_timestamp(), due_at = clock_timestamp(), updated_at = clock_timestamp()
     FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING j.id, j.version, held.queue
+    RETURNING j.id, j.version, held.queue, j.traceparent
 ), unneeded AS (
     DELETE FROM outbox o USING requeued WHERE o.job_id = requeued.id AND o.version < requeued.version
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', queue, now() FROM requeued
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT id, version, 'work', queue, now(), traceparent FROM requeued
 )
 SELECT id FROM requeued
 """)  # noqa: S608  the interpolated part is a constant
@@ -206,10 +209,12 @@ class DeadLetterStore:
         """The number of dead letters of a kind."""
         return int(await self._pool.value(_COUNT, timeout, kind=kind))
 
-    async def groups(self, filter_: Filter, timeout: float) -> list[Group]:
-        """Group the matching letters, the largest group first."""
-        where, parameters = _where(filter_)
-        rows = await self._pool.fetch(sa.text(_GROUPS.format(where=where)), timeout, **parameters)
+    async def groups(
+        self, filter_: Filter, timeout: float, only: Requeueable | None = None, *, most: int | None = None
+    ) -> list[Group]:
+        """Group the matching letters, the largest group first. `most`: group this number of them; None: all."""
+        where, parameters = _where(filter_, only)
+        rows = await self._pool.fetch(sa.text(_GROUPS.format(where=where)), timeout, **parameters, most=most)
         return [Group(**{**row, "kind": Kind(row["kind"]), "status": Status(row["status"])}) for row in rows]
 
     async def page(

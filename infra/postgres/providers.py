@@ -34,13 +34,18 @@ WITH held AS (
     ORDER BY id LIMIT :limit FOR UPDATE
 ), moved AS (
     UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
-    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
+    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at, j.traceparent
 ), unneeded AS (
     DELETE FROM outbox o USING moved WHERE o.job_id = moved.id AND o.version < moved.version
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT id, version, 'work', :queue, due_at, traceparent FROM moved
 )
 SELECT count(*) FROM moved
+""")  # noqa: S608  the interpolated part is a constant
+
+_WAITING = sa.text(f"""
+SELECT count(*) FROM jobs WHERE provider = :provider AND status IN ({in_list(sources(Cause.MOVE))})
 """)  # noqa: S608  the interpolated part is a constant
 
 
@@ -76,7 +81,11 @@ class ProviderStore:
         rows = await self._pool.fetch(_LIST, timeout)
         return {row["provider"]: ProviderState(row["waiting"], row["processing"], row["paused_at"]) for row in rows}
 
-    async def move(self, old: str, new: str, priority: Priority, timeout: float) -> int:
-        """Move at most `BATCH` waiting messages from provider `old` to `new`; returns how many."""
-        parameters = {"old": old, "new": new, "priority": priority, "limit": BATCH}
+    async def waiting(self, provider: str, timeout: float) -> int:
+        """The exact number of messages that `move` would move."""
+        return int(await self._pool.value(_WAITING, timeout, provider=provider))
+
+    async def move(self, old: str, new: str, priority: Priority, timeout: float, limit: int = BATCH) -> int:
+        """Move at most `limit` waiting messages from provider `old` to `new`, oldest first; returns how many."""
+        parameters = {"old": old, "new": new, "priority": priority, "limit": limit}
         return int(await self._pool.value(MOVE, timeout, queue=message_queue(new, priority).name, **parameters))

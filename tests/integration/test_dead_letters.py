@@ -89,3 +89,31 @@ async def test_one_clients_letters_are_found_by_their_index_in_order(store: Stor
     rows = await store.pool.fetch(sa.text(f"EXPLAIN (COSTS OFF) {statement.text}"), 10, **parameters)
     plan = "\n".join(row["QUERY PLAN"] for row in rows)
     assert "jobs_dead_by_client" in plan and "Seq Scan" not in plan and "Sort" not in plan, plan
+
+
+async def test_a_preview_counts_all_letters_and_those_that_can_be_requeued(store: Store) -> None:
+    expired, gone, well = _add(store, 0, 4, age_days=2), _add(store, 10, 2, provider="gone"), _add(store, 20, 3)
+    letters = _letters(store)
+    found = await letters.preview_requeue(Filter())
+    assert (found.count, found.requeueable) == (len(expired + gone + well), len(well))
+    assert (await letters.preview_requeue(Filter(), extend=True)).requeueable == len(expired + well)
+    assert (await letters.preview_requeue(Filter(), "other")).requeueable == len(gone + well)
+
+
+async def test_a_preview_excludes_later_failures(store: Store) -> None:
+    _add(store, 0, 2)
+    letters = _letters(store)
+    found = await letters.preview(Filter())
+    (later,) = _add(store, 10)
+    assert [letter.id async for letter in letters.each(found.filter)] != []
+    assert later not in [letter.id async for letter in letters.each(found.filter)]
+    earlier = found.filter.failed_before
+    assert (await letters.preview(found.filter)).filter.failed_before == earlier  # a bound never moves forward
+
+
+async def test_groups_of_the_first_letters_are_bounded(store: Store) -> None:
+    _add(store, 0, 5)
+    _add(store, 10, 5, kind=Kind.REPORT)
+    groups = await DeadLetterStore(store.pool).groups(Filter(), 5, most=7)
+    assert sum(group.count for group in groups) == 7
+    assert sum(group.count for group in await DeadLetterStore(store.pool).groups(Filter(), 5)) == 10

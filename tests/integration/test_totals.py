@@ -4,7 +4,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from infra.postgres import totals as room
-from infra.postgres.totals import Totals
+from infra.postgres.totals import Summary, Totals
 from jobs.decision import decide
 from jobs.model import Claimed
 from jobs.outcome import RELEASED_AT_SHUTDOWN
@@ -67,3 +67,11 @@ async def test_totals_of_an_earlier_claim_are_never_read_and_are_deleted(store: 
     await _complete(store, second)
     assert await totals.page(first.id, -1, 10, 5) == [(1, 5)]
     assert store.rows("SELECT user_id FROM report_totals") == [(1,)]
+
+
+async def test_the_summary_has_the_sums_and_the_users_with_the_most_words(store: Store) -> None:
+    totals, job = Totals(store.pool), await _claimed(store)
+    assert await totals.store(job, {1: 5, 2: 9, 3: 9, 4: 1}, 5)
+    assert await totals.summary(job.id, 3, 5) == Summary(0, 0, [])
+    await _complete(store, job)
+    assert await totals.summary(job.id, 3, 5) == Summary(4, 24, [(2, 9), (3, 9), (1, 5)])

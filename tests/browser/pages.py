@@ -1,0 +1,18 @@
+"""Every page, by name."""
+
+PAGES = {
+    "overview": "/",
+    "messages": "/console/messages",
+    "dead-letters": "/console/dead-letters",
+    "requeue": "/console/dead-letters/requeue?reason=http_400",
+    "discard": "/console/dead-letters/discard",
+    "reports": "/console/reports",
+    "providers": "/console/providers",
+    "move": "/console/providers/move?old=other",
+    "callbacks": "/console/callbacks",
+    "keys": "/console/keys",
+    "settings": "/console/settings",
+    "docs": "/docs",
+    "missing": "/console/nothing",
+    "invalid": "/console/dead-letters?kind=letter",
+}
