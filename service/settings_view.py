@@ -30,7 +30,8 @@ SECTIONS = {
         "callback_secrets", "callback_url", "callback_allow", "callback_ports", "callback_timeout_seconds",
         "callback_concurrency", "callback_retry_seconds", "callback_deadline_seconds",
     ),
-    "Retention and logs": ("retain_body", "retention_days", "log_level", "log_format"),
+    "Operator events": ("operator_url", "operator_dead_letters", "operator_age_seconds"),
+    "Retention, logs and traces": ("retain_body", "retention_days", "log_level", "log_format", "tracing"),
 }  # fmt: skip
 _SECRETS = {"api_key", "callback_secrets"}
 _NAMED_PATHS = {"database_url", "migration_database_url", "amqp_url", "redis_url"}  # their path names a database or a vhost
@@ -83,7 +84,10 @@ def _masked(value: Any, name: str = "") -> Any:
 
 def masked_url(url: str, *, with_path: bool) -> str:
     """A URL without password and query. Many providers put a secret into the path, so it is masked, too."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets without an address
+        return MASK
     credentials, _, host = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     shown = f"{user}:{MASK}@" if password else f"{user}@" if user else ""

@@ -173,7 +173,8 @@ class BulkPages:
         return Run(action, read_letters(request, fields), form)
 
     def _log(self, request: Request, run: Run, done: BatchResult) -> None:
-        log.info(f"dead_letters.{run.action}ed", client=client_of(request), jobs=len(done.moved))
+        action = "dead_letters.requeued" if run.action == "requeue" else "dead_letters.discarded"
+        log.info(action, client=client_of(request), jobs=len(done.moved))
 
     def _show(self, request: Request, run: Run, *, running: bool = False, **values: Any) -> Response:
         """The whole page, or for htmx the part that changes."""

@@ -80,7 +80,8 @@ class Messages:
         done = what if result.moved else "expired" if result.expired else "unconfigured" if result.unconfigured else "unchanged"
         id_, client = job_id(request), viewer_of(request).caller.client_id
         if result.moved:
-            log.info(f"dead_letters.{what}", client=client, jobs=1, id=str(id_))
+            action = "dead_letters.requeued" if what == "requeued" else "dead_letters.discarded"
+            log.info(action, client=client, jobs=1, id=str(id_))
         return see_other(f"{PATH}/{id_}?done={done}")
 
     async def _letter(self, request: Request) -> Filter:
