@@ -73,8 +73,8 @@ class Installation:
         hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, **labels, metadata={HOSTILE: HOSTILE})
         for id_ in (*sent, hostile):
             await stack.becomes(id_, "sent")
-        await eventually(lambda: self._callbacks("sent"), lambda count: count == before + len(sent))
         retried = await self._retried(hook)
+        await eventually(lambda: self._callbacks("sent"), lambda count: count == before + len(sent) + 1)
         await self._dead_callback()
         await self.dead_letters(7, reference="order-1042")
         await self.dead_letters(1, 422, **labels)

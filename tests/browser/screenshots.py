@@ -77,8 +77,9 @@ async def _add_an_hour(installation: Installation) -> None:
     """Counts of the last hour, as processes report them: a wave, and a minute of failures."""
     redis, key = Redis.from_url(installation.stack.services.redis), f"{installation.stack.namespace}:figures:counts:"
     now = int(time.time()) // INTERVAL_SECONDS * INTERVAL_SECONDS
-    for step in range(1, 3600 // INTERVAL_SECONDS + 2):
-        rate = 900 + 500 * math.sin(step / 40) + 120 * math.sin(step / 5)
+    for step in range(3600 // INTERVAL_SECONDS + 2):
+        share = (time.time() + 3 - now) / INTERVAL_SECONDS if step == 0 else 1  # of the present interval, which is in progress
+        rate = share * (900 + 500 * math.sin(step / 40) + 120 * math.sin(step / 5))
         failed = 130 if 90 < step < 100 else 0
         counts = {
             "accepted": int(rate),
