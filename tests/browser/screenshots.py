@@ -42,11 +42,11 @@ async def save_all(installation: Installation, browser: Browser, folder: Path, n
     """Save the pages in all states; with names, those with jobs alone."""
     base = installation.stack.base
     if names:
-        paths = PAGES | await installation.fill()
+        paths = PAGES | await installation.filled()
         await save(browser, base, folder, {name: paths[name] for name in names})
         return
     await save(browser, base, folder, {f"{name}-empty": path for name, path in PAGES.items()})
-    await save(browser, base, folder, PAGES | await installation.fill())
+    await save(browser, base, folder, PAGES | await installation.filled())
     for service in ("redis", "postgres"):
         await installation.stack.proxies[service].refuse()
         await save(browser, base, folder, {f"{name}-without-{service}": path for name, path in PAGES.items()})
@@ -56,7 +56,7 @@ async def save_all(installation: Installation, browser: Browser, folder: Path, n
 
 async def save_images(installation: Installation, browser: Browser, folder: Path) -> None:
     """Save the images of docs/."""
-    paths = PAGES | await installation.fill()
+    paths = PAGES | await installation.filled()
     await _add_an_hour(installation)
     for name, theme in IMAGES.items():
         async with visiting(browser, installation.stack.base, theme=theme, size=(1280, 800)) as visit:

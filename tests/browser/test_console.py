@@ -126,7 +126,7 @@ async def test_the_keyboard_skips_the_navigation(visit: Visit) -> None:
 async def test_every_page_is_accessible_and_shows_markup_as_text(
     browser: Browser, installation: Installation, theme: str, size: tuple[int, int]
 ) -> None:
-    paths = PAGES | await installation.fill()
+    paths = PAGES | await installation.filled()
     assert {entry.path for entry in NAVIGATION} <= set(paths.values())
     found: list[str] = []
     async with visiting(browser, installation.stack.base, theme=theme, size=size) as visit:
