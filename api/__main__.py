@@ -50,7 +50,7 @@ def main() -> int:
     raise_limit()
     try:
         settings = load()
-        logs.configure(settings.log_level, json=settings.log_format == "json")
+        logs.configure(settings.log_level, json=settings.log_format == "json", tracing=settings.tracing != "off")
         failures: list[Exception] = []
 
         def fatal(error: Exception) -> None:

@@ -1,5 +1,6 @@
 """The API's composition root: one function builds the process, and the lifespan starts and stops it."""
 
+import asyncio
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -20,8 +21,10 @@ from api.openapi import document
 from api.operations import OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
+from api.request_log import RequestLog
 from api.shapes import VersionOut
 from api.submissions import Submissions
+from api.tracing import TraceContext
 from infra.postgres import compatibility
 from infra.postgres.api_keys import ApiKeyStore
 from infra.postgres.dead_letters import DeadLetterStore
@@ -30,19 +33,20 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.totals import Totals
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.figures import FiguresStore
 from infra.redis.rates import Rates
 from infra.redis.status_cache import StatusCache
 from infra.supervision import Supervisor
+from infra.tracing import Tracing
 from service.activity import Activity, ActivityReports
 from service.backlog import BacklogLimit
 from service.dead_letters import DeadLetters
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import Settings
 from service.statuses import Statuses, Subscriptions
+from service.tracing import create_publisher, start_tracing, trace_acceptance
 from service.transitions import Acceptance
 from service.vitals import Check, Vitals, connected, failure
 
@@ -53,7 +57,8 @@ REREAD_SECONDS = 5.0  # the longest delay of a lost notification
 class _Adapters:
     """Postgres, RabbitMQ and Redis. Nothing connects before its first use."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, tracing: Tracing | None):
+        self.tracing = tracing
         url, redis, namespace = settings.database_url, settings.redis_url, settings.namespace
         self.hot = DatabasePool(url, name="api hot path", threads=4, statement_seconds=HOT_SECONDS)
         self.reads = DatabasePool(url, name="api reads", threads=4)
@@ -64,7 +69,8 @@ class _Adapters:
         self.cache = StatusCache(redis, namespace=namespace, ttl_seconds=settings.status_ttl_seconds)
         self.rates = Rates(redis, namespace=namespace)
         self.figures = FiguresStore(redis, namespace=namespace)
-        self.broker = Publisher(settings.amqp_url, describe(namespace, settings.providers), name="api")
+        topology = describe(namespace, settings.providers)
+        self.broker = create_publisher(settings.amqp_url, topology, name="api", tracing=tracing)
 
     async def close(self) -> None:
         await self.cache.close()
@@ -72,6 +78,8 @@ class _Adapters:
         await self.figures.close()
         for pool in (self.hot, self.reads, self.reports, self.keys, self.counts):
             pool.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 class _UseCases:
@@ -87,7 +95,7 @@ class _UseCases:
         self.subscriptions = Subscriptions(self.statuses.read_ledger, self.events.watch, reread_seconds=REREAD_SECONDS)
         self.backlog = BacklogLimit(JobReads(adapters.counts).backlog, high=settings.backlog_high, low=settings.backlog_low)
         activity = Activity()
-        self.acceptance = Acceptance(
+        acceptance = Acceptance(
             Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
             self.publishing,
             self.statuses,
@@ -95,15 +103,18 @@ class _UseCases:
             timeout_seconds=settings.accept_timeout_seconds,
             activity=activity,
         )
+        self.acceptance = trace_acceptance(acceptance, adapters.tracing)
         self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
 def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[ASGIApp, Callable[[], None]]:
     """Build one API process. Nothing connects before its lifespan. `fatal` ends the process.
 
-    The second result answers all waiting requests; it runs in the event loop.
+    The second result answers all waiting requests; it runs in the event loop. Raises `SettingsError`: the extra `tracing` is
+    not installed.
     """
-    adapters = _Adapters(settings)
+    tracing = start_tracing(settings, "api")
+    adapters = _Adapters(settings, tracing)
     use_cases = _UseCases(settings, adapters)
     keys, revoked = ApiKeyStore(adapters.keys), use_cases.subscriptions.wake
     keyring = Keyring(keys, revoked, off=settings.auth == "off", may_be_open=may_be_open(settings))
@@ -145,7 +156,9 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
     origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
-    return MeasuredRequests(AnswerHeaders(origins)), use_cases.subscriptions.close
+    log = RequestLog(everything=settings.log_level == "debug")
+    answered = AnswerHeaders(origins if tracing is None else TraceContext(origins), log.answered)
+    return MeasuredRequests(answered), use_cases.subscriptions.close
 
 
 def _endpoints(

@@ -1,4 +1,4 @@
-"""For every request: its id and the security headers, and a rejection if a browser sends it for a page of another site.
+"""For every request: id, log line, security headers, and a rejection if a browser sends it for a page of another site.
 
 DNS rebinding binds the name of another site to this address; `Host` has that name. For forms and images of another site,
 browsers set `Sec-Fetch-Site` on loopback and with TLS. Old browsers, and all browsers elsewhere, set only `Origin`. Other
@@ -7,6 +7,7 @@ clients send no such headers, and pass. The API has no CORS, so no page of anoth
 
 import random
 import re
+import time
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import ip_address
@@ -98,10 +99,14 @@ _SECURITY = [
 
 
 class AnswerHeaders:
-    """Repeats a valid `X-Request-ID` of the client, else a new id, and adds security headers that the endpoint has not set."""
+    """Repeats a valid `X-Request-ID` of the client, else a new id, and adds security headers that the endpoint has not set.
 
-    def __init__(self, app: ASGIApp):
+    `answered` gets each request with its status and the seconds until its answer began.
+    """
+
+    def __init__(self, app: ASGIApp, answered: Callable[[Scope, int, float], None]):
         self._app = app
+        self._answered = answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,12 +116,14 @@ class AnswerHeaders:
         repeated = client_ids and _VALID_ID.fullmatch(client_ids[0])
         request_id = client_ids[0] if repeated else b"%032x" % random.getrandbits(128)
         scope["posthaste.request_id"] = request_id.decode()
+        started = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 names = {name for name, _ in message["headers"]}
                 security = [header for header in _SECURITY if header[0] not in names]
                 message["headers"] = [*message["headers"], *security, (b"x-request-id", request_id)]
+                self._answered(scope, message["status"], time.monotonic() - started)
             await send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -60,14 +60,19 @@ class Operation:
         """The operation's route. Its guard requires the scope."""
         endpoint = self.endpoint(endpoints)
         guarded = endpoint if self.scope is None else access.guard(endpoint, self.scope)
-        return Route(self.path.replace("{id}", "{id:job}"), _Application(guarded), methods=[self.method], name=self.name)
+        application = _Application(guarded, self.path)
+        return Route(self.path.replace("{id}", "{id:job}"), application, methods=[self.method], name=self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Application:
-    """An endpoint as an ASGI application. Starlette's own wraps it in a second handler of exceptions."""
+    """An endpoint as an ASGI application. Starlette's own wraps it in a second handler of exceptions.
+
+    `path`: the template of its route, for logs.
+    """
 
     endpoint: Endpoint
+    path: str
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         response = await self.endpoint(Request(scope, receive, send))

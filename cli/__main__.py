@@ -81,7 +81,10 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Posthaste accepts work over HTTP, executes it asynchronously and reports its status."""
+    """Posthaste accepts work over HTTP, executes it asynchronously and reports its status.
+
+    Exit 0: done, 1: error, 2: wrong argument or option, 3 and more: named by the command.
+    """
 
 
 def _application() -> TyperGroup:

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import OTHER_PORT
 from cli.session import read_settings
-from cli.terminal import exit_on, fail, say
+from cli.terminal import AsJson, exit_on, fail, print_json, say
 from infra.webhooks.guard import Refused
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer, check_secret, new_secret
@@ -32,7 +32,7 @@ def secret() -> None:
 
 
 @app.command()
-def test(url: str) -> None:
+def test(url: str, as_json: AsJson = False) -> None:
     """Post a signed event of type `callback.test` to URL, as a worker does. Exit 0: accepted, 1: not accepted."""
     settings = read_settings()
     if not settings.callback_secrets:
@@ -40,9 +40,12 @@ def test(url: str) -> None:
     with exit_on(Refused, subject=f"{url}: "):
         settings.guard().check(url)
     outcome = asyncio.run(_post(settings, url))
-    say(f"{url}: {outcome.verdict} ({outcome.reason or f'http_{outcome.provider_code}'})")
-    if outcome.reason == "address_refused":
-        say(f"The name resolves to an address that is neither public nor in {PREFIX}CALLBACK_ALLOW.")
+    if as_json:
+        print_json({"url": url, "verdict": outcome.verdict, "reason": outcome.reason, "http_status": outcome.provider_code})
+    else:
+        say(f"{url}: {outcome.verdict} ({outcome.reason or f'http_{outcome.provider_code}'})")
+        if outcome.reason == "address_refused":
+            say(f"The name resolves to an address that is neither public nor in {PREFIX}CALLBACK_ALLOW.")
     raise typer.Exit(0 if outcome.verdict is Verdict.ACCEPTED else 1)
 
 

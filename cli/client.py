@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from cli.terminal import exit_on, say
+from cli.terminal import AsJson, exit_on, print_json, say
 from jobs.lifecycle import ENDS, Status
 from service.settings import SettingsError, load_api_settings
 
@@ -161,17 +161,24 @@ def _explain(error: urllib.error.HTTPError) -> str:
         return f"{error.code} {error.reason}"
 
 
-def status(id: UUID, url: BaseUrl = None) -> None:
+def status(id: UUID, url: BaseUrl = None, as_json: AsJson = False) -> None:
     with exit_on(ApiError):
         _, answer = find(configured_client(url), id, "/status")
-    say(answer["status"])
+    if as_json:
+        print_json({"id": id, "status": answer["status"]})
+    else:
+        say(answer["status"])
 
 
-def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None) -> None:
+def wait(id: UUID, timeout: Deadline = 3600.0, url: BaseUrl = None, as_json: AsJson = False) -> None:
     """Wait until a message or a report ends, and print its status. Exit 0: success, 1: failure, 3: timeout."""
     client = configured_client(url)
     with exit_on(ApiError), exit_on(TimeIsUp, code=3):
         path, _ = find(client, id)
-        status = Status(until_end(lambda: client.call(path), timeout)["status"])
-    say(status)
+        state = until_end(lambda: client.call(path), timeout)
+    status = Status(state["status"])
+    if as_json:
+        print_json(state)
+    else:
+        say(status)
     raise typer.Exit(0 if status in SUCCESSES else 1)

@@ -3,13 +3,14 @@
 import asyncio
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.table import Table
 
 from cli.session import open_session, read_settings
-from cli.terminal import console, fail, problems, say
+from cli.terminal import AsJson, console, fail, print_json, problems, say
 from infra.keys import OPEN_CLIENT, NewKey, Scope, new_key
 from infra.postgres.api_keys import RESERVED, ApiKeyStore, KeyRow
 from service.settings import PREFIX
@@ -53,10 +54,14 @@ def create_client(name: str) -> None:
 
 
 @clients_app.command("list")
-def list_clients() -> None:
+def list_clients(as_json: AsJson = False) -> None:
     """List clients with the number of their usable keys."""
+    rows = _run(lambda store: store.clients(CALL_SECONDS))
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
     table = Table("client", "usable keys", "keys", "since")
-    for row in _run(lambda store: store.clients(CALL_SECONDS)):
+    for row in rows:
         table.add_row(row.id, str(row.usable), str(row.keys), f"{row.created_at:{_MINUTE}}")
     console.print(table)
 
@@ -76,6 +81,7 @@ def create_key(
     client: str,
     scope: Annotated[list[Scope] | None, typer.Option(help="Scopes of the key. Default: all but admin.")] = None,
     expires: Annotated[float | None, typer.Option(min=0.001, help="Days until the key expires. Default: never.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Create a key and show it once. As soon as one key exists, every request needs a key."""
     new, seconds = new_key(), expires and expires * DAY
@@ -87,16 +93,22 @@ def create_key(
     is_first, created = _run(create)
     if not created:
         fail(f"there is no client {client!r}; `posthaste clients create {client}` creates it")
-    _show(new)
+    _show(new, as_json)
     if is_first:
         _warn(FIRST_KEY)
 
 
 @keys_app.command("list")
-def list_keys(client: Annotated[str | None, typer.Argument(help="Only this client's keys.")] = None) -> None:
+def list_keys(
+    client: Annotated[str | None, typer.Argument(help="Only this client's keys.")] = None, as_json: AsJson = False
+) -> None:
     """List keys by their prefixes."""
+    rows = _run(lambda store: store.keys(client, CALL_SECONDS))
+    if as_json:
+        print_json([{**asdict(row), "state": _state(row).partition(":")[0]} for row in rows])
+        return
     table = Table("key", "client", "scopes", "since", "until", "")
-    for row in _run(lambda store: store.keys(client, CALL_SECONDS)):
+    for row in rows:
         until = f"{row.expires_at:{_MINUTE}}" if row.expires_at else ""
         scopes = " ".join(row.scopes)
         table.add_row(f"{row.prefix}_…", row.client_id, scopes, f"{row.created_at:{_MINUTE}}", until, _state(row))
@@ -110,12 +122,16 @@ def _state(row: KeyRow) -> str:
 
 
 @keys_app.command()
-def rotate(key: Prefix, overlap: Annotated[float, typer.Option(min=0, help="Hours until the old key expires.")] = 24.0) -> None:
+def rotate(
+    key: Prefix,
+    overlap: Annotated[float, typer.Option(min=0, help="Hours until the old key expires.")] = 24.0,
+    as_json: AsJson = False,
+) -> None:
     """Replace a key by a new one for the same client and scopes, and show the new one once."""
     new = new_key()
     if not _run(lambda store: store.rotate(key, new, overlap * 3600, CALL_SECONDS)):
         fail(f"there is no usable key {key}")
-    _show(new)
+    _show(new, as_json)
 
 
 @keys_app.command()
@@ -128,7 +144,7 @@ def revoke(key: Prefix) -> None:
 
 
 @keys_app.command()
-def first() -> None:
+def first(as_json: AsJson = False) -> None:
     """Show the first key once. It has every scope. `posthaste migrate --first-key` reserves it."""
     new = new_key()
 
@@ -138,11 +154,14 @@ def first() -> None:
 
     if not _run(take):
         fail("the first key was shown already; `posthaste keys create CLIENT` creates another")
-    _show(new)
+    _show(new, as_json)
 
 
-def _show(new: NewKey) -> None:
-    print(new.key)
+def _show(new: NewKey, as_json: bool) -> None:
+    if as_json:
+        print_json({"key": new.key, "prefix": new.prefix})
+    else:
+        print(new.key)
     problems.print("The key is shown once. Clients send it as: Authorization: Bearer …", highlight=False, style="dim")
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from faker import Faker
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cli.session import read_settings
-from cli.terminal import Yes, confirm, console, exit_on, say
+from cli.terminal import AsJson, Yes, confirm, console, exit_on, print_json, say
 from infra.postgres.errors import Unavailable
 from infra.postgres.posts import Busy, Post, Posts
 
@@ -49,10 +50,13 @@ def truncate(yes: Yes = False) -> None:
 
 
 @app.command()
-def stats() -> None:
+def stats(as_json: AsJson = False) -> None:
     """Count posts and users."""
     with exit_on(Unavailable):
         table = Posts(read_settings().database_url).stats()
+    if as_json:
+        print_json(asdict(table))
+        return
     say(f"posts: {table.posts} of {table.users} users")
     if table.oldest and table.newest:
         say(f"posts: from {table.oldest:%Y-%m-%d} to {table.newest:%Y-%m-%d}")

@@ -1,13 +1,14 @@
 """`posthaste providers`: the queued messages of each provider; pause, resume and move."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from cli.session import CALL_SECONDS, open_session
-from cli.terminal import console, fail, format_instant, say
+from cli.terminal import AsJson, console, fail, format_instant, print_json, say
 from infra.postgres.providers import BATCH, ProviderState, ProviderStore
 from jobs.model import Priority
 from service.settings import Settings
@@ -16,17 +17,19 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
 @app.command("list")
-def list_() -> None:
+def list_(as_json: AsJson = False) -> None:
     """List providers that are configured or paused or that have queued messages."""
     with open_session() as (settings, pool):
         states = asyncio.run(ProviderStore(pool).states(CALL_SECONDS))
-    configured = settings.providers
+    urls = {name: provider.url for name, provider in settings.providers.items()}
+    listed = {name: states.get(name, ProviderState(0, 0, None)) for name in sorted(states.keys() | urls.keys())}
+    if as_json:
+        print_json([{"name": name, "url": urls.get(name), **asdict(state)} for name, state in listed.items()])
+        return
     table = Table("provider", "url", "waiting", "processing", "paused since")
-    for name in sorted(states.keys() | configured.keys()):
-        state = states.get(name, ProviderState(0, 0, None))
-        url = configured[name].url if name in configured else "not configured"
+    for name, state in listed.items():
         paused = format_instant(state.paused_at) if state.paused_at else ""
-        table.add_row(name, url, str(state.waiting), str(state.processing), paused)
+        table.add_row(name, urls.get(name, "not configured"), str(state.waiting), str(state.processing), paused)
     console.print(table)
 
 

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from cli.client import REPORTS, ApiError, BaseUrl, Client, Deadline, TimeIsUp, configured_client, until_end
-from cli.terminal import console, exit_on, fail, problems, say
+from cli.terminal import AsJson, console, exit_on, fail, problems, say
 
 BAR_WIDTH = 50
 
@@ -23,8 +23,10 @@ def report(
     plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
     timeout: Deadline = 3600.0,
     url: BaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a report of words per user, show its progress, print its result. Exit 0: completed, 1: failure, 3: timeout."""
+    form = "json" if as_json else form
     client = configured_client(url)
     with exit_on(ApiError), exit_on(TimeIsUp, code=3, hint="; `posthaste wait ID` waits longer"):
         state = _run(client, timeout)

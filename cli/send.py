@@ -10,7 +10,7 @@ from uuid import uuid4
 import typer
 
 from cli.client import ApiError, BaseUrl, Client, Unavailable, configured_client
-from cli.terminal import exit_on, fail, problems, say
+from cli.terminal import AsJson, exit_on, fail, print_json, problems, say
 from jobs.model import Delivery, Priority
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -40,6 +40,7 @@ def send(
         float, typer.Option(min=0, help="Seconds to repeat the request while it gets no answer, 429 or 503.")
     ] = 30,
     url: BaseUrl = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit one message and print its id. A request without an answer is repeated under the same idempotency key.
 
@@ -63,7 +64,10 @@ def send(
             hint = "the message may have been accepted; within 24 hours, this command repeats it safely:"
             command = shlex.join(["posthaste", "send", *([] if key else ["--key", message["key"]]), *sys.argv[2:]])
             fail(f"{str(error) or 'interrupted'}\n{hint}\n  {command}", 3)
-    say(accepted["id"])
+    if as_json:
+        print_json(accepted)
+    else:
+        say(accepted["id"])
 
 
 def _repeat(client: Client, message: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def main() -> int:
     raise_limit()
     try:
         settings = load()
-        logs.configure(settings.log_level, json=settings.log_format == "json")
+        logs.configure(settings.log_level, json=settings.log_format == "json", tracing=settings.tracing != "off")
         collect_rarely()
         try:
             with exposition.serve(settings.metrics_host, settings.metrics_port):

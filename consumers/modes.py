@@ -7,8 +7,9 @@ attempt; it yields the monotonic start of the lease, or None if the lease is los
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -180,4 +181,9 @@ class Exclusive:
         await self.renewer.keep(job, progress, call)
 
 
-Mode = Concurrent | Exclusive
+class Mode(Protocol):
+    """See the module."""
+
+    def reserve(self, queue: str) -> AbstractAsyncContextManager[None]: ...
+    def isolate(self, job: Claimed, claimed_at: float) -> AbstractAsyncContextManager[float | None]: ...
+    async def wait(self, job: Claimed, progress: Progress, call: "asyncio.Task[Outcome]") -> None: ...

@@ -7,10 +7,12 @@ from typing import Any
 
 from consumers import monitoring
 from consumers.maintenance import DeadWatch, maintain
+from consumers.operator_watch import watch_ledger
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.relay import Relay
 from consumers.sweeper import Sweeper
 from infra.postgres import compatibility
+from infra.postgres.conditions import ConditionStore
 from infra.postgres.dead_letters import DeadLetterStore
 from infra.postgres.figures import LedgerSample
 from infra.postgres.leadership import Leadership
@@ -20,15 +22,17 @@ from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
 from infra.postgres.sweep import Sweep
 from infra.rabbitmq.dead_queue import DeadQueues
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.figures import FiguresStore
+from infra.tracing import Tracing
 from jobs.model import work_queues
 from service.activity import Activity, ActivityReports
 from service.dead_letters import Tidier
 from service.figures import LedgerSampler, publish_samples
 from service.ledger_metrics import LedgerMetrics
+from service.operator_events import operator_events
 from service.settings import Settings
+from service.tracing import create_publisher, start_tracing
 
 
 class _Pools:
@@ -51,20 +55,26 @@ async def run_relay(settings: Settings, stop: asyncio.Event) -> None:
     """Publish due messages until `stop`.
 
     Raises:
+        SettingsError: the extra `tracing` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
+    tracing = start_tracing(settings, "relay")
     pools, figures = _Pools(settings.database_url), FiguresStore(settings.redis_url, namespace=settings.namespace)
     try:
         if await wait_for_schema(pools.relay, settings.namespace, stop):
-            await run_until(stop, _loops(settings, pools, figures))
+            await run_until(stop, _loops(settings, pools, figures, tracing))
     finally:
         pools.close()
         await figures.close()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
-def _loops(settings: Settings, pools: _Pools, figures: FiguresStore) -> list[Coroutine[Any, Any, None]]:
+def _loops(
+    settings: Settings, pools: _Pools, figures: FiguresStore, tracing: Tracing | None
+) -> list[Coroutine[Any, Any, None]]:
     topology = describe(settings.namespace, settings.providers)
-    publisher = Publisher(settings.amqp_url, topology, name="relay")
+    publisher = create_publisher(settings.amqp_url, topology, name="relay", tracing=tracing)
     ready, after_seconds = publisher.ready_messages, settings.sweep_after_seconds
     relay = Relay(
         Outbox(pools.relay),
@@ -80,11 +90,15 @@ def _loops(settings: Settings, pools: _Pools, figures: FiguresStore) -> list[Cor
     tidier = Tidier(letters, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership)
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
     schema_check = partial(compatibility.check, pools.relay, settings.namespace)
-    sampler, exposed = (
-        LedgerSampler(LedgerSample(pools.figures, settings.providers).take),
-        LedgerMetrics(lambda: relay.is_leading),
-    )
+    sampler = LedgerSampler(LedgerSample(pools.figures, settings.providers).take)
+    exposed = LedgerMetrics(lambda: relay.is_leading)
     exposed.register()
+    events = operator_events(ConditionStore(pools.figures), settings)
+    watches = (
+        []
+        if events is None
+        else [watch_ledger(events, sampler.sample, lambda: relay.is_leading, pools.figures.contact_seconds)]
+    )
     return [
         publisher.run(),
         relay.run(),
@@ -95,4 +109,5 @@ def _loops(settings: Settings, pools: _Pools, figures: FiguresStore) -> list[Cor
         ActivityReports(figures, Activity(), "relay").run(),
         monitoring.vitals(pools.relay, publisher, figures).run(),
         heartbeat(settings.heartbeat_file, publisher.connected.is_set, schema_check),
+        *watches,
     ]

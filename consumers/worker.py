@@ -1,8 +1,9 @@
 """The worker process: consumes jobs of some kinds and reaps lost leases."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 
@@ -11,13 +12,16 @@ from consumers.gate import Gate, ProviderPauses
 from consumers.handlers import count_words, send_callback, send_message
 from consumers.hosts import Hosts
 from consumers.modes import Concurrent, Exclusive, Renewer
+from consumers.operator_watch import BreakerReports, RelayWatch
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.reaper import Reaper
 from consumers.runner import Runner, Work
 from consumers.slots import Slots
+from consumers.tracing import traced
 from consumers.watchdog import Watchdog
 from consumers.worker_lock import WorkerLock
 from infra.postgres import compatibility
+from infra.postgres.conditions import ConditionStore
 from infra.postgres.job_reads import JobReads
 from infra.postgres.leadership import WorkerSession
 from infra.postgres.ledger import Ledger
@@ -27,10 +31,10 @@ from infra.postgres.providers import ProviderStore
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
-from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import describe
 from infra.redis.figures import FiguresStore
 from infra.redis.status_cache import StatusCache
+from infra.tracing import trace_headers
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
@@ -38,9 +42,11 @@ from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.activity import Activity
 from service.batching import ledger_batcher
+from service.operator_events import operator_events
 from service.publishing import EagerPublisher, outbox_deletes
 from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
+from service.tracing import create_publisher, start_tracing, trace_recorder
 from service.transitions import Recorder, claim_batcher
 
 log = structlog.get_logger()
@@ -52,7 +58,9 @@ class _Adapters:
     """The connections of one worker process. None connects before its first use."""
 
     def __init__(self, settings: Settings, slots: Mapping[WorkQueue, Slots]):
-        self.providers = _providers(settings) if any(queue.provider for queue in slots) else {}
+        self.tracing = start_tracing(settings, "worker")
+        traces = None if self.tracing is None else trace_headers
+        self.providers = _providers(settings, traces) if any(queue.provider for queue in slots) else {}
         url, topology = settings.database_url, describe(settings.namespace, settings.providers)
         # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
@@ -69,12 +77,13 @@ class _Adapters:
         self.consumer = Consumer(
             settings.amqp_url, topology, prefetch, name="worker", repair_after_seconds=settings.watchdog_seconds
         )
-        self.publisher = Publisher(settings.amqp_url, topology, name="worker")
+        self.publisher = create_publisher(settings.amqp_url, topology, name="worker", tracing=self.tracing)
         self.callbacks = CallbackSender(
             settings.guard(),
             Signer(settings.callback_secrets),
             timeout_seconds=settings.callback_timeout_seconds,
             concurrency=settings.callback_concurrency,
+            trace_headers=traces,
         )
 
     async def close(self) -> None:
@@ -85,13 +94,15 @@ class _Adapters:
         await self.figures.close()
         for connection in (self.hot, self.reads, self.posts, self.lock):
             connection.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
 
 async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[Kind]) -> None:
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
-        SettingsError: a provider's secret cannot be read.
+        SettingsError: a provider's secret cannot be read, or the extra `tracing` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -112,6 +123,7 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
     applies, late = ledger_batcher(ledger.apply, name="apply"), ledger_batcher(ledger.accept_late)
     activity = Activity()
     recorder = Recorder(applies, late, eager, statuses, settings.lost_leases, activity)
+    recorder = trace_recorder(recorder, adapters.tracing)
     gates = _gates(settings, slots, consumer)
     pauses = ProviderPauses(ProviderStore(adapters.reads).paused, gates)
     grace_seconds, worker_id = settings.worker_grace_seconds, adapters.lock.worker_id
@@ -149,8 +161,21 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
         monitoring.worker_reports(adapters.figures, activity, runner, gates).run(),
         monitoring.vitals(adapters.reads, publisher, adapters.figures).run(),
         *(gate.run() for gate in gates.values()),
+        *_operator_watches(settings, adapters, gates, eager),
     ]
     await run_until(stop, loops, shut_down)
+
+
+def _operator_watches(
+    settings: Settings, adapters: _Adapters, gates: Mapping[str, Gate], eager: EagerPublisher
+) -> list[Coroutine[Any, Any, None]]:
+    """The watches for operator events; none without an operator's URL."""
+    store = ConditionStore(adapters.reads)
+    events = operator_events(store, settings)
+    if events is None:
+        return []
+    report = partial(store.report_breakers, adapters.lock.worker_id)
+    return [BreakerReports(gates, report).run(), RelayWatch(store.relay_is_active, events, eager).run()]
 
 
 def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]:
@@ -167,7 +192,7 @@ def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]
     }
 
 
-def _providers(settings: Settings) -> dict[str, HttpProvider]:
+def _providers(settings: Settings, traces: Callable[[], Mapping[str, str]] | None) -> dict[str, HttpProvider]:
     """The providers by name."""
     headers = settings.provider_headers()
     return {
@@ -177,6 +202,7 @@ def _providers(settings: Settings) -> dict[str, HttpProvider]:
             concurrency=provider.concurrency,
             headers=headers[name],
             message_id_field=provider.message_id_field,
+            trace_headers=traces,
         )
         for name, provider in settings.providers.items()
     }
@@ -214,4 +240,6 @@ def _works(
             works[queue.name] = Work(report, 0.0, policy, queue_slots, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
             works[queue.name] = Work(callback, callback_seconds, policy, queue_slots, concurrent)
+        if adapters.tracing is not None:
+            works[queue.name] = traced(works[queue.name], queue.kind, adapters.tracing)
     return works

@@ -13,20 +13,23 @@ from typing import TextIO
 
 import orjson
 import structlog
+from opentelemetry import trace
 
 CAPACITY = 10_000  # lines that wait
 WRITE_SECONDS = 0.01
+_LIBRARIES = "aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic", "opentelemetry", "urllib3"
 
 log = structlog.get_logger()
 
 
-def configure(level: str, *, json: bool) -> None:
-    """Send structlog and the standard library's loggers to standard error, as text or as JSON."""
+def configure(level: str, *, json: bool, tracing: bool = False) -> None:
+    """Send structlog and the standard library's loggers to standard error, as text or as JSON. `tracing`: with trace ids."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *_with_process(),
+        *([_with_trace] if tracing else []),
         _plain,
     ]
     render: list[structlog.typing.Processor]
@@ -53,7 +56,7 @@ def configure(level: str, *, json: bool) -> None:
     # It logs every failed attempt to connect as an error; the connection logs the first one.
     logging.getLogger("aiormq.connection").setLevel(logging.CRITICAL)
     logging.getLogger("uvicorn.error").addFilter(_is_not_duplicate)
-    for library in ("aio_pika", "aiormq", "sqlalchemy", "uvicorn.error", "uvicorn.access", "alembic"):
+    for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
 
 
@@ -66,6 +69,14 @@ def _with_process() -> list[structlog.typing.Processor]:
     """Name the process among those of `posthaste up`, whose lines share one terminal. supervisord sets the variable."""
     process = os.environ.get("SUPERVISOR_PROCESS_NAME")
     return [lambda logger, name, event: {**event, "process": process}] if process else []
+
+
+def _with_trace(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Name the current span and its trace."""
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"], event["span_id"] = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+    return event
 
 
 def _plain(logger: object, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -36,6 +36,11 @@ class Breaker:
     openings: int = 0
     until: float | None = None
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether failures have opened it, and no call has been answered since. A requested delay is no failure."""
+        return self.openings > 0
+
     def state(self, now: float) -> State:
         if self.until is None:
             return State.CLOSED

@@ -95,6 +95,7 @@ class NewJob:
     metadata: dict[str, Any] | None = None
     key: IdempotencyKey | None = None  # at most one job is accepted under it
     callback_url: str | None = None  # each final status is posted to it
+    traceparent: str | None = None  # W3C Trace Context; None: without tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Claimed:
     tries: int  # the claims that ended in an outcome or a lost lease
     lost_leases: int
     age_seconds: float  # from acceptance (or requeue) to the claim, by Postgres' clock
+    traceparent: str | None = None
 
     @property
     def deferrals(self) -> int:

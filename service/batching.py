@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
@@ -103,7 +104,7 @@ class Batcher(Generic[Item, Result]):
         deadline = loop.time() + timeout
         self._waiting.append(_Entry(item, [(future, deadline)]))
         if self._drainer is None:
-            self._drainer = loop.create_task(self._drain())
+            self._drainer = loop.create_task(self._drain(), context=Context())  # a batch belongs to no caller's trace
         self._watch(loop, deadline)
         return future
 

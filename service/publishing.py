@@ -33,6 +33,7 @@ class Outgoing:
     queue: str
     started: float
     headers: Headers | None = None
+    traceparent: str | None = None
 
 
 class Broker(Protocol):

@@ -136,6 +136,10 @@ class Settings(ApiSettings):
     """The lowest level that is logged: `debug`, `info`, `warning` or `error`."""
     log_format: Literal["console", "json"] = "console"
     """The format of log lines: `console` for people, `json` for machines."""
+    tracing: Literal["off", "otlp"] = "off"
+    """`otlp` sends spans to a collector. It needs the extra `tracing`. OpenTelemetry's variables, such as
+    OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER, configure exporter and sampler.
+    """
     providers: dict[ProviderName, ProviderSettings] = Field(
         {}, max_length=MOST_PROVIDERS, examples=[{"sandbox": {"kind": "http", "url": "http://127.0.0.1:9007/message"}}]
     )
@@ -176,6 +180,14 @@ class Settings(ApiSettings):
     """
     callback_url: str | None = Field(None, examples=["https://example.com/posthaste"])
     """The default callback URL."""
+    operator_url: str | None = Field(None, examples=["https://example.com/posthaste-events"])
+    """The URL that gets operator events: signed callbacks about breakers, dead letters, ages and the relay.
+    Without it, none are sent.
+    """
+    operator_dead_letters: int = Field(100, ge=1, le=10_000)
+    """The number of dead letters of one kind at which `dead_letters.high` is sent. At half of it, `dead_letters.normal` is."""
+    operator_age_seconds: float = Field(300.0, gt=0, le=31_536_000)
+    """The age of a queue's oldest due job at which `age.high` is sent. At half of it, `age.normal` is."""
     callback_allow: list[Network] = Field([], examples=[["10.1.0.0/16", "192.0.2.7"]])
     """Networks besides public addresses that get callbacks, at any port. `posthaste up --sandbox` allows loopback if unset."""
     callback_ports: list[Port] = sorted(PORTS)
@@ -232,17 +244,24 @@ class Settings(ApiSettings):
             faults.append("POSTHASTE_BACKLOG_LOW must be less than POSTHASTE_BACKLOG_HIGH")
         if self.default_provider not in (None, *self.providers):
             faults.append(f"POSTHASTE_DEFAULT_PROVIDER: {self.default_provider!r} is not among the providers")
-        if self.callback_url is not None:
-            if not self.callback_secrets:
-                secrets = "POSTHASTE_CALLBACK_SECRETS is not; `posthaste callbacks secret` makes one"
-                faults.append(f"POSTHASTE_CALLBACK_URL is set and {secrets}")
-            try:
-                self.guard().check(self.callback_url)
-            except Refused as error:
-                faults.append(f"POSTHASTE_CALLBACK_URL: {error}")
+        faults += self._url_faults("CALLBACK_URL", self.callback_url) + self._url_faults("OPERATOR_URL", self.operator_url)
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _url_faults(self, name: str, url: str | None) -> list[str]:
+        """The faults of a URL that gets callbacks."""
+        if url is None:
+            return []
+        faults = []
+        if not self.callback_secrets:
+            secrets = "POSTHASTE_CALLBACK_SECRETS is not; `posthaste callbacks secret` makes one"
+            faults.append(f"{PREFIX}{name} is set and {secrets}")
+        try:
+            self.guard().check(url)
+        except Refused as error:
+            faults.append(f"{PREFIX}{name}: {error}")
+        return faults
 
     @property
     def owner_url(self) -> str:

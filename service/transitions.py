@@ -81,7 +81,7 @@ class Acceptance:
             # The first request under a key has published its job, or the relay will.
             if isinstance(result, Accepted) and not result.replayed:
                 queue = job.queue.name
-                self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, queue, started))
+                self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, queue, started, None, job.traceparent))
                 self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
                 queued[queue].append(str(job.id))
                 self._activity.accepted(job.queue)
@@ -141,7 +141,8 @@ class Recorder:
         delay = transition.delay_seconds
         if applied.publish and delay == 0 and transition.route and transition.queue:
             pointer = Pointer(applied.id, applied.version)
-            self.publisher.offer(Outgoing(pointer, transition.route, transition.queue, started, applied.headers))
+            outgoing = Outgoing(pointer, transition.route, transition.queue, started, applied.headers, applied.traceparent)
+            self.publisher.offer(outgoing)
         retry_in = round(delay, 3) if delay else None
         self._announce(applied, started, reason=transition.reason, retry_in=retry_in, queue=queue.name, **logged)
         seconds = None if begun is None else time.monotonic() - begun
@@ -152,7 +153,8 @@ class Recorder:
         """Cache and log the new status, and publish the callback of the transition."""
         self.statuses.cache(KnownStatus(applied.id, applied.version, applied.status, applied.kind, applied.client_id, started))
         if applied.callback is not None:
-            self.publisher.offer(Outgoing(Pointer(applied.callback, 1), Route.WORK, CALLBACKS.name, started))
+            callback = Pointer(applied.callback, 1)
+            self.publisher.offer(Outgoing(callback, Route.WORK, CALLBACKS.name, started, None, applied.traceparent))
         log.info(f"job.{applied.status}", id=str(applied.id), version=applied.version, **logged)
 
 

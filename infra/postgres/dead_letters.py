@@ -162,11 +162,12 @@ WITH held AS (
         attempts = 0, tries = 0, lost_leases = 0, reason = NULL, finished_at = NULL,
         queued_at = clock_timestamp(), due_at = clock_timestamp(), updated_at = clock_timestamp()
     FROM held WHERE j.id = held.id AND j.version = held.version
-    RETURNING j.id, j.version, held.queue
+    RETURNING j.id, j.version, held.queue, j.traceparent
 ), unneeded AS (
     DELETE FROM outbox o USING requeued WHERE o.job_id = requeued.id AND o.version < requeued.version
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', queue, now() FROM requeued
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT id, version, 'work', queue, now(), traceparent FROM requeued
 )
 SELECT id FROM requeued
 """)  # noqa: S608  the interpolated part is a constant

@@ -32,6 +32,17 @@ def is_free(worker_id: str) -> str:
     return f"pg_try_advisory_xact_lock_shared(CAST({worker_id} >> 32 AS int), CAST({worker_id} & 2147483647 AS int))"
 
 
+def role_is_held(role: str) -> str:
+    """The condition that a process holds `role`; see `Leadership`."""
+    return f"""EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+        AND CAST(classid AS bigint) = {_half(role)} AND objid = 0 AND {_OURS})"""
+
+
+def _half(role: str) -> int:
+    """The first half of a role's key; the second is 0."""
+    return zlib.crc32(role.encode()) & 0x7FFF_FFFF
+
+
 class SessionLock:
     """At most one session of a database holds the lock `key`; each call of `held` is a heartbeat.
 
@@ -59,7 +70,7 @@ class Leadership(SessionLock):
 
     def __init__(self, url: str, role: str):
         pool = DatabasePool(url, name=role, threads=1, idle_session_seconds=IDLE_SECONDS)
-        super().__init__(pool, (zlib.crc32(role.encode()) & 0x7FFF_FFFF) << 32)
+        super().__init__(pool, _half(role) << 32)
 
 
 class WorkerSession(SessionLock):

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -23,6 +25,7 @@ class Due:
     route: Route
     queue: str
     headers: dict[str, str | int] | None
+    traceparent: str | None = None
 
 
 _HELD = """
@@ -49,7 +52,7 @@ WITH due AS (
 )
 UPDATE outbox o SET due_at = clock_timestamp() + :taken * interval '1 second'
 FROM due WHERE o.job_id = due.job_id AND o.version = due.version
-RETURNING o.job_id AS id, o.version, o.route, o.headers
+RETURNING o.job_id AS id, o.version, o.route, o.headers, o.traceparent
 """)
 
 # A loose index scan: one probe of the index (queue, due_at) for each queue that has rows, however many rows there are.
@@ -87,4 +90,8 @@ class Outbox:
     async def take(self, queue: str, limit: int, timeout: float) -> list[Due]:
         """Take at most `limit` due rows of a queue, oldest first. They are not due again for `TAKEN_SECONDS`."""
         rows = await self._pool.fetch(_TAKE, timeout, queue=queue, limit=limit, taken=TAKEN_SECONDS)
-        return [Due(Pointer(row["id"], row["version"]), Route(row["route"]), queue, row["headers"]) for row in rows]
+        return [_due(queue, **row) for row in rows]
+
+
+def _due(queue: str, id: UUID, version: int, route: str, **fields: Any) -> Due:
+    return Due(Pointer(id, version), Route(route), queue, **fields)

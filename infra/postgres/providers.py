@@ -34,11 +34,12 @@ WITH held AS (
     ORDER BY id LIMIT :limit FOR UPDATE
 ), moved AS (
     UPDATE jobs j SET provider = :new, version = j.version + 1, updated_at = clock_timestamp()
-    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at
+    FROM held WHERE j.id = held.id AND j.version = held.version RETURNING j.id, j.version, j.due_at, j.traceparent
 ), unneeded AS (
     DELETE FROM outbox o USING moved WHERE o.job_id = moved.id AND o.version < moved.version
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at) SELECT id, version, 'work', :queue, due_at FROM moved
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT id, version, 'work', :queue, due_at, traceparent FROM moved
 )
 SELECT count(*) FROM moved
 """)  # noqa: S608  the interpolated part is a constant

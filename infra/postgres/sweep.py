@@ -31,14 +31,14 @@ _OF_NONE = {
 # One page of waiting jobs is scanned, whether their messages are lost or not.
 _SWEEP = """
 WITH waiting AS (
-    SELECT j.id, j.version, j.due_at FROM jobs j
+    SELECT j.id, j.version, j.due_at, j.traceparent FROM jobs j
     WHERE {waiting} AND j.priority = :priority AND j.status IN ('queued', 'retrying')
         AND j.due_at < CAST(:before AS timestamptz)
         AND (CAST(:after AS timestamptz) IS NULL OR j.due_at >= CAST(:after AS timestamptz))
     ORDER BY {order} LIMIT :limit
 ), requeued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at)
-    SELECT w.id, w.version, 'work', :queue, now() FROM waiting w
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT w.id, w.version, 'work', :queue, now(), w.traceparent FROM waiting w
     WHERE NOT EXISTS (SELECT FROM outbox o WHERE o.job_id = w.id AND o.version = w.version)
     ON CONFLICT DO NOTHING RETURNING job_id
 )
@@ -62,8 +62,8 @@ WITH dead AS (
     WHERE j.status IN ('failed', 'unknown') AND j.kind = :kind AND j.id > CAST(:after AS uuid)
     ORDER BY j.id LIMIT :limit
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at, headers)
-    SELECT id, version, 'dead', :queue, now(), {DEAD_HEADERS} FROM dead
+    INSERT INTO outbox (job_id, version, route, queue, due_at, headers, traceparent)
+    SELECT id, version, 'dead', :queue, now(), {DEAD_HEADERS}, traceparent FROM dead
     ON CONFLICT DO NOTHING
 )
 SELECT CAST(max(CAST(id AS text)) AS text) AS last, count(*) AS jobs FROM dead

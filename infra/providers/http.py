@@ -1,6 +1,6 @@
 """A provider over HTTP: `POST url {"destination": …, "body": …}`. docs/providers.md describes requests and answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import aiohttp
@@ -17,6 +17,7 @@ class HttpProvider:
     """Sends to one URL over pooled connections. `send` returns an outcome for every error.
 
     `headers`: of each request. `message_id_field`: the field of the JSON answer that has the provider's id of the message.
+    `trace_headers`: the headers that continue the current trace; None without tracing.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class HttpProvider:
         concurrency: int,
         headers: Mapping[str, str] = MappingProxyType({}),
         message_id_field: str = "id",
+        trace_headers: Callable[[], Mapping[str, str]] | None = None,
     ):
         self.timeout_seconds = timeout_seconds
         self._url = yarl.URL(url)  # raises ValueError at start, not at the first message
@@ -35,11 +37,14 @@ class HttpProvider:
         self._session = open_session(timeout_seconds, connector, {"Accept-Encoding": "identity"})
         self._headers = headers
         self._message_id_field = message_id_field
+        self._trace_headers = trace_headers
 
     async def send(self, destination: str, body: str, idempotency_key: str) -> Outcome:
         """Send one message. Only the HTTP status decides; errors in the response body are ignored."""
         payload = orjson.dumps({"destination": destination, "body": body})
         headers = {**self._headers, "Idempotency-Key": idempotency_key}
+        if self._trace_headers is not None:
+            headers |= self._trace_headers()
         try:
             status, retry_after, answer = await post(
                 self._session, self._url, payload, headers, seconds=self.timeout_seconds, body_bytes=_MAX_BODY

@@ -26,12 +26,14 @@ log = structlog.get_logger()
 
 
 class Message(Protocol):
-    """A pointer to publish, with the headers of a dead letter."""
+    """A pointer to publish, with the headers of a dead letter. `traceparent`: of its job; it is not published."""
 
     @property
     def pointer(self) -> Pointer: ...
     @property
     def headers(self) -> Mapping[str, str | int] | None: ...
+    @property
+    def traceparent(self) -> str | None: ...
 
 
 @dataclass(eq=False, slots=True)

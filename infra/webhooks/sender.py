@@ -1,6 +1,7 @@
 """Posts signed events to guarded URLs. Redirects are not followed, and response bodies are not read."""
 
 import socket
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import aiohttp
@@ -34,12 +35,23 @@ class _GuardedResolver(AbstractResolver):
 
 
 class CallbackSender:
-    """Sends within `timeout_seconds`, including name resolution and TLS. `send` returns an outcome for every error."""
+    """Sends within `timeout_seconds`, including name resolution and TLS. `send` returns an outcome for every error.
+
+    `trace_headers`: the headers that continue the current trace; None without tracing.
+    """
 
     def __init__(
-        self, guard: Guard, signer: Signer, *, timeout_seconds: float, concurrency: int, names: AbstractResolver | None = None
+        self,
+        guard: Guard,
+        signer: Signer,
+        *,
+        timeout_seconds: float,
+        concurrency: int,
+        names: AbstractResolver | None = None,
+        trace_headers: Callable[[], Mapping[str, str]] | None = None,
     ):
         self.timeout_seconds = timeout_seconds
+        self._trace_headers = trace_headers
         self._guard = guard
         self._signer = signer
 
@@ -59,6 +71,8 @@ class CallbackSender:
     async def send(self, url: str, id_: str, body: str) -> Outcome:
         """Post one event. Only the HTTP status decides; the response body is not read."""
         headers = self._signer.headers(id_, datetime.now(UTC), body)
+        if self._trace_headers is not None:
+            headers |= self._trace_headers()
         try:
             self._guard.check(url)  # again: the allow-list may have changed since the acceptance
             target = yarl.URL(url, encoded=True)

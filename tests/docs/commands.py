@@ -27,6 +27,8 @@ In a checkout, `. .venv/bin/activate` puts the commands on the `PATH`. Each proc
 | 2 | wrong argument or option; `purge`, `erase` or `posts truncate` without a terminal and without `--yes` |
 | 3, 4 | named by the command, for example the timeout of `wait` |
 
+Each command that prints data has `--json`. Its output is one JSON document; `dead-letters export` prints one a line.
+
 `wait` and `report` exit with 1 if the job ended without success. Results go to standard output, problems to standard error.
 """
 

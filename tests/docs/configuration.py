@@ -31,7 +31,8 @@ SECTIONS = {
         "callback_secrets", "callback_url", "callback_allow", "callback_ports", "callback_timeout_seconds",
         "callback_concurrency", "callback_retry_seconds", "callback_deadline_seconds",
     ),
-    "Retention and logs": ("retain_body", "retention_days", "log_level", "log_format"),
+    "Operator events": ("operator_url", "operator_dead_letters", "operator_age_seconds"),
+    "Retention, logs and traces": ("retain_body", "retention_days", "log_level", "log_format", "tracing"),
 }  # fmt: skip
 
 HEADER = """\

@@ -13,7 +13,7 @@ from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import Topology, describe
 from jobs.model import Route
 from jobs.wire import Pointer, decode
-from tests.support.factories import new_id
+from tests.support.factories import Outbound, new_id
 from tests.support.services import Services
 from tests.support.waiting import eventually
 
@@ -28,7 +28,7 @@ async def _consuming(services: Services, topology: Topology, count: int) -> Asyn
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(publisher.run()), group.create_task(consumer.run(received.append))]
         await publisher.connected.wait()
-        messages = [Outgoing(Pointer(new_id(), 1)) for _ in range(count)]
+        messages = [Outbound(Pointer(new_id(), 1)) for _ in range(count)]
         assert await publisher.publish(Route.WORK, QUEUE, messages) == [None] * count
 
         async def deliveries() -> list[Delivery]:
@@ -38,13 +38,6 @@ async def _consuming(services: Services, topology: Topology, count: int) -> Asyn
         yield received
         for task in running:
             task.cancel()
-
-
-class Outgoing:
-    headers = None
-
-    def __init__(self, pointer: Pointer):
-        self.pointer = pointer
 
 
 async def _left(services: Services, topology: Topology) -> set[Pointer]:

@@ -68,6 +68,18 @@ class Coverage:
     def executed(self, _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         self.statements[self.now].add(normal(statement))
 
+    def watch_prepared(self) -> None:
+        """Record prepared statements, too. Their executions have only a name."""
+        from infra.postgres.prepared import PreparedStatement
+
+        execute = PreparedStatement.execute
+
+        def recorded(prepared: PreparedStatement, connection: sa.Connection, **parameters: Any) -> Any:
+            self.executed(None, None, prepared.statement.text)
+            return execute(prepared, connection, **parameters)
+
+        PreparedStatement.execute = recorded  # type: ignore[assignment]
+
 
 def create_database(folder: str) -> str:
     """The name of a migrated database, made for this run."""
@@ -105,6 +117,7 @@ def cover(database: str, folder: str) -> Coverage:
     def run() -> int:
         coverage = Coverage()
         sa.event.listen(sa.Engine, "before_cursor_execute", coverage.executed)
+        coverage.watch_prepared()
         code = pytest.main([*_options(database), *LEFT_OUT, *TESTS], plugins=[coverage])
         coverage_file.write_bytes(pickle.dumps((dict(coverage.statements), coverage.seconds)))
         return int(code)

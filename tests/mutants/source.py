@@ -69,7 +69,7 @@ def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFun
 
 def normal(statement: str) -> str:
     """A statement as our source writes it: with named parameters, and one space for each run of white space."""
-    return " ".join(_PARAMETER.sub(r":\1", statement).replace("%%", "%").split())
+    return " ".join(_PARAMETER.sub(r":\1", statement).replace("%%", "%").replace("\\:", ":").split())
 
 
 def _pieces(literal: str) -> tuple[str, ...]:

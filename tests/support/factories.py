@@ -83,6 +83,7 @@ class Outbound:
 
     pointer: Pointer
     headers: dict[str, str | int] | None = None
+    traceparent: str | None = None
 
 
 async def publish_one(publisher: Publisher, pointer: Pointer, route: Route, queue: str) -> None:

@@ -67,3 +67,23 @@ def test_the_completion_script_calls_the_command() -> None:
     assert script.returncode == 2  # without detection, the shell must be named
     named = _run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_POSTHASTE_COMPLETE=complete_bash" in named.stdout and "complete -o default" in named.stdout
+
+
+# These run, change something, or print one value: a line of text says all of it.
+NO_DATA = {
+    "up", "api", "consume", "relay", "sandbox", "rebuild", "migrate", "rabbitmq-user", "purge", "erase",
+    "callbacks secret", "callbacks listen", "dead-letters discard", "dead-letters export", "providers pause",
+    "providers resume", "providers move", "clients create", "clients revoke", "keys revoke", "posts seed", "posts truncate",
+}  # fmt: skip
+
+
+def test_each_command_that_prints_data_has_json() -> None:
+    without = set()
+    for name, lazy in app.commands.items():
+        assert isinstance(lazy, LazyCommand)
+        command = lazy.load()
+        parts = {f"{name} {each}": part for each, part in command.commands.items()} if isinstance(command, TyperGroup) else {}
+        for line, part in (parts or {name: command}).items():
+            if not any("--json" in option.opts for option in part.params):
+                without.add(line)
+    assert without == NO_DATA

@@ -79,6 +79,10 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"CALLBACK_RETRY_SECONDS": "[-1]"}, "POSTHASTE_CALLBACK_RETRY_SECONDS.0"),
         ({"CALLBACK_URL": "https://receiver.example/"}, "POSTHASTE_CALLBACK_SECRETS is not"),
         ({"CALLBACK_URL": "http://10.0.0.1/", "CALLBACK_SECRETS": f'["{SECRET}"]'}, "POSTHASTE_CALLBACK_URL"),
+        ({"OPERATOR_URL": "https://operator.example/"}, "POSTHASTE_OPERATOR_URL is set and POSTHASTE_CALLBACK_SECRETS is not"),
+        ({"OPERATOR_URL": "http://10.0.0.1/", "CALLBACK_SECRETS": f'["{SECRET}"]'}, "POSTHASTE_OPERATOR_URL: "),
+        ({"OPERATOR_DEAD_LETTERS": "10001"}, "POSTHASTE_OPERATOR_DEAD_LETTERS"),
+        ({"TRACING": "jaeger"}, "POSTHASTE_TRACING"),
         ({"CALLBACK_SECRETS": f'["{SECRET}"]', "LEASE_SECONDS": "21"}, "POSTHASTE_CALLBACK_TIMEOUT_SECONDS"),
     ],
 )

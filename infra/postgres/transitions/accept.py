@@ -30,10 +30,11 @@ class KeyReused:
 # The rows are the fields of `NewJob`. An existing key creates no job. A key in an open transaction is waited for.
 ACCEPT = PreparedStatement(f"""
 WITH r AS (
-    SELECT n.id, n.client_id, q.*, n.destination, n.body, n.delivery, n.reference, n.tags, n.metadata, n.callback_url, k.*
+    SELECT n.id, n.client_id, q.*, n.destination, n.body, n.delivery, n.reference, n.tags, n.metadata, n.callback_url,
+        n.traceparent, k.*
     FROM json_to_recordset(CAST(:rows AS json)) AS n(
         id uuid, client_id text, queue json, destination text, body text, delivery text, reference text, tags text[],
-        metadata json, key json, callback_url text)
+        metadata json, key json, callback_url text, traceparent text)
     CROSS JOIN json_to_record(n.queue) AS q(kind text, provider text, priority text)
     CROSS JOIN json_to_record(n.key) AS k(route text, key text, fingerprint text)
 ), named AS (
@@ -43,8 +44,10 @@ WITH r AS (
     RETURNING job_id
 ), accepted AS (
     INSERT INTO jobs (
-        id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url)
-    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url FROM r
+        id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url,
+        traceparent)
+    SELECT id, client_id, kind, provider, priority, destination, body, delivery, reference, tags, metadata, callback_url,
+        traceparent FROM r
     WHERE key IS NULL OR id IN (SELECT job_id FROM named) ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id, created_at
@@ -52,8 +55,9 @@ WITH r AS (
     INSERT INTO message_tags (client_id, tag, job_id)
     SELECT client_id, unnest(r.tags), id FROM accepted JOIN r USING (id) WHERE r.tags <> '{{}}' ON CONFLICT DO NOTHING
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at)
-    SELECT id, 1, 'work', {queue_name("r.kind", "r.provider", "r.priority")}, created_at + :grace * interval '1 second'
+    INSERT INTO outbox (job_id, version, route, queue, due_at, traceparent)
+    SELECT id, 1, 'work', {queue_name("r.kind", "r.provider", "r.priority")}, created_at + :grace * interval '1 second',
+        r.traceparent
     FROM accepted JOIN r USING (id)
 )
 SELECT id, id AS job_id, created_at, false AS replayed, true AS equal FROM accepted

@@ -17,7 +17,7 @@ from jobs.model import Kind
 class Applied:
     """A committed transition. `publish`: whether its message, with `headers`, is to be published.
 
-    `callback`: the callback job, at version 1, that the transition made.
+    `callback`: the callback job, at version 1, that the transition made. `traceparent`: of the job.
     """
 
     id: UUID
@@ -28,6 +28,7 @@ class Applied:
     publish: bool
     headers: dict[str, str | int] | None
     callback: UUID | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,14 @@ WITH held AS (
     SELECT id, revision, tries, token, charged, outcome, attempt_reason, provider_code, ran_seconds FROM applied
     WHERE outcome IS NOT NULL
 ), queued AS (
-    INSERT INTO outbox (job_id, version, route, queue, due_at, headers)
-    SELECT id, version, route, queue, due_at + grace * interval '1 second', CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END
+    INSERT INTO outbox (job_id, version, route, queue, due_at, headers, traceparent)
+    SELECT id, version, route, queue, due_at + grace * interval '1 second', CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END,
+        traceparent
     FROM applied WHERE queue IS NOT NULL
 ), {callbacks_of("applied")}
 SELECT id, token, version, status, kind, client_id, queue IS NOT NULL AS publish,
     CASE WHEN route = 'dead' THEN {DEAD_HEADERS} END AS headers,
-    (SELECT c.id FROM callbacks c WHERE c.parent_id = applied.id) AS callback
+    (SELECT c.id FROM callbacks c WHERE c.parent_id = applied.id) AS callback, traceparent
 FROM applied
 """)  # noqa: S608
 
@@ -96,7 +98,7 @@ FROM applied
 # token. A lost lease is the reaper's transition. The relay publishes the callback.
 APPLIED_BEFORE = sa.text(f"""
 SELECT j.id, r.token, r.version + 1 AS version, r."to" AS status, j.kind, j.client_id, o.job_id IS NOT NULL AS publish,
-    o.headers, NULL AS callback
+    o.headers, NULL AS callback, j.traceparent
 FROM json_to_recordset(CAST(:rows AS json)) AS r(id uuid, version int, token uuid, "to" text, cause text)
 JOIN jobs j ON j.id = r.id
 LEFT JOIN attempts t ON t.job_id = r.id AND t.claim_token = r.token
@@ -127,7 +129,7 @@ WITH held AS (
     DELETE FROM outbox o USING late WHERE o.job_id = late.id
 ), {callbacks_of("late")}
 SELECT id, token, version, status, kind, client_id, false AS publish, NULL AS headers,
-    (SELECT c.id FROM callbacks c WHERE c.parent_id = late.id) AS callback
+    (SELECT c.id FROM callbacks c WHERE c.parent_id = late.id) AS callback, traceparent
 FROM late
 """)  # noqa: S608
 

@@ -25,7 +25,7 @@ class ClaimRequest:
 # The fields of `Claimed`; see `job_fields`.
 _CLAIMED_COLUMNS = """j.id, j.version, j.claim_token AS token, j.revision, j.kind, j.client_id, j.provider, j.priority,
     j.destination, j.body, j.delivery, j.key_revision, j.attempts, j.tries, j.lost_leases,
-    CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds"""
+    CAST(extract(epoch FROM clock_timestamp() - j.queued_at) AS float8) AS age_seconds, j.traceparent"""
 
 # The rows are the fields of `ClaimRequest`.
 # An operator may move a dead letter back to its work queue in the management UI; its claim begins a new revision.

@@ -1,0 +1,89 @@
+"""Watches for operator events: the active relay evaluates the ledger, and the workers watch their breakers and the relay."""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from consumers.gate import Gate
+from consumers.process import every
+from infra.errors import Transient
+from infra.logs import OutageLog
+from infra.postgres.conditions import BreakerReport
+from jobs.model import CALLBACKS, Route
+from jobs.wire import Pointer
+from service.figures import LedgerFigures
+from service.operator_events import CALL_SECONDS, FRESH_SECONDS, OperatorEvents
+from service.publishing import EagerPublisher, Outgoing
+
+EVERY_SECONDS = 2.0
+RELAY_SECONDS = 10.0  # without an active relay until it is lost: a standby or a restart takes less
+
+
+async def watch_ledger(
+    events: OperatorEvents,
+    sample: Callable[[], Awaitable[LedgerFigures]],
+    is_leading: Callable[[], bool],
+    contact_seconds: Callable[[], float],
+) -> None:
+    """Evaluate while this relay is active, until cancelled.
+
+    Workers cannot report their breakers while Postgres is down. So after an outage an evaluation waits until they have.
+    """
+
+    async def evaluate() -> None:
+        if is_leading():
+            figures = await sample()
+            if contact_seconds() >= FRESH_SECONDS:
+                await events.evaluate(figures)
+
+    await every(EVERY_SECONDS, evaluate, OutageLog("operator_events", "operator events are late"))
+
+
+@dataclass(eq=False)
+class BreakerReports:
+    """Reports this worker's failing breakers to the ledger, again and again while there is one."""
+
+    gates: Mapping[str, Gate]
+    report: Callable[[BreakerReport, float], Awaitable[None]]
+    _reported: dict[str, int] = field(default_factory=dict, init=False)  # openings by provider
+
+    async def run(self) -> None:
+        await every(EVERY_SECONDS, self.check, OutageLog("operator_breakers", "operator events of breakers are late"))
+
+    async def check(self) -> None:
+        """Report if a breaker fails, or did at the last report."""
+        failing = {name: gate.breaker.openings for name, gate in self.gates.items() if gate.breaker.is_failing}
+        if failing or self._reported:
+            opened = [name for name, openings in failing.items() if self._reported.get(name) != openings]
+            still = [name for name in failing if name not in opened]
+            closed = [name for name in self._reported if name not in failing]
+            await self.report(BreakerReport(opened, still, closed), CALL_SECONDS)
+            self._reported = failing
+
+
+@dataclass(eq=False)
+class RelayWatch:
+    """Sends `relay.lost` once no relay has been active for `seconds`. Without a relay, this worker publishes the event."""
+
+    is_active: Callable[[float], Awaitable[bool]]
+    events: OperatorEvents
+    publisher: EagerPublisher
+    seconds: float = RELAY_SECONDS
+    monotonic: Callable[[], float] = time.monotonic
+    _seen_at: float | None = field(default=None, init=False)
+
+    async def run(self) -> None:
+        await every(EVERY_SECONDS, self.check, OutageLog("operator_relay", "a lost relay is not reported"))
+
+    async def check(self) -> None:
+        started = self.monotonic()
+        try:
+            is_active = await self.is_active(CALL_SECONDS)
+        except Transient:  # an outage of Postgres frees the lock, and the relay acquires it again
+            self._seen_at = None
+            raise
+        if is_active or self._seen_at is None:
+            self._seen_at = started
+        elif started - self._seen_at >= self.seconds:
+            for id_ in await self.events.relay_lost():
+                self.publisher.offer(Outgoing(Pointer(id_, 1), Route.WORK, CALLBACKS.name, started))

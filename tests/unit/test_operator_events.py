@@ -1,0 +1,161 @@
+"""When a condition of the installation begins and ends, and the watches of the workers."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from consumers.gate import Gate
+from consumers.operator_watch import RELAY_SECONDS, BreakerReports, RelayWatch
+from consumers.slots import Slots
+from infra.errors import Transient
+from infra.postgres.conditions import BreakerReport, Change
+from jobs.breaker import Breaker, BreakerPolicy
+from jobs.outcome import Outcome, Verdict
+from service.figures import DeadLetterFigures, LedgerFigures, QueueFigures
+from service.operator_events import EVENTS, Condition, OperatorEvents, Thresholds, changes, conditions
+from tests.support.factories import new_id
+from tests.support.fakes import FakeSwitch
+
+THRESHOLDS = Thresholds(dead_letters=100, age_seconds=60)
+LETTERS, AGE = Condition("dead_letters", "message"), Condition("age", "messages.sandbox.normal")
+NO_ANSWER = Outcome(Verdict.DEFERRED, "no_connection", surely_not_sent=True, answered=False)
+
+
+def _figures(letters: int = 0, oldest: float | None = None, paused: bool = False) -> LedgerFigures:
+    now = datetime.now(UTC)
+    groups = [DeadLetterFigures("message", "sandbox", reason, letters // 2) for reason in ("http_400", "http_410")]
+    queues = [QueueFigures(AGE.subject, 5, oldest), QueueFigures("reports", 0, None)]
+    return LedgerFigures(now, queues, groups, 0, 0, None, {"sandbox": now} if paused else {})
+
+
+@pytest.mark.parametrize(
+    "figures, active, held",
+    [
+        (_figures(letters=98), set(), set()),
+        (_figures(letters=100), set(), {LETTERS}),
+        (_figures(letters=50), {LETTERS}, {LETTERS}),
+        (_figures(letters=48), {LETTERS}, set()),
+        (_figures(oldest=59.9), set(), set()),
+        (_figures(oldest=60.0), set(), {AGE}),
+        (_figures(oldest=30.0), {AGE}, {AGE}),
+        (_figures(oldest=29.9), {AGE}, set()),
+        (_figures(oldest=None), {AGE}, set()),
+        (_figures(oldest=600.0, paused=True), {AGE}, set()),
+    ],
+)
+def test_a_condition_begins_at_its_threshold_and_ends_below_half_of_it(
+    figures: LedgerFigures, active: set[tuple[str, str]], held: set[Condition]
+) -> None:
+    assert set(conditions(figures, [], THRESHOLDS, active)) == held
+
+
+def test_each_change_has_the_type_and_the_subject_of_its_event() -> None:
+    held = conditions(_figures(letters=120, oldest=90.04), ["sms"], THRESHOLDS, set())
+    begun = {change.type: change.data for change in changes(held, set())}
+    assert begun == {
+        "dead_letters.high": {"kind": "message", "count": 120, "threshold": 100},
+        "age.high": {"queue": "messages.sandbox.normal", "oldest_seconds": 90.0, "threshold_seconds": 60},
+        "breaker.opened": {"provider": "sms"},
+    }
+    assert changes(held, set(held)) == []
+    ended = {change.type: change.data for change in changes({}, [*held, ("relay", ""), ("of a later release", "")])}
+    assert ended == {
+        "dead_letters.normal": {"kind": "message"},
+        "age.normal": {"queue": "messages.sandbox.normal"},
+        "breaker.closed": {"provider": "sms"},
+        "relay.back": {},
+    }
+    assert {types.end for types in EVENTS.values()} == set(ended)
+
+
+def test_a_breaker_is_failing_until_a_call_is_answered_and_a_requested_delay_is_no_failure() -> None:
+    breaker = Breaker(BreakerPolicy(failures=2))
+    delayed = breaker.after(Outcome(Verdict.DEFERRED, "http_429", 429, retry_after_seconds=9), 0)
+    assert delayed.until == 9 and not delayed.is_failing
+    breaker = breaker.after(NO_ANSWER, 0)
+    assert not breaker.is_failing
+    breaker = breaker.after(NO_ANSWER, 0)
+    assert breaker.is_failing
+    breaker = breaker.after(NO_ANSWER, 100)  # half-open
+    assert breaker.is_failing
+    assert not breaker.after(Outcome(Verdict.REJECTED, "http_400", 400), 1000).is_failing
+
+
+async def test_a_worker_repeats_its_report_while_a_breaker_is_open_and_reports_the_end_once() -> None:
+    now: list[float] = [0.0]
+    reports: list[BreakerReport] = []
+
+    async def report(found: BreakerReport, timeout: float) -> None:
+        reports.append(found)
+
+    policy = BreakerPolicy(failures=1, open_seconds=5)
+    gate = Gate("sms", [], Slots(1), FakeSwitch(), Breaker(policy), monotonic=lambda: now[0])
+    watch = BreakerReports({"sms": gate}, report)
+    await watch.check()
+    gate.record_outcome(NO_ANSWER)
+    await watch.check()
+    now[0] = 6.0  # half-open
+    await watch.check()
+    gate.record_outcome(NO_ANSWER)
+    await watch.check()
+    gate.record_outcome(Outcome(Verdict.ACCEPTED))
+    await watch.check()
+    await watch.check()
+    opened = BreakerReport(["sms"], [], [])
+    assert reports == [opened, BreakerReport([], ["sms"], []), opened, BreakerReport([], [], ["sms"])]
+
+
+@dataclass
+class RelayScene:
+    """A relay, a clock, and the callbacks that a watch publishes."""
+
+    now: float = 0.0
+    is_active: bool = True
+    is_down: bool = False
+    has_begun: bool = False
+    published: list[UUID] = field(default_factory=list)
+
+    def watch(self) -> RelayWatch:
+        events: Any = OperatorEvents(self, "https://operator.example", THRESHOLDS)  # type: ignore[arg-type]
+        return RelayWatch(self.active_relay, events, self, monotonic=lambda: self.now)  # type: ignore[arg-type]
+
+    async def active_relay(self, timeout: float) -> bool:
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise Transient("no answer")
+        return self.is_active
+
+    async def change(self, changed: list[Change], url: str, timeout: float) -> list[UUID]:
+        assert [change.type for change in changed] == ["relay.lost"]
+        had_begun, self.has_begun = self.has_begun, True
+        return [] if had_begun else [new_id()]
+
+    def offer(self, outgoing: Any) -> None:
+        self.published.append(outgoing.pointer.id)
+
+
+async def test_a_lost_relay_is_reported_after_a_while_and_once() -> None:
+    scene = RelayScene()
+    watch = scene.watch()
+    await watch.check()
+    scene.is_active = False
+    for scene.now in (RELAY_SECONDS - 0.1, RELAY_SECONDS, RELAY_SECONDS + 2):
+        await watch.check()
+        assert len(scene.published) == (scene.now >= RELAY_SECONDS)
+
+
+async def test_an_outage_of_postgres_is_no_lost_relay() -> None:
+    scene = RelayScene()
+    watch = scene.watch()
+    await watch.check()
+    scene.is_down, scene.now = True, 100.0
+    with pytest.raises(Transient):
+        await watch.check()
+    scene.is_down, scene.is_active = False, False  # the relay's lock ended with the server
+    for scene.now in (101.0, 101.0 + RELAY_SECONDS - 0.1):
+        await watch.check()
+    assert scene.published == []
