@@ -84,7 +84,10 @@ def _masked(value: Any, name: str = "") -> Any:
 
 def masked_url(url: str, *, with_path: bool) -> str:
     """A URL without password and query. Many providers put a secret into the path, so it is masked, too."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets without an address
+        return MASK
     credentials, _, host = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     shown = f"{user}:{MASK}@" if password else f"{user}@" if user else ""

@@ -20,7 +20,7 @@ from api.problems import Problem, not_found
 from api.requests import read_query
 from infra.keys import Scope
 from infra.postgres.job_reads import BEHIND_ALL
-from infra.postgres.message_search import Count, MessageFilter, MessageSearch
+from infra.postgres.message_search import Count, FoundPage, MessageFilter, MessageSearch
 from jobs.lifecycle import Status
 
 PATH = "/console/messages"
@@ -80,7 +80,7 @@ class Search:
             query = read_query(request, SearchQuery)
         except Problem as problem:
             faults = {error.pointer.removeprefix("?"): error.detail for error in problem.errors}
-            return self._answer(request, problem.status, {}, faults=faults, results=None, count=None, older=None, newest=None)
+            return self._answer(request, problem.status, {}, faults=faults, results=None, found="", older=None, newest=None)
         if query.id is not None:
             return _by_id(request, query.id)
         is_admin = viewer_of(request).may(Scope.ADMIN)
@@ -89,10 +89,10 @@ class Search:
         parameters = [(name, value) for name, value in request.query_params.multi_items() if value and name != "cursor"]
         older = None if page.next_before is None else _path([*parameters, ("cursor", str(page.next_before))])
         newest = None if query.cursor is None else _path(parameters)
-        count = None if query.cursor is not None else await self._count(filter_)
+        found = "Older messages" if query.cursor is not None else _found(page, await self._count(filter_))
         here = _path([*parameters, *([("cursor", str(query.cursor))] if query.cursor else [])])
         headers = {"HX-Push-Url": here} if is_fragment(request) else {}
-        return self._answer(request, 200, headers, faults={}, results=page, count=count, older=older, newest=newest)
+        return self._answer(request, 200, headers, faults={}, results=page, found=found, older=older, newest=newest)
 
     def _answer(self, request: Request, status: int, headers: Mapping[str, str], **values: Any) -> Response:
         return self.pages.show(
@@ -101,6 +101,7 @@ class Search:
             status,
             headers=headers,
             block="results" if is_fragment(request) else None,
+            is_part=is_fragment(request),
             statuses=[each.value for each in Status],
             providers=self.providers,
             query=request.query_params,
@@ -124,6 +125,17 @@ def _filter(query: SearchQuery, client_id: str | None) -> MessageFilter:
     names = ("status", "destination", "tag", "reference", "provider")
     fields = {name: getattr(query, name) for name in names}
     return MessageFilter(client_id, **fields, accepted_after=query.after, accepted_before=query.before)
+
+
+def _found(page: FoundPage, count: Count | None) -> str:
+    """The number of results in words."""
+    if not page.messages:
+        return "No match so far" if page.searched else "No messages"
+    if count is None:
+        return "Newest first"
+    if count.is_exact:
+        return "1 message" if count.number == 1 else f"{count.number:,} messages, newest first"
+    return f"{count.number:,}+ messages, newest first"
 
 
 def _by_id(request: Request, text: str) -> Response:

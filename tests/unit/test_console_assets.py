@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,16 @@ def test_each_file_has_a_url_with_its_hash() -> None:
         content, media_type = assets.files[url]
         assert content == (FOLDER / "static" / name).read_bytes() and media_type
         assert hashlib.sha256(content).hexdigest()[:16] in url
+
+
+def test_the_package_contains_every_template_and_file() -> None:
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text("utf-8"))
+    patterns = [each.split("/") for each in project["tool"]["setuptools"]["package-data"]["*"]]
+    files = [path.relative_to(FOLDER).parts for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for parts in files:
+        assert parts[-1].endswith(".py") or any(
+            len(parts) == len(pattern) and all(map(fnmatch, parts, pattern)) for pattern in patterns
+        ), parts
 
 
 def test_third_party_files_are_those_of_the_list() -> None:
