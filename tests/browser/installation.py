@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Installation:
 
     stack: Stack
     receiver: Receiver
+    paths: dict[str, str] = field(default_factory=dict)
 
     async def break_provider(self, status: int = 400) -> None:
         """Every message is rejected from now on."""
@@ -63,8 +64,12 @@ class Installation:
     def fill_posts(self) -> None:
         self.stack.rows(_POSTS)
 
-    async def fill(self) -> dict[str, str]:
-        """Jobs of every kind and status. Returns the paths of their pages, by name."""
+    async def filled(self) -> dict[str, str]:
+        """Jobs of every kind and status, once. Returns the paths of their pages, by name."""
+        self.paths = self.paths or await self._fill()
+        return self.paths
+
+    async def _fill(self) -> dict[str, str]:
         stack, hook, before = self.stack, f"{self.receiver.url}/hooks/orders", await self._callbacks("sent")
         self.fill_posts()
         report = await self.report()
@@ -73,8 +78,8 @@ class Installation:
         hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, **labels, metadata={HOSTILE: HOSTILE})
         for id_ in (*sent, hostile):
             await stack.becomes(id_, "sent")
-        await eventually(lambda: self._callbacks("sent"), lambda count: count == before + len(sent))
         retried = await self._retried(hook)
+        await eventually(lambda: self._callbacks("sent"), lambda count: count == before + len(sent) + 1)
         await self._dead_callback()
         await self.dead_letters(7, reference="order-1042")
         await self.dead_letters(1, 422, **labels)

@@ -42,11 +42,11 @@ async def save_all(installation: Installation, browser: Browser, folder: Path, n
     """Save the pages in all states; with names, those with jobs alone."""
     base = installation.stack.base
     if names:
-        paths = PAGES | await installation.fill()
+        paths = PAGES | await installation.filled()
         await save(browser, base, folder, {name: paths[name] for name in names})
         return
     await save(browser, base, folder, {f"{name}-empty": path for name, path in PAGES.items()})
-    await save(browser, base, folder, PAGES | await installation.fill())
+    await save(browser, base, folder, PAGES | await installation.filled())
     for service in ("redis", "postgres"):
         await installation.stack.proxies[service].refuse()
         await save(browser, base, folder, {f"{name}-without-{service}": path for name, path in PAGES.items()})
@@ -56,7 +56,7 @@ async def save_all(installation: Installation, browser: Browser, folder: Path, n
 
 async def save_images(installation: Installation, browser: Browser, folder: Path) -> None:
     """Save the images of docs/."""
-    paths = PAGES | await installation.fill()
+    paths = PAGES | await installation.filled()
     await _add_an_hour(installation)
     for name, theme in IMAGES.items():
         async with visiting(browser, installation.stack.base, theme=theme, size=(1280, 800)) as visit:
@@ -64,6 +64,7 @@ async def save_images(installation: Installation, browser: Browser, folder: Path
             await visit.page.wait_for_load_state("load")
             if name == "overview":
                 await expect(visit.page.locator("[data-live-state]")).to_have_text("Live")
+                await expect(visit.page.get_by_text("http_400").first).to_be_visible()  # the sample may be seconds old
             await visit.page.screenshot(path=folder / f"console-{name}.png")
     async with visiting(browser, installation.stack.base, theme="light", size=(1280, 800)) as visit:
         await visit.open(PAGES["requeue"])
@@ -76,8 +77,9 @@ async def _add_an_hour(installation: Installation) -> None:
     """Counts of the last hour, as processes report them: a wave, and a minute of failures."""
     redis, key = Redis.from_url(installation.stack.services.redis), f"{installation.stack.namespace}:figures:counts:"
     now = int(time.time()) // INTERVAL_SECONDS * INTERVAL_SECONDS
-    for step in range(1, 3600 // INTERVAL_SECONDS):
-        rate = 900 + 500 * math.sin(step / 40) + 120 * math.sin(step / 5)
+    for step in range(3600 // INTERVAL_SECONDS + 2):
+        share = (time.time() + 3 - now) / INTERVAL_SECONDS if step == 0 else 1  # of the present interval, which is in progress
+        rate = share * (900 + 500 * math.sin(step / 40) + 120 * math.sin(step / 5))
         failed = 130 if 90 < step < 100 else 0
         counts = {
             "accepted": int(rate),

@@ -12,11 +12,15 @@ from tests.browser.visits import PHONE, Visit, visiting
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LETTERS = "/console/dead-letters"
-OUTAGES = (
-    ("redis", "Redis", ("/", "/console/providers")),
-    ("rabbitmq", "RabbitMQ", ("/", "/console/providers")),
-    ("postgres", "Postgres", ("/", "/console/messages", LETTERS, "/console/reports", "/console/callbacks", "/console/keys")),
+POSTGRES = (
+    "postgres",
+    "Postgres",
+    ("/", "/console/messages", LETTERS, "/console/reports", "/console/callbacks", "/console/keys"),
 )
+OUTAGES = {
+    "light": (("redis", "Redis", ("/", "/console/providers")), POSTGRES),
+    "dark": (("rabbitmq", "RabbitMQ", ("/", "/console/providers")), POSTGRES),
+}
 
 
 async def test_a_message_becomes_sent_while_its_page_is_open(installation: Installation, visit: Visit) -> None:
@@ -122,7 +126,7 @@ async def test_the_keyboard_skips_the_navigation(visit: Visit) -> None:
 async def test_every_page_is_accessible_and_shows_markup_as_text(
     browser: Browser, installation: Installation, theme: str, size: tuple[int, int]
 ) -> None:
-    paths = PAGES | await installation.fill()
+    paths = PAGES | await installation.filled()
     assert {entry.path for entry in NAVIGATION} <= set(paths.values())
     found: list[str] = []
     async with visiting(browser, installation.stack.base, theme=theme, size=size) as visit:
@@ -144,7 +148,7 @@ async def test_an_outage_keeps_the_layout_and_names_the_service(
     proxies = installation.stack.proxies
     async with visiting(browser, installation.stack.base, theme=theme, size=PHONE) as visit:
         visit.expected = ["status of 503", "events"]
-        for service, title, paths in OUTAGES:
+        for service, title, paths in OUTAGES[theme]:
             await proxies[service].refuse()
             try:
                 for path in paths:

@@ -253,10 +253,8 @@ async def test_without_postgres_each_page_says_what_still_works(operated: Stack,
     ):
         page = await browser.get(path)
         assert page.status == 503 and "Postgres does not answer" in page.words and "Accepting messages" in page.words, path
-    providers = await eventually(
-        lambda: browser.get("/console/providers"), lambda answer: "Postgres does not answer" in answer.words
-    )
-    assert providers.status == 200 and "Backlog unknown" in providers.words and "Recent calls unknown" in providers.words
+    providers = await eventually(lambda: browser.get("/console/providers"), lambda page: "Recent calls unknown" in page.words)
+    assert providers.status == 200 and "Postgres does not answer" in providers.words
     assert (await browser.post("/console/providers/pause", {"provider": "sandbox"})).status == 503
     await operated.proxies["postgres"].accept()
     await eventually(lambda: browser.get("/console/dead-letters"), lambda answer: answer.status == 200)
