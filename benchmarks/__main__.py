@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from benchmarks.console import beside_ten_million
 from benchmarks.lists import ten_million
 from benchmarks.overload import four_times_too_much
 from benchmarks.processor import processor_of_a_request
@@ -19,7 +20,10 @@ from service.settings import Settings, load
 
 Benchmark = Callable[[Settings], Coroutine[Any, Any, None]]
 
-EXPLICIT: dict[str, Benchmark] = {"lists": ten_million}  # takes minutes and gigabytes: runs only by name
+EXPLICIT: dict[str, Benchmark] = {
+    "lists": ten_million,
+    "console": beside_ten_million,
+}  # take minutes and gigabytes: only by name
 DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,
     "reports": in_the_request_or_as_a_job,

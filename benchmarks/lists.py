@@ -49,8 +49,8 @@ async def ten_million(settings: Settings) -> None:
         pool = DatabasePool(database, name="benchmark", threads=1)
         started = time.monotonic()
         for first in range(1, MESSAGES + 1, STEP):
-            await pool.call(_fill(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
-        await pool.call(_analyze, CALL_SECONDS)
+            await pool.call(fill(first, min(first + STEP - 1, MESSAGES)), CALL_SECONDS)
+        await pool.call(analyze, CALL_SECONDS)
         size = await pool.call(lambda c: c.exec_driver_sql(_SIZE).scalar(), 60)
         print(f"{MESSAGES:,} messages in {time.monotonic() - started:.0f} s, {size}")
         for name, (client_id, filter_) in PAGES.items():
@@ -66,7 +66,7 @@ async def ten_million(settings: Settings) -> None:
         drop_database(settings.owner_url, "posthaste_benchmark")
 
 
-def _fill(first: int, last: int) -> Any:
+def fill(first: int, last: int) -> Any:
     def work(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0").close()
         connection.execute(sa.text(_FILL), {"first": first, "last": last}).close()
@@ -76,7 +76,7 @@ def _fill(first: int, last: int) -> Any:
     return work
 
 
-def _analyze(connection: sa.Connection) -> None:
+def analyze(connection: sa.Connection) -> None:
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0").close()
     connection.exec_driver_sql("ANALYZE jobs, message_tags").close()
 

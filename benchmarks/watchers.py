@@ -15,7 +15,7 @@ from infra.postgres.pool import DatabasePool
 from service.settings import Settings
 
 MESSAGES, BATCH, PROCESSES = 10_000, 500, 4
-SECONDS = 120.0
+SECONDS, SETTLE_SECONDS = 120.0, 8.0
 
 
 async def nobody_watches(settings: Settings) -> None:
@@ -24,6 +24,7 @@ async def nobody_watches(settings: Settings) -> None:
     programs = [api_program(PROCESSES), Program("worker", "consumers messages"), Program("relay", "consumers relay")]
     async with service(settings, "benchmark", local_sandbox(), {"concurrency": 64}, programs) as (session, database):
         apis = [each for each in psutil.Process(os.getpid()).children(recursive=True) if each.cmdline()[1:3] == ["-m", "api"]]
+        await asyncio.sleep(SETTLE_SECONDS)  # all have started
         before, started = [_seconds(api) for api in apis], time.monotonic()
         await _send_all(session, database)
         sent, seconds = [_seconds(api) for api in apis], time.monotonic() - started

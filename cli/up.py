@@ -189,7 +189,7 @@ def _introduction(settings: Settings, base: str, *, sandbox_port: int | None) ->
     """The addresses of this run, and commands to try."""
     local_key = settings.api_key is not None and KEY_FILE.exists() and KEY_FILE.read_text().strip() == settings.api_key
     header = f' -H "Authorization: Bearer $(cat {KEY_FILE})"' if local_key else ""
-    addresses, listen = [f"API            {base}", f"API docs       {base}/docs"], ""
+    addresses, listen = [f"Console        {base}/", f"API            {base}", f"API docs       {base}/docs"], ""
     if settings.management_url:
         addresses.append(f"RabbitMQ UI    {_masked(settings.management_url)}")
     if sandbox_port:
