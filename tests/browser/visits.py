@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import Browser, ConsoleMessage, Page, Request
 
-from tests.browser import axe
 from tests.support.waiting import eventually
 
 DESKTOP = (1280, 900)
@@ -78,7 +77,6 @@ async def visiting(
     )
     try:
         context.set_default_timeout(PATIENCE_MS)
-        await context.add_init_script(path=axe.SCRIPT)
         visit = Visit(await context.new_page(), base)
         visit.watch()
         yield visit
