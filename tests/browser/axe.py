@@ -7,7 +7,9 @@ from playwright.async_api import Page
 
 _SCRIPT = (Path(__file__).with_name("axe-core") / "axe.min.js").read_text("utf-8")
 _RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-_RUN = "tags => axe.run(document, {runOnly: tags, resultTypes: ['violations']}).then(result => result.violations)"
+_RUN = (
+    "tags => axe.run(document, {runOnly: tags, resultTypes: ['violations'], preload: false}).then(result => result.violations)"
+)
 
 
 async def violations(page: Page) -> list[str]:
