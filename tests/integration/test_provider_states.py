@@ -2,9 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
-from infra.postgres import providers
 from infra.postgres.providers import ProviderStore
 from jobs.decision import decide
 from jobs.model import NewJob, Priority, message_queue
@@ -98,9 +95,8 @@ async def test_a_moved_message_has_one_outbox_row_and_its_old_copy_is_stale(stor
     assert job is not None and job.queue == message_queue("new")
 
 
-async def test_messages_are_moved_in_portions(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "BATCH", 2)
+async def test_messages_are_moved_in_portions(store: Store) -> None:
     for _ in range(3):
         await _waiting(store)
     book = ProviderStore(store.pool)
-    assert [await book.move("old", "new", Priority.NORMAL, 5) for _ in range(3)] == [2, 1, 0]
+    assert [await book.move("old", "new", Priority.NORMAL, 5, 2) for _ in range(3)] == [2, 1, 0]
