@@ -81,17 +81,18 @@ class ConfirmChannel(Channel):
             batch.end()
             return batch
         method, number = _method_frame(self.number, exchange, routing_key), self.number
-        frames = bytearray()
+        frames, written = bytearray(), dict[int, tuple[Batch, int]]()
         for index, (message, body) in enumerate(zip(messages, batch.bodies, strict=True)):
             header = _header(number, len(body), message.headers) if message.headers else _plain_header(number, len(body))
             if len(header) > self._frame_max:  # the broker would close the connection
                 log.error("publish.too_large", id=str(message.pointer.id), bytes=len(header))
                 batch.answer(index, is_ack=False)
                 continue
-            self._tag += 1
-            self._unanswered[self._tag] = batch, index
+            written[self._tag + len(written) + 1] = batch, index
             frames += method + header + struct.pack(">BHI", 3, number, len(body)) + body + b"\xce"
         self.write_queue.put_nowait(ChannelFrame(payload=bytes(frames), should_close=False))
+        self._unanswered |= written  # after the write: a tag that the broker has not counted would shift all later ones
+        self._tag += len(written)
         return batch
 
     async def _on_confirm_frame(self, frame: ConfirmationFrameType) -> None:

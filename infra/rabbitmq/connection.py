@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import aio_pika
+import aiormq.connection
 import structlog
 from aio_pika.abc import AbstractConnection, FieldValue
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
@@ -23,6 +24,9 @@ _CLOSE_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 log = structlog.get_logger()
+
+# The client's write queue holds ten frames. A channel of ours writes without waiting: its own batches bound what is queued.
+aiormq.connection.Connection.FRAME_BUFFER_SIZE = 0
 
 # The errors of aio-pika and aiormq for a lost connection, or a broker that rejects a request.
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 class DeliveryChannel(Channel):
     """A channel that consumes. `receive` gets each delivery: this channel, body, delivery tag, and whether it is redelivered.
 
-    The acknowledgements of one turn of the event loop are written together. `receive` must not block.
+    What one turn of the event loop settles is written together. `receive` must not block.
     """
 
     def __init__(self, connection: AbstractConnection, receive: "Callable[[DeliveryChannel, bytes, int, bool], None]"):
@@ -28,7 +28,7 @@ class DeliveryChannel(Channel):
         connection.channels[self.number] = self
         self._receive = receive
         self._unsettled: dict[int, None] = {}  # delivery tags in their order
-        self._acknowledged: set[int] = set()  # until the end of this turn
+        self._settled: dict[int, bool | None] = {}  # until the end of this turn: None: acknowledged, else whether requeued
 
     async def _on_deliver_frame(self, frame: spec.Basic.Deliver) -> None:
         header, body = await self._get_frame(), bytearray()
@@ -42,30 +42,34 @@ class DeliveryChannel(Channel):
 
     def ack(self, tag: int) -> None:
         """Acknowledge a delivery. After the loss of the channel the broker redelivers it instead."""
-        if not self._acknowledged:
-            asyncio.get_running_loop().call_soon(self._write_acknowledgements)
-        self._acknowledged.add(tag)
+        self._settle(tag, None)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Return a delivery to the queue, or move it to the dead queue. Harmless after the loss of the channel."""
+        self._settle(tag, requeue)
+
+    def _settle(self, tag: int, requeue: bool | None) -> None:
+        """Settle a delivery once; the first call counts."""
         if tag in self._unsettled:
-            del self._unsettled[tag]
-            self._write([spec.Basic.Reject(delivery_tag=tag, requeue=requeue)])
+            if not self._settled:
+                asyncio.get_running_loop().call_soon(self._write)
+            self._settled.setdefault(tag, requeue)
 
-    def _write_acknowledgements(self) -> None:
-        acknowledged, self._acknowledged = self._acknowledged & self._unsettled.keys(), set()
-        self._write(_acknowledgements(self._unsettled, acknowledged))
-        for tag in acknowledged:
-            del self._unsettled[tag]
-
-    def _write(self, frames: Iterable[spec.Basic.Ack | spec.Basic.Reject]) -> None:
+    def _write(self) -> None:
+        settled, self._settled = self._settled, {}
         if self.is_closed:
-            log.debug("delivery.unsettled", effect="the broker redelivers it, and its next claim is stale")
+            log.debug("delivery.unsettled", jobs=len(settled), effect="the broker redelivers them, and their claims are stale")
             return
-        for frame in (frames := list(frames)):
-            frame.validate()
-        if frames:
-            self.write_queue.put_nowait(ChannelFrame.marshall(channel_number=self.number, frames=frames))
+        rejected = {tag: requeue for tag, requeue in settled.items() if requeue is not None}
+        frames: list[spec.Basic.Ack | spec.Basic.Reject] = [
+            spec.Basic.Reject(delivery_tag=tag, requeue=requeue) for tag, requeue in rejected.items()
+        ]
+        for tag in rejected:  # before the acknowledgements, which must not cover them
+            del self._unsettled[tag]
+        frames += _acknowledgements(self._unsettled, settled.keys() - rejected.keys())
+        self.write_queue.put_nowait(ChannelFrame.marshall(channel_number=self.number, frames=frames))
+        for tag in settled.keys() - rejected.keys():
+            del self._unsettled[tag]
 
 
 def _acknowledgements(unsettled: Iterable[int], acknowledged: set[int]) -> list[spec.Basic.Ack]:

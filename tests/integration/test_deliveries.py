@@ -11,10 +11,10 @@ from infra.rabbitmq.consumer import Consumer, Delivery
 from infra.rabbitmq.deliveries import _acknowledgements
 from infra.rabbitmq.publisher import Publisher
 from infra.rabbitmq.topology import Topology, describe
-from jobs.model import Route
+from jobs.model import Route, work_queues
 from jobs.wire import Pointer, decode
 from tests.support.factories import Outbound, new_id
-from tests.support.services import Services
+from tests.support.services import Services, drop_namespace
 from tests.support.waiting import eventually
 
 QUEUE = "messages.sandbox.normal"
@@ -68,7 +68,7 @@ async def test_exactly_the_acknowledged_deliveries_are_removed(
         for index in settled:
             await deliveries[index].ack()  # a second time: a tag that is settled closes the channel if it is sent again
         await asyncio.sleep(0)
-        assert not deliveries[0].channel.is_closed
+        assert not deliveries[0].channel.is_closed and not deliveries[0].channel._settled
     kept = {pointer for index, pointer in enumerate(pointers) if index not in settled}
     assert await eventually_left(services, topology, kept) == kept
 
@@ -108,3 +108,35 @@ def test_one_frame_covers_what_precedes_the_first_unsettled_delivery() -> None:
     assert frames == [(4, True), (7, False), (8, False)]
     assert [(frame.delivery_tag, frame.multiple) for frame in _acknowledgements([3, 4], {3, 4})] == [(4, True)]
     assert _acknowledgements([3], set()) == []
+
+
+async def test_many_deliveries_are_requeued_in_one_turn(services: Services, broker_namespace: str) -> None:
+    """An opening breaker requeues all that wait. The client's write queue would hold ten frames."""
+    topology = describe(broker_namespace, ["sandbox"])
+    async with _consuming(services, topology, 60) as deliveries:
+        first = deliveries[:60]
+        for delivery in first:
+            await delivery.nack()
+
+        async def again() -> set[Pointer]:
+            return {decode(delivery.body) for delivery in deliveries[60:]}
+
+        await eventually(again, lambda pointers: len(pointers) == 60)
+
+
+async def test_many_queues_are_published_in_one_turn(services: Services, broker_namespace: str) -> None:
+    providers = [f"p{number}" for number in range(8)]
+    topology = describe(broker_namespace, providers)
+    publisher = Publisher(services.amqp, topology, name="test")
+    running = asyncio.create_task(publisher.run())
+    try:
+        await publisher.connected.wait()
+        for _ in range(2):  # the second round fails if the first has shifted the numbers of the confirms
+            queues = [queue.name for queue in work_queues(providers) if queue.provider]
+            publishing = [publisher.publish(Route.WORK, queue, [(Pointer(new_id(), 1))]) for queue in queues]
+            assert await asyncio.gather(*publishing) == [[None]] * len(queues)
+        assert [await publisher.ready_messages(queue) for queue in queues] == [2] * len(queues)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await drop_namespace(services.amqp, broker_namespace, providers)
