@@ -133,7 +133,7 @@ async def test_many_queues_are_published_in_one_turn(services: Services, broker_
         await publisher.connected.wait()
         for _ in range(2):  # the second round fails if the first has shifted the numbers of the confirms
             queues = [queue.name for queue in work_queues(providers) if queue.provider]
-            publishing = [publisher.publish(Route.WORK, queue, [(Pointer(new_id(), 1))]) for queue in queues]
+            publishing = [publisher.publish(Route.WORK, queue, [Outbound(Pointer(new_id(), 1))]) for queue in queues]
             assert await asyncio.gather(*publishing) == [[None]] * len(queues)
         assert [await publisher.ready_messages(queue) for queue in queues] == [2] * len(queues)
     finally:
