@@ -61,6 +61,7 @@ async def keep_connected(
                 with client_calls():
                     async with asyncio.timeout(CONNECT_SECONDS * 4):
                         await declare(await connection.channel(), topology)
+                    raise_cancellation()
                     log.info("broker.connected", connection=name)
                     waiting = False
                     reason = await session(connection)
@@ -108,6 +109,17 @@ async def connect(url: str, name: str) -> AbstractConnection:
                 )
     except StopAsyncIteration as error:  # the client raises this if the handshake is cut
         raise ConnectionResetError("the broker closed the connection during the handshake") from error
+
+
+def raise_cancellation() -> None:
+    """Raise a cancellation that the client swallowed.
+
+    It calls `asyncio.wait_for`, which before Python 3.12 returns a result that arrives together with a cancellation. The task
+    would wait for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextmanager

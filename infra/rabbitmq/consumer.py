@@ -11,7 +11,7 @@ import structlog
 from aio_pika.abc import AbstractConnection
 from aiormq.exceptions import ConnectionInternalError
 
-from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, connect, keep_connected, raise_cancellation
 from infra.rabbitmq.deliveries import DeliveryChannel
 from infra.rabbitmq.topology import Topology, declare
 
@@ -171,6 +171,7 @@ class Consumer:
                 if self._channels.get(logical) is channel and consumed.consumer_tag:  # else that session is over
                     self._delivered_at[logical] = time.monotonic()
                     self._tags[logical] = consumed.consumer_tag
+            raise_cancellation()
 
     def _receive(self, logical: str, channel: DeliveryChannel, body: bytes, tag: int, redelivered: bool) -> None:
         self._delivered_at[logical] = time.monotonic()

@@ -7,7 +7,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from infra.errors import Transient
 from infra.rabbitmq.confirms import ConfirmChannel, Message
-from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, keep_connected
+from infra.rabbitmq.connection import BROKER_ERRORS, client_calls, keep_connected, raise_cancellation
 from infra.rabbitmq.topology import Topology
 from jobs.model import Route
 
@@ -41,6 +41,7 @@ class Publisher:
         assert connection.transport is not None
         channel = ConfirmChannel(connection.transport.connection)
         await channel.open()
+        raise_cancellation()
         self._broken.clear()
         self._depths.close_callbacks.add(lambda *_: self._broken.set())
         channel.closing.add_done_callback(lambda _: self._broken.set())
