@@ -17,12 +17,12 @@ _OUTDATED = (errors.FeatureNotSupported, errors.InvalidSqlStatementName, errors.
 
 
 class PreparedStatement:
-    """One statement. Postgres infers the types of its parameters. Its name is a digest of its text."""
+    """One statement. Postgres infers the types of its parameters. Its `name` is a digest of its text."""
 
     def __init__(self, text: str):
         self.statement = sa.text(text)
         compiled = self.statement.compile(dialect=_DIALECT)
-        name = f"posthaste_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.name = name = f"posthaste_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         self._parameters = tuple(compiled.positiontup or ())
         self._prepare = f"PREPARE {name} AS {compiled}"
         placeholders = ", ".join(["%s"] * len(self._parameters))

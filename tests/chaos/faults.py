@@ -12,11 +12,14 @@ from functools import partial
 import aio_pika
 import psycopg2
 
+from infra.postgres import outbox
+from infra.postgres.transitions import accept, apply, claim
 from tests.chaos.crash_points import HEARTBEAT_SECONDS, IDLE_SECONDS, POINTS
 from tests.chaos.evidence import Fault
 from tests.chaos.installation import LEASE, NAMESPACE, Installation
 from tests.chaos.load import Load
 from tests.chaos.servers import Server
+from tests.support.proxy import executed
 from tests.support.services import sql
 
 _SILENT_LEADERS = f"""
@@ -26,7 +29,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND a.application_name = 'posthaste 
 """
 LOSABLE = ["messages.sandbox.normal", "callbacks"]
 PUBLISHED = b"\x00\x3c\x00\x28"  # class and method of AMQP's basic.publish
-COMMITTED = (b"INSERT INTO jobs", b"status = 'processing'", b"INSERT INTO attempts", b"DELETE FROM outbox")
+COMMITTED = [executed(each) for each in (accept.ACCEPT, claim.CLAIM, apply.APPLY, outbox._DELETE)]
 
 
 @dataclass

@@ -11,6 +11,8 @@ from dev.stack import free_port
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
+from infra.postgres.transitions import accept
+from tests.support.proxy import executed
 from tests.support.stack import MESSAGE, REPORTS, Stack
 from tests.support.waiting import eventually
 
@@ -90,7 +92,7 @@ async def test_two_hundred_equal_requests_at_once_at_two_processes_are_one_job(s
 
 async def test_an_answer_lost_with_its_api_is_repeated_by_the_next(stack: Stack) -> None:
     """Postgres commits, its answer is lost, the API dies: the client must retry."""
-    stack.proxies["postgres"].cut_on_answer(b"INSERT INTO jobs", times=1000)
+    stack.proxies["postgres"].cut_on_answer(executed(accept.ACCEPT), times=1000)
     asking = asyncio.create_task(_post(stack, "k1"))
     await eventually(lambda: asyncio.to_thread(stack.rows, "SELECT count(*) FROM jobs"), lambda rows: rows == [(1,)], 10)
     await stack.processes["api"].kill()

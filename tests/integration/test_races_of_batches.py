@@ -12,6 +12,7 @@ import pytest
 from infra.postgres.errors import BadData, Unavailable
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
+from infra.postgres.transitions import accept, apply, claim
 from infra.postgres.transitions.accept import Accepted, KeyReused
 from infra.postgres.transitions.apply import Applied
 from infra.postgres.transitions.claim import ClaimRequest
@@ -23,6 +24,7 @@ from jobs.retry import RetryPolicy
 from service.batching import Batcher, DeadlineExceeded, ledger_batcher
 from tests.support.factories import ACCEPTED, claim_request, message
 from tests.support.ledger import ProxiedStore
+from tests.support.proxy import executed
 from tests.support.services import with_port
 from tests.support.waiting import eventually
 
@@ -66,7 +68,7 @@ async def test_two_copies_in_two_processes_at_once_are_claimed_once(proxied_stor
 
 async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(proxied_store: ProxiedStore) -> None:
     new = message()
-    proxied_store.proxy.cut_on_answer(b"INSERT INTO jobs")
+    proxied_store.proxy.cut_on_answer(executed(accept.ACCEPT))
     accepted = await _accepted(proxied_store, new)
     assert proxied_store.proxy.answers_cut == 1
     assert accepted.id == new.id
@@ -75,7 +77,7 @@ async def test_a_connection_lost_after_the_commit_of_an_accept_gives_one_job(pro
 
 async def test_a_connection_lost_after_the_commit_of_a_claim_keeps_the_claim(proxied_store: ProxiedStore) -> None:
     accepted = await _accepted(proxied_store)
-    proxied_store.proxy.cut_on_answer(b"status = 'processing', version = j.version + 1")
+    proxied_store.proxy.cut_on_answer(executed(claim.CLAIM))
     job = await claiming(proxied_store).submit(claim_request(accepted.id), 5)
     assert proxied_store.proxy.answers_cut == 1
     assert job is not None and job.version == 2
@@ -96,7 +98,7 @@ async def test_a_connection_lost_after_the_commit_of_an_outcome_records_it_once(
 ) -> None:
     job = await _claimed(proxied_store)
     step = decide(job, outcome, RetryPolicy(), ran_seconds=0.1, jitter=0.5)
-    proxied_store.proxy.cut_on_answer(b"INSERT INTO attempts")
+    proxied_store.proxy.cut_on_answer(executed(apply.APPLY))
     applied = await applying(proxied_store).submit(step, 5)
     assert proxied_store.proxy.answers_cut == 1
     assert applied is not None and (applied.status, applied.version) == (status, 3)
@@ -107,7 +109,7 @@ async def test_a_connection_lost_after_the_commit_of_an_outcome_records_it_once(
 async def test_the_headers_of_a_dead_letter_survive_a_lost_answer(proxied_store: ProxiedStore) -> None:
     job = await _claimed(proxied_store)
     step = decide(job, Outcome(Verdict.REJECTED, "http_400", 400), RetryPolicy(), ran_seconds=0.1, jitter=0.5)
-    proxied_store.proxy.cut_on_answer(b"INSERT INTO attempts")
+    proxied_store.proxy.cut_on_answer(executed(apply.APPLY))
     applied = await applying(proxied_store).submit(step, 5)
     assert applied is not None and applied.publish and applied.headers
     assert applied.headers["reason"] == "http_400"

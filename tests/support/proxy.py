@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+from infra.postgres.prepared import PreparedStatement
+
 
 class Proxy:
     """Forwards a free port to a target, as raw bytes in both directions."""
@@ -133,3 +135,8 @@ class Proxy:
                     await asyncio.sleep(len(data) / self._bytes_per_second)
                 sink.write(data)
                 await sink.drain()
+
+
+def executed(statement: PreparedStatement) -> bytes:
+    """What a client sends to execute a prepared statement: the needle whose answer a proxy cuts, after the commit."""
+    return f"EXECUTE {statement.name} ".encode()
