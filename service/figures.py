@@ -63,7 +63,8 @@ class ProcessFigures:
 class Rates:
     """Events per second of one interval, over all processes: messages and reports, without callbacks.
 
-    `sent` includes completed reports, `failed` includes unknown messages. Times from acceptance to `sent`; None: none was sent.
+    `sent` includes completed reports, `failed` includes unknown messages. The times begin at the acceptance
+    or the last requeue, and end at `sent`; None: none was sent.
     """
 
     at: datetime  # start of the interval
