@@ -13,12 +13,13 @@ from functools import lru_cache
 from typing import Generic, TypeVar
 
 import orjson
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answers import READ_SECONDS, as_json, job_id
 from api.callers import caller_of, client_of
+from api.event_streams import CompleteEventSource
 from api.problems import Problem, not_found, unavailable
 from api.shapes import AttemptsOut, CallbacksOut, StatusOut
 from infra.errors import Transient
@@ -153,7 +154,7 @@ class Waiting:
         if known.status in ENDS and version >= known.version:
             return Response(status_code=204)
         events = self._stream(request, kind, version, read_progress)
-        return EventSourceResponse(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
+        return CompleteEventSource(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
 
     async def _stream(
         self, request: Request, kind: Kind, version: int, read_progress: ReadProgress | None

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from api.console.sessions import Viewer
+from api.event_streams import CompleteEventSource
 from api.jobs import PING_SECONDS, SEND_SECONDS
 from api.problems import Problem
 
@@ -29,7 +30,7 @@ class Streams:
         if caller.prefix is not None and caller.waiting >= self.max_per_key:
             detail = f"Each key may have {self.max_per_key} waiting or streaming requests per process."
             raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
-        return EventSourceResponse(_counted(viewer, events), ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
+        return CompleteEventSource(_counted(viewer, events), ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
 
 
 async def _counted(viewer: Viewer, events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
