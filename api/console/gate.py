@@ -13,7 +13,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from api.callers import Access, Keyring
@@ -30,6 +30,7 @@ TOKEN_COOKIE = "posthaste_form"  # noqa: S105  a cookie's name
 TOKEN_HEADER = "x-csrf-token"  # noqa: S105
 TOKEN_FIELD = "csrf_token"  # noqa: S105
 MAX_FORM_BYTES = 64 * 1024
+_MAX_LENGTH_DIGITS = 7  # of the header Content-Length
 _MAX_FIELDS = 100
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -44,7 +45,7 @@ class GuardedView:
     pages: Pages
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+        request = Request(scope, _bounded(receive), send)
         try:
             response = await self.endpoint(request)
         except ClientDisconnect:
@@ -52,6 +53,26 @@ class GuardedView:
         except Exception as error:  # noqa: BLE001  a defect becomes a page, too, and the log has all of it
             response = self.pages.problem(request, _problem(request, error))
         await response(scope, receive, send)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The same messages. Raises a 413 problem once their bodies exceed `MAX_FORM_BYTES`, whatever the header says."""
+    size = 0
+
+    async def received() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_FORM_BYTES:
+            raise _too_large()
+        return message
+
+    return received
+
+
+def _too_large() -> Problem:
+    """413. The rest of the body remains unread, so the connection is unusable."""
+    return Problem(413, "too_large", f"A form must not exceed {MAX_FORM_BYTES} bytes.", headers={"Connection": "close"})
 
 
 def _problem(request: Request, error: Exception) -> Problem:
@@ -152,8 +173,8 @@ async def _check_form(request: Request) -> None:
     if content_type != "application/x-www-form-urlencoded":
         raise Problem(415, "unsupported_media_type", "The console accepts the forms of its own pages only.")
     length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length[:20]) > MAX_FORM_BYTES:
-        raise Problem(413, "too_large", f"A form must not exceed {MAX_FORM_BYTES} bytes.", headers={"Connection": "close"})
+    if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_FORM_BYTES:
+        raise _too_large()
     form = await request.form(max_files=0, max_fields=_MAX_FIELDS)
     sent = request.headers.get(TOKEN_HEADER) or form.get(TOKEN_FIELD)
     expected = str(request.scope["posthaste.form_token"])
