@@ -191,7 +191,8 @@ def _sign_in_first(request: Request) -> Response:
     if is_fragment(request):
         return Response(status_code=401, headers={"HX-Redirect": place})
     response = see_other(place)
-    response.delete_cookie(SESSION_COOKIE)
+    if SESSION_COOKIE in request.cookies:  # a browser leaves it out when another site links here; the session continues
+        response.delete_cookie(SESSION_COOKIE)
     return response
 
 

@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
-from api.console.gate import MAX_FORM_BYTES, Gate, GuardedView
+from api.console.gate import MAX_FORM_BYTES, SESSION_COOKIE, Gate, GuardedView
 from api.console.pages import Pages
 from infra.keys import KeyRecord
 from infra.redis.rates import LimitExceeded
@@ -77,3 +77,15 @@ async def test_a_body_longer_than_its_header_is_not_read_to_its_end(gate: Gate) 
     headers = {"content-type": _FORM, "content-length": "3", "transfer-encoding": "chunked"}
     answer, read = await _call(gate.public(_shown), "POST", "/", headers, chunks)
     assert (answer["status"], read) == (413, MAX_FORM_BYTES // 1024 + 1)
+
+
+async def test_a_link_of_another_site_leaves_the_session(gate: Gate) -> None:
+    """Browsers send no cookie of SameSite=Strict there, so its absence shows nothing."""
+    answer, _ = await _call(gate.signed_in(_shown, None), "GET", "/console/messages", {"sec-fetch-site": "cross-site"})
+    assert answer["status"] == 303 and not any(name == b"set-cookie" for name, _ in answer["headers"])
+
+
+async def test_a_session_that_is_over_loses_its_cookie(gate: Gate) -> None:
+    answer, _ = await _call(gate.signed_in(_shown, None), "GET", "/", {"cookie": f"{SESSION_COOKIE}=ph_x"})
+    assert answer["status"] == 303
+    assert [value.partition(b"=")[0] for name, value in answer["headers"] if name == b"set-cookie"] == [SESSION_COOKIE.encode()]
