@@ -7,9 +7,11 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import structlog
+from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -32,6 +34,7 @@ TOKEN_FIELD = "csrf_token"  # noqa: S105
 MAX_FORM_BYTES = 64 * 1024
 _MAX_LENGTH_DIGITS = 7  # of the header Content-Length
 _MAX_FIELDS = 100
+_MAX_SHOWN = 50  # characters of a field's name in an answer
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Step = Callable[[Request], Awaitable[Response]]
@@ -120,6 +123,7 @@ class Gate:
 
     async def _answer(self, request: Request, endpoint: Endpoint) -> Response:
         is_new = _set_token(request)
+        _refuse_nul(request.query_params)
         if request.method not in ("GET", "HEAD"):
             await _check_form(request)
         response = await endpoint(request)
@@ -180,6 +184,15 @@ async def _check_form(request: Request) -> None:
     expected = str(request.scope["posthaste.form_token"])
     if not isinstance(sent, str) or not hmac.compare_digest(sent.encode(), expected.encode()):
         raise Problem(403, "form_expired", "This form is too old, or not of this console. Open the page again and repeat it.")
+    _refuse_nul(form)
+
+
+def _refuse_nul(fields: ImmutableMultiDict[str, Any]) -> None:
+    """Raise a 422 problem for a NUL character, which Postgres cannot store. `fields`: of a form or a query."""
+    for name, value in fields.multi_items():
+        if "\0" in name or (isinstance(value, str) and "\0" in value):
+            shown = name.replace("\0", "\\0")[:_MAX_SHOWN]
+            raise Problem(422, "validation", f"Not valid. {shown}: must not contain a NUL character.")
 
 
 def _sign_in_first(request: Request) -> Response:

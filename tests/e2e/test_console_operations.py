@@ -263,3 +263,18 @@ async def test_without_postgres_each_page_says_what_still_works(operated: Stack,
         lambda: browser.get("/console/providers"), lambda answer: "Redis does not answer" in answer.words
     )
     assert without_redis.status == 200
+
+
+async def test_no_page_fails_for_a_nul_character(browser: Visitor) -> None:
+    """Postgres stores none, and its driver raises a plain ValueError."""
+    assert (await browser.get("/console/providers/move?old=%00")).status == 422
+    for path, name, others in (
+        ("/console/providers/move", "old", {"new": "sandbox", "total": "5", "moved": "0"}),
+        ("/console/providers/resume", "provider", {}),
+        ("/console/keys", "client", {"scope": "admin"}),
+        ("/console/keys/rotate", "key", {}),
+        ("/console/keys/revoke", "name", {}),
+    ):
+        await browser.get("/console/keys")
+        answer = await browser.post(path, {name: "a\0", **others})
+        assert answer.status == 422 and f"{name}: must not contain a NUL" in answer.words, path

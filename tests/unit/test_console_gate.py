@@ -10,8 +10,9 @@ from starlette.types import Message
 
 from api.callers import Access, Keyring
 from api.console.assets import load_assets
-from api.console.gate import MAX_FORM_BYTES, SESSION_COOKIE, Gate, GuardedView
+from api.console.gate import MAX_FORM_BYTES, SESSION_COOKIE, TOKEN_COOKIE, TOKEN_FIELD, Gate, GuardedView
 from api.console.pages import Pages
+from api.console.sessions import new_token
 from infra.keys import KeyRecord
 from infra.redis.rates import LimitExceeded
 
@@ -89,3 +90,16 @@ async def test_a_session_that_is_over_loses_its_cookie(gate: Gate) -> None:
     answer, _ = await _call(gate.signed_in(_shown, None), "GET", "/", {"cookie": f"{SESSION_COOKIE}=ph_x"})
     assert answer["status"] == 303
     assert [value.partition(b"=")[0] for name, value in answer["headers"] if name == b"set-cookie"] == [SESSION_COOKIE.encode()]
+
+
+async def test_a_nul_character_in_a_query_or_a_form_is_refused(gate: Gate) -> None:
+    """Postgres stores none, and its driver raises a plain ValueError."""
+    token, body = new_token(), f"a=%00&{TOKEN_FIELD}="
+    headers = {"content-type": _FORM, "cookie": f"{TOKEN_COOKIE}={token}"}
+    for method, path, form in (("GET", "/?old=a%00", ""), ("GET", "/?%00=a", ""), ("POST", "/", body + token)):
+        sent = headers | {"content-length": str(len(form))}
+        answer, _ = await _call(gate.public(_shown), method, path, sent, [form.encode()])
+        assert answer["status"] == 422, (method, path)
+    valid = f"a=b&{TOKEN_FIELD}={token}".encode()
+    answer, _ = await _call(gate.public(_shown), "POST", "/?old=a", headers | {"content-length": str(len(valid))}, [valid])
+    assert answer["status"] == 200
