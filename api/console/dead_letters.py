@@ -50,7 +50,7 @@ class DeadLetterPages:
         rows = await self.store.page(filter_, after, PAGE + 1, READ_SECONDS)
         page, cursor = page_of(rows, PAGE, lambda letter: letter.id)
         values = _values(filter_, query)
-        values["groups"] = [(group, as_query(_of_group(filter_, group))) for group in groups]
+        values["groups"] = [(group, _query_of(filter_, group)) for group in groups]
         values["total"] = sum(group.count for group in groups)
         values["letters"] = [(letter, _page_of_job(letter)) for letter in page]
         values["next"] = as_query(filter_, cursor=cursor) if cursor else None
@@ -84,9 +84,11 @@ def _values(filter_: Filter, query: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _of_group(filter_: Filter, group: Group) -> Filter:
-    """The filter of one of its groups."""
-    return replace(filter_, kind=group.kind, provider=group.provider, status=group.status, reason=group.reason)
+def _query_of(filter_: Filter, group: Group) -> str | None:
+    """The query of one of its groups; None without a reason, because a filter without one matches every reason."""
+    if not group.reason:
+        return None
+    return as_query(replace(filter_, kind=group.kind, provider=group.provider, status=group.status, reason=group.reason))
 
 
 def _page_of_job(letter: DeadLetter) -> str | None:
