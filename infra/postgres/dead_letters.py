@@ -55,6 +55,7 @@ class DeadLetter:
     """
 
     id: UUID
+    client_id: str
     version: int
     status: Status
     kind: Kind
@@ -128,7 +129,7 @@ GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, 
 """
 
 _LETTERS = """
-SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
+SELECT j.id, j.client_id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
     last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at,
     CAST(extract(epoch FROM now() - j.queued_at) AS float8) AS age_seconds
 FROM {jobs} j LEFT JOIN LATERAL (

@@ -86,7 +86,7 @@ class CallbackRow:
     """A callback. `destination`: its URL; `parent_id`: the job whose final status it reports."""
 
     id: UUID
-    parent_id: UUID
+    parent_id: UUID | None  # None: an event of the installation
     parent_kind: Kind | None  # None: the job is deleted
     client_id: str
     destination: str
