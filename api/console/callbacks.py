@@ -57,7 +57,8 @@ class CallbackPages:
     async def show(self, request: Request) -> Response:
         """The viewer's callbacks; those of all clients for admins."""
         caller = caller_of(request)
-        rows = await self._sample(None if caller.may(Scope.ADMIN) else caller.client_id).read()
+        client_id = None if caller.may(Scope.ADMIN) else caller.client_id
+        rows = await self._sample(client_id).read()
         dead = sum(row.status in _DEAD for row in rows)
         values: dict[str, Any] = {
             "hosts": hosts(rows),
@@ -65,7 +66,9 @@ class CallbackPages:
             "dead": dead,
             "enabled": self.enabled,
         }
-        return self.pages.show(request, "callbacks.html", recent=RECENT_JOBS, most=MOST_WAITING, operator=OPERATOR, **values)
+        return self.pages.show(
+            request, "callbacks.html", recent=RECENT_JOBS, most=MOST_WAITING, operator=OPERATOR, all=client_id is None, **values
+        )
 
     def _sample(self, client_id: str | None) -> Sample[list[CallbackRow]]:
         sample = self._samples.pop(client_id, None) or Sample(lambda: self.newest.callbacks(client_id, READ_SECONDS))
