@@ -48,14 +48,13 @@ class Requeueable:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A dead letter, without its body. `last_reason`, `provider_code`: of the last attempt.
+class LetterFields:
+    """The fields of a dead letter that its client reads, without the body. `last_reason`, `provider_code`: of the last attempt.
 
     `age_seconds`: since the job was accepted or requeued.
     """
 
     id: UUID
-    client_id: str
     version: int
     status: Status
     kind: Kind
@@ -72,6 +71,13 @@ class DeadLetter:
     created_at: datetime
     failed_at: datetime
     age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter(LetterFields):
+    """A dead letter and its client."""
+
+    client_id: str
 
     @property
     def pointer(self) -> Pointer:
