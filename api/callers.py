@@ -130,7 +130,7 @@ class Keyring:
         if self.required:
             return None
         if not self._may_be_open:
-            raise unavailable("There are no keys yet, and requests need one.")
+            raise unavailable("There are no keys yet, and requests need one.", code="no_keys")
         return self._open
 
     async def caller_with(self, key: str) -> Caller:

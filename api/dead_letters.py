@@ -82,4 +82,5 @@ def filter_of(request: Request, query: DeadLetterFilter, ids: Sequence[UUID] | N
 
 def _row(letter: DeadLetter) -> DeadLetterOut:
     base = f"{BASES[letter.kind]}/{letter.id}" if letter.kind in BASES else None
-    return DeadLetterOut(**asdict(letter), links={} if base is None else {"self": base, "attempts": f"{base}/attempts"})
+    fields = {name: value for name, value in asdict(letter).items() if name != "client_id"}
+    return DeadLetterOut(**fields, links={} if base is None else {"self": base, "attempts": f"{base}/attempts"})

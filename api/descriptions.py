@@ -212,6 +212,10 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
     (lambda op: op.scope is not None and "Idempotency-Key" not in op.headers, [
         (503, "unavailable", "The database does not answer."),
     ]),
+    (lambda op: op.scope is not None, [
+        (503, "overloaded", "Too many requests wait for the database."),
+        (503, "no_keys", "There are no keys yet, and requests need one."),
+    ]),
     (lambda op: bool({"Prefer", "Last-Event-ID"} & {*op.headers}), [
         (429, "too_many_waiting", "The key has too many waiting requests."),
     ]),

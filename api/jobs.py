@@ -7,18 +7,20 @@ it for the final status. The ETag of a job's representations is its version.
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Generic, TypeVar
 
 import orjson
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from api.answers import READ_SECONDS, as_json, job_id
-from api.callers import caller_of, client_of
+from api.callers import Caller, caller_of, client_of
+from api.event_streams import CompleteEventSource
 from api.problems import Problem, not_found, unavailable
 from api.shapes import AttemptsOut, CallbacksOut, StatusOut
 from infra.errors import Transient
@@ -84,6 +86,34 @@ def _status_answer(conditions: Conditions, version: int, status: Status) -> Resp
     return versioned(conditions, version, answer)
 
 
+def admit(caller: Caller, most: int) -> None:
+    """Raise a 429 problem unless the caller's key may have one more waiting request in this process."""
+    if caller.prefix is not None and caller.waiting >= most:
+        detail = f"Each key may have {most} waiting or streaming requests per process."
+        raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
+
+
+class EventStream(CompleteEventSource):
+    """Server-sent events, counted as a waiting request of the caller. Raises as `admit`.
+
+    The count begins here and not with the first event, so concurrent requests do not pass the limit together. It ends with
+    the answer, even if the client has left before the first event. A key with streams stays in the keyring, so its
+    revocation is noticed.
+    """
+
+    def __init__(self, events: AsyncIterator[ServerSentEvent], caller: Caller, most: int):
+        admit(caller, most)
+        super().__init__(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
+        self._caller = caller
+        caller.waiting += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._caller.waiting -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Reads statuses, and waits for their changes. `max_waiting_per_key` limits the waiting requests in this process."""
@@ -98,36 +128,27 @@ class Waiting:
             return await self._read(request, kind, conditions.version)
         return await self._wait(request, kind, conditions.version, conditions.wait)
 
-    def _admit(self, request: Request) -> None:
-        """Raise a 429 problem unless the caller's key may have one more waiting request."""
+    def _subscription(self, request: Request) -> AbstractAsyncContextManager[Subscription]:
+        """Subscribe to the job in the path."""
         caller = caller_of(request)
-        if caller.prefix is not None and caller.waiting >= self.max_waiting_per_key:
-            detail = f"Each key may have {self.max_waiting_per_key} waiting or streaming requests per process."
-            raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
-
-    @asynccontextmanager
-    async def _subscription(self, request: Request) -> AsyncIterator[Subscription]:
-        """Subscribe to the job in the path, and count a waiting request of the caller."""
-        caller = caller_of(request)
-        caller.waiting += 1
-        try:
-            async with self.subscriptions.subscribe(job_id(request), lambda: caller.usable) as subscription:
-                yield subscription
-        finally:
-            caller.waiting -= 1
+        return self.subscriptions.subscribe(job_id(request), lambda: caller.usable)
 
     async def _wait(self, request: Request, kind: Kind, version: int, seconds: float) -> KnownStatus:
-        self._admit(request)
-        deadline = time.monotonic() + seconds
-        # The subscription starts before the read, so a change during the read is not missed.
-        async with self._subscription(request) as subscription:
-            known = await self._read(request, kind, version)
-            while known.status not in ENDS and (known.version == version or not version):
-                newer = await subscription.after(known.version, deadline - time.monotonic())
-                if newer is None:
-                    return known
-                known = newer
-        return known
+        caller, deadline = caller_of(request), time.monotonic() + seconds
+        admit(caller, self.max_waiting_per_key)
+        caller.waiting += 1
+        try:
+            # The subscription starts before the read, so a change during the read is not missed.
+            async with self._subscription(request) as subscription:
+                known = await self._read(request, kind, version)
+                while known.status not in ENDS and (known.version == version or not version):
+                    newer = await subscription.after(known.version, deadline - time.monotonic())
+                    if newer is None:
+                        return known
+                    known = newer
+            return known
+        finally:
+            caller.waiting -= 1
 
     async def _read(self, request: Request, kind: Kind, version: int) -> KnownStatus:
         """The status now. The ledger replaces a cache that is older than `version`, which the client has."""
@@ -146,14 +167,14 @@ class Waiting:
 
         The event id is the version. 204 if `Last-Event-ID` is the final version; browsers do not reconnect after it.
         """
-        self._admit(request)
+        admit(caller_of(request), self.max_waiting_per_key)  # before the read, which it spares
         last = request.headers.get("last-event-id", "")
         version = int(last) if re.fullmatch("[0-9]{1,9}", last) else 0
         known = await self._read(request, kind, version)
         if known.status in ENDS and version >= known.version:
             return Response(status_code=204)
         events = self._stream(request, kind, version, read_progress)
-        return EventSourceResponse(events, ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
+        return EventStream(events, caller_of(request), self.max_waiting_per_key)
 
     async def _stream(
         self, request: Request, kind: Kind, version: int, read_progress: ReadProgress | None

@@ -53,7 +53,9 @@ def unavailable(detail: str, *, code: str = "unavailable", retry_after: int = 1)
 # The errors of lower layers. The class nearest to an error decides.
 _PROBLEMS: dict[type[Exception], Callable[[Exception], Problem]] = {
     BacklogFull: lambda error: unavailable(f"{error} This request accepted nothing.", code="backlog_full", retry_after=5),
-    Overloaded: lambda _: unavailable("Too many requests wait for the database. This request changed nothing."),
+    Overloaded: lambda _: unavailable(
+        "Too many requests wait for the database. This request changed nothing.", code="overloaded"
+    ),
     DeadlineExceeded: lambda _: unavailable("The database did not answer in time. The outcome of this request is unknown."),
     Transient: lambda _: unavailable("The database does not answer. The outcome of this request is unknown."),
     KeyTaken: lambda _: Problem(

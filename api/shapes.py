@@ -8,7 +8,7 @@ from uuid import UUID
 # On Python 3.11, pydantic reads no other TypedDict.
 from typing_extensions import TypedDict
 
-from infra.postgres.dead_letters import DeadLetter
+from infra.postgres.dead_letters import LetterFields
 from infra.postgres.job_reads import Attempt, Callback, MessageRecord, MessageRow, ReportRecord
 from jobs.lifecycle import Status
 
@@ -135,7 +135,7 @@ class TotalsOut(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterOut(DeadLetter):
+class DeadLetterOut(LetterFields):
     """A failed or unknown job."""
 
     links: dict[str, str]

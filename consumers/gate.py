@@ -45,7 +45,13 @@ class Gate:
     breaker: Breaker
     monotonic: Callable[[], float] = time.monotonic
     _paused: bool = field(default=False, init=False)
+    _turned_at: float = field(default=float("-inf"), init=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+
+    @property
+    def turned_seconds(self) -> float:
+        """Since failures last opened the breaker, or since the answered call that closed it."""
+        return self.monotonic() - self._turned_at
 
     @property
     def state(self) -> State:
@@ -58,8 +64,10 @@ class Gate:
 
     def record_outcome(self, outcome: Outcome) -> None:
         """Count the outcome of one attempt in the breaker."""
-        before = self.breaker
-        self.breaker = before.after(outcome, self.monotonic())
+        before, now = self.breaker, self.monotonic()
+        self.breaker = before.after(outcome, now)
+        if self.breaker.openings != before.openings:
+            self._turned_at = now
         if self.breaker.until != before.until:
             self._changed.set()
 

@@ -45,20 +45,18 @@ class BreakerReports:
 
     gates: Mapping[str, Gate]
     report: Callable[[BreakerReport, float], Awaitable[None]]
-    _reported: dict[str, int] = field(default_factory=dict, init=False)  # openings by provider
+    _reported: set[str] = field(default_factory=set, init=False)  # providers
 
     async def run(self) -> None:
         await every(EVERY_SECONDS, self.check, OutageLog("operator_breakers", "operator events of breakers are late"))
 
     async def check(self) -> None:
         """Report if a breaker fails, or did at the last report."""
-        failing = {name: gate.breaker.openings for name, gate in self.gates.items() if gate.breaker.is_failing}
-        if failing or self._reported:
-            opened = [name for name, openings in failing.items() if self._reported.get(name) != openings]
-            still = [name for name in failing if name not in opened]
-            closed = [name for name in self._reported if name not in failing]
-            await self.report(BreakerReport(opened, still, closed), CALL_SECONDS)
-            self._reported = failing
+        failing = {name: gate.turned_seconds for name, gate in self.gates.items() if gate.breaker.is_failing}
+        closed = {name: self.gates[name].turned_seconds for name in self._reported - failing.keys()}
+        if failing or closed:
+            await self.report(BreakerReport(failing, closed), CALL_SECONDS)
+            self._reported = set(failing)
 
 
 @dataclass(eq=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 
 
 class Verdict(StrEnum):
@@ -29,6 +30,8 @@ NOT_STARTED = Outcome(Verdict.RELEASED, "not_started")
 UNKNOWN_AT_SHUTDOWN = Outcome(Verdict.UNKNOWN, "shutdown")
 RELEASED_AT_SHUTDOWN = Outcome(Verdict.RELEASED, "shutdown")  # for work without effects outside the ledger
 
+_REGISTERED = frozenset(HTTPStatus)
+
 
 def from_http(code: int, provider_message_id: str | None = None, retry_after_seconds: float | None = None) -> Outcome:
     """Judge a provider's HTTP status (RFC 9110).
@@ -53,5 +56,10 @@ def _judge(code: int, failure: Verdict, retry_after_seconds: float | None, provi
     if 200 <= code < 300:
         return Outcome(Verdict.ACCEPTED, None, code, provider_message_id)
     if code == 429 or (code == 503 and retry_after_seconds is not None):
-        return Outcome(Verdict.DEFERRED, f"http_{code}", code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
-    return Outcome(failure, f"http_{code}", code)
+        return Outcome(Verdict.DEFERRED, _reason(code), code, surely_not_sent=True, retry_after_seconds=retry_after_seconds)
+    return Outcome(failure, _reason(code), code)
+
+
+def _reason(code: int) -> str:
+    """The status as a reason; its class if it is not registered, as dead letters and metrics are grouped by reason."""
+    return f"http_{code}" if code in _REGISTERED else f"http_{code // 100}xx"

@@ -63,7 +63,8 @@ class ProcessFigures:
 class Rates:
     """Events per second of one interval, over all processes: messages and reports, without callbacks.
 
-    `sent` includes completed reports, `failed` includes unknown messages. Times from acceptance to `sent`; None: none was sent.
+    `sent` includes completed reports, `failed` includes unknown messages. The times begin at the acceptance
+    or the last requeue, and end at `sent`; None: none was sent.
     """
 
     at: datetime  # start of the interval
@@ -108,24 +109,29 @@ _PROCESS = TypeAdapter(ProcessFigures)
 
 @dataclass(eq=False)
 class LedgerSampler:
-    """Samples the ledger at most every two seconds, and in at most a twentieth of the time: a slow sample is repeated later."""
+    """Samples the ledger at most every two seconds, and in at most a twentieth of the time: a slow sample is repeated later.
+
+    Concurrent callers share one sample.
+    """
 
     take: Callable[[float], Awaitable[LedgerFigures]]
     monotonic: Callable[[], float] = time.monotonic
     latest: LedgerFigures | None = field(default=None, init=False)
     pause_seconds: float = field(default=SAMPLE_SECONDS, init=False)  # until the next sample
     _due_at: float = field(default=float("-inf"), init=False)
+    _sampling: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def sample(self) -> LedgerFigures:
         """The latest sample, or a new one if that is due. Raises `Transient`, and forgets the latest one."""
-        started = self.monotonic()
-        if self.latest is None or started >= self._due_at:
-            self.latest = None
-            self.latest = await self.take(CALL_SECONDS)
-            ended = self.monotonic()
-            self.pause_seconds = max(SAMPLE_SECONDS, COUNT_SHARE * (ended - started))
-            self._due_at = ended + self.pause_seconds
-        return self.latest
+        async with self._sampling:
+            started = self.monotonic()
+            if self.latest is None or started >= self._due_at:
+                self.latest = None
+                self.latest = await self.take(CALL_SECONDS)
+                ended = self.monotonic()
+                self.pause_seconds = max(SAMPLE_SECONDS, COUNT_SHARE * (ended - started))
+                self._due_at = ended + self.pause_seconds
+            return self.latest
 
 
 async def publish_samples(

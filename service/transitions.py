@@ -117,7 +117,7 @@ class Recorder:
     async def record(self, job: Claimed, outcome: Outcome, policy: RetryPolicy, *, ran_seconds: float) -> None:
         """Commit the outcome of a claimed job; retries while Postgres is unavailable."""
         transition = decide(job, outcome, policy, ran_seconds=ran_seconds, jitter=random.random())  # noqa: S311
-        begun = time.monotonic() - job.age_seconds - ran_seconds  # the acceptance
+        begun = time.monotonic() - job.age_seconds - ran_seconds  # the acceptance, or the last requeue
         recorded = await self._apply(transition, job.queue, begun, attempt=job.attempts + 1, code=outcome.provider_code)
         if not recorded and transition.to is Status.SENT:  # the lease expired: the job is `unknown`, or waits for a retry
             started = time.monotonic()

@@ -15,10 +15,11 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.callers import client_of
+from api.callers import caller_of, client_of
 from api.console.letters import as_fields, as_query, read_letters
 from api.console.pages import Pages, is_fragment
 from api.requests import require_provider, validated
+from infra.keys import Scope
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetterStore, Filter
 from infra.postgres.job_reads import JobReads
 from service.dead_letters import CALL_SECONDS, BatchResult, Canaries, DeadLetters
@@ -163,8 +164,12 @@ class BulkPages:
         return self._show(request, replace(run, stopped=True), remaining=sum(group.count for group in groups))
 
     async def _judge(self, request: Request, run: Run) -> Response:
-        states = await self.jobs.statuses(_split(run.form.ids), CALL_SECONDS)
-        return self._show(request, replace(run, judged=Canaries.of(states)), running=True)
+        """The page of the canaries. A job of another client is judged as one that does not exist: ids come from a form."""
+        caller, states = caller_of(request), await self.jobs.statuses(_split(run.form.ids), CALL_SECONDS)
+        visible = [
+            state if state and (state.client_id == caller.client_id or caller.may(Scope.ADMIN)) else None for state in states
+        ]
+        return self._show(request, replace(run, judged=Canaries.of(visible)), running=True)
 
     def _read(self, request: Request, action: Action, fields: Mapping[str, str]) -> Run:
         form = validated({name: fields[name] for name in RunForm.model_fields if fields.get(name)}, RunForm)

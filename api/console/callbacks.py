@@ -1,7 +1,7 @@
 """The page of callbacks: the hosts that receive them, their failures, and recent deliveries."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +14,10 @@ from api.callers import caller_of
 from api.console.pages import Pages
 from api.console.sampling import Sample
 from infra.keys import Scope
+from infra.postgres.conditions import OPERATOR
 from infra.postgres.newest import MOST_WAITING, RECENT_JOBS, CallbackRow, NewestReads
 from jobs.lifecycle import SUCCESSES, Status
+from service.settings_view import masked_url
 
 SHOWN = 100
 _DEAD = (Status.FAILED, Status.UNKNOWN)
@@ -55,10 +57,18 @@ class CallbackPages:
     async def show(self, request: Request) -> Response:
         """The viewer's callbacks; those of all clients for admins."""
         caller = caller_of(request)
-        rows = await self._sample(None if caller.may(Scope.ADMIN) else caller.client_id).read()
+        client_id = None if caller.may(Scope.ADMIN) else caller.client_id
+        rows = await self._sample(client_id).read()
         dead = sum(row.status in _DEAD for row in rows)
-        values: dict[str, Any] = {"hosts": hosts(rows), "rows": rows[:SHOWN], "dead": dead, "enabled": self.enabled}
-        return self.pages.show(request, "callbacks.html", recent=RECENT_JOBS, most=MOST_WAITING, **values)
+        values: dict[str, Any] = {
+            "hosts": hosts(rows),
+            "rows": list(map(_masked, rows[:SHOWN])),
+            "dead": dead,
+            "enabled": self.enabled,
+        }
+        return self.pages.show(
+            request, "callbacks.html", recent=RECENT_JOBS, most=MOST_WAITING, operator=OPERATOR, all=client_id is None, **values
+        )
 
     def _sample(self, client_id: str | None) -> Sample[list[CallbackRow]]:
         sample = self._samples.pop(client_id, None) or Sample(lambda: self.newest.callbacks(client_id, READ_SECONDS))
@@ -66,6 +76,11 @@ class CallbackPages:
         while len(self._samples) > _SAMPLES:
             del self._samples[next(iter(self._samples))]
         return sample
+
+
+def _masked(row: CallbackRow) -> CallbackRow:
+    """The callback as the page shows it. The URL of the operator may contain a secret, as the page of settings knows."""
+    return row if row.client_id != OPERATOR else replace(row, destination=masked_url(row.destination, with_path=False))
 
 
 def hosts(rows: Sequence[CallbackRow]) -> list[Host]:

@@ -15,10 +15,12 @@ from api.answers import READ_SECONDS, from_cursor, page_of
 from api.console.letters import LetterQuery, as_fields, as_query, read_letters
 from api.console.pages import Pages
 from api.problems import Problem
+from infra.postgres.conditions import OPERATOR
 from infra.postgres.dead_letters import BEFORE_ALL, DeadLetter, DeadLetterStore, Filter, Group
 from jobs.model import Kind
 from service.dead_letters import DeadLetters
 from service.figures import COUNT_LIMIT
+from service.settings_view import masked_url
 
 PAGE = 50
 MOST_EXPORTED = 100_000
@@ -50,9 +52,9 @@ class DeadLetterPages:
         rows = await self.store.page(filter_, after, PAGE + 1, READ_SECONDS)
         page, cursor = page_of(rows, PAGE, lambda letter: letter.id)
         values = _values(filter_, query)
-        values["groups"] = [(group, as_query(_of_group(filter_, group))) for group in groups]
+        values["groups"] = [(group, _query_of(filter_, group)) for group in groups]
         values["total"] = sum(group.count for group in groups)
-        values["letters"] = [(letter, _page_of_job(letter)) for letter in page]
+        values["letters"] = [(masked(letter), _page_of_job(letter)) for letter in page]
         values["next"] = as_query(filter_, cursor=cursor) if cursor else None
         return values
 
@@ -84,9 +86,11 @@ def _values(filter_: Filter, query: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _of_group(filter_: Filter, group: Group) -> Filter:
-    """The filter of one of its groups."""
-    return replace(filter_, kind=group.kind, provider=group.provider, status=group.status, reason=group.reason)
+def _query_of(filter_: Filter, group: Group) -> str | None:
+    """The query of one of its groups; None without a reason, because a filter without one matches every reason."""
+    if not group.reason:
+        return None
+    return as_query(replace(filter_, kind=group.kind, provider=group.provider, status=group.status, reason=group.reason))
 
 
 def _page_of_job(letter: DeadLetter) -> str | None:
@@ -94,15 +98,22 @@ def _page_of_job(letter: DeadLetter) -> str | None:
     return None if letter.kind is Kind.CALLBACK else f"/console/{letter.kind}s/{letter.id}"
 
 
+def masked(letter: DeadLetter) -> DeadLetter:
+    """The letter as the console shows it. The URL of the operator may contain a secret, as the page of settings knows."""
+    if letter.client_id != OPERATOR or letter.destination is None:
+        return letter
+    return replace(letter, destination=masked_url(letter.destination, with_path=False))
+
+
 async def _json_lines(letters: AsyncIterator[DeadLetter]) -> AsyncIterator[bytes]:
     async for letter in letters:
-        yield orjson.dumps(asdict(letter), option=orjson.OPT_APPEND_NEWLINE)
+        yield orjson.dumps(asdict(masked(letter)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 async def _csv_lines(letters: AsyncIterator[DeadLetter]) -> AsyncIterator[bytes]:
     yield _csv_line(_COLUMNS)
     async for letter in letters:
-        yield _csv_line([_cell(value) for value in asdict(letter).values()])
+        yield _csv_line([_cell(value) for value in asdict(masked(letter)).values()])
 
 
 def _csv_line(cells: list[str]) -> bytes:

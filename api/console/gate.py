@@ -7,13 +7,15 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import structlog
+from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from api.callers import Access, Keyring
@@ -30,7 +32,9 @@ TOKEN_COOKIE = "posthaste_form"  # noqa: S105  a cookie's name
 TOKEN_HEADER = "x-csrf-token"  # noqa: S105
 TOKEN_FIELD = "csrf_token"  # noqa: S105
 MAX_FORM_BYTES = 64 * 1024
+_MAX_LENGTH_DIGITS = 7  # of the header Content-Length
 _MAX_FIELDS = 100
+_MAX_SHOWN = 50  # characters of a field's name in an answer
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Step = Callable[[Request], Awaitable[Response]]
@@ -44,7 +48,7 @@ class GuardedView:
     pages: Pages
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
+        request = Request(scope, _bounded(receive), send)
         try:
             response = await self.endpoint(request)
         except ClientDisconnect:
@@ -52,6 +56,26 @@ class GuardedView:
         except Exception as error:  # noqa: BLE001  a defect becomes a page, too, and the log has all of it
             response = self.pages.problem(request, _problem(request, error))
         await response(scope, receive, send)
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The same messages. Raises a 413 problem once their bodies exceed `MAX_FORM_BYTES`, whatever the header says."""
+    size = 0
+
+    async def received() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_FORM_BYTES:
+            raise _too_large()
+        return message
+
+    return received
+
+
+def _too_large() -> Problem:
+    """413. The rest of the body remains unread, so the connection is unusable."""
+    return Problem(413, "too_large", f"A form must not exceed {MAX_FORM_BYTES} bytes.", headers={"Connection": "close"})
 
 
 def _problem(request: Request, error: Exception) -> Problem:
@@ -99,6 +123,7 @@ class Gate:
 
     async def _answer(self, request: Request, endpoint: Endpoint) -> Response:
         is_new = _set_token(request)
+        _refuse_nul(request.query_params)
         if request.method not in ("GET", "HEAD"):
             await _check_form(request)
         response = await endpoint(request)
@@ -152,13 +177,22 @@ async def _check_form(request: Request) -> None:
     if content_type != "application/x-www-form-urlencoded":
         raise Problem(415, "unsupported_media_type", "The console accepts the forms of its own pages only.")
     length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length[:20]) > MAX_FORM_BYTES:
-        raise Problem(413, "too_large", f"A form must not exceed {MAX_FORM_BYTES} bytes.", headers={"Connection": "close"})
+    if not length.isdecimal() or len(length) > _MAX_LENGTH_DIGITS or int(length) > MAX_FORM_BYTES:
+        raise _too_large()
     form = await request.form(max_files=0, max_fields=_MAX_FIELDS)
     sent = request.headers.get(TOKEN_HEADER) or form.get(TOKEN_FIELD)
     expected = str(request.scope["posthaste.form_token"])
     if not isinstance(sent, str) or not hmac.compare_digest(sent.encode(), expected.encode()):
         raise Problem(403, "form_expired", "This form is too old, or not of this console. Open the page again and repeat it.")
+    _refuse_nul(form)
+
+
+def _refuse_nul(fields: ImmutableMultiDict[str, Any]) -> None:
+    """Raise a 422 problem for a NUL character, which Postgres cannot store. `fields`: of a form or a query."""
+    for name, value in fields.multi_items():
+        if "\0" in name or (isinstance(value, str) and "\0" in value):
+            shown = name.replace("\0", "\\0")[:_MAX_SHOWN]
+            raise Problem(422, "validation", f"Not valid. {shown}: must not contain a NUL character.")
 
 
 def _sign_in_first(request: Request) -> Response:
@@ -170,7 +204,8 @@ def _sign_in_first(request: Request) -> Response:
     if is_fragment(request):
         return Response(status_code=401, headers={"HX-Redirect": place})
     response = see_other(place)
-    response.delete_cookie(SESSION_COOKIE)
+    if SESSION_COOKIE in request.cookies:  # a browser leaves it out when another site links here; the session continues
+        response.delete_cookie(SESSION_COOKIE)
     return response
 
 

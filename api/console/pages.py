@@ -27,6 +27,13 @@ _POLICY = (
     "frame-ancestors 'none'; base-uri 'none'"
 )
 _OWN_PATH = re.compile(r"/(console/[A-Za-z0-9/._-]*)?(\?[A-Za-z0-9&=%+._:~*-]*)?")
+# The titles of problems whose status does not name the cause.
+_TITLES = {
+    "unavailable": "Postgres does not answer",
+    "overloaded": "Too many requests wait",
+    "backlog_full": "Too many jobs wait",
+    "no_keys": "There are no keys yet",
+}
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -107,7 +114,7 @@ class Pages:
     def problem(self, request: Request, problem: Problem) -> Response:
         """An error in the page's layout; for htmx without it."""
         block = "content" if is_fragment(request) else None
-        title = "Postgres does not answer" if problem.status == 503 else HTTPStatus(problem.status).phrase
+        title = _TITLES.get(problem.code, HTTPStatus(problem.status).phrase)
         return self.show(
             request,
             "problem.html",

@@ -3,12 +3,11 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
 from api.console.sessions import Viewer
-from api.jobs import PING_SECONDS, SEND_SECONDS
-from api.problems import Problem
+from api.jobs import EventStream
 
 
 def event_of(name: str, text: str) -> ServerSentEvent:
@@ -25,18 +24,4 @@ class Streams:
 
     def open(self, viewer: Viewer, events: AsyncIterator[ServerSentEvent]) -> Response:
         """Answer with these events. Raises a 429 problem if the key holds too many waiting requests."""
-        caller = viewer.caller
-        if caller.prefix is not None and caller.waiting >= self.max_per_key:
-            detail = f"Each key may have {self.max_per_key} waiting or streaming requests per process."
-            raise Problem(429, "too_many_waiting", detail, headers={"Retry-After": "1"})
-        return EventSourceResponse(_counted(viewer, events), ping=PING_SECONDS, send_timeout=SEND_SECONDS, sep="\n")
-
-
-async def _counted(viewer: Viewer, events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
-    """Count the stream while it is open. A key with streams stays in the keyring, so its revocation is noticed."""
-    viewer.caller.waiting += 1
-    try:
-        async for event in events:
-            yield event
-    finally:
-        viewer.caller.waiting -= 1
+        return EventStream(events, viewer.caller, self.max_per_key)

@@ -7,13 +7,13 @@ The parent makes the folder, names it in SHARED_FOLDER_VARIABLE, and deletes it 
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from infra.monitoring import SHARED_FOLDER_VARIABLE
 
@@ -24,8 +24,16 @@ class PortTaken(Exception):
 
 def render(accept: str) -> tuple[bytes, str]:
     """The metrics of this process, or of all that share its port, and their media type. `accept`: OpenMetrics or text."""
-    encode, media_type = choose_encoder(accept)
+    encode, media_type = _encoder(accept)
     return encode(_registry()), media_type
+
+
+def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """The encoder and the media type that `accept` names; the default one if its version is malformed."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        return choose_encoder("")
 
 
 def _registry() -> CollectorRegistry:
@@ -39,12 +47,20 @@ def _registry() -> CollectorRegistry:
 
 
 def _drop_gauges_of_dead_processes(folder: Path) -> None:
-    files = (re.fullmatch(r"gauge_live\w+_(\d+)\.db", file.name) for file in folder.iterdir())
-    for pid in {int(found[1]) for found in files if found}:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    files = {file: re.fullmatch(r"gauge_live\w+_(\d+)\.db", file.name) for file in folder.iterdir()}
+    for file, found in files.items():
+        if found and not _is_alive(int(found[1])):
+            file.unlink(missing_ok=True)  # another process of the folder may have removed it
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # a process of another user has the id
+        return True
+    return True
 
 
 @contextmanager

@@ -54,7 +54,11 @@ TRANSITIONS = _counter(
     "job_transitions_total", "Recorded outcomes and lost leases, by the new status.", "kind", "provider", "status", "reason"
 )
 TIME_TO_SENT = _histogram(
-    "job_time_to_sent_seconds", "Time from the acceptance to `sent` or `completed`.", WAITS, "kind", "provider"
+    "job_time_to_sent_seconds",
+    "Time from the acceptance or the last requeue to `sent` or `completed`.",
+    WAITS,
+    "kind",
+    "provider",
 )
 LEASES_LOST = _counter("leases_lost_total", "Jobs that were taken back from lost workers.", "kind", "provider")
 PROVIDER_SECONDS = _histogram(

@@ -1,7 +1,7 @@
 """Conditions of the installation: their begin and their end, each with a callback to the operator in the same transaction."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -48,17 +48,20 @@ SELECT id FROM callbacks
 """)  # noqa: S608  the interpolated parts are constants
 
 # An answered call of one worker closes the breaker for all: without messages, the breaker of another worker stays half-open.
-# The other worker reports an earlier opening up to two seconds later, so openings are ignored for a moment.
+# Workers report up to two seconds late, so the instants decide: only an opening after the last answered call counts. Each
+# report computes this again, so no order of reports loses an opening.
 _REPORT_BREAKERS = sa.text("""
 WITH closed AS (
-    UPDATE open_breakers SET closed_at = clock_timestamp() WHERE provider = ANY (CAST(:closed AS text[]))
-), open AS (
-    UPDATE open_breakers SET seen_at = clock_timestamp() WHERE worker_id = :worker AND provider = ANY (CAST(:open AS text[]))
+    UPDATE open_breakers b SET closed_at = greatest(b.closed_at, clock_timestamp() - c.seconds * interval '1 second')
+    FROM (SELECT key AS provider, CAST(value AS float8) AS seconds FROM json_each_text(CAST(:closed AS json))) c
+    WHERE b.provider = c.provider
 )
-INSERT INTO open_breakers (provider, worker_id)
-SELECT provider, :worker FROM unnest(CAST(:opened AS text[])) AS opened(provider) WHERE NOT EXISTS (
-    SELECT FROM open_breakers o WHERE o.provider = opened.provider AND o.closed_at > now() - interval '4 seconds')
-ON CONFLICT (provider, worker_id) DO UPDATE SET seen_at = clock_timestamp(), closed_at = NULL
+INSERT INTO open_breakers (provider, worker_id, closed_at)
+SELECT failing.key, :worker, (
+    SELECT max(b.closed_at) FROM open_breakers b WHERE b.provider = failing.key
+        AND b.closed_at >= clock_timestamp() - CAST(failing.value AS float8) * interval '1 second')
+FROM json_each_text(CAST(:failing AS json)) failing
+ON CONFLICT (provider, worker_id) DO UPDATE SET seen_at = clock_timestamp(), closed_at = excluded.closed_at
 """)
 
 _OPEN_BREAKERS = sa.text("""
@@ -80,11 +83,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class BreakerReport:
-    """The providers whose breaker in one worker has opened or closed since its last report, or is open as before."""
+    """The breakers of one worker: those that fail, and those that an answered call has closed since the last report.
 
-    opened: Sequence[str] = ()
-    open: Sequence[str] = ()
-    closed: Sequence[str] = ()
+    Each value is the number of seconds since the provider's last opening, or since that call.
+    """
+
+    failing: Mapping[str, float] = field(default_factory=dict)
+    closed: Mapping[str, float] = field(default_factory=dict)
 
 
 class ConditionStore:
@@ -108,7 +113,7 @@ class ConditionStore:
 
     async def report_breakers(self, worker_id: int, report: BreakerReport, timeout: float) -> None:
         """Store the report of one worker."""
-        parameters = {name: list(providers) for name, providers in asdict(report).items()}
+        parameters = {"failing": to_json(report.failing), "closed": to_json(report.closed)}
         await self._pool.execute(_REPORT_BREAKERS, timeout, worker=worker_id, **parameters)
 
     async def open_breakers(self, fresh_seconds: float, timeout: float) -> set[str]:

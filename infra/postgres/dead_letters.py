@@ -48,8 +48,8 @@ class Requeueable:
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A dead letter, without its body. `last_reason`, `provider_code`: of the last attempt.
+class LetterFields:
+    """The fields of a dead letter that its client reads, without the body. `last_reason`, `provider_code`: of the last attempt.
 
     `age_seconds`: since the job was accepted or requeued.
     """
@@ -71,6 +71,13 @@ class DeadLetter:
     created_at: datetime
     failed_at: datetime
     age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter(LetterFields):
+    """A dead letter and its client."""
+
+    client_id: str
 
     @property
     def pointer(self) -> Pointer:
@@ -128,7 +135,7 @@ GROUP BY j.kind, j.provider, j.status, j.reason ORDER BY count(*) DESC, j.kind, 
 """
 
 _LETTERS = """
-SELECT j.id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
+SELECT j.id, j.client_id, j.version, j.status, j.kind, j.provider, j.priority, j.destination, j.reference, j.tags, j.reason,
     last.reason AS last_reason, last.provider_code, j.attempts, j.revision, j.created_at, j.finished_at AS failed_at,
     CAST(extract(epoch FROM now() - j.queued_at) AS float8) AS age_seconds
 FROM {jobs} j LEFT JOIN LATERAL (

@@ -23,7 +23,7 @@ from infra.postgres.pool import DatabasePool
 from jobs.model import CALLBACKS, REPORTS, Kind, Priority, WorkQueue, work_queues
 
 COUNT_LIMIT = 10_000  # counts stop here: "10,000+"
-MOST_GROUPS = 500  # groups of dead letters in a sample
+MOST_GROUPS = 500  # groups of dead letters of one kind in a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +88,23 @@ SELECT k.kind, due.waiting, due.oldest FROM unnest(CAST(:kinds AS text[])) AS k(
 ) due
 """)
 
-_KEY = "kind, coalesce(provider, ''), coalesce(reason, '')"
+# The groups of each kind are limited separately, so that many groups of one kind hide no other kind.
+_GROUP = "coalesce(provider, ''), coalesce(reason, '')"
 _DEAD = "status IN ('failed', 'unknown')"
 DEAD_LETTERS = sa.text(f"""
-WITH RECURSIVE g(kind, provider, reason) AS (
-    (SELECT {_KEY} FROM jobs WHERE {_DEAD} ORDER BY {_KEY} LIMIT 1)
-    UNION ALL
-    SELECT next.* FROM g CROSS JOIN LATERAL (
-        SELECT {_KEY} FROM jobs WHERE {_DEAD} AND ({_KEY}) > (g.kind, g.provider, g.reason) ORDER BY {_KEY} LIMIT 1
-    ) next
-), groups AS (SELECT * FROM g LIMIT :groups)
-SELECT groups.kind, nullif(groups.provider, '') AS provider, groups.reason, counted.letters
-FROM groups CROSS JOIN LATERAL (
+SELECT k.kind, nullif(groups.provider, '') AS provider, groups.reason, counted.letters
+FROM unnest(CAST(:kinds AS text[])) AS k(kind) CROSS JOIN LATERAL (
+    WITH RECURSIVE g(provider, reason) AS (
+        (SELECT {_GROUP} FROM jobs WHERE {_DEAD} AND kind = k.kind ORDER BY {_GROUP} LIMIT 1)
+        UNION ALL
+        SELECT next.* FROM g CROSS JOIN LATERAL (
+            SELECT {_GROUP} FROM jobs WHERE {_DEAD} AND kind = k.kind AND ({_GROUP}) > (g.provider, g.reason)
+            ORDER BY {_GROUP} LIMIT 1
+        ) next
+    ) SELECT * FROM g LIMIT :groups
+) groups CROSS JOIN LATERAL (
     SELECT count(*) AS letters FROM (
-        SELECT FROM jobs WHERE {_DEAD} AND jobs.kind = groups.kind
+        SELECT FROM jobs WHERE {_DEAD} AND jobs.kind = k.kind
             AND coalesce(jobs.provider, '') = groups.provider AND coalesce(jobs.reason, '') = groups.reason
         LIMIT :limit
     ) first
@@ -146,7 +149,8 @@ class LedgerSample:
     def _take(self, connection: sa.Connection) -> LedgerFigures:
         state = connection.execute(PROCESSING, {"limit": COUNT_LIMIT}).one()
         outbox = connection.execute(OUTBOX, {"limit": COUNT_LIMIT}).one()
-        letters = connection.execute(DEAD_LETTERS, {"limit": COUNT_LIMIT, "groups": MOST_GROUPS}).all()
+        groups = {"kinds": [kind.value for kind in Kind], "groups": MOST_GROUPS, "limit": COUNT_LIMIT}
+        letters = connection.execute(DEAD_LETTERS, groups).all()
         return LedgerFigures(
             at=state.at,
             queues=self._waiting(connection),

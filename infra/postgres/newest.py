@@ -12,6 +12,7 @@ from jobs.model import Kind
 
 RECENT_JOBS = 5000  # the newest jobs, among which callbacks and calls are searched: they have no list of their own
 MOST_WAITING = 500  # callbacks that wait, and as many that are dead
+MOST_SEARCHED = 20_000  # waiting callbacks of all clients, among which those of one client are searched
 
 # The clients by a loose index scan, then the newest reports of each.
 _REPORTS = sa.text("""
@@ -29,9 +30,11 @@ WHERE c.client_id = coalesce(:client_id, c.client_id) ORDER BY j.id DESC LIMIT :
 """)
 
 _CALLBACK = "id, parent_id, client_id, destination, status, attempts, reason, created_at, finished_at"
+_WITH_PARENTS = """
+SELECT found.*, p.kind AS parent_kind FROM ({found}) found LEFT JOIN jobs p ON p.id = found.parent_id ORDER BY found.id DESC
+"""
 # Recent ones of any status, those that wait, and the dead ones, each by its own index.
-_CALLBACKS = sa.text(f"""
-SELECT found.*, p.kind AS parent_kind FROM (
+_OF_ALL = f"""
     (SELECT {_CALLBACK} FROM (SELECT * FROM jobs ORDER BY id DESC LIMIT :recent) newest WHERE kind = 'callback')
     UNION
     (SELECT {_CALLBACK} FROM jobs WHERE kind = 'callback' AND provider IS NULL AND status IN ('queued', 'retrying')
@@ -39,9 +42,25 @@ SELECT found.*, p.kind AS parent_kind FROM (
     UNION
     (SELECT {_CALLBACK} FROM jobs WHERE kind = 'callback' AND coalesce(provider, '') = '' AND status IN ('failed', 'unknown')
         ORDER BY coalesce(reason, '') LIMIT :most)
-) found LEFT JOIN jobs p ON p.id = found.parent_id
-WHERE found.client_id = coalesce(:client_id, found.client_id) ORDER BY found.id DESC
-""")  # noqa: S608  the interpolated part is a constant
+"""  # noqa: S608  the interpolated part is a constant
+# The same of one client. Its recent ones are found by its recent jobs, so other clients' jobs hide none of them.
+_OF_CLIENT = f"""
+    (SELECT {_CALLBACK} FROM (
+        (SELECT id AS job_id FROM jobs WHERE client_id = :client_id AND kind = 'message' ORDER BY id DESC LIMIT :recent)
+        UNION ALL
+        (SELECT id AS job_id FROM jobs WHERE client_id = :client_id AND kind = 'report' ORDER BY id DESC LIMIT :recent)
+    ) newest CROSS JOIN LATERAL (SELECT * FROM jobs WHERE kind = 'callback' AND parent_id = job_id OFFSET 0) callbacks)
+    UNION
+    (SELECT {_CALLBACK} FROM (
+        SELECT * FROM jobs WHERE kind = 'callback' AND provider IS NULL AND status IN ('queued', 'retrying')
+        ORDER BY due_at LIMIT :searched
+    ) waiting WHERE client_id = :client_id ORDER BY due_at LIMIT :most)
+    UNION
+    (SELECT {_CALLBACK} FROM jobs WHERE client_id = :client_id AND kind = 'callback' AND status IN ('failed', 'unknown')
+        ORDER BY id DESC LIMIT :most)
+"""  # noqa: S608  the interpolated part is a constant
+_CALLBACKS = sa.text(_WITH_PARENTS.format(found=_OF_ALL))
+_CALLBACKS_OF_CLIENT = sa.text(_WITH_PARENTS.format(found=_OF_CLIENT))
 
 _CALLS = sa.text("""
 SELECT j.provider, count(*) AS calls, count(*) FILTER (WHERE a.outcome <> 'accepted') AS failures,
@@ -86,7 +105,7 @@ class CallbackRow:
     """A callback. `destination`: its URL; `parent_id`: the job whose final status it reports."""
 
     id: UUID
-    parent_id: UUID
+    parent_id: UUID | None  # None: an event of the installation
     parent_kind: Kind | None  # None: the job is deleted
     client_id: str
     destination: str
@@ -109,8 +128,16 @@ class NewestReads:
         return [ReportRow(**{**row, "status": Status(row["status"])}) for row in rows]
 
     async def callbacks(self, client_id: str | None, timeout: float) -> list[CallbackRow]:
-        """Callbacks among the newest jobs, and a bounded number of waiting and dead ones, newest first."""
-        rows = await self._pool.fetch(_CALLBACKS, timeout, client_id=client_id, recent=RECENT_JOBS, most=MOST_WAITING)
+        """Callbacks among the newest jobs, and a bounded number of waiting and dead ones, newest first.
+
+        Those of a client are the callbacks of its own newest messages and reports.
+        """
+        bounds: dict[str, object] = {"recent": RECENT_JOBS, "most": MOST_WAITING}
+        if client_id is None:
+            rows = await self._pool.fetch(_CALLBACKS, timeout, **bounds)
+        else:
+            bounds |= {"client_id": client_id, "searched": MOST_SEARCHED}
+            rows = await self._pool.fetch(_CALLBACKS_OF_CLIENT, timeout, **bounds)
         return [_callback(row) for row in rows]
 
     async def calls(self, timeout: float) -> dict[str, ProviderCalls]:

@@ -136,6 +136,16 @@ async def test_the_export_has_every_letter_of_the_filter(shared_stack: Stack, br
     assert (await browser.get(f"{BASE}/export?format=xml")).status == 422
 
 
+async def test_a_group_without_a_reason_has_no_link(shared_stack: Stack, browser: Visitor) -> None:
+    """A filter without a reason matches every reason."""
+    ids = await dead(shared_stack, 412, 2, reference="half")
+    shared_stack.rows(f"UPDATE jobs SET reason = NULL WHERE id = '{ids[0]}' RETURNING id")
+    page = await browser.get(f"{BASE}?reference=half")
+    assert "2 letters match" in page.words and "no reason" in page.words
+    (link,) = re.findall(rf'href="({BASE}\?[^"]*)">([^<]*)</a></td>\s*<td data-label="Kind"', page.text)
+    assert link[1] == "http_412" and "1 letter matches" in (await browser.get(html.unescape(link[0]))).words
+
+
 async def test_hostile_text_is_text(shared_stack: Stack, browser: Visitor) -> None:
     await shared_stack.faults(fail=1.0, fail_status=410)
     id_ = await shared_stack.submit(HOSTILE[:300], HOSTILE, reference=HOSTILE, tags=[HOSTILE[:64]])

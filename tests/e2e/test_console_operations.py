@@ -12,6 +12,7 @@ import pytest
 
 from infra.postgres.posts import Post, Posts
 from tests.support.console import Answer, Visitor, visitor
+from tests.support.factories import new_id
 from tests.support.keys import call, create_key, until_keys_required
 from tests.support.receiver import CALLBACKS_ON, Receiver, receiving
 from tests.support.services import Services
@@ -263,3 +264,31 @@ async def test_without_postgres_each_page_says_what_still_works(operated: Stack,
         lambda: browser.get("/console/providers"), lambda answer: "Redis does not answer" in answer.words
     )
     assert without_redis.status == 200
+
+
+async def test_no_page_fails_for_a_nul_character(browser: Visitor) -> None:
+    """Postgres stores none, and its driver raises a plain ValueError."""
+    assert (await browser.get("/console/providers/move?old=%00")).status == 422
+    for path, name, others in (
+        ("/console/providers/move", "old", {"new": "sandbox", "total": "5", "moved": "0"}),
+        ("/console/providers/resume", "provider", {}),
+        ("/console/keys", "client", {"scope": "admin"}),
+        ("/console/keys/rotate", "key", {}),
+        ("/console/keys/revoke", "name", {}),
+    ):
+        await browser.get("/console/keys")
+        answer = await browser.post(path, {name: "a\0", **others})
+        assert answer.status == 422 and f"{name}: must not contain a NUL" in answer.words, path
+
+
+async def test_the_url_of_the_operator_is_masked(operated: Stack, browser: Visitor) -> None:
+    url = "https://u:s3cret@ops.example/s3cret?t=s3cret"
+    columns = "id, client_id, kind, destination, body, status, reason, finished_at"
+    values = f"""'{new_id()}', '(operator)', 'callback', '{url}', '{{"type": "age.high"}}', 'failed', 'http_500', now()"""
+    operated.rows(f"INSERT INTO jobs ({columns}) VALUES ({values}) RETURNING id")
+    letters = "/console/dead-letters"
+    for path in ("/console/callbacks", letters, f"{letters}/export?format=csv", f"{letters}/export?format=jsonl"):
+        page = await browser.get(path)
+        assert page.status == 200 and "ops.example" in page.text and "s3cret" not in page.text, path
+    shown = await browser.get("/console/callbacks")
+    assert "the installation" in shown.words and "a deleted job" not in shown.words

@@ -118,3 +118,6 @@ async def test_the_streams_of_a_key_are_limited_and_end_with_the_process(
                 started = time.monotonic()
                 assert await stack.processes["api"].wait(60) in (0, -signal.SIGTERM)
                 assert time.monotonic() - started < 20  # the streams do not use up the grace
+                for stream in (first, second):
+                    await stream.read()  # complete
+                assert "error" not in stack.processes["api"].output()

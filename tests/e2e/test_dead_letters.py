@@ -125,7 +125,7 @@ async def test_a_dead_letter_shows_its_history_and_is_exported_without_its_body(
     await eventually(lambda: stack.record(id_), lambda record: record["reason"] == "http_400", 20)
     result = (await stack.command("dead-letters", "show", id_)).stdout
     assert all(word in result for word in ("http_500", "http_400", id_)) and "secret" not in result
-    fields = dict(line.split(None, 1) for line in result.splitlines()[:17])
+    fields = dict(line.split(None, 1) for line in result.splitlines()[:18])
     assert (fields["tags"], fields["reference"], fields["status"]) == ("-", "-", "failed") and "None" not in result
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", fields["failed_at"]) and re.fullmatch(r"\d+s", fields["age"])
     as_json = json.loads((await stack.command("dead-letters", "show", id_, "--json")).stdout)

@@ -68,19 +68,36 @@ async def test_only_the_lock_decides_whether_the_relay_is_lost(store: Store, con
 
 
 async def test_a_breaker_is_open_until_a_call_is_answered_or_its_workers_died(store: Store, conditions: ConditionStore) -> None:
-    await conditions.report_breakers(1, BreakerReport(opened=["mail", "sms"]), 5)
-    await conditions.report_breakers(2, BreakerReport(opened=["sms"]), 5)
+    await conditions.report_breakers(1, BreakerReport({"mail": 30, "sms": 30}), 5)
+    await conditions.report_breakers(2, BreakerReport({"sms": 20}), 5)
     assert await conditions.open_breakers(10, 5) == {"mail", "sms"}
-    await conditions.report_breakers(1, BreakerReport(open=["mail"], closed=["sms"]), 5)
-    await conditions.report_breakers(2, BreakerReport(open=["sms"]), 5)  # idle, and half-open
-    await conditions.report_breakers(2, BreakerReport(opened=["sms"]), 5)  # it had opened again before the answered call
+    await conditions.report_breakers(1, BreakerReport({"mail": 40}, closed={"sms": 10}), 5)
+    for _ in range(2):
+        await conditions.report_breakers(2, BreakerReport({"sms": 30}), 5)  # idle, and half-open
+    await conditions.report_breakers(
+        3, BreakerReport({"sms": 20}), 5
+    )  # the first report of an opening before the answered call
     assert await conditions.open_breakers(10, 5) == {"mail"}
     store.rows("UPDATE open_breakers SET seen_at = now() - interval '11 seconds'")  # as if worker 1 had died
     assert await conditions.open_breakers(10, 5) == set()
-    store.rows("UPDATE open_breakers SET closed_at = now() - interval '5 seconds' WHERE provider = 'sms'")
-    await conditions.report_breakers(1, BreakerReport(open=["mail"]), 5)
-    await conditions.report_breakers(2, BreakerReport(opened=["sms"]), 5)
-    assert await conditions.open_breakers(10, 5) == {"mail", "sms"}
     store.rows("UPDATE open_breakers SET seen_at = now() - interval '2 hours'")
     await conditions.open_breakers(10, 5)
     assert store.rows("SELECT * FROM open_breakers") == []
+
+
+@pytest.mark.parametrize("worker", [1, 2, 3])
+async def test_a_breaker_that_opens_soon_after_an_answered_call_is_open(conditions: ConditionStore, worker: int) -> None:
+    for failing in (1, 2):
+        await conditions.report_breakers(failing, BreakerReport({"sms": 60}), 5)
+    await conditions.report_breakers(1, BreakerReport(closed={"sms": 3}), 5)
+    assert await conditions.open_breakers(10, 5) == set()
+    await conditions.report_breakers(worker, BreakerReport({"sms": 1}), 5)
+    assert await conditions.open_breakers(10, 5) == {"sms"}
+
+
+async def test_a_late_report_of_an_answered_call_hides_no_later_opening(conditions: ConditionStore) -> None:
+    await conditions.report_breakers(1, BreakerReport({"sms": 60}), 5)
+    await conditions.report_breakers(2, BreakerReport({"sms": 1}), 5)
+    await conditions.report_breakers(1, BreakerReport(closed={"sms": 30}), 5)
+    await conditions.report_breakers(2, BreakerReport({"sms": 3}), 5)  # its next report
+    assert await conditions.open_breakers(10, 5) == {"sms"}

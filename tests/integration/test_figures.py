@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from infra.postgres.figures import COUNT_LIMIT, DeadLetterFigures, LedgerSample, QueueFigures
+from infra.postgres.figures import COUNT_LIMIT, MOST_GROUPS, DeadLetterFigures, LedgerSample, QueueFigures
 from infra.redis.connection import CacheDown
 from infra.redis.figures import INTERVAL_SECONDS, FiguresStore
 from service.figures import FiguresReader, LedgerSampler, publish_samples
@@ -145,6 +145,19 @@ async def test_counts_stop(store: Store) -> None:
     assert [queue.waiting for queue in figures.queues] == [0, 0, COUNT_LIMIT, COUNT_LIMIT]
     assert [group.count for group in figures.dead_letters] == [COUNT_LIMIT]
     assert figures.outbox_due == COUNT_LIMIT
+
+
+async def test_many_groups_of_one_kind_hide_no_other_kind(store: Store) -> None:
+    _add(store, 2, status="failed", reason="http_400")
+    _add(store, 3, kind="report", provider=None, status="failed", reason="report_timeout")
+    _add(store, MOST_GROUPS + 1, kind="callback", provider=None, status="failed")
+    store.rows("UPDATE jobs SET reason = id WHERE kind = 'callback'")
+    figures = await LedgerSample(store.pool, []).take(10)
+    assert [group for group in figures.dead_letters if group.kind != "callback"] == [
+        DeadLetterFigures("message", "sandbox", "http_400", 2),
+        DeadLetterFigures("report", None, "report_timeout", 3),
+    ]
+    assert len(figures.dead_letters) == 2 + MOST_GROUPS
 
 
 async def test_the_relays_sample_reaches_every_reader(store: Store, redis: FiguresStore) -> None:

@@ -53,13 +53,30 @@ async def test_callbacks_that_are_recent_waiting_or_dead(store: Store, monkeypat
     old_waiting = _add(store, Kind.CALLBACK, "bank", "retrying", parents[2])
     for _ in range(10):
         _add(store, Kind.MESSAGE)
-    recent = _add(store, Kind.CALLBACK, "shop", "sent", str(new_id()))
+    parent = _add(store, Kind.MESSAGE, "shop")
+    recent = _add(store, Kind.CALLBACK, "shop", "sent", parent)
     reads = NewestReads(store.pool)
     rows = await reads.callbacks(None, 5)
     assert [str(row.id) for row in rows] == [recent, old_waiting, old_dead]
     assert old_sent not in {str(row.id) for row in rows}
-    assert [(row.parent_kind, row.status) for row in rows[:2]] == [(None, Status.SENT), (Kind.MESSAGE, Status.RETRYING)]
+    assert [(row.parent_kind, row.status) for row in rows[:2]] == [(Kind.MESSAGE, Status.SENT), (Kind.MESSAGE, Status.RETRYING)]
     assert [str(row.id) for row in await reads.callbacks("shop", 5)] == [recent]
+
+
+async def test_a_flood_of_another_client_hides_no_callback(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "RECENT_JOBS", 4)
+    monkeypatch.setattr(room, "MOST_WAITING", 2)
+    message, report = _add(store, Kind.MESSAGE), _add(store, Kind.REPORT)
+    sent = [_add(store, Kind.CALLBACK, "shop", "sent", parent) for parent in (message, report)]
+    waiting = _add(store, Kind.CALLBACK, "shop", "retrying", str(new_id()))
+    dead = _add(store, Kind.CALLBACK, "shop", "failed", str(new_id()))
+    store.rows(f"UPDATE jobs SET due_at = now() + interval '1 hour', reason = 'z' WHERE id IN ('{waiting}', '{dead}')")
+    for status in ("queued", "failed", "sent"):
+        for _ in range(5):
+            _add(store, Kind.CALLBACK, "bank", status, str(new_id()))
+    rows = await NewestReads(store.pool).callbacks("shop", 5)
+    assert [str(row.id) for row in rows] == [dead, waiting, *sent[::-1]]
+    assert [row.parent_kind for row in rows] == [None, None, Kind.REPORT, Kind.MESSAGE]
 
 
 async def test_calls_of_the_newest_jobs_by_provider(store: Store) -> None:
@@ -83,9 +100,11 @@ async def test_each_read_goes_by_its_indexes(store: Store) -> None:
     store.rows(_HISTORY)
     store.rows("ANALYZE")
     reports = _plan(store, room._REPORTS, client_id=None, before=str(BEHIND_ALL), limit=25)
-    callbacks = _plan(store, room._CALLBACKS, client_id=None, recent=5000, most=500)
+    callbacks = _plan(store, room._CALLBACKS, recent=5000, most=500)
+    of_client = _plan(store, room._CALLBACKS_OF_CLIENT, client_id="client-3", recent=5000, most=500, searched=20_000)
     calls = _plan(store, room._CALLS, recent=5000)
     assert "jobs_reports" in reports
     assert all(index in callbacks for index in ("jobs_pkey", "jobs_waiting_by_kind", "jobs_dead_by_reason")), callbacks
-    for plan in (reports, callbacks, calls):
+    assert all(index in of_client for index in ("jobs_callbacks", "jobs_waiting_by_kind", "jobs_dead")), of_client
+    for plan in (reports, callbacks, of_client, calls):
         assert "Seq Scan on jobs" not in plan, plan

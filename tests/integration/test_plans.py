@@ -74,7 +74,11 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "messages": (job_reads._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
     "figures messages": (figures.MESSAGES, {"limit": 10_000}, "jobs_waiting"),
     "figures others": (figures.OTHERS, {"limit": 10_000, "kinds": ["report", "callback"]}, "jobs_waiting_by_kind"),
-    "figures dead letters": (figures.DEAD_LETTERS, {"limit": 10_000, "groups": 500}, "jobs_dead_by_reason"),
+    "figures dead letters": (
+        figures.DEAD_LETTERS,
+        {"kinds": ["message", "report", "callback"], "limit": 10_000, "groups": 500},
+        "jobs_dead_by_reason",
+    ),
     "figures processing": (figures.PROCESSING, {"limit": 10_000}, "jobs_lease"),
     "figures outbox": (figures.OUTBOX, {"limit": 10_000}, "outbox_due"),
     "reports": (job_reads._REPORTS, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),

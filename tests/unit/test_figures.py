@@ -229,6 +229,22 @@ async def test_a_slow_sample_is_repeated_after_twenty_times_its_duration() -> No
     assert (await sampler.sample()).processing == 4
 
 
+async def test_concurrent_callers_share_a_sample() -> None:
+    """The relay's figures and its operator events have one sampler."""
+    ledger, go = Ledger(), asyncio.Event()
+
+    async def take(timeout: float) -> LedgerFigures:
+        await go.wait()
+        return await ledger.take(timeout)
+
+    sampler = LedgerSampler(take, ledger.monotonic)
+    callers = [asyncio.create_task(sampler.sample()) for _ in range(3)]
+    await asyncio.wait(callers, timeout=0)  # each has begun
+    go.set()
+    samples = await asyncio.gather(*callers)
+    assert ledger.samples == 1 and all(each is sampler.latest for each in samples)
+
+
 async def test_a_failed_sample_is_forgotten() -> None:
     ledger = Ledger()
     sampler = ledger.sampler()

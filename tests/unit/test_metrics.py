@@ -1,11 +1,14 @@
 """Metrics: bounded labels, the vital signs of a process, and the relay's sample."""
 
 import asyncio
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.mmap_dict import MmapedDict
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -14,7 +17,7 @@ from starlette.routing import Route
 from api.measured import MeasuredRequests
 from consumers.handlers import ROWS_COUNTED, _with_progress
 from infra.errors import Transient
-from infra.monitoring import exposition, metrics
+from infra.monitoring import SHARED_FOLDER_VARIABLE, exposition, metrics
 from infra.rabbitmq.publisher import NotPublished
 from jobs.model import Progress
 from service.batching import Batcher, ledger_batcher
@@ -154,8 +157,56 @@ async def test_the_sizes_of_named_batches_are_observed() -> None:
 
 @pytest.mark.parametrize(
     ("accept", "media_type", "end"),
-    [("", "text/plain", b"\n"), ("application/openmetrics-text", "application/openmetrics-text", b"# EOF\n")],
+    [
+        ("", "text/plain", b"\n"),
+        ("application/openmetrics-text", "application/openmetrics-text", b"# EOF\n"),
+        ("text/plain; version=abc", "text/plain", b"\n"),
+        ("text/plain; version=1.x", "text/plain", b"\n"),
+        ("application/openmetrics-text; version=", "application/openmetrics-text", b"# EOF\n"),
+        ("application/openmetrics-text; version=abc", "text/plain", b"\n"),
+    ],
 )
 def test_the_exposition_has_the_form_that_is_asked_for(accept: str, media_type: str, end: bytes) -> None:
     body, found = exposition.render(accept)
     assert found.startswith(media_type) and body.endswith(end)
+
+
+@pytest.fixture
+def gauges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The files of two gauges: of this process, and of another one."""
+    monkeypatch.setenv(SHARED_FOLDER_VARIABLE, str(tmp_path))
+    own, other = (tmp_path / f"gauge_livemin_{pid}.db" for pid in (os.getpid(), os.getpid() + 1))
+    for file in (own, other):
+        MmapedDict(str(file)).close()  # type: ignore[no-untyped-call]
+    return own, other
+
+
+def _kill(error: type[OSError]) -> Callable[[int, int], None]:
+    """`os.kill` that fails for other processes."""
+
+    def kill(pid: int, signal: int) -> None:
+        assert signal == 0
+        if pid != os.getpid():
+            raise error
+
+    return kill
+
+
+def test_a_process_of_another_user_keeps_its_gauges(gauges: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "kill", _kill(PermissionError))
+    exposition.render("")
+    assert [file.exists() for file in gauges] == [True, True]
+
+
+def test_two_processes_may_drop_the_gauges_of_a_dead_one(gauges: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = os.remove
+
+    def remove_after_another(path: str) -> None:
+        for _ in range(2):
+            remove(path)
+
+    monkeypatch.setattr(os, "kill", _kill(ProcessLookupError))
+    monkeypatch.setattr(os, "remove", remove_after_another)
+    monkeypatch.setattr(os, "unlink", remove_after_another)
+    exposition.render("")
+    assert [file.exists() for file in gauges] == [True, False]

@@ -85,28 +85,64 @@ def test_a_breaker_is_failing_until_a_call_is_answered_and_a_requested_delay_is_
     assert not breaker.after(Outcome(Verdict.REJECTED, "http_400", 400), 1000).is_failing
 
 
+@dataclass
+class BreakerScene:
+    """A worker with one provider, a clock, and the reports to the ledger."""
+
+    now: float = 0.0
+    is_down: bool = False
+    reports: list[BreakerReport] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        policy = BreakerPolicy(failures=1, open_seconds=5)
+        self.gate = Gate("sms", [], Slots(1), FakeSwitch(), Breaker(policy), monotonic=lambda: self.now)
+        self.watch = BreakerReports({"sms": self.gate}, self.report)
+
+    async def report(self, found: BreakerReport, timeout: float) -> None:
+        if self.is_down:
+            raise Transient("no answer")
+        self.reports.append(found)
+
+
 async def test_a_worker_repeats_its_report_while_a_breaker_is_open_and_reports_the_end_once() -> None:
-    now: list[float] = [0.0]
-    reports: list[BreakerReport] = []
+    scene = BreakerScene()
+    await scene.watch.check()
+    scene.gate.record_outcome(NO_ANSWER)
+    for scene.now in (1.0, 3.0):
+        await scene.watch.check()
+    scene.now = 6.0  # half-open
+    scene.gate.record_outcome(NO_ANSWER)
+    scene.now = 7.0
+    await scene.watch.check()
+    scene.gate.record_outcome(Outcome(Verdict.ACCEPTED))
+    for scene.now in (8.5, 10.5):
+        await scene.watch.check()
+    failing = [BreakerReport({"sms": seconds}) for seconds in (1.0, 3.0, 1.0)]
+    assert scene.reports == [*failing, BreakerReport({}, {"sms": 1.5})]
 
-    async def report(found: BreakerReport, timeout: float) -> None:
-        reports.append(found)
 
-    policy = BreakerPolicy(failures=1, open_seconds=5)
-    gate = Gate("sms", [], Slots(1), FakeSwitch(), Breaker(policy), monotonic=lambda: now[0])
-    watch = BreakerReports({"sms": gate}, report)
-    await watch.check()
-    gate.record_outcome(NO_ANSWER)
-    await watch.check()
-    now[0] = 6.0  # half-open
-    await watch.check()
-    gate.record_outcome(NO_ANSWER)
-    await watch.check()
-    gate.record_outcome(Outcome(Verdict.ACCEPTED))
-    await watch.check()
-    await watch.check()
-    opened = BreakerReport(["sms"], [], [])
-    assert reports == [opened, BreakerReport([], ["sms"], []), opened, BreakerReport([], [], ["sms"])]
+async def test_a_breaker_that_closes_and_opens_between_two_reports_has_the_instant_of_its_last_opening() -> None:
+    scene = BreakerScene()
+    scene.gate.record_outcome(NO_ANSWER)
+    await scene.watch.check()
+    for scene.now, outcome in ((10.0, Outcome(Verdict.ACCEPTED)), (11.0, NO_ANSWER)):
+        scene.gate.record_outcome(outcome)
+    scene.now = 11.5
+    await scene.watch.check()
+    assert scene.reports == [BreakerReport({"sms": 0.0}), BreakerReport({"sms": 0.5})]
+
+
+async def test_the_end_of_a_failure_is_reported_with_its_instant_after_an_outage_of_postgres() -> None:
+    scene = BreakerScene()
+    scene.gate.record_outcome(NO_ANSWER)
+    await scene.watch.check()
+    scene.gate.record_outcome(Outcome(Verdict.ACCEPTED))
+    scene.is_down = True
+    with pytest.raises(Transient):
+        await scene.watch.check()
+    scene.is_down, scene.now = False, 60.0
+    await scene.watch.check()
+    assert scene.reports[1:] == [BreakerReport({}, {"sms": 60.0})]
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Every field of each transition: status, cause, attempt, reason, delay and copy, for every kind of outcome."""
 
 from dataclasses import replace
+from http import HTTPStatus
 
 import pytest
 
@@ -125,6 +126,7 @@ def test_a_lost_lease_too_many_is_a_dead_letter(delivery: Delivery, to: Status, 
         (503, 5.0, Outcome(Verdict.DEFERRED, "http_503", 503, surely_not_sent=True, retry_after_seconds=5.0)),
         (429, None, Outcome(Verdict.DEFERRED, "http_429", 429, surely_not_sent=True)),
         (500, 5.0, Outcome(Verdict.RETRYABLE, "http_500", 500)),
+        (520, None, Outcome(Verdict.RETRYABLE, "http_5xx", 520)),
     ],
 )
 def test_the_outcome_of_a_provider_s_status_in_full(code: int, wait: float | None, outcome: Outcome) -> None:
@@ -136,7 +138,7 @@ def test_the_outcome_of_a_provider_s_status_in_full(code: int, wait: float | Non
     [
         (200, None, Outcome(Verdict.ACCEPTED, None, 200)),
         (299, None, Outcome(Verdict.ACCEPTED, None, 299)),
-        (199, None, Outcome(Verdict.RETRYABLE, "http_199", 199)),
+        (199, None, Outcome(Verdict.RETRYABLE, "http_1xx", 199)),
         (300, None, Outcome(Verdict.RETRYABLE, "http_300", 300)),
         (404, None, Outcome(Verdict.RETRYABLE, "http_404", 404)),
         (410, None, Outcome(Verdict.REJECTED, "http_410", 410)),
@@ -148,6 +150,13 @@ def test_the_outcome_of_a_provider_s_status_in_full(code: int, wait: float | Non
 )
 def test_the_outcome_of_a_receiver_s_status_in_full(code: int, wait: float | None, outcome: Outcome) -> None:
     assert from_callback(code, wait) == outcome
+
+
+def test_a_receiver_cannot_choose_more_reasons_than_there_are_registered_statuses_and_classes() -> None:
+    outcomes = [from_callback(code) for code in range(1000)]
+    reasons = {outcome.reason for outcome in outcomes if outcome.verdict is not Verdict.ACCEPTED}
+    assert {"http_404", "http_4xx", "http_9xx"} <= reasons and len(reasons) <= len(HTTPStatus) + 10
+    assert from_callback(499) == Outcome(Verdict.RETRYABLE, "http_4xx", 499)
 
 
 def test_a_schedule_is_followed_to_a_tenth_and_its_last_delay_repeats() -> None:
