@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.console import beside_ten_million
 from benchmarks.lists import ten_million
+from benchmarks.memory import steady_load
 from benchmarks.overload import four_times_too_much
 from benchmarks.processor import processor_of_a_request
 from benchmarks.providers import one_of_two_hangs
@@ -23,6 +24,7 @@ Benchmark = Callable[[Settings], Coroutine[Any, Any, None]]
 EXPLICIT: dict[str, Benchmark] = {
     "lists": ten_million,
     "console": beside_ten_million,
+    "memory": steady_load,
 }  # take minutes and gigabytes: only by name
 DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,
