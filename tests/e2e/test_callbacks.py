@@ -316,8 +316,8 @@ async def test_the_command_listens_verifies_and_prints(stack: Stack, tmp_path: P
     url = f"http://127.0.0.1:{port}"
     await listening.until_logged("listening")
     id_ = await stack.submit(callback_url=url + "/any/path")
-    output = await listening.until_logged("verified: webhook-id")
-    assert f'"id": "{id_}"' in output and '"type": "message.sent"' in output
+    for text in ("verified: webhook-id", f'"id": "{id_}"', '"type": "message.sent"'):
+        await listening.until_logged(text)
     async with stack.session.post(url, data=b"{}", headers={"webhook-id": "x"}) as response:
         assert response.status == 400
     await listening.until_logged("rejected: Missing required headers")
