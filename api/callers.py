@@ -134,7 +134,7 @@ class Keyring:
         return self._open
 
     async def caller_with(self, key: str) -> Caller:
-        """The caller with this key. Raises a 401 problem unless the key is usable, 503 if nobody can tell."""
+        """The caller with this key. Raises a 401 problem unless the key is usable, 503 while the keys are unknown."""
         prefix = prefix_of(key)
         caller = None if prefix is None else await self.caller_named(prefix)
         if caller is None or not matches(key, caller.hash):

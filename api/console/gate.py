@@ -59,7 +59,7 @@ class GuardedView:
 
 
 def _bounded(receive: Receive) -> Receive:
-    """The same messages. Raises a 413 problem once their bodies exceed `MAX_FORM_BYTES`, whatever the header says."""
+    """The same messages. Raises a 413 problem once their bodies exceed `MAX_FORM_BYTES`. A wrong header changes nothing."""
     size = 0
 
     async def received() -> Message:
@@ -101,7 +101,7 @@ class Gate:
         async def guarded(request: Request) -> Response:
             try:
                 await self._find_viewer(request)
-            except Problem as problem:  # a theme can be chosen, and a key be tried again, while nobody knows the keys
+            except Problem as problem:  # without Postgres, visitors may choose a theme and sign in again
                 if problem.status != 503:
                     raise
             return await self._answer(request, endpoint)
@@ -134,7 +134,7 @@ class Gate:
         return response
 
     async def _find_viewer(self, request: Request) -> Viewer | None:
-        """The request's viewer; None: nobody has signed in. Raises 429 and 503 problems as the API does."""
+        """The request's viewer; None without a session. Raises 429 and 503 problems as the API does."""
         open_caller = self._keyring.open_caller()
         if open_caller is not None:
             viewer: Viewer | None = Viewer(open_caller, "")

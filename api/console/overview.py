@@ -38,7 +38,7 @@ class ProviderRow:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the page says about one sample. Numbers are None where the figures do not tell them."""
+    """One sample as the page shows it. Unknown numbers are None."""
 
     figures: Figures
     latest: Rates | None

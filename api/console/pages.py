@@ -53,7 +53,7 @@ def viewer_of(request: Request) -> Viewer:
 
 
 def is_fragment(request: Request) -> bool:
-    """Whether htmx sent the request: the answer is a part of the page."""
+    """Whether htmx sent the request. The answer is then a part of the page."""
     return "hx-request" in request.headers
 
 

@@ -26,7 +26,7 @@ class Session:
     signature: str
 
     def is_signed(self, key_hash: str) -> bool:
-        """Whether the key with this hash issued the session. The reserved first key has no hash, and no sessions."""
+        """Whether the key with this hash signed the session. The reserved first key has no hash, and no sessions."""
         expected = _sign(key_hash, "session", f"{self.prefix}.{self.expires_at}")
         return bool(key_hash) and hmac.compare_digest(self.signature, expected)
 
