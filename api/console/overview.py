@@ -1,6 +1,5 @@
 """The overview: the live state of the installation, sampled and rendered once for all viewers of this process."""
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -96,19 +95,10 @@ class Overview:
         """Each sample as fragments of the page. The last event `ended` says that the session is over."""
         return self.streams.open(viewer_of(request), self._stream(request))
 
-    async def _stream(self, request: Request) -> AsyncIterator[ServerSentEvent]:
-        viewer = viewer_of(request)
-        async for figures in self.feed.watch():
-            if self.streams.closed():
-                return
-            if not viewer.is_active(time.time()):
-                yield event_of("now", self.pages.signed_out())
-                yield event_of("ended", "ended")
-                return
-            for event in self._events(figures):
-                yield event
+    def _stream(self, request: Request) -> AsyncIterator[ServerSentEvent]:
+        return self.streams.follow(viewer_of(request), self.feed.watch(), self._events, self.pages.signed_out)
 
-    def _events(self, figures: Figures) -> list[ServerSentEvent]:
+    async def _events(self, figures: Figures) -> list[ServerSentEvent]:
         if self._rendered is None or self._rendered[0] is not figures:
             values = _values(figures)
             texts = {block: self.pages.fragment("overview.html", block, **values) for block in _BLOCKS}

@@ -1,7 +1,6 @@
 """The page of providers: breaker and pause, backlog, calls; pause, resume and move."""
 
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,19 +65,13 @@ class ProviderPages:
 
     async def events(self, request: Request) -> Response:
         """Each sample as a fragment of the page."""
-        return self.streams.open(viewer_of(request), self._stream(request))
-
-    async def _stream(self, request: Request) -> AsyncIterator[ServerSentEvent]:
         viewer, token = viewer_of(request), request.scope["posthaste.form_token"]
-        async for figures in self.feed.watch():
-            if self.streams.closed():
-                return
-            if not viewer.is_active(time.time()):
-                yield event_of("now", self.pages.signed_out())
-                yield event_of("ended", "ended")
-                return
+
+        async def render(figures: Figures) -> list[ServerSentEvent]:
             values = await self._values(figures)
-            yield event_of("now", self.pages.fragment("providers.html", "now", form_token=token, **values))
+            return [event_of("now", self.pages.fragment("providers.html", "now", form_token=token, **values))]
+
+        return self.streams.open(viewer, self.streams.follow(viewer, self.feed.watch(), render, self.pages.signed_out))
 
     async def _values(self, figures: Figures) -> dict[str, Any]:
         calls: dict[str, ProviderCalls] | None
