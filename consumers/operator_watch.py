@@ -9,11 +9,8 @@ from consumers.process import every
 from infra.errors import Transient
 from infra.logs import OutageLog
 from infra.postgres.conditions import BreakerReport
-from jobs.model import CALLBACKS, Route
-from jobs.wire import Pointer
 from service.figures import LedgerFigures
 from service.operator_events import CALL_SECONDS, FRESH_SECONDS, OperatorEvents
-from service.publishing import EagerPublisher, Outgoing
 
 EVERY_SECONDS = 2.0
 RELAY_SECONDS = 10.0  # without an active relay until it is lost: a standby or a restart takes less
@@ -61,11 +58,15 @@ class BreakerReports:
 
 @dataclass(eq=False)
 class RelayWatch:
-    """Sends `relay.lost` once no relay has been active for `seconds`. Without a relay, this worker publishes the event."""
+    """Sends `relay.lost` once no relay has been active for `seconds`.
+
+    `publish_callbacks` publishes the due outbox rows of callbacks. Without a relay nothing else would publish the event, nor
+    repeat its callback after a failed attempt.
+    """
 
     is_active: Callable[[float], Awaitable[bool]]
     events: OperatorEvents
-    publisher: EagerPublisher
+    publish_callbacks: Callable[[], Awaitable[object]]
     seconds: float = RELAY_SECONDS
     monotonic: Callable[[], float] = time.monotonic
     _seen_at: float | None = field(default=None, init=False)
@@ -83,5 +84,5 @@ class RelayWatch:
         if is_active or self._seen_at is None:
             self._seen_at = started
         elif started - self._seen_at >= self.seconds:
-            for id_ in await self.events.relay_lost():
-                self.publisher.offer(Outgoing(Pointer(id_, 1), Route.WORK, CALLBACKS.name, started))
+            await self.events.relay_lost()
+            await self.publish_callbacks()

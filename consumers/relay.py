@@ -36,11 +36,52 @@ class Broker(Protocol):
 
 
 @dataclass(eq=False)
+class QueuePublisher:
+    """Publishes the due outbox rows of one queue.
+
+    Work queues are topped up to `ready_depth` messages: a million due jobs neither flood the broker nor starve other queues.
+    Dead queues have no limit: nothing consumes them.
+    """
+
+    outbox: Outbox
+    broker: Broker
+    ready_depth: int
+    _refusals: dict[str, OutageLog] = field(default_factory=dict, init=False)
+
+    async def top_up(self, queue: str) -> int:
+        """Publish at most a batch of due rows; returns the number of published messages."""
+        room = BATCH
+        if queue not in DEAD_QUEUES.values():
+            room = min(BATCH, self.ready_depth - await self.broker.ready_messages(queue))
+        if room <= 0:
+            return 0
+        rows = await self.outbox.take(queue, room, CALL_SECONDS)
+        errors = await self._publish(queue, rows)
+        count_published("relay", errors)
+        outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
+        if error := next(filter(None, errors), None):
+            outage.failed(error)
+        published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
+        unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
+        if published:
+            outage.succeeded()
+            await self.outbox.delete(published, CALL_SECONDS)
+        if unpublished:
+            await self.outbox.release(unpublished, CALL_SECONDS)
+        return len(published)
+
+    async def _publish(self, queue: str, rows: list[Due]) -> Sequence[Transient | None]:
+        try:
+            return await self.broker.publish(rows[0].route, queue, rows) if rows else []
+        except NotPublished as error:
+            return [error] * len(rows)
+
+
+@dataclass(eq=False)
 class Relay:
     """One relay is active at a time, others stand by. `acquire_lead`: whether this one is active.
 
-    Work queues are topped up to `ready_depth` messages: a million due jobs neither flood the broker nor starve other queues.
-    Dead queues have no limit: nothing consumes them. Queues are topped up concurrently: a stuck queue delays no other.
+    Queues are topped up concurrently: a stuck queue delays no other.
     """
 
     outbox: Outbox
@@ -52,7 +93,10 @@ class Relay:
     is_leading: bool = field(default=False, init=False)
     _parked: set[str] = field(default_factory=set, init=False)
     _topping_up: dict[str, asyncio.Task[int]] = field(default_factory=dict, init=False)
-    _refusals: dict[str, OutageLog] = field(default_factory=dict, init=False)
+    _publisher: QueuePublisher = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._publisher = QueuePublisher(self.outbox, self.broker, self.ready_depth)
 
     async def run(self) -> None:
         outage = OutageLog("relay", "due messages wait in the outbox")
@@ -94,7 +138,7 @@ class Relay:
         self._park({queue for queue in due if queue not in self.queues})
         for queue in due:
             if queue in self.queues and queue not in self._topping_up:
-                self._topping_up[queue] = asyncio.create_task(self._top_up(queue))
+                self._topping_up[queue] = asyncio.create_task(self._publisher.top_up(queue))
 
     async def _settle(self) -> int:
         """Wait for the first tasks to end, one poll at most; returns the number of published messages. Raises their errors."""
@@ -111,30 +155,3 @@ class Relay:
         for queue in sorted(queues - self._parked):
             log.warning("relay.parked", queue=queue, reason="no configured provider has this queue; its jobs wait")
         self._parked = queues
-
-    async def _top_up(self, queue: str) -> int:
-        room = BATCH
-        if queue not in DEAD_QUEUES.values():
-            room = min(BATCH, self.ready_depth - await self.broker.ready_messages(queue))
-        if room <= 0:
-            return 0
-        rows = await self.outbox.take(queue, room, CALL_SECONDS)
-        errors = await self._publish(queue, rows)
-        count_published("relay", errors)
-        outage = self._refusals.setdefault(queue, OutageLog("relay.queue", f"messages of {queue} wait in the outbox"))
-        if error := next(filter(None, errors), None):
-            outage.failed(error)
-        published = [due.pointer for due, error in zip(rows, errors, strict=True) if error is None]
-        unpublished = [due.pointer for due, error in zip(rows, errors, strict=True) if error is not None]
-        if published:
-            outage.succeeded()
-            await self.outbox.delete(published, CALL_SECONDS)
-        if unpublished:
-            await self.outbox.release(unpublished, CALL_SECONDS)
-        return len(published)
-
-    async def _publish(self, queue: str, rows: list[Due]) -> Sequence[Transient | None]:
-        try:
-            return await self.broker.publish(rows[0].route, queue, rows) if rows else []
-        except NotPublished as error:
-            return [error] * len(rows)

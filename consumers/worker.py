@@ -15,6 +15,7 @@ from consumers.modes import Concurrent, Exclusive, Renewer
 from consumers.operator_watch import BreakerReports, RelayWatch
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.reaper import Reaper
+from consumers.relay import QueuePublisher
 from consumers.runner import Runner, Work
 from consumers.slots import Slots
 from consumers.tracing import traced
@@ -38,7 +39,7 @@ from infra.tracing import trace_headers
 from infra.webhooks.sender import CallbackSender
 from infra.webhooks.signing import Signer
 from jobs.breaker import Breaker, BreakerPolicy
-from jobs.model import Kind, Priority, WorkQueue, message_queue, work_queues
+from jobs.model import CALLBACKS, Kind, Priority, WorkQueue, message_queue, work_queues
 from jobs.outcome import RELEASED_AT_SHUTDOWN
 from service.activity import Activity
 from service.batching import ledger_batcher
@@ -161,21 +162,21 @@ async def _run(settings: Settings, adapters: _Adapters, slots: Mapping[WorkQueue
         monitoring.worker_reports(adapters.figures, activity, runner, gates).run(),
         monitoring.vitals(adapters.reads, publisher, adapters.figures).run(),
         *(gate.run() for gate in gates.values()),
-        *_operator_watches(settings, adapters, gates, eager),
+        *_operator_watches(settings, adapters, gates),
     ]
     await run_until(stop, loops, shut_down)
 
 
-def _operator_watches(
-    settings: Settings, adapters: _Adapters, gates: Mapping[str, Gate], eager: EagerPublisher
-) -> list[Coroutine[Any, Any, None]]:
+def _operator_watches(settings: Settings, adapters: _Adapters, gates: Mapping[str, Gate]) -> list[Coroutine[Any, Any, None]]:
     """The watches for operator events; none without an operator's URL."""
     store = ConditionStore(adapters.reads)
     events = operator_events(store, settings)
     if events is None:
         return []
     report = partial(store.report_breakers, adapters.lock.worker_id)
-    return [BreakerReports(gates, report).run(), RelayWatch(store.relay_is_active, events, eager).run()]
+    callbacks = QueuePublisher(Outbox(adapters.reads), adapters.publisher, settings.ready_depth)
+    watch = RelayWatch(store.relay_is_active, events, partial(callbacks.top_up, CALLBACKS.name))
+    return [BreakerReports(gates, report).run(), watch.run()]
 
 
 def _slots(settings: Settings, kinds: frozenset[Kind]) -> dict[WorkQueue, Slots]:

@@ -132,6 +132,6 @@ class OperatorEvents:
         if changed := changes(conditions(figures, open_breakers, self.thresholds, active), active):
             await self.store.change(changed, self.url, CALL_SECONDS)
 
-    async def relay_lost(self) -> list[UUID]:
-        """Begin the condition that no relay is active; returns the callback, for the caller to publish, if it is new."""
-        return await self.store.change([RELAY_LOST], self.url, CALL_SECONDS)
+    async def relay_lost(self) -> None:
+        """Begin the condition that no relay is active."""
+        await self.store.change([RELAY_LOST], self.url, CALL_SECONDS)
