@@ -20,7 +20,8 @@ from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
 LIST = "/console/messages"
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 7654321 * 2 }}'
+EVALUATED = "15308642"
 
 
 @pytest.fixture
@@ -268,11 +269,7 @@ async def test_hostile_text_stays_text(stack: Stack, browser: Visitor) -> None:
     texts.append((await browser.get(f"/console/{HOSTILE.replace('/', '')}")).text)
     texts.append((await browser.get(f"{LIST}/{id_}?done={HOSTILE}")).text)
     for text in texts:
-        assert (
-            "alert(1)</script>" not in text
-            and "<img" not in text
-            and "49" not in re.sub(r"[0-9a-f-]{30,}|\d{4,}[\d:. -]*", "", text)
-        )
+        assert "alert(1)</script>" not in text and "<img" not in text and EVALUATED not in text
     assert html.escape(HOSTILE, quote=False).replace('"', "&#34;") in texts[0]
     assert "&lt;script&gt;" in texts[1]
 

@@ -82,17 +82,21 @@ async def test_without_postgres_answers_are_503_within_a_second_and_work_continu
         await stack.becomes(after, "sent")
 
 
-async def test_the_command_sends_one_message_although_postgres_is_down_at_first(stack: Stack) -> None:
-    await stack.proxies["postgres"].refuse()
-    failed = await stack.command("send", "+1", "hello", "--key", "k1", "--timeout", "0")
-    assert failed.returncode == 3 and "503" in failed.stderr and "posthaste send +1 hello --key k1" in failed.stderr
-    sending = asyncio.create_task(stack.command("send", "+1", "hello", "--key", "k1", "--timeout", "60"))
-    await asyncio.sleep(1)
-    await stack.proxies["postgres"].accept()
-    sent = await sending
-    assert sent.returncode == 0, sent.stderr
-    again = await stack.command("send", "+1", "hello", "--key", "k1")
-    assert again.stdout == sent.stdout and stack.rows("SELECT count(*) FROM jobs") == [(1,)]
+async def test_the_command_sends_one_message_although_postgres_is_down_at_first(
+    services: Services, database: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    # The accept timeout must be below the ten seconds for which the command waits.
+    async with running(services, database, broker_namespace, tmp_path, accept_timeout_seconds=DEFAULT_PATIENCE) as stack:
+        await stack.proxies["postgres"].refuse()
+        failed = await stack.command("send", "+1", "hello", "--key", "k1", "--timeout", "0")
+        assert failed.returncode == 3 and "503" in failed.stderr and "posthaste send +1 hello --key k1" in failed.stderr
+        sending = asyncio.create_task(stack.command("send", "+1", "hello", "--key", "k1", "--timeout", "60"))
+        await asyncio.sleep(1)
+        await stack.proxies["postgres"].accept()
+        sent = await sending
+        assert sent.returncode == 0, sent.stderr
+        again = await stack.command("send", "+1", "hello", "--key", "k1")
+        assert again.stdout == sent.stdout and stack.rows("SELECT count(*) FROM jobs") == [(1,)]
 
 
 async def test_outcomes_reached_while_postgres_is_down_are_recorded_when_it_is_back(stack: Stack) -> None:
