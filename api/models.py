@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from infra.webhooks.guard import MAX_URL
 from jobs.lifecycle import Status
 from jobs.model import Kind
+from jobs.reports import ReportParameters
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 MAX_DESTINATION = 320  # characters
@@ -22,6 +23,8 @@ MAX_METADATA = 4096  # bytes as JSON
 MAX_BATCH = 1000  # messages
 MAX_PAGE = 200  # jobs
 MAX_RESULT_PAGE = 10_000  # rows of a result
+MAX_USER_IDS = 10_000
+MAX_TOP_USERS = 1_000_000
 
 
 def _storable(value: str) -> str:
@@ -148,10 +151,38 @@ class MessageIn(_Model, strict=True, json_schema_extra=_examples(_MESSAGE, _FULL
     callback_url: CallbackUrl | None = None
 
 
-class ReportIn(_Model, strict=True, json_schema_extra=_examples({"callback_url": "https://example.com/hooks/posthaste"})):
-    """The body of `POST /api/2.0/report/posts`. `callback_url` is as in `MessageIn`."""
+UserId = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+_REPORT: JsonDict = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z", "order": "words", "limit": 10}
 
+
+class ReportIn(
+    _Model, strict=True, json_schema_extra=_examples(_REPORT, {"callback_url": "https://example.com/hooks/posthaste"})
+):
+    """The body of `POST /api/2.0/report/posts`. `callback_url` is as in `MessageIn`.
+
+    The report counts posts with `created_at` from `from` to before `to`, of the users in `user_ids`. `limit` keeps the users
+    with the most words. `histogram` adds the number of posts by their number of words.
+    """
+
+    start: Instant | None = Field(None, alias="from")
+    end: Instant | None = Field(None, alias="to")
+    user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_USER_IDS)] | None = None
+    order: Literal["user_id", "words"] = "user_id"
+    limit: Annotated[int, Field(ge=1, le=MAX_TOP_USERS)] | None = None
+    histogram: Literal["words"] | None = None
     callback_url: CallbackUrl | None = None
+
+    @field_validator("end")
+    @classmethod
+    def _is_after_start(cls, value: datetime | None, info: ValidationInfo) -> datetime | None:
+        start = info.data.get("start")
+        if value is not None and start is not None and value <= start:
+            raise PydanticCustomError("empty_range", "must be after `from`")
+        return value
+
+    def parameters(self) -> ReportParameters:
+        user_ids = None if self.user_ids is None else tuple(self.user_ids)
+        return ReportParameters(self.start, self.end, user_ids, self.order, self.limit, self.histogram is not None)
 
 
 class PageQuery(_Model, json_schema_extra=_examples({"limit": 10})):

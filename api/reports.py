@@ -66,7 +66,7 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
 
     async def post(self, request: Request) -> Response:
         submission = await read_model(request, ReportIn) if has_body(request) else ReportIn()
-        accepted = await self._submissions.accept(request, submission, REPORTS)
+        accepted = await self._submissions.accept(request, submission, REPORTS, body=submission.parameters().to_body())
         answer: ReportAcceptedOut = {
             "id": accepted.id,
             "status": "queued",
