@@ -1,17 +1,17 @@
 """Reports in the request and reports as jobs, with 50 clients each; messages during large reports."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import aiohttp
 
 from benchmarks.load import Request, after, clients, probe
-from cli.posts import make_posts
 from cli.processes import Program
 from dev.stack import MESSAGES, local_sandbox, service
-from infra.postgres.posts import Posts
+from service.post_recipe import Recipe
+from service.seeding import seed
 from service.settings import Settings
 
 CLIENTS = 50
@@ -23,8 +23,8 @@ PROBES_PER_SECOND = 20
 
 async def in_the_request_or_as_a_job(settings: Settings) -> None:
     """Measure the latency of 50 clients' reports of 5,000 posts, and of messages at the same time."""
-    async with _service(settings) as (session, posts):
-        await asyncio.to_thread(posts.fill, make_posts(POSTS, 100, (10, 100), 1, datetime.now(UTC)))
+    async with _service(settings) as (session, database):
+        await _fill(database, POSTS, 100)
         print(
             f"reports of {POSTS:,} posts, {CLIENTS} clients for {SECONDS:g} s; messages: {PROBES_PER_SECOND}/s at the same time"
         )
@@ -41,8 +41,8 @@ async def in_the_request_or_as_a_job(settings: Settings) -> None:
 
 async def messages_while_reports_run(settings: Settings) -> None:
     """Measure POST /messages and report states before and during 20 reports of 200,000 posts."""
-    async with _service(settings) as (session, posts):
-        await asyncio.to_thread(posts.fill, make_posts(MANY_POSTS, 1000, (10, 100), 1, datetime.now(UTC)))
+    async with _service(settings) as (session, database):
+        await _fill(database, MANY_POSTS, 1000)
         await probe(PROBES_PER_SECOND, after(3), _message(session))
         idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
         for _ in range(REPORTS):
@@ -59,6 +59,10 @@ async def messages_while_reports_run(settings: Settings) -> None:
         print(f"  p99 of POST /messages, busy to idle: {busy.quantile(99) / idle.quantile(99):.2f}")
 
 
+async def _fill(database: str, posts: int, users: int) -> None:
+    await asyncio.to_thread(seed, database, Recipe(posts, users, 10, 100, 1, time.time_ns() // 1000), 1)
+
+
 async def _completed(session: aiohttp.ClientSession) -> None:
     while True:
         async with session.get(f"/api/2.0/report/jobs?limit={REPORTS}") as response:
@@ -69,11 +73,11 @@ async def _completed(session: aiohttp.ClientSession) -> None:
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, Posts]]:
+async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     sandbox = local_sandbox()
     programs = [*MESSAGES, Program("reporter", "consumers reports")]
     async with service(settings, "benchmark", sandbox, {}, programs) as (session, database):
-        yield session, Posts(database)
+        yield session, database
 
 
 def _request(session: aiohttp.ClientSession, method: str, path: str) -> Request:

@@ -1,9 +1,10 @@
 """The posts table: filled by COPY, read by a plain SELECT through a server-side cursor, emptied by TRUNCATE."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, TextIO, cast
 
@@ -11,23 +12,17 @@ import psycopg2
 import sqlalchemy as sa
 
 from infra.postgres.errors import classify
+from infra.postgres.posts_stats import Stats, count_posts, estimate_posts
 
 FETCH_ROWS = 2000  # of the cursor in one round trip
 _LOCK_SECONDS = 3
+_WRITE_LOCK_SECONDS = 60  # of one chunk: a manual TRUNCATE must not stop a seeding for ever, and the seeding it
+_COPY = "COPY posts (user_id, context, created_at) FROM STDIN"
+_COPY_BYTES = 1 << 18  # of one write to the connection
 
 
 class Busy(Exception):
     """A report or a seed uses the posts; try again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Numbers of posts and users; `oldest` and `newest` are None when the table is empty."""
-
-    posts: int
-    users: int
-    oldest: datetime | None
-    newest: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +46,13 @@ class Posts:
         self._url = url
 
     @contextmanager
-    def _connected(self) -> Iterator[psycopg2.extensions.connection]:
+    def _connected(self, lock_seconds: int = 0) -> Iterator[psycopg2.extensions.connection]:
+        """Connect. `lock_seconds`: the longest wait for a lock; 0: no limit."""
         named: dict[str, Any] = {"application_name": "posthaste posts", "client_encoding": "utf8", "connect_timeout": 2}
+        named |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+        options = f"-c timezone=UTC -c lock_timeout={lock_seconds}s -c idle_in_transaction_session_timeout=0"
         try:
-            with closing(psycopg2.connect(self._url, options="-c timezone=UTC", **named)) as connection:
+            with closing(psycopg2.connect(self._url, options=options, **named)) as connection:
                 yield connection
         except psycopg2.Error as error:
             raise classify(error) from error
@@ -68,7 +66,43 @@ class Posts:
         with self._connected() as connection, connection, connection.cursor() as cursor:
             lines = (post.copy_line() for post in posts)
             source = SimpleNamespace(read=lambda size: next(lines, ""))  # one line a call: millions of posts need no memory
-            cursor.copy_expert("COPY posts (user_id, context, created_at) FROM STDIN", cast(TextIO, source))
+            cursor.copy_expert(_COPY, cast(TextIO, source))
+            cursor.execute("ANALYZE posts")
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the lock of a reader, for which TRUNCATE waits. No snapshot: vacuum continues.
+
+        Raises:
+            Unavailable: no connection. Busy: TRUNCATE or a change of the schema holds the table.
+        """
+        with self._connected(_LOCK_SECONDS) as connection:
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute("LOCK TABLE posts IN ACCESS SHARE MODE")
+            except psycopg2.errors.LockNotAvailable as error:
+                raise Busy(f"another session locks the posts since over {_LOCK_SECONDS} s") from error
+            yield
+
+    @contextmanager
+    def appending(self) -> Iterator[Callable[[bytes], None]]:
+        """A function that appends posts in COPY's binary format, each call in a transaction of its own.
+
+        Raises:
+            Unavailable: the connection was lost; the last transaction may have been committed. TryAgain: it waited too long
+            for a lock. BadData: the data is not valid.
+        """
+        with self._connected(_WRITE_LOCK_SECONDS) as connection:
+
+            def append(data: bytes) -> None:
+                with connection, connection.cursor() as cursor:
+                    cursor.copy_expert(f"{_COPY} WITH (FORMAT binary)", BytesIO(data), _COPY_BYTES)
+
+            yield append
+
+    def analyze(self) -> None:
+        """Update Postgres' statistics of the posts. Before Postgres 17 only the owner can; for others nothing happens."""
+        with self._connected() as connection, connection, connection.cursor() as cursor:
             cursor.execute("ANALYZE posts")
 
     def truncate(self) -> None:
@@ -89,10 +123,14 @@ class Posts:
                 raise Busy(f"the posts are in use since over {_LOCK_SECONDS} s, by {by}") from error
 
     def stats(self) -> Stats:
+        """Count the posts: a read of the whole table."""
         with self._connected() as connection, connection.cursor() as cursor:
-            cursor.execute("SELECT count(*), count(DISTINCT user_id), min(created_at), max(created_at) FROM posts")
-            (row,) = cursor.fetchall()
-            return Stats(*row)
+            return count_posts(cursor)
+
+    def estimate(self) -> Stats:
+        """Postgres' estimates of what `stats` counts."""
+        with self._connected() as connection, connection.cursor() as cursor:
+            return estimate_posts(cursor)
 
 
 def _running_reports(connection: psycopg2.extensions.connection) -> str:
