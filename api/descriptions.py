@@ -226,7 +226,7 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
     ]),
     (lambda op: op.name == "get_api_1_0_report_posts", [
         (503, "busy", "Too many reports are being computed."),
-        (503, "too_slow", "The report took too long."),
+        (503, "too_slow", "The report took too long, or would take too long by the number of posts."),
     ]),
 ]  # fmt: skip
 

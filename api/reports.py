@@ -5,6 +5,7 @@ from typing import Literal
 from uuid import UUID
 
 import orjson
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -20,7 +21,7 @@ from infra.errors import Transient
 from infra.postgres.errors import DeadlinePassed
 from infra.postgres.job_reads import BEHIND_ALL, JobReads, Progress, ReportRecord
 from infra.postgres.pool import DatabasePool
-from infra.postgres.posts import texts
+from infra.postgres.posts import about_how_many, texts
 from infra.postgres.totals import Totals
 from jobs.lifecycle import ENDS, Status
 from jobs.model import REPORTS, Kind
@@ -29,6 +30,7 @@ from jobs.words import total_words
 AT_ONCE = 2  # concurrent reports, the threads of their pool: counting takes processor time from all other requests
 WAITING = 20  # further requests that may wait
 SECONDS = 30.0  # for one request, its wait included
+MOST_POSTS = 30_000_000  # a million for each second: four times the rate that two processors of 2026 reach
 JOBS = BASES[Kind.REPORT]
 
 Rows = list[tuple[int, int]]  # user id, total words
@@ -55,7 +57,10 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
             raise _unavailable("busy", "Too many reports are being computed.", "5")
         self._requests += 1
         try:
-            totals = await self._pool.call(lambda connection: total_words(texts(connection)), SECONDS)
+            totals = await self._pool.call(_count, SECONDS)
+        except _TooManyPosts as error:
+            detail = f"The table has about {error} posts. A report within the request has {SECONDS:g} s."
+            raise _unavailable("too_slow", detail, "60") from error
         except DeadlinePassed as error:
             detail = f"The report took more than {SECONDS:g} s. There are too many posts, or the database is slow."
             raise _unavailable("too_slow", detail, "60") from error
@@ -107,6 +112,17 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
             return await whole_result(self._totals, form, record["id"], after)
         rows = await self._totals.page(record["id"], after, query.limit + 1, READ_SECONDS)
         return _page(form, record["id"], request.url.path, rows, query.limit)
+
+
+class _TooManyPosts(Exception):
+    """The estimated number of posts is far more than a request can count."""
+
+
+def _count(connection: Connection) -> dict[int, int]:
+    """Words by user id. Raises `_TooManyPosts` before it reads a post."""
+    if (about := about_how_many(connection) or 0) > MOST_POSTS:
+        raise _TooManyPosts(about)
+    return total_words(texts(connection))
 
 
 async def whole_result(totals: Totals, form: Format, id_: UUID, after: int = _FIRST) -> Response:

@@ -43,9 +43,11 @@ def seed(
     count: Annotated[int | None, typer.Option(min=1, help="The same as COUNT.")] = None,
     users: Annotated[int, typer.Option(min=1, max=2**31 - 1, help="Number of users: their ids are 1 to this number.")] = 100,
     words: Annotated[str, typer.Option(help="Words in a post, MIN:MAX.")] = "10:100",
-    skew: Annotated[Skew, typer.Option(help="Distribution of posts to users. In zipf, user 1 has the most.")] = "uniform",
+    skew: Annotated[
+        Skew, typer.Option(help="Distribution of posts to users. zipf (exponent 0.99): user 1 has the most.")
+    ] = "uniform",
     days: Annotated[int, typer.Option(min=1, max=36_500, help="Greatest age of a post in days.")] = 365,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same users and texts.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds and options make equal users and texts.")] = 1,
     processes: Annotated[
         int | None, typer.Option(min=1, max=64, help="Number of writing processes. Default: that of the processors.")
     ] = None,
@@ -139,7 +141,7 @@ def _note(text: str) -> Iterator[None]:
 def describe(table: Stats) -> Iterator[str]:
     """The lines of `stats`."""
     if table.posts is None:
-        yield "no estimate, because the table has not been analyzed since it was empty; `posthaste posts stats` counts"
+        yield "no estimate before the next ANALYZE; `posthaste posts stats` counts"
         return
     about = "about " if table.is_estimate else ""
     users = "an unknown number of" if table.users is None else f"{about}{table.users}"

@@ -5,7 +5,9 @@ Output: a line for each chunk, `written` or an error. An error ends the process.
 """
 
 import json
+import os
 import sys
+from contextlib import suppress
 
 from infra.postgres.errors import BadData, PostgresError
 from infra.postgres.posts import Posts
@@ -28,8 +30,8 @@ def main() -> None:
 
 
 def _answer(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    with suppress(BrokenPipeError):  # the parent has died; the input ends, too
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ async def test_messages_and_reports(stack: Stack) -> None:
     assert await _json(stack, "status", sent["id"]) == {"id": sent["id"], "status": "sent"}
     stack.start("reports", "consumers", "reports")
     assert await _json(stack, "report", "--timeout", "60") == {"data": []}
-    assert await _json(stack, "posts", "stats") == {"posts": 0, "users": 0, "oldest": None, "newest": None}
+    nothing = {"posts": 0, "users": 0, "oldest": None, "newest": None, "analyzed_at": None}
+    assert await _json(stack, "posts", "stats") == nothing | {"is_estimate": False}
+    assert (await _json(stack, "posts", "stats", "--estimate")).items() >= {"posts": 0, "users": 0, "is_estimate": True}.items()
 
 
 async def test_providers_and_callbacks(stack: Stack) -> None:

@@ -94,4 +94,4 @@ def _harmonic(numbers: int) -> float:
     exact = float((np.arange(1, last + 1, dtype=float) ** -EXPONENT).sum())
     rest = 1 - EXPONENT
     ends = (numbers**-EXPONENT - last**-EXPONENT) / 2
-    return exact + (numbers**rest - last**rest) / rest + ends
+    return float(exact + (numbers**rest - last**rest) / rest + ends)
