@@ -1,8 +1,13 @@
 """`posthaste posts seed`: its arguments, Ctrl-C, a killed process, and the end of its parent."""
 
+import asyncio
+import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -10,7 +15,7 @@ import pytest
 
 from dev.stack import as_variables, environment_without_settings
 from infra.postgres.posts import Posts
-from tests.support.processes import Process, run_command
+from tests.support.processes import run_command
 from tests.support.services import Services, sql
 from tests.support.waiting import until
 
@@ -24,17 +29,35 @@ def environment(services: Services, database: str) -> dict[str, str]:
     return environment_without_settings() | as_variables(urls)
 
 
+@dataclass
+class Seeding:
+    """A running command in a session of its own, as in a terminal."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    writers: list[psutil.Process]
+
+    async def exit_code(self) -> int:
+        return await asyncio.to_thread(self.process.wait, 60)
+
+    def output(self) -> str:
+        return self.log.read_text("utf-8")
+
+
 @pytest.fixture
-async def seeding(environment: dict[str, str], database: str, tmp_path: Path) -> AsyncIterator[Process]:
-    """A running command that has written posts."""
-    arguments = ["cli", "posts", "seed", str(ENDLESS), "--words", "1:3", "--processes", "2"]
-    process = Process(arguments, environment, tmp_path / "seed.log")
-    process.start()
+async def seeding(environment: dict[str, str], database: str, tmp_path: Path) -> AsyncIterator[Seeding]:
+    """A running command that has written posts, with two processes."""
+    log = tmp_path / "seed.log"
+    arguments = ["posts", "seed", str(ENDLESS), "--words", "1:3", "--processes", "2"]
+    command = [sys.executable, "-m", "cli", *arguments]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=output, stderr=output, start_new_session=True)
     try:
         await until(lambda: _posts(database), lambda count: count > 0)
-        yield process
+        yield Seeding(process, log, psutil.Process(process.pid).children())
     finally:
-        process.end()
+        process.kill()
+        process.wait()
 
 
 def _posts(database: str) -> int:
@@ -60,29 +83,26 @@ async def test_a_wrong_option_is_named(environment: dict[str, str], database: st
     assert _posts(database) == 0
 
 
-async def test_ctrl_c_keeps_and_counts_the_written_posts(seeding: Process, database: str) -> None:
-    seeding.signal(signal.SIGINT)
-    assert await seeding.wait() == 1
-    (written,) = re.findall(
-        rf"^posthaste: interrupted; (\d+) of {ENDLESS} posts were written; `(?:.*)` deletes", seeding.output()
-    )
+async def test_ctrl_c_keeps_and_counts_the_written_posts(seeding: Seeding, database: str) -> None:
+    os.killpg(seeding.process.pid, signal.SIGINT)
+    assert await seeding.exit_code() == 1
+    output = seeding.output()
+    (written,) = re.findall(rf"^posthaste: interrupted; (\d+) of {ENDLESS} posts were written; `(?:.*)` deletes", output)
     assert int(written) == _posts(database) > 0
+    assert "Traceback" not in output
 
 
-async def test_a_killed_process_ends_the_command(seeding: Process, database: str) -> None:
-    assert seeding.forked is not None
-    victim, other = psutil.Process(seeding.forked.pid).children()
+async def test_a_killed_process_ends_the_command(seeding: Seeding) -> None:
+    victim, other = seeding.writers
     victim.kill()
-    assert await seeding.wait() == 1
+    assert await seeding.exit_code() == 1
     assert f"process {victim.pid} was killed by SIGKILL; at least " in seeding.output()
     assert not other.is_running()
 
 
-async def test_without_their_parent_the_processes_end_after_their_chunks(seeding: Process, database: str) -> None:
-    assert seeding.forked is not None
-    children = psutil.Process(seeding.forked.pid).children()
-    await seeding.kill()
-    await until(lambda: [child for child in children if child.is_running()], lambda running: running == [])
+async def test_without_their_parent_the_processes_end_after_their_chunks(seeding: Seeding, database: str) -> None:
+    seeding.process.kill()
+    await until(lambda: [writer for writer in seeding.writers if writer.is_running()], lambda running: running == [])
     await until(lambda: sql(database, SESSIONS), lambda sessions: sessions == [])
     assert _posts(database) % 5_000 == 0
     assert "Traceback" not in seeding.output()
