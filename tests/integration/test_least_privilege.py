@@ -40,6 +40,8 @@ from jobs.lifecycle import Status
 from jobs.model import DEAD_QUEUES, Kind, KnownStatus, Route
 from jobs.retry import RetryPolicy
 from jobs.wire import Pointer, decode
+from service.post_recipe import Recipe
+from service.seeding import seed
 from tests.support.factories import ACCEPTED, claim_request, message, new_id, publish_one
 from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
 from tests.support.own_servers import own_server
@@ -98,6 +100,8 @@ async def test_the_run_time_role_fills_reads_and_empties_the_posts(runner: str) 
     pool = DatabasePool(runner, name="test", threads=1, scans=True)
     assert await pool.call(lambda connection: list(texts(connection)), SECONDS) == [(1, "two words")]
     pool.close()
+    await asyncio.to_thread(seed, runner, Recipe(2, users=1, min_words=1, max_words=1, seed=1, end=0), 1)
+    assert posts.stats().posts == 3 and posts.estimate().is_estimate
     posts.truncate()
     assert posts.stats().posts == 0
 
