@@ -20,10 +20,14 @@ Row = TypeVar("Row")
 READ_SECONDS = 0.8
 
 
-class _JobId(UUIDConvertor):
-    """`{id:job}` in a path: a canonical lower-case UUIDv7. No other string can be an id, so it is a 404."""
+# A canonical lower-case UUIDv7. No other string can be an id, so it is a 404.
+JOB_ID = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
-    regex = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+class _JobId(UUIDConvertor):
+    """`{id:job}` in a path."""
+
+    regex = JOB_ID
 
 
 register_url_convertor("job", _JobId())

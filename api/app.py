@@ -31,13 +31,14 @@ from api.console.streams import Streams
 from api.console.views import NAVIGATION, Views, console_routes
 from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
+from api.frequent import FrequentOperations
 from api.health import CHECK_SECONDS, HealthEndpoints, Startup, may_be_open
 from api.jobs import Waiting
-from api.measured import MeasuredRequests
+from api.measured import measure
 from api.messages import MessageEndpoints
 from api.middleware import AnswerHeaders, Origins
 from api.openapi import document
-from api.operations import OPERATIONS, Endpoints
+from api.operations import FREQUENT, OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.request_log import RequestLog
@@ -124,7 +125,6 @@ class _UseCases:
         acceptance = Acceptance(
             Ledger(adapters.hot, grace_seconds=grace_seconds).accept,
             self.publishing,
-            self.statuses,
             self.backlog,
             timeout_seconds=settings.accept_timeout_seconds,
             activity=activity,
@@ -178,14 +178,16 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
             await adapters.close()
 
     routes = [operation.route(endpoints, access) for operation in OPERATIONS]
+    frequent = [route for route in routes if route.name in FREQUENT]
     routes += _console(settings, adapters, use_cases, endpoints.health, keyring, access)
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
-    origins = Origins(app, names, listed=bool(settings.allowed_hosts), keys_required=keys_required)
+    listed = bool(settings.allowed_hosts)
+    origins = Origins(FrequentOperations(app, frequent), names, listed=listed, keys_required=keys_required)
     log = RequestLog(everything=settings.log_level == "debug")
-    answered = AnswerHeaders(origins if tracing is None else TraceContext(origins), log.answered)
-    return MeasuredRequests(answered), use_cases.subscriptions.close
+    answered = AnswerHeaders(origins if tracing is None else TraceContext(origins), log.answered, measure)
+    return answered, use_cases.subscriptions.close
 
 
 def _endpoints(

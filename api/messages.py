@@ -59,10 +59,18 @@ class MessageEndpoints(JobEndpoints[MessageRecord]):
     async def _accept(self, request: Request, message: MessageIn, index: int | None = None) -> Accepted:
         provider = message.provider or self._default_provider
         require_provider(provider, self._providers)
-        queue = message_queue(provider, Priority(message.priority))
-        fields = message.model_dump(include={"destination", "body", "reference", "metadata"})
-        fields |= {"delivery": Delivery(message.delivery), "tags": tuple(message.tags)}
-        return await self._submissions.accept(request, message, queue, index, **fields)
+        return await self._submissions.accept(
+            request,
+            message,
+            message_queue(provider, Priority(message.priority)),
+            index,
+            destination=message.destination,
+            body=message.body,
+            delivery=Delivery(message.delivery),
+            reference=message.reference,
+            tags=tuple(message.tags),
+            metadata=message.metadata,
+        )
 
     async def list(self, request: Request) -> Response:
         """The client's messages, newest first."""

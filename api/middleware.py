@@ -101,12 +101,12 @@ _SECURITY = [
 class AnswerHeaders:
     """Repeats a valid `X-Request-ID` of the client, else a new id, and adds security headers that the endpoint has not set.
 
-    `answered` gets each request with its status and the seconds until its answer began.
+    Each of `observers` gets every request with its status and the seconds until its answer began.
     """
 
-    def __init__(self, app: ASGIApp, answered: Callable[[Scope, int, float], None]):
+    def __init__(self, app: ASGIApp, *observers: Callable[[Scope, int, float], None]):
         self._app = app
-        self._answered = answered
+        self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -123,7 +123,9 @@ class AnswerHeaders:
                 names = {name for name, _ in message["headers"]}
                 security = [header for header in _SECURITY if header[0] not in names]
                 message["headers"] = [*message["headers"], *security, (b"x-request-id", request_id)]
-                self._answered(scope, message["status"], time.monotonic() - started)
+                seconds = time.monotonic() - started
+                for observe in self._observers:
+                    observe(scope, message["status"], seconds)
             await send(message)
 
         await self._app(scope, receive, send_with_id)

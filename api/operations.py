@@ -60,12 +60,12 @@ class Operation:
         """The operation's route. Its guard requires the scope."""
         endpoint = self.endpoint(endpoints)
         guarded = endpoint if self.scope is None else access.guard(endpoint, self.scope)
-        application = _Application(guarded, self.path)
+        application = OperationApplication(guarded, self.path)
         return Route(self.path.replace("{id}", "{id:job}"), application, methods=[self.method], name=self.name)
 
 
 @dataclass(frozen=True, slots=True)
-class _Application:
+class OperationApplication:
     """An endpoint as an ASGI application. Starlette's own wraps it in a second handler of exceptions.
 
     `path`: the template of its route, for logs.
@@ -87,6 +87,7 @@ _VERSIONED = ("ETag", "Preference-Applied")
 _STATUS: dict[int, type | str | None] = {200: shapes.StatusOut, 304: None}
 _EVENTS: dict[int, type | str | None] = {200: "text/event-stream", 204: None}
 
+FREQUENT = frozenset({"post_messages", "get_message_id_status"})
 # Starlette tries the routes in this order, so frequent operations come first.
 OPERATIONS: list[Operation] = [
     Operation("POST", "/messages", "Accept a message", lambda to: to.messages.post, _WRITE, {202: shapes.AcceptedOut},

@@ -1,6 +1,6 @@
 """Problems: every error answer is RFC 9457 `application/problem+json` with a stable `code` and the request's id."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -10,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ExceptionHandler
 
 from api.shapes import FieldProblem, ItemProblem, ProblemOut
 from infra.errors import Transient
@@ -141,7 +140,7 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 
 # Starlette's table. It chooses the class nearest to an exception.
-EXCEPTION_HANDLERS: dict[type[Exception], ExceptionHandler] = {
+EXCEPTION_HANDLERS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
     Problem: _on_known,
     **dict.fromkeys(_PROBLEMS, _on_known),
     DeadlineExceeded: _on_unknown_outcome,
@@ -150,3 +149,9 @@ EXCEPTION_HANDLERS: dict[type[Exception], ExceptionHandler] = {
     ClientDisconnect: _on_disconnect,
     Exception: _on_bug,
 }
+
+
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The answer to a request whose endpoint raised this error, by the same table."""
+    handler = next(EXCEPTION_HANDLERS[base] for base in type(error).__mro__ if base in EXCEPTION_HANDLERS)
+    return await handler(request, error)

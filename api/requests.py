@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
@@ -89,34 +89,40 @@ def preferred(request: Request, offered: Mapping[str, Choice]) -> Choice:
 
 
 async def _read_body(request: Request) -> bytes:
-    content_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('"')
-    if content_type.strip() != "application/json" or charset not in ("", "utf-8"):
+    headers = dict(reversed(request.scope["headers"]))  # the first of repeated ones
+    content_type, _, parameters = headers.get(b"content-type", b"").lower().partition(b";")
+    charset = parameters.strip().removeprefix(b"charset=").strip(b'"')
+    if content_type.strip() != b"application/json" or charset not in (b"", b"utf-8"):
         raise Problem(415, "unsupported_media_type", "Send the header Content-Type: application/json.")
-    if "content-encoding" in request.headers:
+    if b"content-encoding" in headers:
         raise Problem(415, "unsupported_media_type", "Content-Encoding is not supported. Send the body without it.")
-    # The rest of the body remains unread, so the connection is unusable.
-    too_large = Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length[:20]) > MAX_BYTES:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():  # `api.request_timeout` ends slow bodies
-        body += chunk
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length[:20]) > MAX_BYTES:
+        raise _too_large()
+    body, complete = bytearray(), False
+    while not complete:  # `api.request_timeout` ends slow bodies
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        complete = not message.get("more_body", False)
         if len(body) > MAX_BYTES:
-            raise too_large
+            raise _too_large()
     return bytes(body)
 
 
+def _too_large() -> Problem:
+    # The rest of the body remains unread, so the connection is unusable.
+    return Problem(413, "too_large", f"The body must not exceed {MAX_BYTES} bytes.", headers={"Connection": "close"})
+
+
 def _parse(body: bytes) -> object:
-    too_deep = Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
     try:
-        # `int` raises ValueError for NaN and Infinity.
-        fields = json.loads(body.decode("utf-8"), parse_constant=int, object_pairs_hook=_unique_fields)
+        fields = _JSON.decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise Problem(400, "malformed_json", f"The body is not UTF-8 (byte {error.start}).") from error
     except RecursionError as error:
-        raise too_deep from error
+        raise _too_deep() from error
     except _RepeatedField as error:
         raise Problem(400, "repeated_field", f"The field {_printable(str(error))[:_MAX_POINTER]!r} is repeated.") from error
     except json.JSONDecodeError as error:
@@ -124,8 +130,12 @@ def _parse(body: bytes) -> object:
     except ValueError as error:  # NaN or Infinity, or an integer of thousands of digits
         raise Problem(400, "malformed_json", "The body is not JSON: a number is out of range.") from error
     if _deeper_than(fields, MAX_DEPTH):
-        raise too_deep
+        raise _too_deep()
     return fields
+
+
+def _too_deep() -> Problem:
+    return Problem(400, "too_deep", f"The body is nested more than {MAX_DEPTH} levels deep.")
 
 
 class _RepeatedField(Exception):
@@ -139,6 +149,10 @@ def _unique_fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise _RepeatedField(name)
         fields[name] = value
     return fields
+
+
+# One decoder, because its making takes as long as a short body. `int` raises ValueError for NaN and Infinity.
+_JSON = json.JSONDecoder(parse_constant=int, object_pairs_hook=_unique_fields)
 
 
 def _deeper_than(value: object, levels: int) -> bool:

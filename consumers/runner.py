@@ -5,11 +5,12 @@ jobs; the prefetch only fills them.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from uuid import uuid4
+from uuid import UUID
 
 import structlog
 
@@ -164,7 +165,7 @@ class Runner:
         return job
 
     async def _claim(self, pointer: Pointer) -> Claimed | None:
-        return await self.claims.submit(ClaimRequest(pointer.id, pointer.version, uuid4(), self.lease_seconds))
+        return await self.claims.submit(ClaimRequest(pointer.id, pointer.version, _claim_token(), self.lease_seconds))
 
     def _may_begin(self, job: Claimed, work: Work, leased_at: float) -> bool:
         """Whether the attempt can end within the lease, at the job's own provider. An operator may have moved the message."""
@@ -188,3 +189,8 @@ class Runner:
             log.error("handler.crashed", id=str(job.id), version=job.version, exc_info=error)
             return Outcome(Verdict.UNKNOWN, "internal_error")
         return call.result()
+
+
+def _claim_token() -> UUID:
+    """A token that no other claim has. It is no secret, so it needs no bytes of the kernel."""
+    return UUID(int=random.getrandbits(128), version=4)

@@ -7,8 +7,9 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 
 CACHE_SECONDS = 0.06  # a little over the cache's own limit of 50 ms
 LEDGER_SECONDS = 0.8
+PROCESSING_SECONDS = 0.05
 MAX_WRITTEN = 1000  # statuses in one write
 MAX_UNWRITTEN = 20_000  # waiting statuses; further ones are dropped, and read from the ledger
 
@@ -43,7 +45,9 @@ class Statuses:
         self._cache_reads = Batcher(cache.read, key=lambda id_: id_, max_batch=1000)
         self._ledger_reads = Batcher(ledger, key=lambda id_: id_, repeat_transient=True)
         self._write_batch = cache.write
-        self._unwritten: list[KnownStatus] = []
+        self._unwritten: dict[UUID, KnownStatus] = {}
+        self._running: dict[UUID, KnownStatus] = {}  # in `processing`, and not yet to be written
+        self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
 
     async def read(self, id_: UUID) -> KnownStatus | None:
@@ -66,22 +70,50 @@ class Statuses:
 
     def cache(self, status: KnownStatus) -> None:
         """Write a status to the cache in the background. No `Batcher`: nobody awaits a write, so no write needs a future."""
-        if len(self._unwritten) >= MAX_UNWRITTEN:
-            self._outage.failed(Overloaded(f"{MAX_UNWRITTEN} statuses wait for the cache"))
-            return
-        self._unwritten.append(status)
+        if self._has_room():
+            self._running.pop(status.id, None)
+            self._write_soon([status])
+
+    def cache_claim(self, status: KnownStatus) -> None:
+        """Write `processing` after `PROCESSING_SECONDS`, unless a later status comes first: most calls are short."""
+        if self._has_room():
+            self._running[status.id] = status
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(PROCESSING_SECONDS, self._write_running)
+
+    def _has_room(self) -> bool:
+        if len(self._unwritten) + len(self._running) < MAX_UNWRITTEN:
+            return True
+        self._outage.failed(Overloaded(f"{MAX_UNWRITTEN} statuses wait for the cache"))
+        return False
+
+    def _write_running(self) -> None:
+        self._timer = None
+        running, self._running = self._running, {}
+        self._write_soon(running.values())
+
+    def _write_soon(self, statuses: Iterable[KnownStatus]) -> None:
+        for status in statuses:
+            waiting = self._unwritten.get(status.id)
+            if waiting is None or waiting.version < status.version:
+                self._unwritten[status.id] = status
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
     async def written(self) -> None:
         """Wait until no write is waiting or under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._write_running()
         while self._writer is not None:
             await asyncio.shield(self._writer)
 
     async def _write(self) -> None:
         try:
-            while batch := self._unwritten[:MAX_WRITTEN]:
-                del self._unwritten[:MAX_WRITTEN]
+            while self._unwritten:
+                batch = list(islice(self._unwritten.values(), MAX_WRITTEN))
+                for status in batch:
+                    del self._unwritten[status.id]
                 try:
                     await self._write_batch(batch, CACHE_SECONDS)
                     self._outage.succeeded()

@@ -46,7 +46,6 @@ class Acceptance:
         self,
         commit: Callable[[Sequence[NewJob], float], Awaitable[Sequence[Accepted | KeyReused]]],
         publisher: EagerPublisher,
-        statuses: Statuses,
         backlog: BacklogLimit,
         *,
         timeout_seconds: float,
@@ -54,7 +53,6 @@ class Acceptance:
     ):
         self._commit = commit
         self._publisher = publisher
-        self._statuses = statuses
         self._backlog = backlog
         self._timeout_seconds = timeout_seconds
         self._activity = activity
@@ -62,7 +60,7 @@ class Acceptance:
         self.drained = self._batches.drained
 
     async def accept(self, job: NewJob) -> Accepted:
-        """Commit a job. It is published and cached, too. An equal request under the same key returns the first result.
+        """Commit a job. It is published, too. An equal request under the same key returns the first result.
 
         Raises `BacklogFull`, `KeyTaken`, `Overloaded`, `BadData` if Postgres rejects a value, or `DeadlineExceeded` if Postgres
         did not confirm in time. After the last, the job may have been accepted.
@@ -74,7 +72,10 @@ class Acceptance:
         return accepted
 
     async def _flush(self, batch: Sequence[_Submission], timeout: float) -> Sequence[Accepted | KeyReused]:
-        """Commit a batch, then publish, cache and log its new jobs."""
+        """Commit a batch, then publish and log its new jobs.
+
+        They are not cached: most are claimed before anybody reads them, and the first read caches the others.
+        """
         results = await self._commit([submission.job for submission in batch], timeout)
         queued: defaultdict[str, list[str]] = defaultdict(list)
         for (job, started), result in zip(batch, results, strict=True):
@@ -82,7 +83,6 @@ class Acceptance:
             if isinstance(result, Accepted) and not result.replayed:
                 queue = job.queue.name
                 self._publisher.offer(Outgoing(Pointer(job.id, 1), Route.WORK, queue, started, None, job.traceparent))
-                self._statuses.cache(KnownStatus(job.id, 1, Status.QUEUED, job.queue.kind, job.client_id, started))
                 queued[queue].append(str(job.id))
                 self._activity.accepted(job.queue)
         _log_jobs("jobs.queued", queued)
@@ -110,7 +110,7 @@ class Recorder:
         """Cache and log committed claims. `at`: monotonic seconds, before the claims."""
         processing: defaultdict[str, list[str]] = defaultdict(list)
         for job in jobs:
-            self.statuses.cache(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
+            self.statuses.cache_claim(KnownStatus(job.id, job.version, Status.PROCESSING, job.queue.kind, job.client_id, at))
             processing[job.queue.name].append(str(job.id))
         _log_jobs("jobs.processing", processing)
 

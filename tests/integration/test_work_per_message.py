@@ -29,24 +29,25 @@ from tests.support.waiting import eventually
 MESSAGE = {"destination": "+15550001", "body": "hello"}
 
 # One message alone: accept, delete of its outbox row, claim, apply. Each is one statement, one transaction and one round trip.
-# Redis: a write for each status. AMQP: the publishing and the acknowledgement.
-ALONE = {"statements": 4, "redis": 3, "amqp": 2}
+# Redis: one write of the last status, and one of `processing` where the call is not over within 50 ms. AMQP: the publishing and
+# the acknowledgement.
+ALONE = {"statements": 4, "redis": 2, "amqp": 2}
 TASKS_ALONE = {
     "Batcher._drain": 4,  # one for each statement
     "EagerPublisher._publish_queue": 1,
     "Runner._run": 1,
     "send_message": 1,  # the handler, which a shutdown interrupts
     "ClientRequest.write_bytes": 1,  # aiohttp's
-    "Statuses._write": 3,
+    "Statuses._write": 2,
 }
 # A batch of one request: its deliveries arrive, and are claimed and recorded, in some batches. A message has no task of its own
 # beyond those of its item, its execution, its handler and the client's.
 BATCH = 100
-BATCH_AT_MOST = {"statements": 40, "redis": 40, "amqp": 30}
+BATCH_AT_MOST = {"statements": 40, "redis": 20, "amqp": 30}
 TASKS_PER_MESSAGE = {"MessageEndpoints._accept_item", "Runner._run", "send_message", "ClientRequest.write_bytes"}
 BATCH_TASKS_BESIDE = 60
 SERVER = ("RequestHandler.", "BaseSelectorEventLoop._accept")  # tasks of the provider
-SETTLED_SECONDS = 0.05  # the cache is written after the commit
+SETTLED_SECONDS = 0.1  # the cache is written after the commit
 
 
 @dataclass
@@ -177,10 +178,10 @@ async def test_the_work_for_one_message_and_for_a_batch(
     numbers = {kind: min(each.numbers[kind] for each in alone) for kind in ("statements", "redis", "amqp")}
     tasks = {name: min(each.tasks[name] for each in alone) for name in {name for each in alone for name in each.tasks}}
     assert {kind: numbers[kind] for kind in ("statements", "amqp")} == {kind: ALONE[kind] for kind in ("statements", "amqp")}
-    assert 1 <= numbers["redis"] <= ALONE["redis"]  # a busy machine writes two statuses at once
+    assert 1 <= numbers["redis"] <= ALONE["redis"]
     writes = tasks.pop("Statuses._write")
     assert 1 <= writes <= TASKS_ALONE["Statuses._write"]
-    assert {name: count for name, count in tasks.items() if count} | {"Statuses._write": 3} == TASKS_ALONE
+    assert {name: count for name, count in tasks.items() if count} | {"Statuses._write": 2} == TASKS_ALONE
     assert all(batch.numbers[kind] <= most for kind, most in BATCH_AT_MOST.items()), batch.numbers
     assert {name for name, count in batch.tasks.items() if count >= BATCH} == TASKS_PER_MESSAGE
     assert sum(count for name, count in batch.tasks.items() if name not in TASKS_PER_MESSAGE) <= BATCH_TASKS_BESIDE, batch.tasks

@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from api.measured import MeasuredRequests
+from api.measured import measure
+from api.middleware import AnswerHeaders
 from consumers.handlers import ROWS_COUNTED, _with_progress
 from infra.errors import Transient
 from infra.monitoring import SHARED_FOLDER_VARIABLE, exposition, metrics
@@ -44,11 +45,11 @@ def test_names_and_units_follow_the_conventions() -> None:
 
 
 @pytest.fixture
-def application() -> Iterator[MeasuredRequests]:
+def application() -> Iterator[AnswerHeaders]:
     async def answer(request: Request) -> PlainTextResponse:
         return PlainTextResponse(request.path_params.get("id", ""))
 
-    yield MeasuredRequests(Starlette(routes=[Route("/things/{id}", answer)]))
+    yield AnswerHeaders(Starlette(routes=[Route("/things/{id}", answer)]), measure)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def application() -> Iterator[MeasuredRequests]:
     ],
 )
 async def test_requests_are_counted_by_template_and_class(
-    application: MeasuredRequests, method: str, path: str, labels: tuple[str, str, str]
+    application: AnswerHeaders, method: str, path: str, labels: tuple[str, str, str]
 ) -> None:
     named = dict(zip(("method", "route", "status"), labels, strict=True))
     before = value("posthaste_http_request_duration_seconds_count", **named)

@@ -15,6 +15,7 @@ from service.batching import DeadlineExceeded
 from service.statuses import Statuses
 from tests.support.factories import new_id
 from tests.support.fakes import FakeCache
+from tests.support.waiting import until
 
 
 class Away(Transient):
@@ -54,7 +55,7 @@ async def test_the_ledger_is_read_once_and_again_after_a_wipe() -> None:
     assert ledger.reads == 2
 
 
-async def test_writes_during_a_write_are_one_batch_and_an_outage_drops_only_its_own() -> None:
+async def test_of_the_writes_during_a_write_the_newest_is_next_and_an_outage_drops_only_its_own() -> None:
     batches: list[list[int]] = []
 
     class Failing(FakeCache):
@@ -73,13 +74,30 @@ async def test_writes_during_a_write_are_one_batch_and_an_outage_drops_only_its_
 
     write(1)
     await asyncio.sleep(0)
-    for version in (2, 3):
+    for version in (3, 2):
         write(version)
     await statuses.written()
-    assert batches == [[1], [2, 3]] and cache.values[id_].version == 3
+    assert batches == [[1], [3]] and cache.values[id_].version == 3
     write(4)  # after a pause
     await statuses.written()
     assert cache.values[id_].version == 4
+
+
+async def test_a_claim_is_written_after_a_while_unless_the_job_ends_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.statuses.PROCESSING_SECONDS", 0.01)
+    batches: list[set[tuple[UUID, int]]] = []
+
+    class Recording(FakeCache):
+        async def write(self, entries: Sequence[KnownStatus], timeout: float = 1) -> list[None]:
+            batches.append({(entry.id, entry.version) for entry in entries})
+            return await super().write(entries, timeout)
+
+    statuses, short, long = Statuses(Recording(), Ledger().statuses), new_id(), new_id()
+    for id_ in (short, long):
+        statuses.cache_claim(KnownStatus(id_, 2, Status.PROCESSING, Kind.MESSAGE, "default", time.monotonic()))
+    statuses.cache(KnownStatus(short, 3, Status.SENT, Kind.MESSAGE, "default", time.monotonic()))
+    await until(lambda: batches, lambda seen: len(seen) == 2)
+    assert batches == [{(short, 3)}, {(long, 2)}]
 
 
 async def test_too_many_writes_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
