@@ -8,10 +8,13 @@ from hypothesis import strategies as st
 
 from api.answers import cursor_for
 
+CRONS = ["0 6 * * *", "*/5 * * * MON-FRI", "0 0 29 2 *"]
 URLS = ["https://example.com", "https://example.com/hook?x=%20", "https://8.8.8.8:8443/"]
 
 schemathesis.openapi.format("uri", st.sampled_from(URLS))
 schemathesis.openapi.format("idempotency-key", st.builds(lambda: str(uuid4())))  # each names one request
+schemathesis.openapi.format("cron", st.sampled_from(CRONS))
+schemathesis.openapi.format("timezone", st.sampled_from(["UTC", "Europe/Berlin", "Pacific/Apia"]))
 schemathesis.openapi.format("cursor", st.just(cursor_for("0190163d-8694-739b-aea5-966c26f8ad91")))
 schemathesis.openapi.format("result-cursor", st.just(cursor_for("1")))
 
