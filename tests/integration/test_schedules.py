@@ -161,10 +161,12 @@ async def test_a_failure_in_the_statement_changes_nothing(store: Store, schedule
         "RAISE EXCEPTION 'crash' USING ERRCODE = '57P01'; END $$"
     )
     store.rows(f"CREATE TRIGGER crash AFTER INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION crash()")
-    with pytest.raises(Transient):
-        await _scheduler(schedules).start_due()
+    try:
+        with pytest.raises(Transient):
+            await _scheduler(schedules).start_due()
+    finally:
+        store.rows("DROP FUNCTION crash CASCADE")
     assert (await _found(schedules), _jobs(store), store.rows("SELECT FROM outbox")) == (before, [], [])
-    store.rows(f"DROP TRIGGER crash ON {table}")
     assert await _scheduler(schedules).start_due() == 1
     assert len(_jobs(store)) == 1
 
