@@ -39,13 +39,14 @@ ORDER BY free.slot LIMIT 1
 ON CONFLICT DO NOTHING
 """)
 
-_LIST = sa.text(f"""
+_SELECT = f"""
 SELECT s.client_id, s.name, s.cron, s.timezone, s.parameters, s.callback_url, s.default_callback, s.created_at, s.next_at,
     s.last_at, j.id AS last_id, j.status AS last_status, {_ACTIVE} AS active
 FROM report_schedules s LEFT JOIN jobs j ON j.id = s.last_id
-WHERE s.client_id = coalesce(:client_id, s.client_id) AND s.name = coalesce(:name, s.name)
-ORDER BY s.client_id, s.name LIMIT :limit
-""")  # noqa: S608  the interpolated parts are constants
+"""  # noqa: S608  the interpolated parts are constants
+_FIND = sa.text(f"{_SELECT} WHERE s.client_id = :client_id AND s.name = :name")
+_OF_CLIENT = sa.text(f"{_SELECT} WHERE s.client_id = :client_id ORDER BY s.client_id, s.name LIMIT :limit")
+_OF_ALL = sa.text(f"{_SELECT} ORDER BY s.client_id, s.name LIMIT :limit")
 
 _DELETE = sa.text("DELETE FROM report_schedules WHERE client_id = :client_id AND name = :name")
 
@@ -179,12 +180,14 @@ class ScheduleStore:
 
     async def find(self, client_id: str, name: str, timeout: float) -> Schedule | None:
         """The client's schedule with this name."""
-        found = await self._select(timeout, client_id=client_id, name=name, limit=1)
+        found = await self._select(_FIND, timeout, client_id=client_id, name=name)
         return found[0] if found else None
 
     async def read(self, client_id: str | None, limit: int, timeout: float) -> list[Schedule]:
         """The schedules of a client, by name; None: of all clients, by client."""
-        return await self._select(timeout, client_id=client_id, name=None, limit=limit)
+        if client_id is None:
+            return await self._select(_OF_ALL, timeout, limit=limit)
+        return await self._select(_OF_CLIENT, timeout, client_id=client_id, limit=limit)
 
     async def delete(self, client_id: str, name: str, timeout: float) -> bool:
         """False: the client has no such schedule."""
@@ -203,8 +206,8 @@ class ScheduleStore:
         rows = await self._pool.fetch(_START, timeout, rows=to_json(runs), callback_url=callback_url)
         return {row["last_id"] for row in rows}
 
-    async def _select(self, timeout: float, **where: object) -> list[Schedule]:
-        rows = await self._pool.fetch(_LIST, timeout, keys_off=self._keys_off, **where)
+    async def _select(self, statement: sa.TextClause, timeout: float, **where: object) -> list[Schedule]:
+        rows = await self._pool.fetch(statement, timeout, keys_off=self._keys_off, **where)
         return [_schedule(**row) for row in rows]
 
 
