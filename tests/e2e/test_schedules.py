@@ -96,6 +96,7 @@ async def test_while_the_broker_is_down_runs_wait_in_the_outbox(scheduling: Stac
     stack = scheduling
     _start_workers(stack)
     await _created(stack, **NIGHTLY)
+    await until(stack.processes["relay"].output, lambda log: "relay.active" in log)
     await stack.proxies["rabbitmq"].refuse()
     _make_due(stack)
 
