@@ -24,6 +24,7 @@ from api.console.pages import Pages
 from api.console.providers import ProviderPages
 from api.console.reports import ReportPages
 from api.console.sampling import Sample
+from api.console.schedules import SchedulePages
 from api.console.search import Search
 from api.console.settings import SettingsPage
 from api.console.sign_in import SignIn
@@ -42,6 +43,7 @@ from api.operations import FREQUENT, OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.request_log import RequestLog
+from api.schedules import ScheduleEndpoints, Schedules
 from api.shapes import VersionOut
 from api.submissions import Submissions
 from api.tracing import TraceContext
@@ -56,6 +58,7 @@ from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
+from infra.postgres.schedules import ScheduleStore
 from infra.postgres.totals import Totals
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
@@ -179,7 +182,7 @@ def create_api(settings: Settings, fatal: Callable[[Exception], None]) -> tuple[
 
     routes = [operation.route(endpoints, access) for operation in OPERATIONS]
     frequent = [route for route in routes if route.name in FREQUENT]
-    routes += _console(settings, adapters, use_cases, endpoints.health, keyring, access)
+    routes += _console(settings, adapters, use_cases, endpoints, keyring, access)
     app = Starlette(routes=routes, exception_handlers=EXCEPTION_HANDLERS, lifespan=lifespan)
     app.router.redirect_slashes = False  # one path, one resource
     names = [*settings.allowed_hosts, settings.host]
@@ -202,9 +205,11 @@ def _endpoints(
     callbacks = bool(settings.callback_secrets)
     submissions = Submissions(use_cases.acceptance, settings.guard(), settings.callback_url, callbacks=callbacks)
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
+    schedules = Schedules(ScheduleStore(adapters.reads, keys_off=settings.auth == "off"), submissions)
     return Endpoints(
         messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
         reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
+        schedules=ScheduleEndpoints(schedules),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
@@ -215,7 +220,7 @@ def _console(
     settings: Settings,
     adapters: _Adapters,
     use_cases: _UseCases,
-    health: HealthEndpoints,
+    endpoints: Endpoints,
     keyring: Keyring,
     access: Access,
 ) -> list[Route]:
@@ -224,7 +229,7 @@ def _console(
     streams = Streams(settings.waiting_per_key, lambda: use_cases.subscriptions.closed)
     sampler = LedgerSampler(LedgerSample(adapters.samples, settings.providers).take)
     search, store = MessageSearch(adapters.reads), DeadLetterStore(adapters.operators)
-    feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
+    feed = FiguresFeed(FiguresReader(adapters.figures, sampler, endpoints.health.checks))
     newest = NewestReads(adapters.operators)
     letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
     totals, acceptance = Totals(adapters.operators), use_cases.acceptance
@@ -236,6 +241,7 @@ def _console(
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
         reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        schedules=SchedulePages(pages, endpoints.schedules.schedules),
         providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
         callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
         keys=KeyPages(pages, ApiKeyStore(adapters.operators)),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from api import models
+from api import models, schedule_models
 from api.operations import Operation
 
 _ID = "0190163d-8694-739b-aea5-966c26f8ad91"
@@ -16,10 +16,12 @@ _MESSAGE_LINKS = {"self": f"/messages/{_ID}", "status": f"/message/{_ID}/status"
     name: f"/messages/{_ID}/{name}" for name in ("attempts", "callbacks", "events")
 }
 _REPORT = f"/api/2.0/report/jobs/{_ID}"
+_SCHEDULE = "/api/2.0/report/schedules/nightly"
 _REPORT_LINKS = {"self": _REPORT} | {name: f"{_REPORT}/{name}" for name in ("status", "events", "callbacks", "result")}
 
 # By name, or by `Shape.name` where one shape differs. The second value is an example of answers.
 FIELDS: dict[str, tuple[str, Any]] = {
+    "active": ("Whether the client has a usable key with the scope `reports`. Without one, the schedule rests.", True),
     "age_seconds": ("The time since the job was accepted or requeued.", 3600.5),
     "attempts": ("The number of attempts.", 1),
     "AttemptsOut.data": ("The attempts, oldest first.", None),
@@ -30,8 +32,12 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "CallbacksOut.data": ("The callbacks, oldest first.", None),
     "charged": ("Whether the attempt counts against the limit.", True),
     "checks": ("Each dependency, and the tasks of the process: `up` or `down`.", _CHECKS),
+    "client": ("The client of the schedules. Default: the key's own. Others need the scope `admin`.", None),
+    "ScheduleOut.client": ("The client of the schedule and of its reports.", "shop"),
     "code": ("The stable code.", "validation"),
     "created_at": ("The instant of acceptance.", _AT),
+    "ScheduleOut.created_at": ("The instant of the creation.", _AT),
+    "cron": ("Five fields: minute, hour, day of month, month, day of week. They match a date.", "0 6 * * *"),
     "Callback.created_at": ("The instant of the final status.", _AT),
     "cursor": ("The `next_cursor` of the previous page.", None),
     "data": ("The items of the page, in order.", None),
@@ -51,6 +57,8 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "filter": ("A dead letter matches every field. `{}` matches all.", None),
     "finished_at": ("The instant of the final status.", _LATER),
     "format": ("The media type of the result. It overrides `Accept`.", None),
+    "from": ("The earliest `created_at` of counted posts.", None),
+    "histogram": ("`words` adds the number of posts by their number of words.", None),
     "id": ("The job's id.", _ID),
     "AcceptedOut.id": ("The message's id. `GET /message/{id}/status` reports its status.", _ID),
     "Callback.id": ("The `webhook-id` of the callback.", _ID),
@@ -58,15 +66,21 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "ids": ("The ids of dead letters, from `GET /dead-letters`. `null` selects all.", None),
     "index": ("The item's position in the request, from 0.", 0),
     "kind": ("The kind of job.", "message"),
+    "last_at": ("The instant of the last run. `null`: there was none.", _LATER),
+    "last_job": ("The id of the last report. `null`: there is none, or retention has deleted it.", _ID),
+    "last_status": ("The status of the last report.", "completed"),
     "last_reason": ("The reason of the last attempt.", "http_400"),
     "ReportOut.last_reason": ("The reason of the last attempt.", None),
     "limit": ("The maximum number of items in the answer.", None),
     "DeadLetterBatch.limit": ("The maximum number of jobs.", None),
     "DeadLetterRequeue.limit": ("The maximum number of jobs.", None),
+    "ReportIn.limit": ("The number of users with the most words. `null`: all users.", None),
+    "ScheduledReportOut.limit": ("The number of users with the most words. `null`: all users.", None),
     "ResultQuery.limit": ("The rows of a page. Without it, the answer has all rows.", None),
     "links": ("The paths of related operations, by name.", _MESSAGE_LINKS),
     "AcceptedOut.links": ("The paths of the message, by name.", {name: _MESSAGE_LINKS[name] for name in ("self", "status")}),
     "DeadLetterOut.links": ("The paths of the job, by name.", {name: _MESSAGE_LINKS[name] for name in ("self", "attempts")}),
+    "ScheduleOut.links": ("The paths of the schedule and of its last report.", {"self": _SCHEDULE, "last_job": _REPORT}),
     "ReportAcceptedOut.links": ("The paths of the report, by name.", _REPORT_LINKS),
     "ReportOut.links": ("The paths of the report, by name.", _REPORT_LINKS),
     "message": ("A sentence for people.", "Report job submitted"),
@@ -74,9 +88,13 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "metadata": (f"The client's own JSON: at most {models.MAX_METADATA:,} bytes, numbers of 64 bits.", {"order": 17}),
     "n": ("The number of the attempt within its revision.", 1),
     "name": ("The name of the service.", "posthaste"),
+    "ScheduleIn.name": ("The name, unique for the client. `null`: a name from the other fields.", None),
+    "ScheduleOut.name": ("The name, unique for the client. Callbacks have it as `reference`.", "nightly"),
+    "next_at": ("The instant of the next run.", _LATER),
     "next_attempt_at": ("The instant of the next attempt. `null`: no retry waits.", None),
     "next_cursor": ("The `cursor` of the next page. `null`: this is the last page.", None),
     "of_about": ("The approximate number of all posts. It equals `posts` once the report is completed.", 5000),
+    "order": ("`words`: most words first, then by user id.", None),
     "outcome": ("The result: for example `accepted`, `retryable`, `rejected`, `unknown` or `lease_lost`.", "accepted"),
     "pointer": ("The field as a JSON pointer (RFC 6901), or `?name` in a query string.", "/body"),
     "posts": ("The number of counted posts.", 5000),
@@ -97,6 +115,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "reference": ("The client's own name of the message, returned unchanged.", "order-17"),
     "replayed": ("The item was accepted before, under the same `Idempotency-Key`.", True),
     "request_id": ("The request's id. Logs contain it.", "5f0c7f4e4d8c4b0f8f5d6a7b8c9d0e1f"),
+    "report": ("The parameters of each report, as in `POST /api/2.0/report/posts`.", None),
     "requeued": ("The ids of the requeued jobs.", [_ID]),
     "revision": ("The number of requeues.", 0),
     "schema": ("The schema revision that the release needs.", "0012"),
@@ -114,7 +133,9 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "ReportOut.status": ("The report's status.", "completed"),
     "tag": ("One tag of the message.", None),
     "tags": ("The client's own labels. `GET /messages` finds messages by tag.", ["welcome"]),
+    "timezone": ("The IANA name of the time zone.", "Europe/Berlin"),
     "title": ("The phrase of the HTTP status.", HTTPStatus(422).phrase),
+    "to": ("The end of the period. Posts with this `created_at` are not counted.", None),
     "total_words": ("The number of words in the user's posts.", 6380),
     "TotalsOut.data": ("The users by ascending id.", None),
     "type": ("The type of problem.", "about:blank"),
@@ -122,6 +143,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "unconfigured_provider": ("The ids of the jobs whose provider is not configured.", []),
     "updated_at": ("The instant of the last change.", _LATER),
     "url": ("The URL of the callback.", _URL),
+    "user_ids": ("The users whose posts are counted. `null`: all users.", None),
     "user_id": ("The user's id.", 1),
     "version": ("The number of changes. It is the `ETag`.", 3),
     "VersionOut.version": ("The release.", "0.1.0"),
@@ -143,6 +165,7 @@ EXAMPLES: dict[str, Any] = {
         ]
     },
     "DiscardedOut": {"discarded": [_ID]},
+    "ScheduledReportOut": {"from": None, "to": None, "user_ids": None, "order": "words", "limit": 10, "histogram": None},
     "RequeuedOut": {"requeued": [_ID], "unconfigured_provider": [], "expired": []},
     "text/csv": "user_id,total_words\r\n1,6380\r\n",
     "text/event-stream": _EVENT.format(id=_ID, status="sent"),
@@ -158,6 +181,7 @@ def _text(description: str, **schema: object) -> dict[str, Any]:
 
 
 ID = _text("The `id` in the answer of `POST /messages`.", format="uuid", examples=[_ID])
+NAME = _text("The `name` of a schedule.", pattern=f"^{schedule_models.NAME.pattern}$")
 REPORT_ID = {**ID, "description": "The `id` in the answer of `POST /api/2.0/report/posts`."}
 HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": _text(
@@ -190,7 +214,7 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
         (403, "cross_site", "A browser sent the request for a page of another site."),
         (421, "unknown_host", "The Host header is not one of the API's names."),
     ]),
-    (lambda op: "{id}" in op.path, [
+    (lambda op: "{" in op.path, [
         (404, "not_found", "The resource does not exist or belongs to another client."),
     ]),
     (lambda op: op.body is not None, [
@@ -218,6 +242,10 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
     ]),
     (lambda op: bool({"Prefer", "Last-Event-ID"} & {*op.headers}), [
         (429, "too_many_waiting", "The key has too many waiting requests."),
+    ]),
+    (lambda op: op.body is schedule_models.ScheduleIn, [
+        (409, "name_taken", "The client has another schedule with this name."),
+        (409, "too_many_schedules", "The client has 100 schedules."),
     ]),
     (lambda op: op.query is models.ResultQuery, [
         (406, "not_acceptable", "The Accept header accepts no available media type."),

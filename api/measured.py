@@ -1,5 +1,8 @@
 """The duration of each request, by its route."""
 
+import re
+from functools import cache
+
 from starlette.routing import Route
 from starlette.types import Scope
 
@@ -21,4 +24,9 @@ def _method(method: str) -> str:
 def _route(scope: Scope) -> str:
     """The template of the request's route, without the types of its parameters."""
     route = scope.get("route")
-    return route.path.replace(":job}", "}") if isinstance(route, Route) else UNMATCHED
+    return _template(route.path) if isinstance(route, Route) else UNMATCHED
+
+
+@cache
+def _template(path: str) -> str:
+    return re.sub(r":\w+}", "}", path)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from api import models, shapes
-from api.descriptions import EXAMPLES, FIELDS, HEADERS, ID, REPORT_ID, problems_of
+from api.descriptions import EXAMPLES, FIELDS, HEADERS, ID, NAME, REPORT_ID, problems_of
 from api.operations import OPERATIONS, Operation
 
 Schema = dict[str, Any]
@@ -74,6 +74,7 @@ def _complete(schemas: Schema, providers: list[str]) -> None:
         schemas[name]["properties"]["provider"] = {"anyOf": [{"enum": providers}, {"type": "null"}], "default": None}
     for name in ("MessageIn", "ReportIn"):
         schemas[name]["properties"]["callback_url"]["anyOf"][0]["format"] = "uri"
+    del schemas["ScheduleIn"]["properties"]["report"]["default"]  # it has the defaults of its fields
     of_reports = ["queued", "processing", "retrying", "completed", "failed", "unknown", "discarded"]
     schemas["ReportOut"]["properties"]["status"] = {"type": "string", "enum": of_reports}
     schemas["DeadLetterOut"]["properties"]["status"] = {"type": "string", "enum": ["failed", "unknown"]}
@@ -169,7 +170,8 @@ def _response(description: str, headers: Iterable[str], content: dict[str, Schem
 
 def _parameters(op: Operation, schemas: Schema) -> list[Schema]:
     id_ = REPORT_ID if op.tag == "Reports" else ID
-    path = [{"name": "id", "in": "path", "required": True, **id_}] if "{id}" in op.path else []
+    named = {name: each for name, each in {"id": id_, "name": NAME}.items() if f"{{{name}}}" in op.path}
+    path = [{"name": name, "in": "path", "required": True, **each} for name, each in named.items()]
     model = {} if op.query is None else schemas[op.query.__name__]
     query = [_query_parameter(name, each, model["examples"][0]) for name, each in model.get("properties", {}).items()]
     headers = [{"name": name, "in": "header", "required": False, **HEADERS[name]} for name in op.headers]

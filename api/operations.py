@@ -9,13 +9,14 @@ from starlette.routing import Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from api import models, shapes
+from api import models, schedule_models, shapes
 from api.callers import Access, Endpoint
 from api.dead_letters import DeadLetterEndpoints
 from api.documents import DocumentEndpoints
 from api.health import HealthEndpoints
 from api.messages import MessageEndpoints
 from api.reports import JOBS, ReportEndpoints
+from api.schedules import SCHEDULES, ScheduleEndpoints
 from infra.keys import Scope
 
 
@@ -25,6 +26,7 @@ class Endpoints:
 
     messages: MessageEndpoints
     reports: ReportEndpoints
+    schedules: ScheduleEndpoints
     dead_letters: DeadLetterEndpoints
     health: HealthEndpoints
     documents: DocumentEndpoints
@@ -61,7 +63,8 @@ class Operation:
         endpoint = self.endpoint(endpoints)
         guarded = endpoint if self.scope is None else access.guard(endpoint, self.scope)
         application = OperationApplication(guarded, self.path)
-        return Route(self.path.replace("{id}", "{id:job}"), application, methods=[self.method], name=self.name)
+        path = self.path.replace("{id}", "{id:job}").replace("{name}", "{name:schedule}")
+        return Route(path, application, methods=[self.method], name=self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,15 @@ OPERATIONS: list[Operation] = [
               {200: shapes.CallbacksOut}),
     Operation("GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page",
               lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, query=models.ResultQuery),
+    Operation("POST", SCHEDULES, "Schedule a recurring report", lambda to: to.schedules.post, _REPORTS,
+              {201: shapes.ScheduleOut, 200: shapes.ScheduleOut}, body=schedule_models.ScheduleIn,
+              answer_headers=("Location",)),
+    Operation("GET", SCHEDULES, "List schedules, by name", lambda to: to.schedules.list, _REPORTS,
+              {200: shapes.ScheduleListOut}, query=schedule_models.ScheduleQuery),
+    Operation("GET", f"{SCHEDULES}/{{name}}", "A schedule", lambda to: to.schedules.show, _REPORTS,
+              {200: shapes.ScheduleOut}, query=schedule_models.ScheduleQuery),
+    Operation("DELETE", f"{SCHEDULES}/{{name}}", "Delete a schedule; its reports stay", lambda to: to.schedules.delete,
+              _REPORTS, {204: None}, query=schedule_models.ScheduleQuery),
     Operation("GET", "/dead-letters", "List failed and unknown jobs", lambda to: to.dead_letters.list, _DEAD,
               {200: shapes.DeadLetterListOut}, query=models.DeadLetterQuery),
     Operation("POST", "/dead-letters/requeue", "Requeue dead letters", lambda to: to.dead_letters.requeue, _DEAD,

@@ -18,6 +18,7 @@ _UNITS = (
 )
 _FORMATS = {"date-time": "RFC 3339", "uuid": "UUIDv7", "uri": "http or https"}
 _IDS = {"Messages": "ID", "Reports": "REPORT"}  # the shell variables of ids, by section
+_SCHEDULE = "nightly"  # the name in the example of a schedule
 _OF_EVERY_ANSWER = "X-Request-ID"
 _EXTRACT = 'sed \'s/.*"id":"\\([^"]*\\)".*/\\1/\''
 
@@ -136,14 +137,14 @@ class Reference:
     def _commands(self, method: str, path: str, described: Schema, model: Schema) -> Iterator[str]:
         """A curl command for each example of the body; without a body, one."""
         query = urlencode({each["name"]: each["example"] for each in described["parameters"] if "example" in each})
-        url = self._base + path.replace("{id}", f"${_IDS.get(described['tags'][0])}")
+        url = self._base + path.replace("{id}", f"${_IDS.get(described['tags'][0])}").replace("{name}", _SCHEDULE)
         url = f"{url}?{query}" if query else url
         url = f'"{url}"' if {"?", "["} & {*url} else url  # characters of the shell's patterns
         lines = [f"curl {'-N ' if path.endswith('/events') else ''}{url}"]
         if self._keys and described["security"]:
             lines.append('-H "Authorization: Bearer $POSTHASTE_API_KEY"')
         if not described.get("requestBody", {}).get("required"):
-            lines[0] = lines[0].replace("curl", "curl -X POST", 1) if method == "POST" else lines[0]
+            lines[0] = lines[0] if method == "GET" else lines[0].replace("curl", f"curl -X {method}", 1)
             yield " \\\n     ".join(lines)
             return
         for example in model["examples"]:

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from infra.postgres.dead_letters import LetterFields
 from infra.postgres.job_reads import Attempt, Callback, MessageRecord, MessageRow, ReportRecord
 from jobs.lifecycle import Status
+from jobs.reports import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,44 @@ class TotalsOut(TypedDict):
 
     data: list[TotalOut]
     next_cursor: NotRequired[str | None]
+
+
+# The names of `ReportIn`; `from` is a keyword. Without `callback_url`, the default callback URL applies.
+ScheduledReportOut = TypedDict(
+    "ScheduledReportOut",
+    {
+        "from": datetime | None,
+        "to": datetime | None,
+        "user_ids": list[int] | None,
+        "order": Order,
+        "limit": int | None,
+        "histogram": Literal["words"] | None,
+        "callback_url": NotRequired[str | None],
+    },
+)
+
+
+class ScheduleOut(TypedDict):
+    """A recurring report. `last_job` and `last_status`: of its newest report, unless retention has deleted that."""
+
+    client: str
+    name: str
+    cron: str
+    timezone: str
+    report: ScheduledReportOut
+    created_at: datetime
+    next_at: datetime
+    active: bool
+    last_at: datetime | None
+    last_job: UUID | None
+    last_status: Status | None
+    links: dict[str, str]
+
+
+class ScheduleListOut(TypedDict):
+    """Every schedule of the client, by name."""
+
+    data: list[ScheduleOut]
 
 
 @dataclass(frozen=True, slots=True)

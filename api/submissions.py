@@ -47,17 +47,20 @@ class Submissions:
         """The request's callback URL, else the default. None: no callbacks."""
         if "callback_url" not in submission.model_fields_set:
             return self.default_callback_url
-        url = submission.callback_url
+        self.check_callback_url(submission.callback_url, "/callback_url")
+        return submission.callback_url
+
+    def check_callback_url(self, url: str | None, pointer: str) -> None:
+        """Raise a 422 problem of the field at `pointer` unless callbacks may go to this URL. None: no callbacks."""
         if url is None:
-            return None
+            return
         if not self.callbacks:
             detail = "is not supported here: POSTHASTE_CALLBACK_SECRETS is not set"
-            raise invalid(FieldProblem("/callback_url", "callbacks_off", detail))
+            raise invalid(FieldProblem(pointer, "callbacks_off", detail))
         try:
             self.guard.check(url)
         except Refused as error:
-            raise invalid(FieldProblem("/callback_url", "refused_url", str(error))) from error
-        return url
+            raise invalid(FieldProblem(pointer, "refused_url", str(error))) from error
 
 
 def _idempotency_key(request: Request, submission: MessageIn | ReportIn, index: int | None) -> IdempotencyKey | None:

@@ -20,6 +20,7 @@ GROUPS = {
         "status": ("cli.client:status", "Print the status of a message or a report."),
         "wait": ("cli.client:wait", "Wait until a message or a report ends, and print its status."),
         "report": ("cli.report:report", "Submit a report of words per user and print its result."),
+        "reports": ("cli.schedules:app", "Schedule recurring reports; list and delete schedules."),
         "callbacks": ("cli.callbacks:app", "Test and receive signed callbacks; make a secret."),
     },
     "Operate": {

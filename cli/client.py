@@ -79,10 +79,17 @@ class Client:
             raise ApiError(f"{self._base} is not Posthaste: its answer is not JSON") from error
         return answer
 
-    def text(self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> str:
-        body = None if fields is None else json.dumps(fields).encode()
+    def delete(self, path: str) -> None:
+        """Delete a resource."""
+        self.text(path, method="DELETE")
+
+    def text(
+        self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None, method: str | None = None
+    ) -> str:
+        """The text of the answer. The method is POST with fields, else GET, unless `method` names another one."""
+        body, all_headers = None if fields is None else json.dumps(fields).encode(), self._headers | (headers or {})
         try:
-            request = urllib.request.Request(self._base + path, body, self._headers | (headers or {}))  # noqa: S310  the operator's own URL
+            request = urllib.request.Request(self._base + path, body, all_headers, method=method)  # noqa: S310  the operator's own URL
             with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
                 return str(response.read().decode(errors="replace"))
         except urllib.error.HTTPError as error:

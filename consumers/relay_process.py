@@ -1,4 +1,4 @@
-"""The relay process: publishes due outbox rows, sweeps lost messages, tidies dead queues, purges old jobs."""
+"""The relay process: publishes due outbox rows, starts recurring reports, sweeps lost messages, tidies, purges."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -10,6 +10,7 @@ from consumers.maintenance import DeadWatch, maintain
 from consumers.operator_watch import watch_ledger
 from consumers.process import heartbeat, run_until, wait_for_schema
 from consumers.relay import Relay
+from consumers.scheduler import Scheduler
 from consumers.sweeper import Sweeper
 from infra.postgres import compatibility
 from infra.postgres.conditions import ConditionStore
@@ -20,6 +21,7 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention
+from infra.postgres.schedules import ScheduleStore
 from infra.postgres.sweep import Sweep
 from infra.rabbitmq.dead_queue import DeadQueues
 from infra.rabbitmq.topology import describe
@@ -86,6 +88,8 @@ def _loops(
     )
     sweep, queues = Sweep(pools.sweep), work_queues(settings.providers)
     sweeper = Sweeper(sweep, ready, queues, lambda: relay.is_leading, after_seconds=after_seconds)
+    schedules = ScheduleStore(pools.sweep, keys_off=settings.auth == "off")
+    scheduler = Scheduler(schedules, lambda: relay.is_leading, settings.callback_url)
     letters = DeadLetterStore(pools.relay)
     tidier = Tidier(letters, DeadQueues(settings.amqp_url, topology), pools.tidy_leadership)
     ledger = Ledger(pools.relay, grace_seconds=settings.outbox_grace_seconds)
@@ -103,6 +107,7 @@ def _loops(
         publisher.run(),
         relay.run(),
         sweeper.run(),
+        scheduler.run(),
         DeadWatch(tidier, ready, letters.count).run(after_seconds),
         maintain(ledger, Retention(pools.purge), settings.retention_days),
         publish_samples(sampler, figures, lambda: relay.is_leading, exposed.observe),

@@ -18,6 +18,8 @@ from api.console.overview import Overview
 from api.console.pages import HOME, SIGN_IN, Entry, Pages
 from api.console.providers import ProviderPages
 from api.console.reports import ReportPages
+from api.console.schedules import PATH as SCHEDULES
+from api.console.schedules import SchedulePages
 from api.console.search import PATH as MESSAGES
 from api.console.search import Search
 from api.console.settings import SettingsPage
@@ -37,6 +39,7 @@ class Views:
     dead_letters: DeadLetterPages
     bulk: BulkPages
     reports: ReportPages
+    schedules: SchedulePages
     providers: ProviderPages
     callbacks: CallbackPages
     keys: KeyPages
@@ -80,6 +83,9 @@ VIEWS: list[View] = [
     View("POST", "/console/dead-letters/canaries", lambda to: to.bulk.canaries, _LETTERS),
     View("GET", "/console/reports", lambda to: to.reports.list, Scope.REPORTS, label="Reports"),
     View("POST", "/console/reports", lambda to: to.reports.start, Scope.REPORTS),
+    View("GET", SCHEDULES, lambda to: to.schedules.show, Scope.REPORTS),
+    View("POST", SCHEDULES, lambda to: to.schedules.create, Scope.REPORTS),
+    View("POST", f"{SCHEDULES}/delete", lambda to: to.schedules.delete, Scope.REPORTS),
     View("GET", "/console/reports/{id}", lambda to: to.reports.show, Scope.REPORTS),
     View("GET", "/console/reports/{id}/result", lambda to: to.reports.result, Scope.REPORTS),
     View("GET", "/console/providers", lambda to: to.providers.show, _ADMIN, label="Providers"),

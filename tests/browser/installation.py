@@ -13,7 +13,7 @@ from tests.support.services import Services
 from tests.support.stack import REPORTS, Stack, running
 from tests.support.waiting import eventually
 
-JOBS = "/api/2.0/report/jobs"
+JOBS, SCHEDULES = "/api/2.0/report/jobs", "/api/2.0/report/schedules"
 HOSTILE = """<script>window.stolen = 1</script><img src=x onerror="window.stolen = 1">'"`{{ 7 * 7 }}${7*7}"""
 _POSTS = """
 INSERT INTO posts (user_id, context, created_at)
@@ -73,6 +73,7 @@ class Installation:
         stack, hook, before = self.stack, f"{self.receiver.url}/hooks/orders", await self._callbacks("sent")
         self.fill_posts()
         report = await self.report()
+        await self._schedules()
         sent = [await stack.submit(f"+1555{n:04}", tags=["welcome"], callback_url=hook) for n in range(20)]
         labels = {"reference": HOSTILE, "tags": [HOSTILE[:60]]}
         hostile = await stack.submit("+1 <b>bold</b>", HOSTILE, **labels, metadata={HOSTILE: HOSTILE})
@@ -88,6 +89,14 @@ class Installation:
         await eventually(lambda: stack.get(f"{JOBS}/{report}/status"), lambda answer: answer[1]["status"] == "completed")
         messages = {"message": retried, "hostile": hostile, "rejected": rejected}
         return {name: f"/console/messages/{id_}" for name, id_ in messages.items()} | {"report": f"/console/reports/{report}"}
+
+    async def _schedules(self) -> None:
+        """A schedule whose report has started, and one that waits."""
+        for name, cron in (("nightly", "0 6 * * *"), ("weekly-top-users", "30 7 * * MON")):
+            body = {"name": name, "cron": cron, "timezone": "Europe/Berlin", "report": {"order": "words", "limit": 10}}
+            async with self.stack.session.post(self.stack.base + SCHEDULES, json=body) as response:
+                assert response.status in (200, 201), await response.text()
+        self.stack.rows("UPDATE report_schedules SET next_at = now() WHERE name = 'nightly'")
 
     async def _dead_callback(self) -> None:
         before, self.receiver.answer = await self._callbacks("failed"), 500

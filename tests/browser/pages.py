@@ -7,6 +7,7 @@ PAGES = {
     "requeue": "/console/dead-letters/requeue?reason=http_400",
     "discard": "/console/dead-letters/discard",
     "reports": "/console/reports",
+    "schedules": "/console/reports/schedules",
     "providers": "/console/providers",
     "move": "/console/providers/move?old=other",
     "callbacks": "/console/callbacks",

@@ -52,6 +52,8 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
     await until_keys_required(stack)
     async with receiving() as receiver:
         ids = await _ids(stack, owner, receiver.url)
+    schedule = {"name": "nightly", "cron": "0 6 * * *"}
+    assert (await call(stack, "POST", "/api/2.0/report/schedules", owner, json=schedule))[0] == 201
     walked = set()
     for operation in OPERATIONS:
         if operation.scope is None:
@@ -62,11 +64,16 @@ async def test_no_route_shows_or_touches_another_clients_jobs(stack: Stack) -> N
                 status, problem, _ = await call(stack, operation.method, operation.path.replace("{id}", id_), stranger)
                 assert (status, problem["code"]) == (404, "not_found"), (operation.path, id_)
                 assert f" has the path /{'api' if operation.path.startswith('/message') else 'messages'}/" in problem["detail"]
+        elif "{name}" in operation.path:
+            path = operation.path.replace("{name}", "nightly")
+            for query, refusal in (("", (404, "not_found")), ("?client=owner", (403, "forbidden"))):
+                status, problem, _ = await call(stack, operation.method, path + query, stranger)
+                assert (status, problem["code"]) == refusal, (operation.path, query)
         elif operation.method == "GET":
             for query in ("", "?reference=r", "?tag=t", "?destination=%2B1", "?status=failed"):
                 status, answer, _ = await call(stack, "GET", operation.path + query, stranger)
                 assert status in (200, 422), (operation.path, query)
-                assert not any(id_ in json.dumps(answer) for id_ in ids.values()), (operation.path, query)
+                assert not any(id_ in json.dumps(answer) for id_ in [*ids.values(), "nightly"]), (operation.path, query)
     for action in ("requeue", "discard"):
         for body in ({}, {"ids": list(ids.values())}, {"filter": {"reference": "r"}}, {"dry_run": True}):
             status, answer, _ = await call(stack, "POST", f"/dead-letters/{action}", stranger, json=body)

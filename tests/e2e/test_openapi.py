@@ -30,7 +30,7 @@ async def test_the_document_and_the_routes_agree(stack: Stack) -> None:
     assert len(OPERATIONS) == sum(map(len, documented.values()))
     for path, methods in documented.items():
         other = next(method for method in METHODS if method not in methods)
-        async with stack.session.request(other, stack.base + path.replace("{id}", ID)) as response:
+        async with stack.session.request(other, stack.base + path.replace("{id}", ID).replace("{name}", "nightly")) as response:
             assert response.status == 405, path
             assert {method for method in response.headers["Allow"].split(", ") if method != "HEAD"} == methods
 

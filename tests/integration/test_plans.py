@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import figures, job_reads, ledger, outbox, sweep, totals
+from infra.postgres import figures, job_reads, ledger, outbox, schedules, sweep, totals
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
@@ -72,6 +72,18 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     ),
     "statuses": (job_reads._STATUSES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
     "messages": (job_reads._MESSAGES, {"ids": [str(new_id()) for _ in range(50)]}, "jobs_pkey"),
+    "due schedules": (schedules._FIND_DUE, {"keys_off": False, "limit": 100}, "report_schedules_due"),
+    "keys of due schedules": (schedules._FIND_DUE, {"keys_off": False, "limit": 100}, "api_keys_by_client"),
+    "start schedules": (
+        schedules._START,
+        {"rows": '[{"client_id": "default", "name": "nightly"}]', "callback_url": None},
+        "report_schedules_pkey",
+    ),
+    "schedules of a client": (
+        schedules._OF_CLIENT,
+        {"keys_off": False, "client_id": "default", "limit": 100},
+        "report_schedules_pkey",
+    ),
     "figures messages": (figures.MESSAGES, {"limit": 10_000}, "jobs_waiting"),
     "figures others": (figures.OTHERS, {"limit": 10_000, "kinds": ["report", "callback"]}, "jobs_waiting_by_kind"),
     "figures dead letters": (
@@ -85,7 +97,7 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
 }
 
 # Their index has the required order: a backlog of a million rows is not sorted for 500 of them.
-ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "outbox take", "outbox queues"} | {
+ORDERED = {"reap", "orphans", "sweep", "sweep reports", "list of reports", "due schedules", "outbox take", "outbox queues"} | {
     name for name in STATEMENTS if name.startswith("figures")
 }
 

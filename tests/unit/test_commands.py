@@ -74,6 +74,7 @@ NO_DATA = {
     "up", "api", "consume", "relay", "sandbox", "rebuild", "migrate", "rabbitmq-user", "purge", "erase",
     "callbacks secret", "callbacks listen", "dead-letters discard", "dead-letters export", "providers pause",
     "providers resume", "providers move", "clients create", "clients revoke", "keys revoke", "posts seed", "posts truncate",
+    "reports unschedule",
 }  # fmt: skip
 
 

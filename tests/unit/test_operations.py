@@ -70,7 +70,9 @@ class Guarded:
     async def code(self, operation: Operation, scopes: frozenset[Scope] | None) -> tuple[int, str]:
         headers = {} if scopes is None else {"Authorization": f"Bearer {self.keys.add(scopes)}"}
         await self.keyring.refresh()
-        status, answer = await call(self.app, operation.path.replace("{id}", ID), operation.method, headers)
+        status, answer = await call(
+            self.app, operation.path.replace("{id}", ID).replace("{name}", "nightly"), operation.method, headers
+        )
         return status, answer["code"]
 
 
