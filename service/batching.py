@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 from infra.errors import Transient
@@ -14,6 +15,7 @@ from infra.monitoring import metrics
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+FURTHER_AT = 100  # waiting items; a second flush of fewer costs more than it gains
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # seconds between repeats of one batch, jittered
 
 
@@ -69,8 +71,9 @@ class _Entry(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Collects single items into batches for `flush(items, timeout_seconds)`, which returns one result an item, in order.
 
-    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. One flush runs at a time. No
-    timer delays a flush: an idle batcher adds no delay, and a busy one fills its batches. One timer watches all deadlines.
+    A flush executes a whole batch or nothing of it. It must be repeatable with the same items. No timer delays a flush: an idle
+    batcher adds no delay, and a busy one fills its batches. One timer watches all deadlines. At most `flushes` run at once; one
+    beside another starts when `FURTHER_AT` items wait, because small batches cost more.
     """
 
     flush: Callable[[Sequence[Item], float], Awaitable[Sequence[Result]]]
@@ -83,9 +86,9 @@ class Batcher(Generic[Item, Result]):
     capacity: int = 20_000  # waiting items before `Overloaded`
     call_seconds: float = 2.0  # the longest duration of one flush
     observe: Callable[[int], object] = int  # called with the size of each batch
+    flushes: int = 1
     _waiting: deque[_Entry[Item, Result]] = field(default_factory=deque, init=False)
-    _flushing: list[_Entry[Item, Result]] = field(default_factory=list, init=False)
-    _drainer: "asyncio.Task[None] | None" = field(default=None, init=False)
+    _flushing: "dict[asyncio.Task[None], list[_Entry[Item, Result]]]" = field(default_factory=dict, init=False)
     _timer: asyncio.TimerHandle | None = field(default=None, init=False)
 
     async def submit(self, item: Item, timeout: float = float("inf")) -> Result:
@@ -103,8 +106,9 @@ class Batcher(Generic[Item, Result]):
         future: asyncio.Future[Result] = loop.create_future()
         deadline = loop.time() + timeout
         self._waiting.append(_Entry(item, [(future, deadline)]))
-        if self._drainer is None:
-            self._drainer = loop.create_task(self._drain(), context=Context())  # a batch belongs to no caller's trace
+        if not self._flushing or (len(self._flushing) < self.flushes and len(self._waiting) >= FURTHER_AT):
+            task = loop.create_task(self._drain(), context=Context())  # a batch belongs to no caller's trace
+            self._flushing[task] = []
         self._watch(loop, deadline)
         return future
 
@@ -118,21 +122,24 @@ class Batcher(Generic[Item, Result]):
     def _expire(self) -> None:
         loop, self._timer = asyncio.get_running_loop(), None
         now = loop.time()
-        self._watch(loop, min((entry.expire(now) for entry in (*self._waiting, *self._flushing)), default=float("inf")))
+        entries = chain(self._waiting, *self._flushing.values())
+        self._watch(loop, min((entry.expire(now) for entry in entries), default=float("inf")))
 
     async def drained(self) -> None:
         """Wait until no item is waiting and no flush runs."""
-        while self._drainer is not None:
-            await asyncio.shield(self._drainer)
+        while self._flushing:
+            await asyncio.wait(list(self._flushing))
 
     async def _drain(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             while self._waiting:
-                self._flushing = self._take()
-                self.observe(len(self._flushing))
-                await self._execute(self._flushing)
+                batch = self._flushing[task] = self._take()
+                self.observe(len(batch))
+                await self._execute(batch)
         finally:
-            self._flushing, self._drainer = [], None
+            del self._flushing[task]
 
     def _take(self) -> list[_Entry[Item, Result]]:
         batch: list[_Entry[Item, Result]] = []
@@ -190,10 +197,13 @@ def ledger_batcher(
     key: Callable[[Item], Hashable] | None = None,
     duplicate: Callable[[Item], Result] | None = None,
     name: str | None = None,
+    flushes: int = 1,
 ) -> Batcher[Item, Result]:
     """A batcher that retries transient errors until the deadline, and isolates the item of any other error.
 
     `name`: of the sizes of its batches in the metrics.
     """
     observe = metrics.BATCH_SIZE[name,].observe if name else int
-    return Batcher(flush, key=key, duplicate=duplicate, repeat_transient=True, isolate=(Exception,), observe=observe)
+    return Batcher(
+        flush, key=key, duplicate=duplicate, repeat_transient=True, isolate=(Exception,), observe=observe, flushes=flushes
+    )

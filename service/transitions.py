@@ -56,7 +56,7 @@ class Acceptance:
         self._backlog = backlog
         self._timeout_seconds = timeout_seconds
         self._activity = activity
-        self._batches = ledger_batcher(self._flush, name="accept")
+        self._batches = ledger_batcher(self._flush, name="accept", flushes=2)
         self.drained = self._batches.drained
 
     async def accept(self, job: NewJob) -> Accepted:

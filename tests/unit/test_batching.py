@@ -55,6 +55,39 @@ async def test_arrivals_during_a_flush_are_the_next_batch() -> None:
     assert flushes.batches == [[1], [2, 3, 4]]
 
 
+async def test_a_second_flush_starts_beside_the_first_once_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.batching.FURTHER_AT", 3)
+    flushes = Flushes()
+    flushes.gate.clear()
+    batcher = Batcher(flushes, flushes=2)
+    tasks = [asyncio.create_task(batcher.submit(1))]
+    await flushes.started.wait()
+    for n in (2, 3):
+        tasks.append(asyncio.create_task(batcher.submit(n)))
+    await asyncio.sleep(0.01)
+    assert flushes.batches == [[1]]  # two wait
+    tasks += [asyncio.create_task(batcher.submit(n)) for n in range(4, 11)]
+    await asyncio.sleep(0.01)
+    assert len(flushes.batches) == 2  # a third flush does not start
+    flushes.gate.set()
+    assert await asyncio.gather(*tasks) == [n * 10 for n in range(1, 11)]
+    await batcher.drained()
+    assert sorted(n for batch in flushes.batches for n in batch) == list(range(1, 11))
+
+
+async def test_the_deadlines_of_two_flushes_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.batching.FURTHER_AT", 1)
+    flushes = Flushes()
+    flushes.gate.clear()
+    batcher = Batcher(flushes, flushes=2)
+    first = asyncio.create_task(batcher.submit(1, 0.05))
+    await flushes.started.wait()
+    second = asyncio.create_task(batcher.submit(2, 0.02))
+    assert [type(each) for each in await asyncio.gather(first, second, return_exceptions=True)] == [DeadlineExceeded] * 2
+    flushes.gate.set()
+    await batcher.drained()
+
+
 async def test_a_batch_has_a_limit() -> None:
     flushes = Flushes()
     batcher = Batcher(flushes, max_batch=2)
