@@ -41,6 +41,7 @@ from api.operations import OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.request_log import RequestLog
+from api.results import ResultAnswers
 from api.shapes import VersionOut
 from api.submissions import Submissions
 from api.tracing import TraceContext
@@ -55,7 +56,7 @@ from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
-from infra.postgres.totals import Totals
+from infra.postgres.results import Results
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.figures import FiguresStore
@@ -202,7 +203,7 @@ def _endpoints(
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
     return Endpoints(
         messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
-        reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
+        reports=ReportEndpoints(submissions, jobs, waiting, ResultAnswers(Results(adapters.reads)), adapters.reports),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
@@ -225,7 +226,7 @@ def _console(
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, health.checks))
     newest = NewestReads(adapters.operators)
     letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
-    totals, acceptance = Totals(adapters.operators), use_cases.acceptance
+    results, acceptance = Results(adapters.operators), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
@@ -233,7 +234,7 @@ def _console(
         messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
-        reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        reports=ReportPages(pages, newest, adapters.jobs, results, acceptance, settings.callback_url),
         providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
         callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
         keys=KeyPages(pages, ApiKeyStore(adapters.operators)),

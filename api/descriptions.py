@@ -50,12 +50,16 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "failed_before": ("The latest failure.", None),
     "filter": ("A dead letter matches every field. `{}` matches all.", None),
     "finished_at": ("The instant of the final status.", _LATER),
+    "from": ("The earliest `created_at` of counted posts.", None),
     "format": ("The media type of the result. It overrides `Accept`.", None),
     "id": ("The job's id.", _ID),
     "AcceptedOut.id": ("The message's id. `GET /message/{id}/status` reports its status.", _ID),
     "Callback.id": ("The `webhook-id` of the callback.", _ID),
     "ReportAcceptedOut.id": ("The report's id. `GET /api/2.0/report/jobs/{id}/status` reports its status.", _ID),
     "ids": ("The ids of dead letters, from `GET /dead-letters`. `null` selects all.", None),
+    "HistogramOut.data": ("The posts by their number of words, ascending.", None),
+    "histogram": ("`words` adds the number of posts by their number of words.", None),
+    "ResultOut.histogram": ("The posts by their number of words. Whole results of reports with `histogram` have it.", None),
     "index": ("The item's position in the request, from 0.", 0),
     "kind": ("The kind of job.", "message"),
     "last_reason": ("The reason of the last attempt.", "http_400"),
@@ -63,6 +67,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "limit": ("The maximum number of items in the answer.", None),
     "DeadLetterBatch.limit": ("The maximum number of jobs.", None),
     "DeadLetterRequeue.limit": ("The maximum number of jobs.", None),
+    "ReportIn.limit": ("The number of users with the most words. `null`: all users.", None),
     "ResultQuery.limit": ("The rows of a page. Without it, the answer has all rows.", None),
     "links": ("The paths of related operations, by name.", _MESSAGE_LINKS),
     "AcceptedOut.links": ("The paths of the message, by name.", {name: _MESSAGE_LINKS[name] for name in ("self", "status")}),
@@ -77,9 +82,11 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "next_attempt_at": ("The instant of the next attempt. `null`: no retry waits.", None),
     "next_cursor": ("The `cursor` of the next page. `null`: this is the last page.", None),
     "of_about": ("The approximate number of all posts. It equals `posts` once the report is completed.", 5000),
+    "order": ("`words`: most words first, then by user id.", None),
     "outcome": ("The result: for example `accepted`, `retryable`, `rejected`, `unknown` or `lease_lost`.", "accepted"),
     "pointer": ("The field as a JSON pointer (RFC 6901), or `?name` in a query string.", "/body"),
     "posts": ("The number of counted posts.", 5000),
+    "LengthOut.posts": ("The number of posts with this number of words.", 12),
     "priority": ("Workers take `high` messages first.", "normal"),
     "problem": ("The reason why the item was not accepted.", None),
     "progress": ("The progress of the count. `null`: it has not begun.", None),
@@ -101,6 +108,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "revision": ("The number of requeues.", 0),
     "schema": ("The schema revision that the release needs.", "0012"),
     "sequence": ("The version of the job that the callback reports.", 3),
+    "snapshot_at": ("The instant of the snapshot. Later posts are not counted.", _AT),
     "status": ("The job's status.", "sent"),
     "AcceptedOut.status": ("The status at the acceptance.", "queued"),
     "BatchItemOut.status": ("The status of an accepted item.", "queued"),
@@ -112,10 +120,13 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "ReadyOut.status": ("Whether the API accepts messages now.", "ready"),
     "ReportAcceptedOut.status": ("The status at the acceptance.", "queued"),
     "ReportOut.status": ("The report's status.", "completed"),
+    "summary": ("The sums of the result. `null`: there is no result, or an older release computed it.", None),
     "tag": ("One tag of the message.", None),
     "tags": ("The client's own labels. `GET /messages` finds messages by tag.", ["welcome"]),
     "title": ("The phrase of the HTTP status.", HTTPStatus(422).phrase),
+    "to": ("The end of the period. Posts with this `created_at` are not counted.", None),
     "total_words": ("The number of words in the user's posts.", 6380),
+    "ResultOut.data": ("The users, in the order of the report.", None),
     "TotalsOut.data": ("The users by ascending id.", None),
     "type": ("The type of problem.", "about:blank"),
     "Callback.type": ("The event: the kind of job with its final status.", "message.sent"),
@@ -123,8 +134,12 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "updated_at": ("The instant of the last change.", _LATER),
     "url": ("The URL of the callback.", _URL),
     "user_id": ("The user's id.", 1),
+    "user_ids": ("The users whose posts are counted. `null`: all users.", None),
+    "users": ("The number of users in the result.", 100),
     "version": ("The number of changes. It is the `ETag`.", 3),
     "VersionOut.version": ("The release.", "0.1.0"),
+    "words": ("The number of words.", 55),
+    "ResultSummary.words": ("The number of words of all users in the result.", 275_000),
     "would_discard": ("The ids that a call without `dry_run` would discard.", [_ID]),
     "would_requeue": ("The ids that a call without `dry_run` would requeue.", [_ID]),
 }  # fmt: skip
@@ -149,6 +164,7 @@ EXAMPLES: dict[str, Any] = {
     "GET /api/2.0/report/jobs/{id}/callbacks 200": {"data": [{**_CALLBACK, **_INSTANTS}]},
     "GET /api/2.0/report/jobs/{id}/events 200": _EVENT.format(id=_ID, status="completed"),
     "GET /api/2.0/report/jobs/{id}/status 200": {"status": "completed"},
+    "GET /api/2.0/report/jobs/{id}/histogram 200": {"data": [{"words": 0, "posts": 12}, {"words": 55, "posts": 340}]},
     "GET /health/ready 503": {"status": "unavailable", "checks": {**_CHECKS, "postgres": "down"}},
 }
 
@@ -159,6 +175,8 @@ def _text(description: str, **schema: object) -> dict[str, Any]:
 
 ID = _text("The `id` in the answer of `POST /messages`.", format="uuid", examples=[_ID])
 REPORT_ID = {**ID, "description": "The `id` in the answer of `POST /api/2.0/report/posts`."}
+_RESULT_ETAG = _text("Strong. Equal content in the same format has the same ETag.", pattern='^"[0-9a-f]{32}"$')
+# By name, or by `operation.name` where one operation differs.
 HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": _text(
         "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
@@ -170,11 +188,16 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Location": _text("The path of the job, or of the page."),
     "Idempotent-Replayed": _text("`true`: a request with this key was accepted before.", const="true"),
     "ETag": _text("The job's version.", pattern='^"[0-9]+"$'),
+    "Link": _text('The path of the next page (`rel="next"`).'),
+    "Content-Disposition": _text("The name of the file. JSON has none."),
+    "Repr-Digest": _text("The SHA-256 of the content (RFC 9530).", pattern="^sha-256=:[A-Za-z0-9+/]{43}=:$"),
     "Preference-Applied": _text("The longest wait that the API applied."),
     "Retry-After": _text("Seconds before the next request.", pattern="^[0-9]+$"),
     "RateLimit-Policy": _text("The rate limit."),
     "RateLimit": _text("The remainder of the rate limit."),
     "WWW-Authenticate": _text("The authentication scheme."),
+    "get_api_2_0_report_jobs_id_result.ETag": _RESULT_ETAG,
+    "get_api_2_0_report_jobs_id_histogram.ETag": _RESULT_ETAG,
     "X-Request-ID": _text("The request's id in logs and problems."),
 }
 
@@ -219,10 +242,12 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
     (lambda op: bool({"Prefer", "Last-Event-ID"} & {*op.headers}), [
         (429, "too_many_waiting", "The key has too many waiting requests."),
     ]),
-    (lambda op: op.query is models.ResultQuery, [
+    (lambda op: op.query in (models.ResultQuery, models.HistogramQuery), [
         (406, "not_acceptable", "The Accept header accepts no available media type."),
         (409, "not_completed", "The report is in progress."),
         (409, "no_result", "The report has ended without a result."),
+        (503, "busy", "Too many results are being written."),
+        (503, "storage_full", "The API cannot write the result to a temporary file."),
     ]),
     (lambda op: op.name == "get_api_1_0_report_posts", [
         (503, "busy", "Too many reports are being computed."),

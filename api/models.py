@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from api.result_formats import FormatName
 from infra.webhooks.guard import MAX_URL
 from jobs.lifecycle import Status
 from jobs.model import Kind
@@ -106,7 +107,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc)]
+# Not strict: a strict model would reject the string before it is read.
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc3339), AfterValidator(_in_utc)]
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "cursor"})]
 ResultCursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "result-cursor"})]
 Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
@@ -202,11 +204,17 @@ class MessageQuery(PageQuery, json_schema_extra=_examples({"status": "sent", "li
 
 
 class ResultQuery(_Model, json_schema_extra=_examples({"format": "csv"})):
-    """The format of a report's result, else by Accept, and a page of it, else all."""
+    """The format of a report's result, else by Accept, and a page of it, else all. Pages are JSON or CSV."""
 
-    format: Literal["json", "csv"] | None = None
+    format: FormatName | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
     cursor: ResultCursor | None = None
+
+
+class HistogramQuery(_Model, json_schema_extra=_examples({"format": "csv"})):
+    """The format of a report's histogram, else by Accept."""
+
+    format: FormatName | None = None
 
 
 class DeadLetterFilter(_Model):
