@@ -72,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[io.BufferedRandom]:
     create = tempfile.TemporaryFile
 
     def remembered() -> Any:
-        files.append(cast(io.BufferedRandom, create()))
+        files.append(create())
         return files[-1]
 
     monkeypatch.setattr(tempfile, "TemporaryFile", remembered)
