@@ -10,7 +10,7 @@ from jobs.histograms import Bin, make_bins
 WIDTH = 480.0
 _ROW, _BAR = 26.0, 18.0  # heights of a row of the chart of users, and of its bar
 _NAMES, _NUMBERS = 100.0, 130.0  # widths beside the bars
-_TOP, _PLOT = 22.0, 180.0  # above the highest bar of the histogram, and the height of the plot
+_TOP, _PLOT = 30.0, 180.0  # above the highest bar of the histogram, and the height of the plot
 _LEFT, _BELOW = 64.0, 48.0  # beside and below the plot
 _LABELS = 8  # at most, below the bars
 BINS = 20
@@ -60,18 +60,24 @@ def histogram_chart(pairs: Sequence[tuple[int, int]]) -> Chart:
     bins = make_bins(pairs, BINS)
     step, scale = _scale(max((each.posts for each in bins), default=0))
     space, labelled = (WIDTH - _LEFT) / (len(bins) or 1), math.ceil(len(bins) / _LABELS)
-    bars = [_column(each, n, space, scale, labelled) for n, each in enumerate(bins)]
+    bars = [_column(each, n, space, scale, _tick(bins, n, labelled)) for n, each in enumerate(bins)]
     ticks = [(_TOP + _PLOT - n * step * scale, f"{n * step:,}") for n in range(1 + int(_PLOT / (step * scale) + 1e-9))]
     height = _TOP + _PLOT + _BELOW
     return Chart("histogram", "Posts by their number of words", _mode(bins), WIDTH, height, bars, ticks)
 
 
-def _column(bin_: Bin, n: int, space: float, scale: float, labelled: int) -> Bar:
-    height = bin_.posts * scale
-    tick = bin_.label if bin_.high is None and n % labelled == 0 else f"{bin_.low:,}" if n % labelled == 0 else ""
-    gap = min(4.0, space / 6)
+def _column(bin_: Bin, n: int, space: float, scale: float, tick: str) -> Bar:
+    height, gap = bin_.posts * scale, min(4.0, space / 6)
     left, top = _LEFT + n * space + gap / 2, _TOP + _PLOT - height
     return Bar(round(left, 1), round(top, 1), round(space - gap, 1), round(height, 1), bin_.label, f"{bin_.posts:,}", tick)
+
+
+def _tick(bins: Sequence[Bin], n: int, labelled: int) -> str:
+    """The label below the n-th bar. An open bin has one always, so its neighbours have none."""
+    if bins[n].high is None:
+        return bins[n].label
+    has_room = bins[-1].high is not None or len(bins) - 1 - n >= labelled
+    return f"{bins[n].low:,}" if n % labelled == 0 and has_room else ""
 
 
 def _mode(bins: Sequence[Bin]) -> str:

@@ -18,7 +18,12 @@ schemathesis.openapi.format("result-cursor", st.just(cursor_for("1")))
 
 @schemathesis.hook
 def before_call(context: schemathesis.HookContext, case: Any, kwargs: dict[str, Any]) -> None:
-    """Replace a well-formed idempotency key by a new one: a repeated key with another body is refused."""
+    """Replace a well-formed idempotency key by a new one: a repeated key with another body is refused.
+
+    Replace a format without pages where the query has a page: the document cannot exclude the two together.
+    """
     key = case.headers.get("Idempotency-Key", "") if case.headers else ""
     if 0 < len(key) <= 255 and all("!" <= character <= "~" for character in key):
         case.headers["Idempotency-Key"] = str(uuid4())
+    if case.query and case.query.get("format") in ("parquet", "arrow") and {"limit", "cursor"} & case.query.keys():
+        case.query["format"] = "csv"

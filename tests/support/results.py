@@ -16,8 +16,8 @@ Pairs = Sequence[tuple[int, int]]
 
 _JOB = """
 INSERT INTO jobs (id, client_id, kind, provider, priority, destination, body, status, version, attempts, claim_token,
-    finished_at, progress_done)
-VALUES (%s, %s, 'report', NULL, 'normal', NULL, %s, 'completed', 3, 1, %s, now(), %s)
+    created_at, finished_at, progress_done)
+VALUES (%s, %s, 'report', NULL, 'normal', NULL, %s, 'completed', 3, 1, %s, now() - interval '3.2 s', now(), %s)
 """
 _RESULT = """
 INSERT INTO report_results (job_id, claim_token, posts, users, words, snapshot_at, parameters, histogram, sha256)
