@@ -112,5 +112,6 @@ class Results:
 
     async def _read(self, statement: sa.TextClause, result: ReportResult, timeout: float, **values: int) -> list[Total]:
         parameters = {"id": str(result.id), "token": str(result.claim_token), **values}
-        rows = await self._pool.call(lambda connection: connection.execute(statement, parameters).all(), timeout)
-        return [Total(*row) for row in rows]
+        return await self._pool.call(
+            lambda connection: [Total(*row) for row in connection.execute(statement, parameters)], timeout
+        )

@@ -55,3 +55,12 @@ async def test_only_a_completed_report_has_a_result(store: Store) -> None:
     assert await results.find(new_id(), 5) is None
     store.rows(f"UPDATE jobs SET status = 'failed' WHERE id = '{result.id}' RETURNING id")
     assert await results.find(result.id, 5) is None
+
+
+async def test_an_older_worker_ignores_the_parameters_of_its_job(store: Store) -> None:
+    """During an upgrade, a worker of the older release may complete a job with a body: it counts everything, by user id."""
+    old = await _find(store, None)
+    store.rows(f"""UPDATE jobs SET body = '{{"order": "words"}}' WHERE id = '{old.id}' RETURNING id""")
+    results = Results(store.pool)
+    result = await results.find(old.id, 5)
+    assert result is not None and [row.user_id for row in await results.page(result, BEFORE_ALL, 9, 5)] == [-7, 3, 5, 8]
