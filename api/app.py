@@ -131,6 +131,7 @@ class _UseCases:
             activity=activity,
         )
         self.acceptance = trace_acceptance(acceptance, adapters.tracing)
+        self.results = ResultAnswers(Results(adapters.reads))
         self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
@@ -203,7 +204,7 @@ def _endpoints(
     store, release = DeadLetterStore(adapters.reads), health.release["version"]
     return Endpoints(
         messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
-        reports=ReportEndpoints(submissions, jobs, waiting, ResultAnswers(Results(adapters.reads)), adapters.reports),
+        reports=ReportEndpoints(submissions, jobs, waiting, use_cases.results, adapters.reports),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
         documents=DocumentEndpoints(lambda: document(release, providers), keys_required),
@@ -234,7 +235,7 @@ def _console(
         messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
-        reports=ReportPages(pages, newest, adapters.jobs, results, acceptance, settings.callback_url),
+        reports=ReportPages(pages, newest, adapters.jobs, results, use_cases.results, acceptance, settings.callback_url),
         providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
         callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),
         keys=KeyPages(pages, ApiKeyStore(adapters.operators)),

@@ -153,7 +153,7 @@ class MessageIn(_Model, strict=True, json_schema_extra=_examples(_MESSAGE, _FULL
     callback_url: CallbackUrl | None = None
 
 
-UserId = Annotated[int, Field(ge=-(2**31), le=2**31 - 1)]
+UserId = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_whole)]
 _REPORT: JsonDict = {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T00:00:00Z", "order": "words", "limit": 10}
 
 
@@ -170,7 +170,7 @@ class ReportIn(
     end: Instant | None = Field(None, alias="to")
     user_ids: Annotated[list[UserId], Field(min_length=1, max_length=MAX_USER_IDS)] | None = None
     order: Literal["user_id", "words"] = "user_id"
-    limit: Annotated[int, Field(ge=1, le=MAX_TOP_USERS)] | None = None
+    limit: Annotated[int, Field(ge=1, le=MAX_TOP_USERS), BeforeValidator(_whole)] | None = None
     histogram: Literal["words"] | None = None
     callback_url: CallbackUrl | None = None
 

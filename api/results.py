@@ -7,7 +7,8 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
@@ -26,6 +27,16 @@ WAITING = 20  # further requests that may wait
 
 _TOTALS = ("user_id", "total_words")
 _LENGTHS = ("words", "posts")
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a file has: a part of the result, or the rest of it after a page, with the rows of its table."""
+
+    part: Literal["totals", "histogram"]
+    page: str
+    table: Table
+    batches: AsyncIterator[Pairs]
 
 
 class ResultAnswers:
@@ -49,29 +60,27 @@ class ResultAnswers:
         if result.histogram is not None:
             members["histogram"] = json_rows(_LENGTHS, result.histogram)
             metadata["posthaste.histogram"] = orjson.dumps(result.histogram).decode()
-        batches = self._batches(result, after)
-        return await self._whole(
-            request, result, format_, f"totals {after}", Table(_TOTALS, members, metadata), batches, as_file
-        )
+        content = _Content("totals", f"after {after}", Table(_TOTALS, members, metadata), self._batches(result, after))
+        return await self._whole(request, result, format_, content, as_file)
 
     async def histogram(self, request: Request, id_: UUID, format_: Format, *, as_file: bool = False) -> Response:
         """The number of posts by their number of words. 404 if the report was submitted without `histogram`."""
         result = await self._find(id_)
         if result.histogram is None:
             raise not_found('The report has no histogram. A report that is submitted with "histogram": "words" has one.')
-        table = Table(_LENGTHS, {}, _metadata(result))
-        return await self._whole(request, result, format_, "histogram", table, _one(result.histogram), as_file)
+        content = _Content("histogram", "all", Table(_LENGTHS, {}, _metadata(result)), _one(result.histogram))
+        return await self._whole(request, result, format_, content, as_file)
 
     async def page(self, request: Request, id_: UUID, format_: Format, after: int, limit: int) -> Response:
         """At most `limit` totals after a key, as JSON or CSV."""
         result = await self._find(id_)
-        etag = _entity_tag(result, format_, f"page {after} {limit}")
+        etag = _entity_tag(result, format_, "totals", f"{limit} after {after}")
         if has_current(request, etag):
             return _not_modified(etag)
         rows = await self._results.page(result, after, limit + 1, READ_SECONDS)
         page, cursor = page_of(rows, limit, lambda row: row.key)
         body = _page_body(format_, _pairs(page), cursor)
-        headers = _headers(result, format_, etag, as_file=False) | digest_header(hashlib.sha256(body).digest())
+        headers = _headers(result, format_, etag) | digest_header(hashlib.sha256(body).digest())
         if cursor is not None:
             path = f"{request.url.path}?format={format_.name}&limit={limit}&cursor={cursor}"
             headers["Link"] = f'<{path}>; rel="next"'
@@ -94,21 +103,14 @@ class ResultAnswers:
         await self._find(result.id)
 
     async def _whole(
-        self,
-        request: Request,
-        result: ReportResult,
-        format_: Format,
-        part: str,
-        table: Table,
-        batches: AsyncIterator[Pairs],
-        as_file: bool,
+        self, request: Request, result: ReportResult, format_: Format, content: _Content, as_file: bool
     ) -> Response:
-        etag = _entity_tag(result, format_, part)
+        etag = _entity_tag(result, format_, content.part, content.page)
         if has_current(request, etag):
             return _not_modified(etag)
         async with self._turn():
-            file = await _written(format_, table, batches)
-        return FileAnswer(file, _headers(result, format_, etag, as_file=as_file, part=part.partition(" ")[0]))
+            file = await _written(format_, content)
+        return FileAnswer(file, _headers(result, format_, etag, content.part, as_file=as_file))
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -123,10 +125,10 @@ class ResultAnswers:
             self._writing -= 1
 
 
-async def _written(format_: Format, table: Table, batches: AsyncIterator[Pairs]) -> ResultFile:
-    writer = ResultWriter(format_, table)
+async def _written(format_: Format, content: _Content) -> ResultFile:
+    writer = ResultWriter(format_, content.table)
     try:
-        async for rows in batches:
+        async for rows in content.batches:
             await writer.write(rows)
         return await writer.finish()
     except BaseException:
@@ -158,20 +160,22 @@ def _metadata(result: ReportResult) -> dict[str, str]:
     return {f"posthaste.{name}": value for name, value in known.items() if value is not None}
 
 
-def _entity_tag(result: ReportResult, format_: Format, part: str) -> str:
-    """A strong entity tag: equal content in the same format and part has the same tag, whichever report has it.
+def _entity_tag(result: ReportResult, format_: Format, part: str, page: str) -> str:
+    """A strong entity tag: equal content in the same format and page has the same tag, whichever report has it.
 
     Results of older releases have no stored SHA-256. Their claim token identifies their content.
     """
     content = str(result.claim_token) if result.sha256 is None else result.sha256.hex()
-    facts = [content, _metadata(result), result.histogram, format_.name, format_.writer_version, part]
+    facts = [content, _metadata(result), result.histogram, format_.name, format_.writer_version, part, page]
     return f'"{hashlib.sha256(orjson.dumps(facts)).hexdigest()[:32]}"'
 
 
-def _headers(result: ReportResult, format_: Format, etag: str, *, as_file: bool, part: str = "totals") -> dict[str, str]:
+def _headers(
+    result: ReportResult, format_: Format, etag: str, part: str = "totals", *, as_file: bool = False
+) -> dict[str, str]:
     headers = {"Content-Type": format_.content_type, "ETag": etag, "Vary": "Accept"}
     if as_file or format_.name != "json":
-        name = f"report-{result.id}{'-histogram' if part == 'histogram' else ''}.{format_.extension}"
+        name = f"report-{result.id}{'' if part == 'totals' else f'-{part}'}.{format_.extension}"
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return headers
 

@@ -49,18 +49,16 @@ class Summary:
 
 @dataclass(eq=False)
 class ReportPages:
-    """The endpoints of reports. `callback_url`: of the reports that are started here."""
+    """The endpoints of reports. `answers` writes files; `callback_url`: of the reports that are started here."""
 
     pages: Pages
     newest: NewestReads
     jobs: JobReads
     results: Results
+    answers: ResultAnswers
     acceptance: Acceptance
     callback_url: str | None
     _summaries: dict[UUID, Summary] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        self._answers = ResultAnswers(self.results)
 
     async def list(self, request: Request) -> Response:
         """A form, and the newest reports, of all clients for admins."""
@@ -109,7 +107,7 @@ class ReportPages:
         if format_ is None or part not in _PARTS:
             raise Problem(422, "validation", f"Formats: {', '.join(FORMATS)}. Parts: {', '.join(_PARTS)}.")
         id_ = await self._completed(request)
-        make = self._answers.totals if part == "totals" else self._answers.histogram
+        make = self.answers.totals if part == "totals" else self.answers.histogram
         return await make(request, id_, format_, as_file=True)
 
     async def users_chart(self, request: Request) -> Response:

@@ -113,6 +113,7 @@ async def test_pages_in_either_order(stack: Stack, form: str, parameters: Report
         assert status == 200
         assert headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
         assert (await _get(stack, path, If_None_Match=headers["ETag"]))[:2] == (304, b"")
+        assert ("Content-Disposition" in headers) == (form == "csv")
         pages.append(_rows(form, body))
         tags.add(headers["ETag"])
         path = headers.get("Link", "<>").partition(">")[0][1:]

@@ -1,5 +1,6 @@
 """What the OpenAPI document cannot say, told to schemathesis: values that only their own list, or nobody, has seen before."""
 
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -20,10 +21,19 @@ schemathesis.openapi.format("result-cursor", st.just(cursor_for("1")))
 def before_call(context: schemathesis.HookContext, case: Any, kwargs: dict[str, Any]) -> None:
     """Replace a well-formed idempotency key by a new one: a repeated key with another body is refused.
 
-    Replace a format without pages where the query has a page: the document cannot exclude the two together.
+    The document cannot exclude two fields together: a format without pages and a page, a period and an end before its start.
     """
     key = case.headers.get("Idempotency-Key", "") if case.headers else ""
     if 0 < len(key) <= 255 and all("!" <= character <= "~" for character in key):
         case.headers["Idempotency-Key"] = str(uuid4())
     if case.query and case.query.get("format") in ("parquet", "arrow") and {"limit", "cursor"} & case.query.keys():
         case.query["format"] = "csv"
+    if isinstance(case.body, dict) and _is_empty_period(case.body.get("from"), case.body.get("to")):
+        del case.body["to"]
+
+
+def _is_empty_period(start: object, end: object) -> bool:
+    try:
+        return isinstance(start, str) and isinstance(end, str) and datetime.fromisoformat(end) <= datetime.fromisoformat(start)
+    except (TypeError, ValueError):
+        return False
