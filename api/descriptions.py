@@ -135,11 +135,11 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "url": ("The URL of the callback.", _URL),
     "user_id": ("The user's id.", 1),
     "user_ids": ("The users whose posts are counted. `null`: all users.", None),
-    "users": ("The number of users in the result.", 100),
+    "users": ("The number of users whose posts were counted. `limit` does not change it.", 100),
     "version": ("The number of changes. It is the `ETag`.", 3),
     "VersionOut.version": ("The release.", "0.1.0"),
     "words": ("The number of words.", 55),
-    "ResultSummary.words": ("The number of words of all users in the result.", 275_000),
+    "ResultSummary.words": ("The number of words in the counted posts.", 275_000),
     "would_discard": ("The ids that a call without `dry_run` would discard.", [_ID]),
     "would_requeue": ("The ids that a call without `dry_run` would requeue.", [_ID]),
 }  # fmt: skip

@@ -102,12 +102,14 @@ def print_top(client: Client, state: dict[str, Any], wanted: Output, *, is_order
 
 
 def _top(client: Client, state: dict[str, Any], most: int, *, is_ordered: bool) -> tuple[list[Row], int, int]:
-    """The users with the most words, and the numbers of users and words of the result."""
+    """The users with the most words, and the numbers of all users and words that were counted."""
     path, summary = f"{REPORTS}/{state['id']}/result", state.get("summary")
     if summary is not None and is_ordered and most <= PAGE:
         return client.call(f"{path}?limit={most}")["data"], summary["users"], summary["words"]
     rows: list[Row] = client.call(path)["data"]
-    return _sorted(rows)[:most], len(rows), sum(row["total_words"] for row in rows)
+    if summary is None:
+        summary = {"users": len(rows), "words": sum(row["total_words"] for row in rows)}
+    return _sorted(rows)[:most], summary["users"], summary["words"]
 
 
 def _sorted(rows: list[Row]) -> list[Row]:

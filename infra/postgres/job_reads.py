@@ -61,7 +61,7 @@ class Progress(TypedDict):
 
 
 class ResultSummary(TypedDict):
-    """The sums of a result. `snapshot_at`: the instant whose posts were counted, RFC 3339 with milliseconds."""
+    """The numbers of counted posts, their users and words; `limit` does not change them. `snapshot_at`: RFC 3339 with milliseconds."""
 
     posts: int
     users: int

@@ -45,7 +45,7 @@ class Total(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """The numbers of users and words of a result."""
+    """The numbers of users and words in the counted posts; `limit` does not change them."""
 
     users: int
     words: int

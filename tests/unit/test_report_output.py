@@ -134,7 +134,7 @@ def test_bars_of_the_top_users_and_of_the_histogram(capsys: pytest.CaptureFixtur
     answers = Answers(result={"data": TOTALS}, histogram=LENGTHS)
     lines = _printed(capsys, Output("csv", Path("x"), 2, plot=True), answers, histogram=True)
     full = "█" * report_output.BAR_WIDTH
-    assert lines[:3] == ["Top 2 of 3 users, 23 words in all", f"2 {full} 9", f"3 {full} 9"]
+    assert lines[:3] == ["Top 2 of 30 users, 1,023 words in all", f"2 {full} 9", f"3 {full} 9"]
     assert lines[3:5] == ["Posts by their number of words", f"  0–4 {full[: len(full) // 2]} 3"]  # noqa: RUF001
     assert lines[-1] == f"55–59 {full} 6"  # noqa: RUF001
 
@@ -148,4 +148,4 @@ def test_the_histogram_is_a_table_without_bars(capsys: pytest.CaptureFixture[str
 def test_the_top_of_an_ordered_result_is_its_first_page(capsys: pytest.CaptureFixture[str]) -> None:
     answers = Answers(**{"result?limit=2": {"data": TOTALS[1:]}})
     lines = _printed(capsys, Output("table", None, 2, plot=False), answers, is_ordered=True)
-    assert lines[0] == "Top 2 of 3 users, 23 words in all"
+    assert lines[0] == "Top 2 of 30 users, 1,023 words in all"
