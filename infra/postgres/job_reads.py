@@ -61,7 +61,7 @@ class Progress(TypedDict):
 
 
 class ResultSummary(TypedDict):
-    """The numbers of counted posts, their users and words; `limit` does not change them. `snapshot_at`: RFC 3339 with milliseconds."""
+    """The numbers of counted posts, users and words, whatever the `limit`. `snapshot_at`: RFC 3339 with milliseconds."""
 
     posts: int
     users: int

@@ -123,7 +123,7 @@ LENGTHS = {"data": [{"words": 0, "posts": 3}, {"words": 55, "posts": 6}]}
 
 
 def _printed(capsys: pytest.CaptureFixture[str], wanted: Output, answers: Answers, **options: bool) -> list[str]:
-    summary = {"users": 3, "words": 23}
+    summary = {"users": 30, "words": 1023}
     print_top(
         cast(Any, answers), {"id": "ID", "summary": summary}, wanted, **{"is_ordered": False, "histogram": False, **options}
     )
