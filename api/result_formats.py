@@ -6,6 +6,7 @@ writer that needs it: it costs a process tens of megabytes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, Protocol
 
@@ -30,7 +31,13 @@ class Format:
     @property
     def writer_version(self) -> str:
         """Changes whenever the same rows may become other bytes."""
-        return "1" if self.is_paged else f"1-{version('pyarrow')}"
+        return "1" if self.is_paged else f"1-{_pyarrow_version()}"
+
+
+@cache
+def _pyarrow_version() -> str:
+    """The installed version, which is read without an import of the package."""
+    return version("pyarrow")
 
 
 _ARROW = "application/vnd.apache.arrow.stream"

@@ -24,6 +24,7 @@ from infra.postgres.results import BEFORE_ALL, ReportResult, Results, Total
 
 AT_ONCE = 2  # files that one process writes at once: formatting takes processor time from all other requests
 WAITING = 20  # further requests that may wait
+PAGE_SECONDS = 3.0  # for each read of a whole result: a slow one must not undo the others
 
 _TOTALS = ("user_id", "total_words")
 _LENGTHS = ("words", "posts")
@@ -95,10 +96,10 @@ class ResultAnswers:
     async def _batches(self, result: ReportResult, after: int) -> AsyncIterator[Pairs]:
         """All totals after a key. Raises a 404 problem if the report is deleted meanwhile: its rows would be incomplete."""
         limit = MAX_RESULT_PAGE
-        rows = await self._results.page(result, after, limit, READ_SECONDS)
+        rows = await self._results.page(result, after, limit, PAGE_SECONDS)
         yield _pairs(rows)
         while len(rows) == limit:
-            rows = await self._results.page(result, rows[-1].key, limit, READ_SECONDS)
+            rows = await self._results.page(result, rows[-1].key, limit, PAGE_SECONDS)
             yield _pairs(rows)
         await self._find(result.id)
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import hashlib
+import io
 import os
 import pty
 import sys
@@ -30,8 +31,8 @@ def _digest(content: bytes) -> str:
     return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
 
 
-async def _download(digest: str, target: Any) -> None:
-    """Download `CONTENT` with this `Repr-Digest` to a path or a file."""
+async def _download(digest: str, target: Any, form: Form = "parquet") -> None:
+    """Download `CONTENT` with this `Repr-Digest` to a path or a file. None: to standard output."""
 
     async def result(request: web.Request) -> web.Response:
         return web.Response(body=CONTENT, headers={"Repr-Digest": digest})
@@ -40,8 +41,8 @@ async def _download(digest: str, target: Any) -> None:
     app.router.add_get(PATH, result)
     async with TestServer(app) as server:
         client = Client(str(server.make_url("/")))
-        if isinstance(target, Path):
-            await asyncio.to_thread(Output("parquet", target, None, plot=False).write, client, "ID")
+        if target is None or isinstance(target, Path):
+            await asyncio.to_thread(Output(form, target, None, plot=False).write, client, "ID")
         else:
             await asyncio.to_thread(client.download, PATH, target)
 
@@ -57,6 +58,17 @@ async def test_only_a_verified_result_replaces_the_file(tmp_path: Path, is_damag
         await _download(f"sha-512=:x:, {_digest(CONTENT)}", path)
     assert path.read_bytes() == (b"old" if is_damaged else CONTENT)
     assert [each.name for each in tmp_path.iterdir()] == ["result.parquet"]
+
+
+@pytest.mark.parametrize(("form", "end"), [("json", b"\n"), ("csv", b""), ("arrow", b"")])
+async def test_a_pipe_gets_the_verified_bytes(form: Form, end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe))
+    await _download(_digest(CONTENT), None, form)
+    assert pipe.getvalue() == CONTENT + end
+    with pytest.raises(ApiError, match="Repr-Digest"):
+        await _download(_digest(b"other"), None, form)
+    assert pipe.getvalue() == CONTENT + end, "damaged bytes were printed"
 
 
 async def test_a_full_disk_is_no_fault_of_the_api() -> None:
