@@ -43,6 +43,7 @@ from api.operations import FREQUENT, OPERATIONS, Endpoints
 from api.problems import EXCEPTION_HANDLERS
 from api.reports import AT_ONCE, ReportEndpoints
 from api.request_log import RequestLog
+from api.results import ResultAnswers
 from api.schedules import ScheduleEndpoints, Schedules
 from api.shapes import VersionOut
 from api.submissions import Submissions
@@ -58,8 +59,8 @@ from infra.postgres.newest import NewestReads
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
+from infra.postgres.results import Results
 from infra.postgres.schedules import ScheduleStore
-from infra.postgres.totals import Totals
 from infra.rabbitmq.topology import describe
 from infra.redis.events import Events
 from infra.redis.figures import FiguresStore
@@ -133,6 +134,7 @@ class _UseCases:
             activity=activity,
         )
         self.acceptance = trace_acceptance(acceptance, adapters.tracing)
+        self.results = ResultAnswers(Results(adapters.reads))
         self.reports = ActivityReports(adapters.figures, activity, "api")
 
 
@@ -208,7 +210,7 @@ def _endpoints(
     schedules = Schedules(ScheduleStore(adapters.reads, keys_off=settings.auth == "off"), submissions)
     return Endpoints(
         messages=MessageEndpoints(submissions, jobs, waiting, providers, default),
-        reports=ReportEndpoints(submissions, jobs, waiting, Totals(adapters.reads), adapters.reports),
+        reports=ReportEndpoints(submissions, jobs, waiting, use_cases.results, adapters.reports),
         schedules=ScheduleEndpoints(schedules),
         dead_letters=DeadLetterEndpoints(store, DeadLetters(store, settings.deadlines()), providers),
         health=health,
@@ -232,7 +234,7 @@ def _console(
     feed = FiguresFeed(FiguresReader(adapters.figures, sampler, endpoints.health.checks))
     newest = NewestReads(adapters.operators)
     letters, calls = DeadLetters(store, settings.deadlines()), Sample(lambda: newest.calls(READ_SECONDS))
-    totals, acceptance = Totals(adapters.operators), use_cases.acceptance
+    results, acceptance = Results(adapters.operators), use_cases.acceptance
     views = Views(
         sign_in=SignIn(pages, keyring, access),
         overview=Overview(pages, feed, streams),
@@ -240,7 +242,7 @@ def _console(
         messages=Messages(pages, search, adapters.jobs, use_cases.subscriptions, letters, streams),
         dead_letters=DeadLetterPages(pages, store, letters),
         bulk=BulkPages(pages, store, letters, adapters.jobs, sorted(settings.providers)),
-        reports=ReportPages(pages, newest, adapters.jobs, totals, acceptance, settings.callback_url),
+        reports=ReportPages(pages, newest, adapters.jobs, results, use_cases.results, acceptance, settings.callback_url),
         schedules=SchedulePages(pages, endpoints.schedules.schedules),
         providers=ProviderPages(pages, feed, streams, ProviderStore(adapters.operators), calls, settings.providers),
         callbacks=CallbackPages(pages, newest, bool(settings.callback_secrets)),

@@ -56,14 +56,16 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "failed_before": ("The latest failure.", None),
     "filter": ("A dead letter matches every field. `{}` matches all.", None),
     "finished_at": ("The instant of the final status.", _LATER),
-    "format": ("The media type of the result. It overrides `Accept`.", None),
     "from": ("The earliest `created_at` of counted posts.", None),
+    "format": ("The media type of the result. It overrides `Accept`.", None),
     "histogram": ("`words` adds the number of posts by their number of words.", None),
     "id": ("The job's id.", _ID),
     "AcceptedOut.id": ("The message's id. `GET /message/{id}/status` reports its status.", _ID),
     "Callback.id": ("The `webhook-id` of the callback.", _ID),
     "ReportAcceptedOut.id": ("The report's id. `GET /api/2.0/report/jobs/{id}/status` reports its status.", _ID),
     "ids": ("The ids of dead letters, from `GET /dead-letters`. `null` selects all.", None),
+    "HistogramOut.data": ("The posts by their number of words, ascending.", None),
+    "ResultOut.histogram": ("The posts by their number of words. Whole results of reports with `histogram` have it.", None),
     "index": ("The item's position in the request, from 0.", 0),
     "kind": ("The kind of job.", "message"),
     "last_at": ("The instant of the last run. `null`: there was none.", _LATER),
@@ -98,6 +100,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "outcome": ("The result: for example `accepted`, `retryable`, `rejected`, `unknown` or `lease_lost`.", "accepted"),
     "pointer": ("The field as a JSON pointer (RFC 6901), or `?name` in a query string.", "/body"),
     "posts": ("The number of counted posts.", 5000),
+    "LengthOut.posts": ("The number of posts with this number of words.", 12),
     "priority": ("Workers take `high` messages first.", "normal"),
     "problem": ("The reason why the item was not accepted.", None),
     "progress": ("The progress of the count. `null`: it has not begun.", None),
@@ -120,6 +123,7 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "revision": ("The number of requeues.", 0),
     "schema": ("The schema revision that the release needs.", "0012"),
     "sequence": ("The version of the job that the callback reports.", 3),
+    "snapshot_at": ("The instant of the snapshot. Later posts are not counted.", _AT),
     "status": ("The job's status.", "sent"),
     "AcceptedOut.status": ("The status at the acceptance.", "queued"),
     "BatchItemOut.status": ("The status of an accepted item.", "queued"),
@@ -131,12 +135,14 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "ReadyOut.status": ("Whether the API accepts messages now.", "ready"),
     "ReportAcceptedOut.status": ("The status at the acceptance.", "queued"),
     "ReportOut.status": ("The report's status.", "completed"),
+    "summary": ("The sums of the result. `null`: there is no result, or an older release computed it.", None),
     "tag": ("One tag of the message.", None),
     "tags": ("The client's own labels. `GET /messages` finds messages by tag.", ["welcome"]),
     "timezone": ("The IANA name of the time zone.", "Europe/Berlin"),
     "title": ("The phrase of the HTTP status.", HTTPStatus(422).phrase),
     "to": ("The end of the period. Posts with this `created_at` are not counted.", None),
     "total_words": ("The number of words in the user's posts.", 6380),
+    "ResultOut.data": ("The users, in the order of the report.", None),
     "TotalsOut.data": ("The users by ascending id.", None),
     "type": ("The type of problem.", "about:blank"),
     "Callback.type": ("The event: the kind of job with its final status.", "message.sent"),
@@ -145,8 +151,11 @@ FIELDS: dict[str, tuple[str, Any]] = {
     "url": ("The URL of the callback.", _URL),
     "user_ids": ("The users whose posts are counted. `null`: all users.", None),
     "user_id": ("The user's id.", 1),
+    "users": ("The number of users whose posts were counted. `limit` does not change it.", 100),
     "version": ("The number of changes. It is the `ETag`.", 3),
     "VersionOut.version": ("The release.", "0.1.0"),
+    "words": ("The number of words.", 55),
+    "ResultSummary.words": ("The number of words in the counted posts.", 275_000),
     "would_discard": ("The ids that a call without `dry_run` would discard.", [_ID]),
     "would_requeue": ("The ids that a call without `dry_run` would requeue.", [_ID]),
 }  # fmt: skip
@@ -172,6 +181,7 @@ EXAMPLES: dict[str, Any] = {
     "GET /api/2.0/report/jobs/{id}/callbacks 200": {"data": [{**_CALLBACK, **_INSTANTS}]},
     "GET /api/2.0/report/jobs/{id}/events 200": _EVENT.format(id=_ID, status="completed"),
     "GET /api/2.0/report/jobs/{id}/status 200": {"status": "completed"},
+    "GET /api/2.0/report/jobs/{id}/histogram 200": {"data": [{"words": 0, "posts": 12}, {"words": 55, "posts": 340}]},
     "GET /health/ready 503": {"status": "unavailable", "checks": {**_CHECKS, "postgres": "down"}},
 }
 
@@ -183,6 +193,8 @@ def _text(description: str, **schema: object) -> dict[str, Any]:
 ID = _text("The `id` in the answer of `POST /messages`.", format="uuid", examples=[_ID])
 NAME = _text("The `name` of a schedule.", pattern=f"^{schedule_models.NAME.pattern}$")
 REPORT_ID = {**ID, "description": "The `id` in the answer of `POST /api/2.0/report/posts`."}
+_RESULT_ETAG = _text("Strong. Equal content in the same format has the same ETag.", pattern='^"[0-9a-f]{32}"$')
+# By name, or by `operation.name` where one operation differs.
 HEADERS: dict[str, dict[str, Any]] = {
     "Idempotency-Key": _text(
         "1 to 255 visible ASCII characters. A repeated request with the same key creates no second job.",
@@ -194,11 +206,16 @@ HEADERS: dict[str, dict[str, Any]] = {
     "Location": _text("The path of the job, or of the page."),
     "Idempotent-Replayed": _text("`true`: a request with this key was accepted before.", const="true"),
     "ETag": _text("The job's version.", pattern='^"[0-9]+"$'),
+    "Link": _text('The path of the next page (`rel="next"`).'),
+    "Content-Disposition": _text("The name of the file. JSON has none."),
+    "Repr-Digest": _text("The SHA-256 of the content (RFC 9530).", pattern="^sha-256=:[A-Za-z0-9+/]{43}=:$"),
     "Preference-Applied": _text("The longest wait that the API applied."),
     "Retry-After": _text("Seconds before the next request.", pattern="^[0-9]+$"),
     "RateLimit-Policy": _text("The rate limit."),
     "RateLimit": _text("The remainder of the rate limit."),
     "WWW-Authenticate": _text("The authentication scheme."),
+    "get_api_2_0_report_jobs_id_result.ETag": _RESULT_ETAG,
+    "get_api_2_0_report_jobs_id_histogram.ETag": _RESULT_ETAG,
     "X-Request-ID": _text("The request's id in logs and problems."),
 }
 
@@ -247,10 +264,12 @@ _BY_OPERATION: list[tuple[Callable[[Operation], bool], list[tuple[int, str, str]
         (409, "name_taken", "The client has another schedule with this name."),
         (409, "too_many_schedules", "The client has 100 schedules."),
     ]),
-    (lambda op: op.query is models.ResultQuery, [
+    (lambda op: op.query in (models.ResultQuery, models.HistogramQuery), [
         (406, "not_acceptable", "The Accept header accepts no available media type."),
         (409, "not_completed", "The report is in progress."),
         (409, "no_result", "The report has ended without a result."),
+        (503, "busy", "Too many results are being written."),
+        (503, "storage_full", "The API cannot write the result to a temporary file."),
     ]),
     (lambda op: op.name == "get_api_1_0_report_posts", [
         (503, "busy", "Too many reports are being computed."),

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
+from api.result_formats import FormatName
 from infra.webhooks.guard import MAX_URL
 from jobs.lifecycle import Status
 from jobs.model import Kind
@@ -203,11 +204,17 @@ class MessageQuery(PageQuery, json_schema_extra=_examples({"status": "sent", "li
 
 
 class ResultQuery(_Model, json_schema_extra=_examples({"format": "csv"})):
-    """The format of a report's result, else by Accept, and a page of it, else all."""
+    """The format of a report's result, else by Accept, and a page of it, else all. Pages are JSON or CSV."""
 
-    format: Literal["json", "csv"] | None = None
+    format: FormatName | None = None
     limit: Annotated[int, Field(ge=1, le=MAX_RESULT_PAGE)] | None = None
     cursor: ResultCursor | None = None
+
+
+class HistogramQuery(_Model, json_schema_extra=_examples({"format": "csv"})):
+    """The format of a report's histogram, else by Accept."""
+
+    format: FormatName | None = None
 
 
 class DeadLetterFilter(_Model):

@@ -27,8 +27,9 @@ _JSON = {
         _OBJECT,
     ],
 }
-_TYPES = {"application/json": {"type": "object"}, "text/html": {"type": "string"}}  # a stream has none
+_TYPES = {"application/json": {"type": "object"}, "text/csv": {"type": "string"}, "text/html": {"type": "string"}}  # others: {}
 _NARROW = {"enum", "const", "format", "pattern"}  # such a string has no NUL
+_OF_NOT_MODIFIED = ("ETag", "Preference-Applied")
 _PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("RateLimit-Policy", "RateLimit", "Retry-After"), 503: ("Retry-After",)}
 
 
@@ -77,6 +78,7 @@ def _complete(schemas: Schema, providers: list[str]) -> None:
     del schemas["ScheduleIn"]["properties"]["report"]["default"]  # it has the defaults of its fields
     of_reports = ["queued", "processing", "retrying", "completed", "failed", "unknown", "discarded"]
     schemas["ReportOut"]["properties"]["status"] = {"type": "string", "enum": of_reports}
+    schemas["ResultSummary"]["properties"]["snapshot_at"]["format"] = "date-time"
     schemas["DeadLetterOut"]["properties"]["status"] = {"type": "string", "enum": ["failed", "unknown"]}
     for name in ("Delivery", "Kind", "Priority"):
         del schemas[name]["description"]  # for developers of Posthaste
@@ -136,17 +138,19 @@ def _problem(status: int, meanings: dict[str, str]) -> Schema:
 
 def _answer(status: int, answer: type | str | None, op: Operation, schemas: Schema) -> Schema:
     headers = op.answer_headers if status < 400 else ("Retry-After",)
+    headers = tuple(name for name in headers if status != 304 or name in _OF_NOT_MODIFIED)
     content: dict[str, Schema] = {}
     if isinstance(answer, str):
         content[answer] = {"schema": _TYPES.get(answer, {})}
     elif answer is not None:
         content["application/json"] = {"schema": _ref(answer), "example": _example(_ref(answer), schemas)}
-        if answer is shapes.TotalsOut and op.query is not None:
-            content["text/csv"] = {"schema": {"type": "string"}}
+        content |= {media_type: {"schema": _TYPES.get(media_type, {})} for media_type in op.media_types}
+    own_example = EXAMPLES.get(f"{op.method} {op.path} {status}")  # of the first media type
     for media_type, described in content.items():
-        example = EXAMPLES.get(f"{op.method} {op.path} {status}") or EXAMPLES.get(media_type)
+        example = EXAMPLES.get(media_type) if own_example is None else own_example if media_type not in op.media_types else None
         described |= {} if example is None else {"example": example}
-    return _response(HTTPStatus(status).phrase, headers, content)
+    own = {name: HEADERS[f"{op.name}.{name}"] for name in headers if f"{op.name}.{name}" in HEADERS}
+    return _response(HTTPStatus(status).phrase, headers, content, own)
 
 
 def _example(schema: Schema, schemas: Schema) -> Any:
@@ -163,8 +167,9 @@ def _example(schema: Schema, schemas: Schema) -> Any:
     return {name: _example(each, schemas) for name, each in schema["properties"].items() if name in schema["required"]}
 
 
-def _response(description: str, headers: Iterable[str], content: dict[str, Schema]) -> Schema:
-    described = {name: {**HEADERS[name], "required": name in _ALWAYS} for name in (*headers, "X-Request-ID")}
+def _response(description: str, headers: Iterable[str], content: Schema, own: Schema | None = None) -> Schema:
+    meanings = HEADERS | (own or {})
+    described = {name: {**meanings[name], "required": name in _ALWAYS} for name in (*headers, "X-Request-ID")}
     return {"description": description, "headers": described, **({"content": content} if content else {})}
 
 

@@ -16,6 +16,7 @@ from api.documents import DocumentEndpoints
 from api.health import HealthEndpoints
 from api.messages import MessageEndpoints
 from api.reports import JOBS, ReportEndpoints
+from api.result_formats import BY_MEDIA_TYPE
 from api.schedules import SCHEDULES, ScheduleEndpoints
 from infra.keys import Scope
 
@@ -45,6 +46,7 @@ class Operation:
     body: type[BaseModel] | None = None
     body_required: bool = True
     query: type[BaseModel] | None = None
+    media_types: tuple[str, ...] = ()  # of the first answer, besides JSON
     headers: tuple[str, ...] = ()  # of requests
     answer_headers: tuple[str, ...] = ()
 
@@ -87,6 +89,9 @@ _KEYED = ("Idempotency-Key",)
 _ACCEPTED = ("Location", "Idempotent-Replayed")
 _WAIT = ("Prefer", "If-None-Match")
 _VERSIONED = ("ETag", "Preference-Applied")
+_FILES = tuple(media_type for media_type in BY_MEDIA_TYPE if media_type != "application/json")
+_CACHED = ("If-None-Match",)
+_OF_FILES = ("ETag", "Repr-Digest", "Content-Disposition")
 _STATUS: dict[int, type | str | None] = {200: shapes.StatusOut, 304: None}
 _EVENTS: dict[int, type | str | None] = {200: "text/event-stream", 204: None}
 
@@ -130,7 +135,11 @@ OPERATIONS: list[Operation] = [
     Operation("GET", f"{JOBS}/{{id}}/callbacks", "A report's callbacks", lambda to: to.reports.callbacks, _REPORTS,
               {200: shapes.CallbacksOut}),
     Operation("GET", f"{JOBS}/{{id}}/result", "A completed report's totals, whole or one page",
-              lambda to: to.reports.result, _REPORTS, {200: shapes.TotalsOut}, query=models.ResultQuery),
+              lambda to: to.reports.result, _REPORTS, {200: shapes.ResultOut, 304: None}, query=models.ResultQuery,
+              media_types=_FILES, headers=_CACHED, answer_headers=(*_OF_FILES, "Link")),
+    Operation("GET", f"{JOBS}/{{id}}/histogram", "A completed report's posts by their number of words",
+              lambda to: to.reports.histogram, _REPORTS, {200: shapes.HistogramOut, 304: None}, query=models.HistogramQuery,
+              media_types=_FILES, headers=_CACHED, answer_headers=_OF_FILES),
     Operation("POST", SCHEDULES, "Schedule a recurring report", lambda to: to.schedules.post, _REPORTS,
               {201: shapes.ScheduleOut, 200: shapes.ScheduleOut}, body=schedule_models.ScheduleIn,
               answer_headers=("Location",)),

@@ -1,28 +1,27 @@
-"""The report: within the request (1.0), and as a job (2.0) whose result is JSON or CSV (RFC 4180), paged or streamed."""
+"""The report: within the request (1.0), and as a job (2.0) with its result, whole or paged, in several formats."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal
 from uuid import UUID
 
-import orjson
 from sqlalchemy import Connection
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from api.answers import READ_SECONDS, as_json, from_cursor, page_of
+from api.answers import READ_SECONDS, as_json, from_cursor, job_id, page_of
 from api.callers import client_of
 from api.jobs import BASES, JobEndpoints, Waiting
-from api.models import MAX_RESULT_PAGE, PageQuery, ReportIn, ResultQuery
-from api.problems import Problem
+from api.models import HistogramQuery, PageQuery, ReportIn, ResultQuery
+from api.problems import Problem, invalid
 from api.requests import has_body, preferred, read_model, read_query
-from api.shapes import ReportAcceptedOut, ReportListOut, ReportOut, TotalOut, TotalsOut
+from api.result_formats import BY_MEDIA_TYPE, FORMATS, Format, FormatName
+from api.results import ResultAnswers
+from api.shapes import FieldProblem, ReportAcceptedOut, ReportListOut, ReportOut, TotalsOut
 from api.submissions import Submissions, replay_header
 from infra.errors import Transient
 from infra.postgres.errors import DeadlinePassed
 from infra.postgres.job_reads import BEHIND_ALL, JobReads, Progress, ReportRecord
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import about_how_many, texts
-from infra.postgres.totals import Totals
+from infra.postgres.results import BEFORE_ALL
 from jobs.lifecycle import ENDS, Status
 from jobs.model import REPORTS, Kind
 from jobs.words import total_words
@@ -33,21 +32,14 @@ SECONDS = 30.0  # for one request, its wait included
 MOST_POSTS = 30_000_000  # a million for each second: four times the rate that two processors of 2026 reach
 JOBS = BASES[Kind.REPORT]
 
-Rows = list[tuple[int, int]]  # user id, total words
-Format = Literal["json", "csv"]
-_FORMATS: Mapping[str, Format] = {"application/json": "json", "text/csv": "csv"}
-_MEDIA_TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8; header=present"}
-_CSV_HEADER = "user_id,total_words\r\n"
-_FIRST = -(2**31) - 1  # below every user id, which is a Postgres integer
-
 
 class ReportEndpoints(JobEndpoints[ReportRecord]):
     """The endpoints of reports. `pool` counts those within the request."""
 
-    def __init__(self, submissions: Submissions, jobs: JobReads, waiting: Waiting, totals: Totals, pool: DatabasePool):
+    def __init__(self, submissions: Submissions, jobs: JobReads, waiting: Waiting, results: ResultAnswers, pool: DatabasePool):
         super().__init__(Kind.REPORT, jobs, jobs.reports, _record, waiting)
         self._submissions = submissions
-        self._totals = totals
+        self._results = results
         self._pool = pool
         self._requests = 0
 
@@ -66,7 +58,7 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
             raise _unavailable("too_slow", detail, "60") from error
         finally:
             self._requests -= 1
-        answer: TotalsOut = {"data": [_total(row) for row in totals.items()]}
+        answer: TotalsOut = {"data": [{"user_id": user_id, "total_words": words} for user_id, words in totals.items()]}
         return as_json(answer)
 
     async def post(self, request: Request) -> Response:
@@ -101,17 +93,29 @@ class ReportEndpoints(JobEndpoints[ReportRecord]):
             return None  # the next read may succeed
 
     async def result(self, request: Request) -> Response:
-        """The totals, whole or one page; JSON or CSV."""
+        """The totals, whole or one page of JSON and CSV."""
         query = read_query(request, ResultQuery)
-        form = preferred(request, _FORMATS) if query.format is None else query.format
-        after = from_cursor(query.cursor, _user_id, _FIRST)
+        format_ = _format(request, query.format)
+        if not format_.is_paged:
+            _refuse_page(format_, query)
+        after = from_cursor(query.cursor, _key, BEFORE_ALL)
+        await self._completed(request)
+        if query.limit is None:
+            return await self._results.totals(request, job_id(request), format_, after)
+        return await self._results.page(request, job_id(request), format_, after, query.limit)
+
+    async def histogram(self, request: Request) -> Response:
+        """The number of posts by their number of words."""
+        query = read_query(request, HistogramQuery)
+        format_ = _format(request, query.format)
+        await self._completed(request)
+        return await self._results.histogram(request, job_id(request), format_)
+
+    async def _completed(self, request: Request) -> None:
+        """Raise a 409 problem unless the report is completed."""
         record = await self._read(request)
         if record["status"] != Status.COMPLETED:
             raise _no_result(record)
-        if query.limit is None:
-            return await whole_result(self._totals, form, record["id"], after)
-        rows = await self._totals.page(record["id"], after, query.limit + 1, READ_SECONDS)
-        return _page(form, record["id"], request.url.path, rows, query.limit)
 
 
 class _TooManyPosts(Exception):
@@ -125,22 +129,18 @@ def _count(connection: Connection) -> dict[int, int]:
     return total_words(texts(connection))
 
 
-async def whole_result(totals: Totals, form: Format, id_: UUID, after: int = _FIRST) -> Response:
-    """All totals of a completed report, read page by page. A failure of the first read is still a problem answer."""
-    limit = MAX_RESULT_PAGE
-    first = await totals.page(id_, after, limit, READ_SECONDS)
+def _format(request: Request, name: FormatName | None) -> Format:
+    """The format of the query, else by Accept. Raises a 406 problem if the header accepts none."""
+    return preferred(request, BY_MEDIA_TYPE) if name is None else FORMATS[name]
 
-    async def body() -> AsyncIterator[bytes]:
-        yield _CSV_HEADER.encode() if form == "csv" else b'{"data":['
-        rows, separator = first, b""
-        while rows:
-            yield _csv(rows).encode() if form == "csv" else separator + orjson.dumps([_total(row) for row in rows])[1:-1]
-            separator = b","
-            rows = await totals.page(id_, rows[-1][0], limit, READ_SECONDS) if len(rows) == limit else []
-        if form == "json":
-            yield b"]}"
 
-    return StreamingResponse(body(), 200, _headers(form, id_), _MEDIA_TYPES[form])
+def _refuse_page(format_: Format, query: ResultQuery) -> None:
+    """Raise a 422 problem for a page of a format that has none."""
+    detail = f"is for json and csv: {format_.name} has no pages"
+    named = {"?limit": query.limit, "?cursor": query.cursor}
+    problems = [FieldProblem(name, "not_paged", detail) for name, value in named.items() if value is not None]
+    if problems:
+        raise invalid(*problems)
 
 
 def _unavailable(code: str, why: str, retry_after: str) -> Problem:
@@ -166,33 +166,9 @@ def _no_result(record: ReportRecord) -> Problem:
     return Problem(409, "not_completed", detail, headers={"Retry-After": "1"})
 
 
-def _user_id(text: str) -> int:
-    """A user id in a cursor. Raises `ValueError` if it is none."""
+def _key(text: str) -> int:
+    """The key in a cursor: a user id, or a position. Raises `ValueError` if it is none."""
     number = int(text)
-    if not _FIRST < number < 2**31:
+    if not BEFORE_ALL < number < 2**31:
         raise ValueError(text)
     return number
-
-
-def _page(form: Format, id_: UUID, path: str, rows: Rows, limit: int) -> Response:
-    """One page. A row beyond `limit` shows that there is a next one."""
-    totals, cursor = page_of(rows, limit, lambda row: row[0])
-    headers = _headers(form, id_)
-    if cursor is not None:
-        headers["Link"] = f'<{path}?format={form}&limit={limit}&cursor={cursor}>; rel="next"'
-    if form == "csv":
-        return Response(_CSV_HEADER + _csv(totals), 200, headers, _MEDIA_TYPES[form])
-    answer: TotalsOut = {"data": [_total(row) for row in totals], "next_cursor": cursor}
-    return as_json(answer, headers=headers)
-
-
-def _headers(form: Format, id_: UUID) -> dict[str, str]:
-    return {"Vary": "Accept"} | ({"Content-Disposition": f'attachment; filename="report-{id_}.csv"'} if form == "csv" else {})
-
-
-def _total(row: tuple[int, int]) -> TotalOut:
-    return {"user_id": row[0], "total_words": row[1]}
-
-
-def _csv(rows: Sequence[tuple[int, int]]) -> str:
-    return "".join(f"{user_id},{words}\r\n" for user_id, words in rows)

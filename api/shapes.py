@@ -129,10 +129,30 @@ class TotalOut(TypedDict):
 
 
 class TotalsOut(TypedDict):
-    """Totals by ascending user id. Only a page has `next_cursor`."""
+    """Totals by ascending user id."""
+
+    data: list[TotalOut]
+
+
+class LengthOut(TypedDict):
+    """The number of posts with this number of words."""
+
+    words: int
+    posts: int
+
+
+class ResultOut(TypedDict):
+    """Totals in the order of the report. Only a page has `next_cursor`; only a whole result may have `histogram`."""
 
     data: list[TotalOut]
     next_cursor: NotRequired[str | None]
+    histogram: NotRequired[list[LengthOut]]
+
+
+class HistogramOut(TypedDict):
+    """Posts by their number of words, ascending."""
+
+    data: list[LengthOut]
 
 
 # The names of `ReportIn`; `from` is a keyword. Without `callback_url`, the default callback URL applies.

@@ -14,6 +14,7 @@ from benchmarks.processor import processor_of_a_request
 from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
 from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
+from benchmarks.result_files import whole_results
 from benchmarks.waiting import thousands_wait
 from benchmarks.watchers import nobody_watches
 from infra import logs
@@ -25,6 +26,7 @@ EXPLICIT: dict[str, Benchmark] = {
     "lists": ten_million,
     "console": beside_ten_million,
     "memory": steady_load,
+    "results": whole_results,
 }  # take minutes and gigabytes: only by name
 DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,

@@ -1,12 +1,15 @@
 """`posthaste status` and `wait`, and the client of the API for all commands."""
 
+import base64
+import hashlib
 import json
+import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.client import HTTPException, InvalidURL
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 from uuid import UUID
 
 import typer
@@ -17,6 +20,9 @@ from service.settings import SettingsError, load_api_settings
 
 POLL_SECONDS = 0.1
 REPORTS = "/api/2.0/report/jobs"
+CHUNK_BYTES = 256 * 1024
+DOWNLOAD_SECONDS = 600.0  # the API writes a result before its first byte
+_DIGEST = re.compile(r"\bsha-256=:([A-Za-z0-9+/=]+):")
 REPEATABLE = {429, 502, 503, 504}
 
 BaseUrl = Annotated[str | None, typer.Option("--url", help="The API's URL. Default: from POSTHASTE_HOST and POSTHASTE_PORT.")]
@@ -81,17 +87,34 @@ class Client:
 
     def delete(self, path: str) -> None:
         """Delete a resource."""
-        self.text(path, method="DELETE")
+        for _ in self._answer(path, None, {}, self._timeout, method="DELETE"):
+            pass
 
-    def text(
-        self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None, method: str | None = None
-    ) -> str:
-        """The text of the answer. The method is POST with fields, else GET, unless `method` names another one."""
-        body, all_headers = None if fields is None else json.dumps(fields).encode(), self._headers | (headers or {})
+    def text(self, path: str, fields: dict[str, Any] | None = None, headers: dict[str, str] | None = None) -> str:
+        body = None if fields is None else json.dumps(fields).encode()
+        return b"".join(self._answer(path, body, headers or {}, self._timeout)).decode(errors="replace")
+
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Write the answer to a GET to a file. Raises `OSError` if the file cannot be written."""
+        for chunk in self._answer(path, None, {}, DOWNLOAD_SECONDS):
+            file.write(chunk)
+
+    def _answer(
+        self, path: str, body: bytes | None, headers: dict[str, str], seconds: float, *, method: str | None = None
+    ) -> Iterator[bytes]:
+        """The answer in chunks. After the last one, raises `ApiError` if `Repr-Digest` has another SHA-256 (RFC 9530).
+
+        The method is POST with a body, else GET, unless `method` names another one.
+        """
+        digest = hashlib.sha256()
         try:
+            all_headers = self._headers | headers
             request = urllib.request.Request(self._base + path, body, all_headers, method=method)  # noqa: S310  the operator's own URL
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-                return str(response.read().decode(errors="replace"))
+            with urllib.request.urlopen(request, timeout=seconds) as response:  # noqa: S310
+                while chunk := response.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    yield chunk
+                sent = _DIGEST.search(response.headers.get("Repr-Digest", ""))
         except urllib.error.HTTPError as error:
             raise _refusal(error) from error
         except (ValueError, InvalidURL) as error:
@@ -99,6 +122,8 @@ class Client:
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise Unavailable(f"no answer from {self._base} ({reason}); start it with `make run` or `posthaste up`") from error
+        if sent is not None and sent[1] != base64.b64encode(digest.digest()).decode():
+            raise ApiError(f"the answer of {self._base} is damaged: its SHA-256 is not that of Repr-Digest; repeat the request")
 
 
 def configured_client(url: str | None) -> Client:

@@ -1,63 +1,76 @@
-"""`posthaste report`: submit a report, show its progress, print its result."""
+"""`posthaste report`: submit a report, show its progress, print or save its result."""
 
-import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Column, Table
 
 from cli.client import REPORTS, ApiError, BaseUrl, Client, Deadline, TimeIsUp, configured_client, until_end
-from cli.terminal import AsJson, console, exit_on, fail, problems, say
-
-BAR_WIDTH = 50
-
-Row = dict[str, int]  # user_id, total_words
+from cli.report_output import Output, print_top
+from cli.terminal import AsJson, exit_on, fail, problems
 
 
 def report(
-    form: Annotated[Literal["table", "json", "csv"], typer.Option("--format", help="The form of the result.")] = "table",
+    start: Annotated[datetime | None, typer.Option("--from", help="Only posts since this instant (UTC).")] = None,
+    end: Annotated[datetime | None, typer.Option("--to", help="Only posts before this instant (UTC).")] = None,
+    user_id: Annotated[list[int] | None, typer.Option(help="Only posts of this user. Repeatable.")] = None,
+    order: Annotated[Literal["user_id", "words"], typer.Option(help="The order of the result.")] = "user_id",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The result has this number of users: those with the most words.")
+    ] = None,
+    histogram: Annotated[bool, typer.Option("--histogram", help="Also count posts by their number of words.")] = False,
+    form: Annotated[
+        Literal["table", "json", "csv", "parquet", "arrow"], typer.Option("--format", help="The form of the result.")
+    ] = "table",
+    output: Annotated[Path | None, typer.Option(help="Save the result to this file.")] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Only this number of users, most words first. Default: 10 in the table, else all.")
     ] = None,
-    plot: Annotated[bool, typer.Option(help="Also draw a bar for each user of the table.")] = False,
+    plot: Annotated[bool, typer.Option(help="Also draw bars: of the top users, and of the histogram.")] = False,
     timeout: Deadline = 3600.0,
     url: BaseUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a report of words per user, show its progress, print its result. Exit 0: completed, 1: failure, 3: timeout."""
-    form = "json" if as_json else form
+    """Submit a report of words per user, show its progress, print its result. Exit 0: completed, 1: failure, 3: timeout.
+
+    With --output, the result is saved after its SHA-256 is verified. Parquet and Arrow need --output or a pipe.
+    """
+    wanted = Output("json" if as_json else form, output, top, plot)
+    wanted.check()
+    fields = _fields(start, end, user_id, order, limit, histogram)
     client = configured_client(url)
     with exit_on(ApiError), exit_on(TimeIsUp, code=3, hint="; `posthaste wait ID` waits longer"):
-        state = _run(client, timeout)
-        if state["status"] != "completed":
-            last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
-            fail(f"report {state['id']} ended as {state['status']} ({state['reason']}{last})")
-        text = client.text(f"{REPORTS}/{state['id']}/result?format={'csv' if form == 'csv' and not top else 'json'}")
-    if form != "table" and top is None:
-        print(text.removesuffix("\r\n"))
-        return
-    rows: list[Row] = json.loads(text)["data"]
-    first = sorted(rows, key=lambda row: (-row["total_words"], row["user_id"]))[: top or 10]
-    if form == "json":
-        print(json.dumps({"data": first}))
-        return
-    if form == "csv":
-        print("\r\n".join(["user_id,total_words", *(f"{row['user_id']},{row['total_words']}" for row in first)]))
-        return
-    words = sum(row["total_words"] for row in rows)
-    say(f"Top {len(first)} of {len(rows):,} users, {words:,} words in all")
-    table = Table(Column("user", justify="right"), Column("words", justify="right"))
-    for row in first:
-        table.add_row(str(row["user_id"]), f"{row['total_words']:,}")
-    console.print(table)
-    if plot:
-        console.print(_plot(first), highlight=False)
+        state = _run(client, fields, timeout)
+    if state["status"] != "completed":
+        last = f"; the last attempt: {state['last_reason']}" if state["last_reason"] else ""
+        fail(f"report {state['id']} ended as {state['status']} ({state['reason']}{last})")
+    with exit_on(ApiError, hint=f"; the result stays at {REPORTS}/{state['id']}/result"), exit_on(OSError):
+        if wanted.form != "table":
+            wanted.write(client, state["id"])
+        if wanted.form == "table" or plot:
+            print_top(client, state, wanted, is_ordered=order == "words", histogram=histogram)
 
 
-def _run(client: Client, seconds: float) -> dict[str, Any]:
+def _fields(
+    start: datetime | None, end: datetime | None, user_ids: list[int] | None, order: str, limit: int | None, histogram: bool
+) -> dict[str, Any]:
+    """The body of the request. It leaves out what the API has as its default."""
+    fields = {
+        "from": None if start is None else start.replace(tzinfo=UTC).isoformat(),
+        "to": None if end is None else end.replace(tzinfo=UTC).isoformat(),
+        "user_ids": user_ids or None,
+        "order": None if order == "user_id" else order,
+        "limit": limit,
+        "histogram": "words" if histogram else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _run(client: Client, fields: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Submit a report and show its progress until it ends. Returns its last state."""
-    submitted = client.call("/api/2.0/report/posts", {})
+    submitted = client.call("/api/2.0/report/posts", fields)
     problems.print(f"report {submitted['id']} {submitted['status']}", highlight=False)
     columns = (TextColumn("{task.description:>10}"), BarColumn(40), TextColumn("{task.fields[posts]}"), TimeElapsedColumn())
     with Progress(*columns, console=problems, transient=True) as bar:
@@ -70,11 +83,3 @@ def _run(client: Client, seconds: float) -> dict[str, Any]:
             bar.update(task, description=state["status"], completed=read.get("posts", 0), total=total, posts=posts)
 
         return until_end(lambda: client.call(f"{REPORTS}/{submitted['id']}"), seconds, show)
-
-
-def _plot(rows: list[Row]) -> str:
-    most = max((row["total_words"] for row in rows), default=0) or 1
-    width = max((len(str(row["user_id"])) for row in rows), default=0)
-    return "\n".join(
-        f"{row['user_id']:>{width}} {'█' * round(BAR_WIDTH * row['total_words'] / most)} {row['total_words']:,}" for row in rows
-    )

@@ -107,6 +107,10 @@ class Pages:
         """One block of a page as text. Its values do not depend on the request."""
         return render_block(self._environment, template, block, values)
 
+    def text(self, template: str, **values: Any) -> str:
+        """A template as text. Its values do not depend on the request."""
+        return self._environment.get_template(template).render(values)
+
     def signed_out(self) -> str:
         """The notice for a viewer whose session has ended, in place of a live part."""
         return str(self._macros.signed_out())

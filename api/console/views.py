@@ -88,6 +88,8 @@ VIEWS: list[View] = [
     View("POST", f"{SCHEDULES}/delete", lambda to: to.schedules.delete, Scope.REPORTS),
     View("GET", "/console/reports/{id}", lambda to: to.reports.show, Scope.REPORTS),
     View("GET", "/console/reports/{id}/result", lambda to: to.reports.result, Scope.REPORTS),
+    View("GET", "/console/reports/{id}/users.svg", lambda to: to.reports.users_chart, Scope.REPORTS),
+    View("GET", "/console/reports/{id}/histogram.svg", lambda to: to.reports.histogram_chart, Scope.REPORTS),
     View("GET", "/console/providers", lambda to: to.providers.show, _ADMIN, label="Providers"),
     View("GET", "/console/providers/events", lambda to: to.providers.events, _ADMIN),
     View("POST", "/console/providers/pause", lambda to: to.providers.pause, _ADMIN),

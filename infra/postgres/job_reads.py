@@ -60,13 +60,26 @@ class Progress(TypedDict):
     of_about: int | None
 
 
+class ResultSummary(TypedDict):
+    """The numbers of counted posts, users and words, whatever the `limit`. `snapshot_at`: RFC 3339 with milliseconds."""
+
+    posts: int
+    users: int
+    words: int
+    snapshot_at: str
+
+
 class ReportRecord(JobRow):
-    """A report as its client sees it. `last_reason`: of the last attempt; `reason`: of the job."""
+    """A report as its client sees it. `last_reason`: of the last attempt; `reason`: of the job.
+
+    `summary`: None without a result, and for results of releases before revision 0019.
+    """
 
     last_reason: str | None
     callback_url: str | None
     next_attempt_at: datetime | None
     progress: Progress | None
+    summary: ResultSummary | None
 
 
 class Attempt(TypedDict):
@@ -103,11 +116,16 @@ def _columns(alias: str, row: type) -> str:
 
 _DUE = "CASE WHEN j.status = 'retrying' OR (j.status = 'queued' AND j.reason IS NOT NULL) THEN j.due_at END AS next_attempt_at"
 _MESSAGE = f"{_columns('j', MessageRow)}, j.body, j.delivery, j.metadata, j.callback_url, j.provider_message_id, {_DUE}"
+_SUMMARY = """CASE WHEN j.status = 'completed' THEN (
+        SELECT json_build_object('posts', r.posts, 'users', r.users, 'words', r.words,
+            'snapshot_at', to_char(r.snapshot_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
+        FROM report_results r WHERE r.job_id = j.id AND r.claim_token = j.claim_token) END AS summary"""
 _REPORT = f"""{_columns("j", JobRow)}, j.callback_url, {_DUE},
     (SELECT a.reason FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason,
     CASE WHEN j.progress_done IS NOT NULL THEN json_build_object('posts', j.progress_done, 'of_about',
         CASE WHEN j.status = 'completed' THEN j.progress_done
-            WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress"""  # noqa: S608
+            WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress,
+    {_SUMMARY}"""  # noqa: S608
 
 # No condition but the ids: any other would let the planner scan a partial index.
 _RECORDS = "SELECT j.client_id, j.kind, {columns} FROM jobs j WHERE j.id = ANY(CAST(:ids AS uuid[]))"

@@ -1,9 +1,7 @@
-"""Totals of reports: written under a claim, and visible once that claim has completed the job."""
+"""Totals of reports: written under a claim, and a result once that claim has completed the job."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import islice
-from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -32,28 +30,9 @@ WITH held AS (
 SELECT count(*) FROM held
 """)
 
-_PAGE = sa.text("""
-SELECT t.user_id, t.total_words FROM jobs j JOIN report_totals t ON t.job_id = j.id AND t.claim_token = j.claim_token
-WHERE j.id = :id AND j.status = 'completed' AND t.user_id > :after ORDER BY t.user_id LIMIT :limit
-""")
-
-_VISIBLE = """FROM jobs j JOIN report_totals t ON t.job_id = j.id AND t.claim_token = j.claim_token
-WHERE j.id = :id AND j.status = 'completed'"""
-_TOP = sa.text(f"SELECT t.user_id, t.total_words {_VISIBLE} ORDER BY t.total_words DESC, t.user_id LIMIT :limit")
-_SUMS = sa.text(f"SELECT count(*) AS users, coalesce(sum(t.total_words), 0) AS words {_VISIBLE}")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A completed report: the numbers of its users and words, and the users with the most words."""
-
-    users: int
-    words: int
-    top: list[tuple[int, int]]
-
 
 class Totals:
-    """Stores and reads totals in short transactions; see `DatabasePool.call` for what the methods raise."""
+    """Stores totals in short transactions; see `DatabasePool.call` for what the methods raise."""
 
     def __init__(self, pool: DatabasePool):
         self._pool = pool
@@ -67,14 +46,3 @@ class Totals:
             parameters = {"users": list(batch), "words": list(batch.values())}
             stored = bool(await self._pool.value(_STORE, timeout, **fence, **parameters))
         return stored
-
-    async def page(self, id_: UUID, after: int, limit: int, timeout: float) -> list[tuple[int, int]]:
-        """At most `limit` pairs (user id, words) of a completed report, by user id after `after`."""
-        rows = await self._pool.fetch(_PAGE, timeout, id=str(id_), after=after, limit=limit)
-        return [(row["user_id"], row["total_words"]) for row in rows]
-
-    async def summary(self, id_: UUID, limit: int, timeout: float) -> Summary:
-        """The sums of a completed report, and its `limit` users with the most words."""
-        (sums,) = await self._pool.fetch(_SUMS, timeout, id=str(id_))
-        rows = await self._pool.fetch(_TOP, timeout, id=str(id_), limit=limit)
-        return Summary(sums["users"], int(sums["words"]), [(row["user_id"], row["total_words"]) for row in rows])

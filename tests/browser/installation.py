@@ -1,14 +1,19 @@
 """A running installation with every process, a callback receiver, and jobs of every kind and status."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from aiohttp import web
 
+from jobs.reports import ReportParameters
 from tests.support.receiver import CALLBACKS_ON, Receiver, receiving
+from tests.support.results import insert_result
 from tests.support.services import Services
 from tests.support.stack import REPORTS, Stack, running
 from tests.support.waiting import eventually
@@ -88,7 +93,10 @@ class Installation:
         await stack.becomes(rejected, "failed")
         await eventually(lambda: stack.get(f"{JOBS}/{report}/status"), lambda answer: answer[1]["status"] == "completed")
         messages = {"message": retried, "hostile": hostile, "rejected": rejected}
-        return {name: f"/console/messages/{id_}" for name, id_ in messages.items()} | {"report": f"/console/reports/{report}"}
+        reports = {"report": insert_charted_result(stack.database), "computed": report}
+        return {name: f"/console/messages/{id_}" for name, id_ in messages.items()} | {
+            name: f"/console/reports/{id_}" for name, id_ in reports.items()
+        }
 
     async def _schedules(self) -> None:
         """A schedule whose report has started, and one that waits."""
@@ -115,6 +123,14 @@ class Installation:
 
     async def _callbacks(self, status: str) -> int:
         return len(self.stack.rows(f"SELECT id FROM jobs WHERE kind = 'callback' AND status = '{status}'"))
+
+
+def insert_charted_result(database: str) -> UUID:
+    """A completed report with an uneven number of words by user, and lengths around 55 words with a long tail."""
+    totals = {1 + (user + 5) * 37 % 1009: 1 + 240_000 // (user + 1) for user in range(480)}
+    lengths = [(words, round(4000 * math.exp(-(((words - 55) / 22) ** 2)))) for words in range(4, 130)]
+    parameters = ReportParameters(start=datetime(2026, 1, 1, tzinfo=UTC), order="words", histogram=True)
+    return insert_result(database, totals, parameters, histogram=[*lengths, (640, 9), (2100, 2)])
 
 
 async def _reject(request: web.Request) -> web.Response:

@@ -26,6 +26,7 @@ from tests.support.services import PROVIDERS, drop_namespace, find, unique
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {"overview": "dark", "message": "light", "dead-letters": "light", "report": "dark"}  # and their themes
+HEIGHTS = {"report": 1340}  # others: 800
 
 
 async def save(browser: Browser, base: str, folder: Path, paths: Mapping[str, str]) -> None:
@@ -59,7 +60,7 @@ async def save_images(installation: Installation, browser: Browser, folder: Path
     paths = PAGES | await installation.filled()
     await _add_an_hour(installation)
     for name, theme in IMAGES.items():
-        async with visiting(browser, installation.stack.base, theme=theme, size=(1280, 800)) as visit:
+        async with visiting(browser, installation.stack.base, theme=theme, size=(1280, HEIGHTS.get(name, 800))) as visit:
             await visit.open(paths[name])
             await visit.page.wait_for_load_state("load")
             if name == "overview":

@@ -1,5 +1,7 @@
 """The console in a browser: live states, dead letters, providers, reports; accessible and inert pages."""
 
+import struct
+
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -99,11 +101,46 @@ async def test_a_report_shows_its_chart_when_it_is_completed(installation: Insta
     await visit.open("/console/reports")
     await visit.page.get_by_role("button", name="Start a report").click()
     await expect(visit.page.get_by_text("completed")).to_be_visible()
-    await expect(visit.page.locator(".chart rect")).to_have_count(12)
+    await expect(visit.page.get_by_role("img", name="The 12 users with the most words").locator(".mark")).to_have_count(12)
     async with visit.page.expect_download() as download:
-        await visit.page.get_by_role("link", name="CSV").click()
+        await visit.page.get_by_role("link", name="CSV").last.click()
     file = await (await download.value).path()
     assert file.read_text().startswith("user_id,total_words\n1,")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_each_chart_is_saved_as_svg_and_png(browser: Browser, installation: Installation, theme: str) -> None:
+    paths = await installation.filled()
+    async with visiting(browser, installation.stack.base, theme=theme) as visit:
+        await visit.open(paths["report"])
+        for name, title in (("users", "The 12 users with the most words"), ("histogram", "Posts by their number of words")):
+            card = visit.page.locator("section", has=visit.page.get_by_role("heading", name=title))
+            async with visit.page.expect_download() as download:
+                await card.get_by_role("button", name="PNG").click()
+            saved = await download.value
+            content = (await saved.path()).read_bytes()
+            width, height = struct.unpack(">II", content[16:24])
+            assert saved.suggested_filename.endswith(f"-{name}.png") and content.startswith(b"\x89PNG")
+            assert width == 3 * 512 and height > 3 * 200
+            async with visit.page.expect_download() as download:
+                await card.get_by_role("link", name="SVG").click()
+            saved = await download.value
+            assert saved.suggested_filename.endswith(f"-{name}.svg")
+            assert title in (await saved.path()).read_text()
+        assert visit.unexpected() == []
+
+
+async def test_the_form_of_a_report_shows_its_faults_accessibly(installation: Installation, visit: Visit) -> None:
+    visit.expected = ["status of 422"]
+    await visit.open("/console/reports")
+    await visit.page.get_by_label("User ids").fill("1, x")
+    await visit.page.get_by_label("Order").select_option("words")
+    await visit.page.get_by_role("button", name="Start a report").click()
+    await expect(visit.page.get_by_label("User ids")).to_have_value("1, x")
+    await expect(visit.page.get_by_label("User ids")).to_have_attribute("aria-invalid", "true")
+    await expect(visit.page.get_by_label("Order")).to_have_value("words")
+    await expect(visit.page.get_by_text("Number 2: Input should be a valid integer")).to_be_visible()
+    assert await axe.violations(visit.page) == []
 
 
 async def test_the_theme_is_chosen_and_kept(visit: Visit) -> None:

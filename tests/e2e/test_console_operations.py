@@ -1,7 +1,6 @@
-"""Reports, providers, callbacks and keys in the console, over real HTTP without JavaScript."""
+"""Providers, callbacks and keys in the console, over real HTTP without JavaScript."""
 
 import html
-import json
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from infra.postgres.posts import Post, Posts
 from tests.support.console import Answer, Visitor, visitor
 from tests.support.factories import new_id
 from tests.support.keys import call, create_key, until_keys_required
@@ -47,40 +45,6 @@ def field(page: Answer, name: str) -> str:
     found = re.search(rf'name="{name}" value="([^"]*)"', page.text)
     assert found, page.words
     return html.unescape(found[1])
-
-
-async def test_a_report_is_started_once_and_shows_its_result(operated: Stack, browser: Visitor) -> None:
-    operated.start("reporter", "consumers", "reports")
-    Posts(operated.database).fill(Post(n % 60, "word " * (n % 60 + 1), NOW) for n in range(600))
-    page = await browser.get("/console/reports")
-    assert "No reports yet" in page.words
-    form = {"key": field(page, "key")}
-    places = {(await browser.post("/console/reports", form)).place for _ in range(2)}
-    assert len(places) == 1, "the second click started another report"
-    (place,) = places
-    shown = await eventually(lambda: browser.get(place), lambda answer: "completed" in answer.words)
-    assert "60 users wrote" in shown.words and "The 12 users with the most words" in shown.words
-    assert shown.text.count("<rect width=") == 12 and 'rect width="100.0"' in shown.text
-    cursor = re.search(r"cursor=([^\"]+)", shown.text)
-    assert cursor
-    second = await browser.get(f"{place}?cursor={html.unescape(cursor[1])}")
-    assert "First page" in second.words and second.status == 200
-    id_ = place.rpartition("/")[2]
-    _, result, _ = await call(operated, "GET", f"{JOBS}/{id_}/result")
-    assert json.loads((await browser.get(f"{place}/result?format=json")).text) == result
-    table = await browser.get(f"{place}/result?format=csv")
-    assert table.text.splitlines()[1:] == [f"{row['user_id']},{row['total_words']}" for row in result["data"]]
-    assert "attachment" in table.headers["Content-Disposition"]
-    assert id_ in (await browser.get("/console/reports")).words
-    for path, status in (
-        (f"{place}?cursor=!", 422),
-        (f"{place}/result?format=xml", 422),
-        ("/console/reports/0190163d-8694-739b-aea5-966c26f8ad91", 404),
-        ("/console/reports?cursor=!", 422),
-    ):
-        assert (await browser.get(path)).status == status, path
-    assert (await browser.post("/console/reports", {"key": "short"})).status == 422
-    assert (await browser.post("/console/reports", form, token="x")).status == 403
 
 
 async def test_providers_pause_resume_and_move(operated: Stack, browser: Visitor) -> None:

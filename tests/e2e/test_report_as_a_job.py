@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.postgres.posts import Busy, Post, Posts
@@ -314,6 +316,28 @@ async def test_the_command_submits_watches_and_shows(reporting: Stack) -> None:
     assert json.loads((await stack.command("report", "--format", "json", "--top", "3")).stdout) == {"data": most}
     three = csv.DictReader(io.StringIO((await stack.command("report", "--format", "csv", "--top", "3")).stdout))
     assert [{name: int(value) for name, value in row.items()} for row in three] == most
+
+
+async def test_the_command_saves_a_verified_file_of_each_format(reporting: Stack) -> None:
+    stack = reporting
+    _fill(stack, 700, users=5)
+    expected = [(row["user_id"], row["total_words"]) for row in (await stack.get(SYNC))[1]["data"]]
+    for form in ("json", "csv", "parquet", "arrow"):
+        file = stack.folder / f"result.{form}"
+        saved = await stack.command("report", "--format", form, "--output", str(file))
+        assert (saved.returncode, saved.stdout) == (0, ""), saved.stderr
+        assert f"{file.stat().st_size:,} bytes" in saved.stderr
+    assert [
+        (row["user_id"], row["total_words"]) for row in json.loads((stack.folder / "result.json").read_text())["data"]
+    ] == expected
+    assert (stack.folder / "result.csv").read_bytes().startswith(b"user_id,total_words\r\n")
+    tables = pq.read_table(stack.folder / "result.parquet"), pa.ipc.open_stream((stack.folder / "result.arrow").read_bytes())
+    for table in (tables[0], tables[1].read_all()):
+        assert [tuple(row.values()) for row in table.to_pylist()] == expected
+    wrong = await stack.command("report", "--limit", "0")
+    assert wrong.returncode == 2
+    refused = await stack.command("report", "--from", "2026-02-01", "--to", "2026-01-01")
+    assert refused.returncode == 1 and "/to: must be after `from`" in refused.stderr
 
 
 async def test_the_command_names_why_there_is_no_result_and_waits_no_longer_than_its_option(reporting: Stack) -> None:

@@ -13,5 +13,5 @@ async def test_every_operation_behaves_as_documented(
     async with running(services, database, broker_namespace, tmp_path, **SETTINGS) as stack:  # type: ignore[arg-type]
         done = await fuzz(stack, "--phases", "examples,coverage", "--seed", "1")
         assert done.returncode == 0, done.stdout[-6000:]
-        assert "Tested: 30" in done.stdout
+        assert "Tested: 31" in done.stdout
         assert "request.failed" not in stack.processes["api"].output()

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.postgres import figures, job_reads, ledger, outbox, schedules, sweep, totals
+from infra.postgres import figures, job_reads, ledger, outbox, results, schedules, sweep, totals
 from infra.postgres.pool import DatabasePool
 from infra.postgres.transitions import apply, claim
 from jobs.model import REPORTS, message_queue
@@ -39,6 +39,7 @@ def _batch(size: int) -> str:
 QUEUE = message_queue("sandbox")
 
 SWEEP = {"before": "2026-01-01T00:00Z", "after": "2025-01-01T00:00Z", "limit": 1000}
+RESULT = {"id": str(new_id()), "token": str(new_id())}
 CLAIM = {"id": str(new_id()), "version": 2, "token": str(new_id())}
 
 SWEEP_QUEUE, SWEEP_REPORTS = (sweep._of(sweep._SWEEP, queue) for queue in (QUEUE, REPORTS))
@@ -59,7 +60,10 @@ STATEMENTS: dict[str, tuple[sa.TextClause, dict[str, Any], str]] = {
     "renew": (ledger.RENEW, {**CLAIM, "lease": 60, "done": 1, "about": None}, "jobs_pkey"),
     "forget totals": (totals._FORGET, CLAIM, "report_totals_pkey"),
     "store totals": (totals._STORE, {**CLAIM, "users": [1], "words": [2]}, "jobs_pkey"),
-    "page of totals": (totals._PAGE, {"id": str(new_id()), "after": 5, "limit": 100}, "report_totals_pkey"),
+    "result": (results._FIND, {"id": str(new_id())}, "report_results_pkey"),
+    "page by user": (results._BY_USER, {**RESULT, "after": 5, "limit": 100}, "report_totals_pkey"),
+    "page by position": (results._BY_POSITION, {**RESULT, "after": 5, "limit": 100}, "report_totals_by_position"),
+    "summaries of reports": (job_reads._REPORTS, {"ids": [str(new_id()) for _ in range(50)]}, "report_results_pkey"),
     "list of reports": (
         job_reads._REPORT_PAGE,
         {"client_id": "default", "before": str(new_id()), "limit": 50},
