@@ -106,7 +106,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc)]
+# Not strict: a strict model would reject the string before it is read.
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_rfc3339), AfterValidator(_in_utc)]
 Cursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "cursor"})]
 ResultCursor = Annotated[str, Field(max_length=100, json_schema_extra={"format": "result-cursor"})]
 Tag = Annotated[str, Field(min_length=1, max_length=64), Storable]
