@@ -48,7 +48,7 @@ from service.activity import Activity
 from service.batching import ledger_batcher
 from service.operator_events import operator_events
 from service.publishing import EagerPublisher, outbox_deletes
-from service.settings import CALLBACK_WAIT_SECONDS, Settings
+from service.settings import CALLBACK_WAIT_SECONDS, Settings, SettingsError
 from service.statuses import Statuses
 from service.tracing import create_publisher, start_tracing, trace_recorder
 from service.transitions import Recorder, claim_batcher
@@ -109,7 +109,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
-        SettingsError: a provider's secret cannot be read, or the extra `tracing` is not installed.
+        SettingsError: a provider's secret cannot be read, or the extra `tracing` or `dask` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -216,18 +216,26 @@ def _providers(settings: Settings, traces: Callable[[], Mapping[str, str]] | Non
 
 
 def _reports(settings: Settings, pool: DatabasePool) -> "Reporter":
-    """The handler of reports. NumPy is imported here, as other workers need no memory for it."""
+    """The handler of reports. NumPy is imported here, as other workers need no memory for it.
+
+    Raises:
+        SettingsError: the extra `dask` is not installed.
+    """
+    from consumers.reports.dask_lanes import DaskLanes, is_installed
     from consumers.reports.keeping import Keepers
     from consumers.reports.lanes import ProcessLanes
     from consumers.reports.run import Reporter
 
-    url = settings.database_url
+    url, scheduler = settings.database_url, settings.report_scheduler
+    if scheduler and not is_installed():
+        raise SettingsError("POSTHASTE_REPORT_SCHEDULER needs the extra `dask`: pip install 'posthaste[dask]'")
+    processes = settings.report_processes or len(os.sched_getaffinity(0))
     return Reporter(
         ReportRuns(pool),
         ReportResults(pool),
         Totals(pool),
         Keepers(url, settings.report_snapshot_seconds),
-        ProcessLanes(settings.report_processes or len(os.sched_getaffinity(0)), url),
+        DaskLanes(scheduler) if scheduler else ProcessLanes(processes, url),
         settings.report_timeout_seconds,
     )
 

@@ -48,7 +48,8 @@ Rate = Annotated[str, AfterValidator(_rate)]
 HostName = Annotated[str, form(r"\*|[A-Za-z0-9][A-Za-z0-9.-]{0,252}", "a host name without scheme and port, or *")]
 BrokerUrl = Annotated[str, form("amqps?://.*", "an amqp:// or amqps:// URL"), AfterValidator(check_tls)]
 CacheUrl = Annotated[str, form("(rediss?|unix)://.*", "a redis://, rediss:// or unix:// URL"), AfterValidator(check_tls)]
-SchedulerUrl = Annotated[str, form("(tcp|tls)://.+:[0-9]+", "a tcp:// or tls:// URL with a port")]
+# Empty: none. Compose passes an empty text.
+SchedulerUrl = Annotated[str, form("((tcp|tls)://.+:[0-9]+)?", "a tcp:// or tls:// URL with a port")]
 DatabaseUrl = Annotated[str, form("postgres(ql)?://.*", "a postgresql:// or postgres:// URL"), AfterValidator(check_tls)]
 
 

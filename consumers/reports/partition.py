@@ -40,6 +40,10 @@ class SnapshotLost(Exception):
     """The snapshot has ended with the transaction that exported it."""
 
 
+class NotConfigured(Exception):
+    """The worker has no POSTHASTE_DATABASE_URL."""
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """An exported snapshot: its id, and its content. After a restart of Postgres, another one may get the same id."""
@@ -97,7 +101,7 @@ def count_partition(partition: Partition) -> PartitionResult:
     """Count the words of a partition.
 
     Raises:
-        SnapshotLost: see there. psycopg2.Error: every other failure of Postgres.
+        SnapshotLost, NotConfigured: see there. psycopg2.Error: every other failure of Postgres.
     """
     users, lengths = Sums(), Sums() if partition.parameters.histogram else None
     posts = 0
@@ -109,7 +113,9 @@ def count_partition(partition: Partition) -> PartitionResult:
         if lengths is not None:
             lengths.add(*histogram(words))
 
-    url = os.environ[DATABASE_URL] if partition.url is None else partition.url
+    url = partition.url or os.environ.get(DATABASE_URL)
+    if not url:
+        raise NotConfigured(f"{DATABASE_URL} is not set in the environment of the worker")
     with closing(psycopg2.connect(url, **_CONNECTION)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from consumers.reports.keeping import Keeper, Keepers
 from consumers.reports.lanes import LaneLost, Lanes, LanesUnavailable
-from consumers.reports.partition import Partition, PartitionResult, Snapshot, SnapshotLost
+from consumers.reports.partition import NotConfigured, Partition, PartitionResult, Snapshot, SnapshotLost
 from consumers.reports.plan import plan
 from consumers.reports.results import arrange, digest
 from consumers.reports.tally import Tally, as_stored, from_stored, instant
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 CALL_SECONDS = 60.0  # of a short transaction; the server ends it earlier
 TRIES = 3  # of a partition whose process dies
 RESTARTS = 3  # of one attempt whose snapshots are lost
-_UNSTORED = 2  # results of partitions a lane that wait to be stored
+_UNSTORED = 1  # results of partitions a lane that wait to be stored, while the next one is counted
 
 # Reason codes by SQLSTATE. Every other error is "database_unavailable".
 _REASONS = {
@@ -209,6 +209,8 @@ def _outcome(error: Exception) -> Outcome | None:
             return Outcome(Verdict.RETRYABLE, "snapshot_lost")
         case LaneLost():
             return Outcome(Verdict.RETRYABLE, "process_lost")
+        case NotConfigured():
+            return Outcome(Verdict.RETRYABLE, "worker_not_configured")
         case LanesUnavailable():
             return Outcome(Verdict.RETRYABLE, "scheduler_unavailable")
         case BadData():

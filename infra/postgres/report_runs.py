@@ -8,8 +8,6 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.transitions.sql import in_list
-from jobs.lifecycle import ENDS
 from jobs.model import Claimed
 
 READ_PARTITIONS = 20  # at once: each may have as many users as posts
@@ -46,10 +44,6 @@ _PARTITIONS = sa.text("""
 SELECT number, posts, users, words, lengths, length_posts FROM report_partitions
 WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :limit
 """)
-# Of jobs that have ended without a result. A run without its job was deleted with it.
-_FORGET = sa.text(f"""
-DELETE FROM report_runs r USING jobs j WHERE j.id = r.job_id AND j.status IN ({in_list(ENDS)})
-""")  # noqa: S608  a constant
 
 
 class LeaseLost(Exception):
@@ -135,7 +129,3 @@ class ReportRuns:
     async def delete(self, job: Claimed, timeout: float) -> None:
         """Delete the run of a job with the results of its partitions, while the claim holds."""
         await self._pool.execute(_DELETE, timeout, **fence(job))
-
-    async def forget(self, timeout: float) -> int:
-        """Delete the runs of jobs that have ended; returns how many."""
-        return await self._pool.execute(_FORGET, timeout)

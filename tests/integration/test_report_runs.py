@@ -17,6 +17,7 @@ from infra.monitoring import metrics
 from infra.postgres.errors import PostgresError
 from infra.postgres.posts import Busy, Post, Posts
 from infra.postgres.report_runs import LeaseLost, ReportRuns, Run, StoredPartition
+from infra.postgres.retention import Retention
 from jobs.model import Progress
 from jobs.outcome import RELEASED_AT_SHUTDOWN, Verdict
 from jobs.reports import ReportParameters
@@ -270,7 +271,7 @@ async def test_runs_of_ended_jobs_are_forgotten(store: Store) -> None:
     for id_ in ids:
         await runs.create(await claim(store, id_), Run(uuid4(), "1-1-1 1:1:", NOW, None, [0], 0), 5)
     sql(store.database, f"UPDATE jobs SET status = 'failed' WHERE id = '{ids[0]}'")
-    assert await runs.forget(5) == 1
+    assert await Retention(store.pool).forget_runs(5) == 1
     assert store.rows("SELECT job_id FROM report_runs") == [(str(ids[1]),)]
 
 
