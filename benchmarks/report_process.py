@@ -9,7 +9,6 @@ import io
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -118,7 +117,7 @@ async def _reports(url: str) -> dict[str, Any]:
 
 
 def _peak(pid: int | None) -> float:
-    """The peak memory of a process, in MB."""
+    """The peak memory of a process, in MB. That of getrusage(2) begins with the memory of the process that started it."""
     with open(f"/proc/{pid}/status") as status:  # noqa: PTH123
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
@@ -135,7 +134,7 @@ def main() -> None:
     started = time.perf_counter()
     result = MODES[sys.argv[1]](sys.argv[2])
     result["seconds"] = time.perf_counter() - started
-    peaks = {"itself": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, **result.pop("peaks", {})}
+    peaks = {"itself": _peak(os.getpid()), **result.pop("peaks", {})}
     print(json.dumps({**result, "peak_mb": {name: round(peak, 1) for name, peak in peaks.items()}}))
 
 
