@@ -53,6 +53,12 @@ def test_every_white_space_and_its_neighbours(character: str) -> None:
         assert counted(copied([(7, text) for text in texts]), size) == expected
 
 
+@pytest.mark.parametrize("letter", "bfnrtvN.\\")
+def test_backslashes_before_a_letter_are_no_white_space_whatever_their_number(letter: str) -> None:
+    texts = ["a" + "\\" * count + white + letter + "b" for count in range(6) for white in ("", "\n", "\t", "\b")]
+    assert counted(copied([(7, text) for text in texts]), 1000) == [(7, len(text.split())) for text in texts]
+
+
 def test_python_has_no_further_white_space() -> None:
     assert [each for each in WHITE if unicodedata.category(each) not in ("Zs", "Zl", "Zp", "Cc")] == []
     assert len(WHITE) == 29

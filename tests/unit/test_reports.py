@@ -33,6 +33,7 @@ class Runs:
         self.error = error
         self.kept: dict[int, StoredPartition] = {}
         self.created: list[Run] = []
+        self.deleted = False
 
     async def load(self, *_: Any) -> Run:
         if self.error is not None:
@@ -50,7 +51,8 @@ class Runs:
     async def store(self, job: Any, run_id: Any, partition: StoredPartition, timeout: float) -> None:
         self.kept[partition.number] = partition
 
-    async def delete(self, *_: Any) -> None: ...
+    async def delete(self, *_: Any) -> None:
+        self.deleted = True
 
 
 class Results:
@@ -91,11 +93,13 @@ class Lanes:
 
 
 class Keeper:
-    def __init__(self) -> None:
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
         self.kept = {"snapshot": "another one", "posts_version": None, "low": 1, "high": 4, "estimate": 4}
         self.snapshot_at = datetime(2026, 1, 2, tzinfo=UTC)
 
     async def start(self, *_: Any) -> "Keeper":
+        assert self.runs.deleted, "a keeper that sees another run ends"
         return self
 
     async def end(self) -> None: ...
@@ -104,8 +108,8 @@ class Keeper:
 async def _computed(
     lanes: Lanes, runs: Runs | None = None, results: Results | None = None, seconds: float = 60
 ) -> tuple[Outcome, Progress]:
-    progress, found = Progress(), cast(Any, results or Results())
-    reporter = Reporter(cast(Any, runs or Runs()), found, found, cast(Keepers, Keeper()), lanes, seconds)
+    progress, runs, found = Progress(), runs or Runs(), cast(Any, results or Results())
+    reporter = Reporter(cast(Any, runs), found, found, cast(Keepers, Keeper(runs)), lanes, seconds)
     return await reporter.compute(replace(claimed(queue=REPORTS), body=None), progress), progress
 
 
