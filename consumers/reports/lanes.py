@@ -52,14 +52,18 @@ class ProcessLanes:
         self._lanes: list[_Process | None] = [None] * processes
 
     async def open(self) -> int:
+        self._process(0)  # it starts while the snapshot is taken; a small report needs no other
         return len(self._lanes)
 
-    async def count(self, lane: int, partition: Partition) -> PartitionResult:
+    def _process(self, lane: int) -> "_Process":
         process = self._lanes[lane]
         if process is None:
             process = self._lanes[lane] = _Process()
+        return process
+
+    async def count(self, lane: int, partition: Partition) -> PartitionResult:
         try:
-            return await process.count(replace(partition, url=self._url))
+            return await self._process(lane).count(replace(partition, url=self._url))
         except BrokenProcessPool as error:
             self._end(lane)
             raise LaneLost(str(error)) from error

@@ -199,6 +199,23 @@ async def test_a_truncate_waits_for_the_report_and_its_keeper(store: Store) -> N
     await asyncio.to_thread(Posts(store.database).truncate)
 
 
+async def test_a_report_that_waited_for_a_truncate_sees_what_came_with_it(store: Store) -> None:
+    """A snapshot from before the TRUNCATE would show an empty table: a report that was never true."""
+    Posts(store.database).fill(_posts(10))
+    other = psycopg2.connect(store.database)
+    with other.cursor() as cursor:
+        cursor.execute("TRUNCATE posts")
+        cursor.execute("INSERT INTO posts (user_id, context, created_at) VALUES (2, 'two new', now())")
+    computing = asyncio.create_task(computed(store, Threads(store.database)))
+    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'posts'::regclass AND NOT granted"
+    await until(lambda: store.rows(waiting), bool)
+    other.commit()
+    other.close()
+    id_, _ = await computing
+    assert rows_of(store, id_) == [(2, 2)]
+    assert store.rows("SELECT posts_version FROM report_results") == [(None,)]
+
+
 @pytest.mark.parametrize("cause", ["over", "another run", "cap", "abandoned", "purged"])
 async def test_a_keeper_ends(store: Store, cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
     id_ = await accept(store)
