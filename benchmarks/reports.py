@@ -1,4 +1,7 @@
-"""Reports in the request and reports as jobs, with 50 clients each; messages during large reports."""
+"""Reports in the request and reports as jobs, with 50 clients each; messages during large reports.
+
+ROWS (200,000) is the number of posts of the one large report beside which messages are measured.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,8 +9,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import aiohttp
+import psycopg2
 
 from benchmarks.load import Request, after, clients, probe
+from benchmarks.report_computing import computing, posts_of
 from cli.posts import make_posts
 from cli.processes import Program
 from dev.stack import MESSAGES, local_sandbox, service
@@ -23,8 +28,8 @@ PROBES_PER_SECOND = 20
 
 async def in_the_request_or_as_a_job(settings: Settings) -> None:
     """Measure the latency of 50 clients' reports of 5,000 posts, and of messages at the same time."""
-    async with _service(settings) as (session, posts):
-        await asyncio.to_thread(posts.fill, make_posts(POSTS, 100, (10, 100), 1, datetime.now(UTC)))
+    async with _service(settings) as (session, database):
+        await asyncio.to_thread(Posts(database).fill, make_posts(POSTS, 100, (10, 100), 1, datetime.now(UTC)))
         print(
             f"reports of {POSTS:,} posts, {CLIENTS} clients for {SECONDS:g} s; messages: {PROBES_PER_SECOND}/s at the same time"
         )
@@ -39,10 +44,45 @@ async def in_the_request_or_as_a_job(settings: Settings) -> None:
             print(f"    messages at the same time: {messages}")
 
 
+async def all_of_reports(settings: Settings) -> None:
+    """The computing alone, then under 50 clients, then beside messages."""
+    await computing(settings)
+    await in_the_request_or_as_a_job(settings)
+    await messages_beside_one_large_report(settings)
+
+
+async def messages_beside_one_large_report(settings: Settings) -> None:
+    """Measure POST /messages at rest and beside one report of ROWS posts, and the dead rows that its snapshot keeps."""
+    rows = posts_of("ROWS", MANY_POSTS)
+    async with _service(settings) as (session, database):
+        await asyncio.to_thread(Posts(database).fill, make_posts(rows, 1000, (10, 100), 1, datetime.now(UTC)))
+        await probe(PROBES_PER_SECOND, after(3), _message(session))
+        idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
+        before = await asyncio.to_thread(_dead_rows, database)
+        await _request(session, "POST", "/api/2.0/report/posts")()
+        completed = asyncio.create_task(_completed(session))
+        busy = await probe(PROBES_PER_SECOND, completed.done, _message(session))
+        await completed
+        later = await asyncio.to_thread(_dead_rows, database)
+        print(f"messages beside one report of {rows:,} posts ({PROBES_PER_SECOND} messages/s)")
+        print(f"  idle: {idle}")
+        print(f"  busy: {busy} (the report took {busy.took:.1f} s)")
+        print(f"  p99 of POST /messages, busy to idle: {busy.quantile(99) / idle.quantile(99):.2f}")
+        print(f"  dead rows before the report: {before}; after it: {later}")
+
+
+def _dead_rows(url: str) -> str:
+    """The dead rows of the hot tables, by Postgres' statistics."""
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(1)")  # statistics are reported up to a second late
+        cursor.execute("SELECT relname, n_dead_tup FROM pg_stat_user_tables WHERE relname IN ('jobs', 'outbox') ORDER BY 1")
+        return ", ".join(f"{name} {count:,}" for name, count in cursor.fetchall())
+
+
 async def messages_while_reports_run(settings: Settings) -> None:
     """Measure POST /messages and report states before and during 20 reports of 200,000 posts."""
-    async with _service(settings) as (session, posts):
-        await asyncio.to_thread(posts.fill, make_posts(MANY_POSTS, 1000, (10, 100), 1, datetime.now(UTC)))
+    async with _service(settings) as (session, database):
+        await asyncio.to_thread(Posts(database).fill, make_posts(MANY_POSTS, 1000, (10, 100), 1, datetime.now(UTC)))
         await probe(PROBES_PER_SECOND, after(3), _message(session))
         idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
         for _ in range(REPORTS):
@@ -69,11 +109,11 @@ async def _completed(session: aiohttp.ClientSession) -> None:
 
 
 @asynccontextmanager
-async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, Posts]]:
+async def _service(settings: Settings) -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
     sandbox = local_sandbox()
     programs = [*MESSAGES, Program("reporter", "consumers reports")]
     async with service(settings, "benchmark", sandbox, {}, programs) as (session, database):
-        yield session, Posts(database)
+        yield session, database
 
 
 def _request(session: aiohttp.ClientSession, method: str, path: str) -> Request:

@@ -124,9 +124,3 @@ def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
                 connection.invalidate()  # the pool does not see errors of the driver's own cursor
             else:
                 cursor.execute("ROLLBACK")
-
-
-def about_how_many(connection: sa.Connection) -> int | None:
-    """Postgres' estimate of the number of posts; None before the first ANALYZE."""
-    estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
-    return estimate if estimate > 0 else None
