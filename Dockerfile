@@ -6,8 +6,10 @@ WORKDIR /app
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH
 # The lock first: this layer is built anew only when a dependency changes.
-COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+# requirements-dask.lock has the extra `dask`, too.
+ARG LOCK=requirements.lock
+COPY ${LOCK} ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r ${LOCK}
 COPY pyproject.toml README.md LICENSE ./
 COPY jobs jobs
 COPY infra infra

@@ -13,7 +13,7 @@ from benchmarks.overload import four_times_too_much
 from benchmarks.processor import processor_of_a_request
 from benchmarks.providers import one_of_two_hangs
 from benchmarks.queues import stream_or_rabbitmq
-from benchmarks.reports import in_the_request_or_as_a_job, messages_while_reports_run
+from benchmarks.reports import all_of_reports, messages_while_reports_run
 from benchmarks.result_files import whole_results
 from benchmarks.waiting import thousands_wait
 from benchmarks.watchers import nobody_watches
@@ -30,7 +30,7 @@ EXPLICIT: dict[str, Benchmark] = {
 }  # take minutes and gigabytes: only by name
 DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,
-    "reports": in_the_request_or_as_a_job,
+    "reports": all_of_reports,
     "isolation": messages_while_reports_run,
     "providers": one_of_two_hangs,
     "waiting": thousands_wait,

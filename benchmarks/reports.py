@@ -1,4 +1,7 @@
-"""Reports in the request and reports as jobs, with 50 clients each; messages during large reports."""
+"""Reports in the request and reports as jobs, with 50 clients each; messages during large reports.
+
+ROWS (200,000) is the number of posts of the one large report beside which messages are measured.
+"""
 
 import asyncio
 import time
@@ -6,8 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
+import psycopg2
 
 from benchmarks.load import Request, after, clients, probe
+from benchmarks.report_computing import computing, posts_of
 from cli.processes import Program
 from dev.stack import MESSAGES, local_sandbox, service
 from service.post_recipe import Recipe
@@ -37,6 +42,41 @@ async def in_the_request_or_as_a_job(settings: Settings) -> None:
             )
             print(f"  {name}: {reports}")
             print(f"    messages at the same time: {messages}")
+
+
+async def all_of_reports(settings: Settings) -> None:
+    """The computing alone, then under 50 clients, then beside messages."""
+    await computing(settings)
+    await in_the_request_or_as_a_job(settings)
+    await messages_beside_one_large_report(settings)
+
+
+async def messages_beside_one_large_report(settings: Settings) -> None:
+    """Measure POST /messages at rest and beside one report of ROWS posts, and the dead rows that its snapshot keeps."""
+    rows = posts_of("ROWS", MANY_POSTS)
+    async with _service(settings) as (session, database):
+        await _fill(database, rows, 1000)
+        await probe(PROBES_PER_SECOND, after(3), _message(session))
+        idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
+        before = await asyncio.to_thread(_dead_rows, database)
+        await _request(session, "POST", "/api/2.0/report/posts")()
+        completed = asyncio.create_task(_completed(session))
+        busy = await probe(PROBES_PER_SECOND, completed.done, _message(session))
+        await completed
+        later = await asyncio.to_thread(_dead_rows, database)
+        print(f"messages beside one report of {rows:,} posts ({PROBES_PER_SECOND} messages/s)")
+        print(f"  idle: {idle}")
+        print(f"  busy: {busy} (the report took {busy.took:.1f} s)")
+        print(f"  p99 of POST /messages, busy to idle: {busy.quantile(99) / idle.quantile(99):.2f}")
+        print(f"  dead rows before the report: {before}; after it: {later}")
+
+
+def _dead_rows(url: str) -> str:
+    """The dead rows of the hot tables, by Postgres' statistics."""
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(1)")  # statistics are reported up to a second late
+        cursor.execute("SELECT relname, n_dead_tup FROM pg_stat_user_tables WHERE relname IN ('jobs', 'outbox') ORDER BY 1")
+        return ", ".join(f"{name} {count:,}" for name, count in cursor.fetchall())
 
 
 async def messages_while_reports_run(settings: Settings) -> None:

@@ -78,8 +78,21 @@ def _run(client: Client, fields: dict[str, Any], seconds: float) -> dict[str, An
 
         def show(state: dict[str, Any]) -> None:
             read = state["progress"] or {}
-            total = read.get("of_about")
-            posts = f"{read['posts']:,} posts" + (f" of about {total:,}" if total else "") if read else ""
-            bar.update(task, description=state["status"], completed=read.get("posts", 0), total=total, posts=posts)
+            total, done = read.get("of_partitions"), read.get("partitions") or 0
+            bar.update(task, description=state["status"], completed=done, total=total, posts=_progress(read))
 
         return until_end(lambda: client.call(f"{REPORTS}/{submitted['id']}"), seconds, show)
+
+
+def _progress(read: dict[str, Any]) -> str:
+    """The counted posts, their rate, and the time left; as far as they are known."""
+    if not read:
+        return ""
+    parts = [f"{read['posts']:,} posts" + (f" of about {read['of_about']:,}" if read["of_about"] else "")]
+    if read.get("posts_per_second"):
+        parts.append(f"{read['posts_per_second']:,}/s")
+    if read.get("seconds_left"):
+        parts.append(f"{read['seconds_left']:.0f} s left")
+    if read.get("restarts"):
+        parts.append(f"restarted {read['restarts']} times: the snapshot was lost")
+    return ", ".join(parts)

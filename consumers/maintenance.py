@@ -32,8 +32,9 @@ async def maintain(ledger: Ledger, retention: Retention, days: Mapping[Kind, flo
 async def clean(ledger: Ledger, retention: Retention, days: Mapping[Kind, float]) -> int:
     """Delete idempotency keys after a day, and final jobs after the `days` of their kind; returns their number.
 
-    Jobs of other kinds are kept.
+    Jobs of other kinds are kept. The partitions of ended reports are deleted at once: nothing reads them any more.
     """
+    await retention.forget_runs(CALL_SECONDS)
     total = count = await _delete_keys(ledger)
     if count:
         log.info("maintenance.keys_deleted", keys=count)

@@ -1,15 +1,16 @@
 """The worker process: consumes jobs of some kinds and reaps lost leases."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from consumers import monitoring
 from consumers.gate import Gate, ProviderPauses
-from consumers.handlers import count_words, send_callback, send_message
+from consumers.handlers import send_callback, send_message
 from consumers.hosts import Hosts
 from consumers.modes import Concurrent, Exclusive, Renewer
 from consumers.operator_watch import BreakerReports, RelayWatch
@@ -29,6 +30,8 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
+from infra.postgres.report_results import ReportResults
+from infra.postgres.report_runs import ReportRuns
 from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
@@ -45,14 +48,17 @@ from service.activity import Activity
 from service.batching import ledger_batcher
 from service.operator_events import operator_events
 from service.publishing import EagerPublisher, outbox_deletes
-from service.settings import CALLBACK_WAIT_SECONDS, Settings
+from service.settings import CALLBACK_WAIT_SECONDS, Settings, SettingsError
 from service.statuses import Statuses
 from service.tracing import create_publisher, start_tracing, trace_recorder
 from service.transitions import Recorder, claim_batcher
 
+if TYPE_CHECKING:
+    from consumers.reports.run import Reporter
+
 log = structlog.get_logger()
 
-REPORTS_AT_ONCE = 1  # a report occupies one processor: more reports need more processes
+REPORTS_AT_ONCE = 1  # a report occupies every lane: more reports need more workers
 
 
 class _Adapters:
@@ -66,9 +72,7 @@ class _Adapters:
         # Workers record within the margin, so a shorter silence of Postgres expires no lease.
         self.hot = DatabasePool(url, name="worker hot path", threads=4, silence_seconds=settings.lease_margin_seconds)
         self.reads = DatabasePool(url, name="worker reads", threads=1)
-        self.posts = DatabasePool(
-            url, name="worker reports", threads=REPORTS_AT_ONCE, scans=True, background=True, statement_seconds=30
-        )
+        self.reports = _reports(settings, self.hot) if any(queue.kind is Kind.REPORT for queue in slots) else None
         self.lock = WorkerSession(url, settings.lease_seconds)
         self.ledger = Ledger(self.hot, grace_seconds=settings.outbox_grace_seconds, retain_body=settings.retain_body)
         self.cache = StatusCache(settings.redis_url, namespace=settings.namespace, ttl_seconds=settings.status_ttl_seconds)
@@ -93,8 +97,10 @@ class _Adapters:
         await self.callbacks.close()
         await self.cache.close()
         await self.figures.close()
-        for connection in (self.hot, self.reads, self.posts, self.lock):
+        for connection in (self.hot, self.reads, self.lock):
             connection.close()
+        if self.reports is not None:
+            await asyncio.to_thread(self.reports.lanes.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
 
@@ -103,7 +109,7 @@ async def run_worker(settings: Settings, stop: asyncio.Event, kinds: frozenset[K
     """Consume jobs of these kinds and reap lost leases until `stop`, then shut down in order.
 
     Raises:
-        SettingsError: a provider's secret cannot be read, or the extra `tracing` is not installed.
+        SettingsError: a provider's secret cannot be read, or the extra `tracing` or `dask` is not installed.
         SchemaTooOld, ForeignNamespace: the database does not fit.
     """
     slots = _slots(settings, kinds)
@@ -209,6 +215,31 @@ def _providers(settings: Settings, traces: Callable[[], Mapping[str, str]] | Non
     }
 
 
+def _reports(settings: Settings, pool: DatabasePool) -> "Reporter":
+    """The handler of reports. NumPy is imported here, as other workers need no memory for it.
+
+    Raises:
+        SettingsError: the extra `dask` is not installed.
+    """
+    from consumers.reports.dask_lanes import DaskLanes, is_installed
+    from consumers.reports.keeping import Keepers
+    from consumers.reports.lanes import ProcessLanes
+    from consumers.reports.run import Reporter
+
+    url, scheduler = settings.database_url, settings.report_scheduler
+    if scheduler and not is_installed():
+        raise SettingsError("POSTHASTE_REPORT_SCHEDULER needs the extra `dask`: pip install 'posthaste[dask]'")
+    processes = settings.report_processes or len(os.sched_getaffinity(0))
+    return Reporter(
+        ReportRuns(pool),
+        ReportResults(pool),
+        Totals(pool),
+        Keepers(url, settings.report_snapshot_seconds),
+        DaskLanes(scheduler) if scheduler else ProcessLanes(processes, url),
+        settings.report_timeout_seconds,
+    )
+
+
 def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consumer) -> dict[str, Gate]:
     """The gates by provider."""
     gates: dict[str, Gate] = {}
@@ -227,7 +258,6 @@ def _works(
     """The works by logical queue."""
     renewer = Renewer(adapters.ledger.renew, settings.lease_seconds)
     concurrent, exclusive = Concurrent(renewer, settings.lost_leases), Exclusive(renewer, adapters.consumer)
-    report = partial(count_words, adapters.posts, Totals(adapters.hot), settings.report_timeout_seconds)
     callback = partial(send_callback, adapters.callbacks, Hosts(settings.callback_concurrency, BreakerPolicy()))
     callback_seconds = CALLBACK_WAIT_SECONDS + settings.callback_timeout_seconds
     works: dict[str, Work] = {}
@@ -237,7 +267,8 @@ def _works(
             provider, gate = adapters.providers[queue.provider], gates[queue.provider]
             message, seconds = partial(send_message, provider), provider.timeout_seconds
             works[queue.name] = Work(message, seconds, policy, queue_slots, concurrent, queue.priority, gate=gate)
-        elif queue.kind is Kind.REPORT:  # its lease is renewed during the call
+        elif adapters.reports is not None and queue.kind is Kind.REPORT:  # its lease is renewed during the call
+            report = adapters.reports.compute
             works[queue.name] = Work(report, 0.0, policy, queue_slots, exclusive, on_shutdown=RELEASED_AT_SHUTDOWN)
         else:
             works[queue.name] = Work(callback, callback_seconds, policy, queue_slots, concurrent)

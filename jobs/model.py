@@ -163,10 +163,14 @@ class LostLease:
 
 @dataclass(slots=True)
 class Progress:
-    """The progress of a long job, updated by its handler: items done, and their estimated total (None: unknown)."""
+    """The progress of a long job, updated by its handler: items done, and their estimated total (None: unknown).
+
+    `detail`: further figures as JSON; see `infra.postgres.job_reads.Progress`.
+    """
 
     done: int = 0
     estimate: int | None = None
+    detail: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

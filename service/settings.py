@@ -48,6 +48,8 @@ Rate = Annotated[str, AfterValidator(_rate)]
 HostName = Annotated[str, form(r"\*|[A-Za-z0-9][A-Za-z0-9.-]{0,252}", "a host name without scheme and port, or *")]
 BrokerUrl = Annotated[str, form("amqps?://.*", "an amqp:// or amqps:// URL"), AfterValidator(check_tls)]
 CacheUrl = Annotated[str, form("(rediss?|unix)://.*", "a redis://, rediss:// or unix:// URL"), AfterValidator(check_tls)]
+# Empty: none. Compose passes an empty text.
+SchedulerUrl = Annotated[str, form("((tcp|tls)://.+:[0-9]+)?", "a tcp:// or tls:// URL with a port")]
 DatabaseUrl = Annotated[str, form("postgres(ql)?://.*", "a postgresql:// or postgres:// URL"), AfterValidator(check_tls)]
 
 
@@ -172,6 +174,18 @@ class Settings(ApiSettings):
     """The seconds for which a queue shows no message although jobs wait for it. Then their messages are published again."""
     report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
     """The longest time, in seconds, that one report may take."""
+    report_processes: int | None = Field(None, ge=1, le=256)
+    """The number of processes with which a worker counts a report. Each has a connection to Postgres. Unset: the number of
+    processors.
+    """
+    report_scheduler: SchedulerUrl | None = Field(None, examples=["tcp://127.0.0.1:8786"])
+    """The Dask scheduler whose workers count reports, in place of processes of the worker. It needs the extra `dask`. Each Dask
+    worker needs Posthaste and POSTHASTE_DATABASE_URL.
+    """
+    report_snapshot_seconds: float = Field(900.0, ge=1, le=86_400)
+    """The longest time, in seconds, that a report keeps its snapshot. Vacuum removes no row that it
+    sees, of any table. A report that takes longer begins again, at most three times in an attempt.
+    """
     report_retry: RetrySettings = RetrySettings(attempts=4, base_seconds=2, cap_seconds=60)
     """When failed reports are retried. The fields are those of a provider's `retry`."""
     callback_secrets: list[Secret] = Field([], max_length=5, repr=False, examples=[["whsec_…"]])

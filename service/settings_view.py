@@ -25,7 +25,9 @@ SECTIONS = {
         "heartbeat_file",
     ),
     "Metrics": ("metrics_port", "metrics_host"),
-    "Reports": ("report_timeout_seconds", "report_retry"),
+    "Reports": (
+        "report_timeout_seconds", "report_processes", "report_scheduler", "report_snapshot_seconds", "report_retry",
+    ),
     "Callbacks": (
         "callback_secrets", "callback_url", "callback_allow", "callback_ports", "callback_timeout_seconds",
         "callback_concurrency", "callback_retry_seconds", "callback_deadline_seconds",

@@ -6,7 +6,7 @@ Each TypedDict is a row as Postgres returns it: enums are their strings, instant
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -54,10 +54,34 @@ class MessageRecord(MessageRow):
 
 
 class Progress(TypedDict):
-    """The number of counted posts, and the approximate total. Both are equal once the report is completed."""
+    """The number of counted posts, and the approximate total. Both are equal once the report is completed.
+
+    The further figures are None for reports of earlier releases. `posts_per_second` and `seconds_left` are measured since the
+    last claim; None before its first partition. `snapshot_at`: RFC 3339 with milliseconds.
+    """
 
     posts: int
     of_about: int | None
+    partitions: int | None
+    of_partitions: int | None
+    posts_per_second: int | None
+    seconds_left: float | None
+    snapshot_at: str | None
+    restarts: int | None
+
+
+Parameters = TypedDict(
+    "Parameters",
+    {
+        "from": NotRequired[str],
+        "to": NotRequired[str],
+        "user_ids": NotRequired[list[int]],
+        "order": NotRequired[Literal["words"]],
+        "limit": NotRequired[int],
+        "histogram": NotRequired[Literal["words"]],
+    },
+)
+Parameters.__doc__ = "The parameters of a report, without those that have their default."
 
 
 class ResultSummary(TypedDict):
@@ -80,6 +104,7 @@ class ReportRecord(JobRow):
     next_attempt_at: datetime | None
     progress: Progress | None
     summary: ResultSummary | None
+    parameters: Parameters
 
 
 class Attempt(TypedDict):
@@ -120,11 +145,20 @@ _SUMMARY = """CASE WHEN j.status = 'completed' THEN (
         SELECT json_build_object('posts', r.posts, 'users', r.users, 'words', r.words,
             'snapshot_at', to_char(r.snapshot_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
         FROM report_results r WHERE r.job_id = j.id AND r.claim_token = j.claim_token) END AS summary"""
+_DETAIL = ", ".join(f"'{name}', j.progress_detail -> '{name}'" for name in list(Progress.__annotations__)[2:])
+# The body of a report is `ReportParameters.to_json`. A message's is any text: CASE keeps it from the cast.
+_PARAMETERS = """CASE WHEN j.kind = 'report' AND j.body IS NOT NULL THEN (
+        SELECT json_strip_nulls(json_build_object(
+            'from', replace(b ->> 'start', '+00:00', 'Z'), 'to', replace(b ->> 'end', '+00:00', 'Z'),
+            'user_ids', b -> 'user_ids', 'order', b -> 'order', 'limit', b -> 'limit',
+            'histogram', CASE WHEN b ->> 'histogram' = 'true' THEN 'words' END))
+        FROM (SELECT CAST(j.body AS json) AS b) body) ELSE '{}' END AS parameters"""
 _REPORT = f"""{_columns("j", JobRow)}, j.callback_url, {_DUE},
     (SELECT a.reason FROM attempts a WHERE a.job_id = j.id ORDER BY a.revision DESC, a.n DESC LIMIT 1) AS last_reason,
     CASE WHEN j.progress_done IS NOT NULL THEN json_build_object('posts', j.progress_done, 'of_about',
         CASE WHEN j.status = 'completed' THEN j.progress_done
-            WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END) END AS progress,
+            WHEN j.progress_about IS NOT NULL THEN greatest(j.progress_done, j.progress_about) END, {_DETAIL}) END AS progress,
+    {_PARAMETERS},
     {_SUMMARY}"""  # noqa: S608
 
 # No condition but the ids: any other would let the planner scan a partial index.

@@ -4,6 +4,7 @@ Every method is one transaction, and can be repeated after a lost connection wit
 for the first one's row locks, matches nothing if that was committed, and reads its result back.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ Result = TypeVar("Result")
 
 RENEW = sa.text("""
 UPDATE jobs SET started = true, lease_until = clock_timestamp() + :lease * interval '1 second', updated_at = clock_timestamp(),
-    progress_done = :done, progress_about = :about
+    progress_done = :done, progress_about = :about, progress_detail = CAST(:detail AS jsonb)
 WHERE id = :id AND version = :version AND claim_token = :token AND status = 'processing'
 """)
 
@@ -129,7 +130,8 @@ class Ledger:
     async def renew(self, job: Claimed, lease_seconds: float, progress: Progress, timeout: float) -> bool:
         """Extend the lease of a running job, and write its progress. False: the lease is lost."""
         claim = {"id": job.id, "version": job.version, "token": job.token}
-        parameters = {"lease": lease_seconds, "done": progress.done, "about": progress.estimate}
+        detail = None if progress.detail is None else json.dumps(progress.detail)
+        parameters = {"lease": lease_seconds, "done": progress.done, "about": progress.estimate, "detail": detail}
         return await self._pool.execute(RENEW, timeout, **claim, **parameters) == 1
 
     async def expired_leases(self, limit: int, timeout: float) -> list[LostLease]:

@@ -7,7 +7,6 @@ shutdown within `_CHECK_CLIENT_MS` and ends the statement, so abandoned calls do
 
 import asyncio
 import math
-import os
 import socket
 import threading
 import time
@@ -93,17 +92,6 @@ def _check_client(connection: sa.Connection, raw: psycopg2.extensions.connection
         log.debug("postgres.client_not_checked", reason=str(error.orig))
 
 
-def _run_when_idle() -> None:
-    """Run this thread only on idle processors; sched(7), SCHED_IDLE.
-
-    A nice value does not suffice: a nice thread still finishes its time slice of some milliseconds.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, PermissionError) as error:  # not Linux, or a container that forbids it
-        log.debug("pool.not_in_background", reason=str(error))
-
-
 class Contact:
     """Contact with Postgres: how long it has answered. A failed connection or `silence_seconds` without any answer loses it.
 
@@ -144,10 +132,10 @@ class Contact:
 class DatabasePool:
     """Runs transactions in `threads` threads. Slow work in one pool never delays another pool.
 
-    `scans`: statements may read whole tables. `background`: the threads run on idle processors only. `statement_seconds`: the
-    longest deadline of a call; the server ends a statement after it, too. `idle_transaction_seconds`: the server ends a
-    transaction that is idle for so long. `silence_seconds`: see `Contact`. `lost_client_seconds`: the server then ends the
-    session of an unreachable client, with its locks and its snapshot.
+    `scans`: statements may read whole tables. `statement_seconds`: the longest deadline of a call; the server ends a statement
+    after it, too. `idle_transaction_seconds`: the server ends a transaction that is idle for so long.
+    `silence_seconds`: see `Contact`. `lost_client_seconds`: the server then ends the session of an unreachable client, with its
+    locks and its snapshot.
 
     `engine` connects at the first call. It is in autocommit: one statement is one transaction and one round trip, not three.
     """
@@ -160,7 +148,6 @@ class DatabasePool:
         threads: int,
         idle_session_seconds: int | None = None,
         scans: bool = False,
-        background: bool = False,
         statement_seconds: float = 10.0,
         idle_transaction_seconds: int = 60,
         silence_seconds: float = 5.0,
@@ -193,9 +180,7 @@ class DatabasePool:
             },
         )
         self._name = name
-        self._pool = ThreadPoolExecutor(
-            threads, thread_name_prefix=f"postgres-{name}", initializer=_run_when_idle if background else None
-        )
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=f"postgres-{name}")
         self._contact = Contact(silence_seconds)
         self._unexpected_at = float("-inf")
 

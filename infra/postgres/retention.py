@@ -1,6 +1,6 @@
 """Retention: jobs are deleted after their retention time, and on request by destination. One batch is one transaction.
 
-Attempts, results and tags are deleted with their job. Locked rows are skipped.
+Attempts, results, runs of reports and tags are deleted with their job. Locked rows are skipped.
 """
 
 from collections.abc import AsyncIterator
@@ -35,6 +35,11 @@ DELETE FROM jobs j USING old WHERE j.id = old.id
 _OLD = f"kind = :kind AND status IN ({_PURGEABLE}) AND finished_at < now() - :seconds * interval '1 second'"
 _PURGE = sa.text("SET LOCAL statement_timeout = :milliseconds;" + _DELETE.format(lock="SKIP LOCKED", which=_OLD))
 _COUNT_OLD = sa.text(f"SELECT count(*) FROM jobs WHERE {_OLD}")  # noqa: S608  constants
+
+# A completed report deletes its own. A failed one may have left its run, and begins again after a requeue.
+_FORGET_RUNS = sa.text(f"""
+DELETE FROM report_runs r USING jobs j WHERE j.id = r.job_id AND j.status IN ({in_list(ENDS)})
+""")  # noqa: S608  a constant
 
 # A callback repeats data of its message, and only the message links it to its destination: callbacks are deleted first.
 _MESSAGES = "kind = 'message' AND destination = :destination AND client_id = coalesce(:client_id, client_id)"
@@ -82,6 +87,10 @@ class Retention:
             yield count
             if count < limit:
                 return
+
+    async def forget_runs(self, timeout: float) -> int:
+        """Delete the runs of ended reports with their partitions; returns how many."""
+        return await self._pool.execute(_FORGET_RUNS, timeout)
 
     async def erase(self, destination: str, client_id: str | None, timeout: float, limit: int = BATCH) -> int:
         """Delete at most `limit` ended messages to a destination, or their callbacks; returns how many."""

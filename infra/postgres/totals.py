@@ -1,14 +1,16 @@
 """Totals of reports: written under a claim, and a result once that claim has completed the job."""
 
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
+from infra.postgres.report_runs import HELD, fence
 from jobs.model import Claimed
 
 BATCH = 10_000
+
+Batch = tuple[Sequence[int], Sequence[int]]  # user ids and their words
 
 # Totals that a dead worker has left under an earlier claim.
 _FORGET = sa.text("""
@@ -16,19 +18,16 @@ DELETE FROM report_totals t USING jobs j WHERE j.id = :id AND j.version = :versi
     AND j.status = 'processing' AND t.job_id = j.id AND t.claim_token <> j.claim_token
 """)
 
-# Fenced by version and token, and repeatable.
-_STORE = sa.text("""
-WITH held AS (
-    SELECT id, claim_token FROM jobs
-    WHERE id = :id AND version = :version AND claim_token = :token AND status = 'processing' FOR SHARE
-), stored AS (
-    INSERT INTO report_totals (job_id, claim_token, user_id, total_words)
-    SELECT held.id, held.claim_token, t.user_id, t.total_words
-    FROM held, unnest(CAST(:users AS integer[]), CAST(:words AS bigint[])) AS t(user_id, total_words)
+# `position` is null in a result that is ordered by user id.
+_STORE = sa.text(f"""
+WITH {HELD}, stored AS (
+    INSERT INTO report_totals (job_id, claim_token, user_id, total_words, position)
+    SELECT held.id, held.claim_token, t.user_id, t.total_words, CAST(:before AS integer) + t.n
+    FROM held, unnest(CAST(:users AS integer[]), CAST(:words AS bigint[])) WITH ORDINALITY AS t(user_id, total_words, n)
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) FROM held
-""")
+""")  # noqa: S608  a constant
 
 
 class Totals:
@@ -37,12 +36,16 @@ class Totals:
     def __init__(self, pool: DatabasePool):
         self._pool = pool
 
-    async def store(self, job: Claimed, totals: Mapping[int, int], timeout: float) -> bool:
-        """Store words by user id under a claim. False: the lease is lost, and nothing becomes visible."""
-        fence = {"id": str(job.id), "version": job.version, "token": str(job.token)}
-        await self._pool.execute(_FORGET, timeout, **fence)
-        rows, stored = iter(totals.items()), True
-        while stored and (batch := dict(islice(rows, BATCH))):
-            parameters = {"users": list(batch), "words": list(batch.values())}
-            stored = bool(await self._pool.value(_STORE, timeout, **fence, **parameters))
-        return stored
+    async def store(self, job: Claimed, batches: Iterable[Batch], timeout: float, *, ordered: bool = False) -> bool:
+        """Store the totals of a result under a claim. False: the lease is lost, and nothing becomes visible.
+
+        `ordered`: the order of the rows is that of the result; else it is ordered by user id.
+        """
+        await self._pool.execute(_FORGET, timeout, **fence(job))
+        before = 0
+        for users, words in batches:
+            parameters = {"users": list(users), "words": list(words), "before": before if ordered else None}
+            if not await self._pool.value(_STORE, timeout, **fence(job), **parameters):
+                return False
+            before += len(users)
+        return True

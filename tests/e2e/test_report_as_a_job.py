@@ -212,7 +212,7 @@ async def test_progress_is_recorded_and_the_lease_renewed_while_a_report_runs(
         assert state["progress"]["of_about"] == 20_000
         done = await _becomes(stack, id_, "completed", seconds=60)
         assert (done["version"], done["attempts"]) == (3, 1)
-        assert done["progress"] == {"posts": 20_000, "of_about": 20_000}
+        assert (done["progress"]["posts"], done["progress"]["of_about"]) == (20_000, 20_000)
 
 
 async def test_a_worker_killed_in_mid_report_is_replaced_and_the_result_is_right(reporting: Stack) -> None:

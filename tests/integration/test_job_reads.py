@@ -1,13 +1,17 @@
 """Rows of jobs have the fields that their types promise, and belong to the client and the kind that were requested."""
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from infra.postgres.job_reads import BEHIND_ALL, Attempt, Callback, JobReads, MessageRecord, MessageRow, Progress, ReportRecord
+from infra.postgres.job_reads import BEHIND_ALL, Attempt, Callback, JobReads, MessageRecord, MessageRow, ReportRecord
 from jobs.decision import decide
 from jobs.model import Kind, NewJob
+from jobs.reports import ReportParameters
 from jobs.retry import RetryPolicy
 from tests.support.factories import ACCEPTED, claim_request, message, new_id, report
 from tests.support.ledger import Store
@@ -16,6 +20,8 @@ CALLBACK = """
 INSERT INTO jobs (id, kind, destination, body, status, version, parent_id, parent_version)
 VALUES (gen_random_uuid(), 'callback', 'https://example.com', '{{"type": "message.sent"}}', 'queued', 1, '{}', 3)
 """
+# Of a report that an earlier release has computed.
+NO_DETAIL = dict.fromkeys(("partitions", "of_partitions", "posts_per_second", "seconds_left", "snapshot_at", "restarts"), None)
 
 
 async def _accept(store: Store, job: NewJob) -> UUID:
@@ -60,15 +66,31 @@ async def test_records_are_in_order_and_of_their_client_and_kind(store: Store) -
         ("9", "7", {"posts": 9, "of_about": 9}),
     ],
 )
-async def test_progress_never_exceeds_its_estimate(store: Store, done: str, about: str, progress: Progress | None) -> None:
+async def test_progress_never_exceeds_its_estimate(
+    store: Store, done: str, about: str, progress: dict[str, Any] | None
+) -> None:
     id_ = await _accept(store, report())
     store.rows(f"UPDATE jobs SET progress_done = {done}, progress_about = {about} WHERE id = '{id_}'")
     (record,) = await JobReads(store.pool).reports([(id_, "default")], 5)
-    assert record is not None and record["progress"] == progress
+    assert record is not None and record["progress"] == (progress and {**NO_DETAIL, **progress})
 
 
 async def test_the_estimate_of_a_completed_report_is_its_count(store: Store) -> None:
     id_ = await _accept(store, report())
     store.rows(f"UPDATE jobs SET status = 'completed', progress_done = 7, progress_about = 9 WHERE id = '{id_}'")
     (record,) = await JobReads(store.pool).reports([(id_, "default")], 5)
-    assert record is not None and record["progress"] == {"posts": 7, "of_about": 7}
+    assert record is not None and record["progress"] == {**NO_DETAIL, "posts": 7, "of_about": 7}
+
+
+async def test_the_record_of_a_report_has_the_detail_of_its_progress_and_its_parameters(store: Store) -> None:
+    chosen = ReportParameters(datetime(2026, 1, 1, tzinfo=UTC), None, (3, 1), "words", 5, True)
+    ids = [await _accept(store, replace(report(), body=body)) for body in (chosen.to_body(), None)]
+    ids.append(await _accept(store, message(body="not JSON")))
+    detail = {**NO_DETAIL, "partitions": 3, "of_partitions": 9, "posts_per_second": 100, "seconds_left": 1.5, "restarts": 1}
+    store.rows(f"UPDATE jobs SET progress_done = 3, progress_detail = '{json.dumps(detail)}' WHERE id = '{ids[0]}'")
+    first, second, other = await JobReads(store.pool).reports([(id_, "default") for id_ in ids], 5)
+    assert first is not None and first["progress"] == {**detail, "posts": 3, "of_about": None}
+    wanted = {"from": "2026-01-01T00:00:00Z", "user_ids": [1, 3], "order": "words", "limit": 5, "histogram": "words"}
+    assert first["parameters"] == wanted
+    assert second is not None and (second["parameters"], second["progress"]) == ({}, None)
+    assert other is None

@@ -33,6 +33,8 @@ def become(command: list[str], environment: dict[str, str], log: str, errors: st
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
         os.close(opened)
+    # A daemon may have no children, and the consumer of reports has some.
+    multiprocessing.process.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     os.chdir(os.path.dirname(log))
     os.environ.clear()
     os.environ.update(environment)

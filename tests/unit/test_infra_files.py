@@ -63,7 +63,8 @@ def test_compose_names_tested_images_and_the_override_none() -> None:
     images = {service["image"] for service in services if "profiles" not in service} - {"posthaste:local"}
     assert images == {"postgres:17", "rabbitmq:4.3-management", "redis:8.0"}
     pinned = re.compile(r"[\w/]+:v?\d+\.\d+\.\d+")
-    assert all(pinned.fullmatch(service["image"]) for service in services if "profiles" in service)
+    others = [service["image"] for service in services if "profiles" in service and service["image"] != "posthaste:local"]
+    assert all(map(pinned.fullmatch, others))
     override = _services("dev/docker-compose.override.yml")
     assert override.keys() == {"postgres", "rabbitmq", "redis"}
     assert not any(service.keys() & {"image", "ports"} for service in override.values())

@@ -16,11 +16,9 @@ from starlette.routing import Route
 
 from api.measured import measure
 from api.middleware import AnswerHeaders
-from consumers.handlers import ROWS_COUNTED, _with_progress
 from infra.errors import Transient
 from infra.monitoring import SHARED_FOLDER_VARIABLE, exposition, metrics
 from infra.rabbitmq.publisher import NotPublished
-from jobs.model import Progress
 from service.batching import Batcher, ledger_batcher
 from service.figures import DeadLetterFigures, LedgerFigures, QueueFigures
 from service.ledger_metrics import LedgerMetrics
@@ -128,14 +126,6 @@ def test_the_relays_sample_is_exposed_until_it_ends() -> None:
     leading = False
     exposed.observe(None)
     assert samples() == {("relay_active",): 0}
-
-
-@pytest.mark.parametrize("posts", [0, 1, ROWS_COUNTED, 2 * ROWS_COUNTED + 1])
-def test_every_post_that_a_report_reads_is_counted(posts: int) -> None:
-    before, progress = value("posthaste_report_rows_total"), Progress()
-    read = list(_with_progress(iter([(1, "two words")] * posts), progress))
-    assert (len(read), progress.done) == (posts, posts)
-    assert value("posthaste_report_rows_total") == before + posts
 
 
 def test_published_messages_are_counted_by_the_brokers_answer() -> None:

@@ -47,7 +47,7 @@ UPDATE jobs j SET
     tries = CASE WHEN anew THEN 0 ELSE j.tries END,
     lost_leases = CASE WHEN anew THEN 0 ELSE j.lost_leases END,
     queued_at = CASE WHEN anew THEN clock_timestamp() ELSE j.queued_at END,
-    progress_done = NULL, progress_about = NULL
+    progress_done = NULL, progress_about = NULL, progress_detail = NULL
 FROM held WHERE j.id = held.id AND j.version = held.version
 RETURNING {_CLAIMED_COLUMNS}
 """)  # noqa: S608  the interpolated parts are constants

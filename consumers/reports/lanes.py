@@ -1,0 +1,100 @@
+"""Lanes: the executors that count partitions, one partition a lane at a time.
+
+By default each lane is a process pool of one process: a pool of several ends with its first dead process. The processes are
+kept for the next report. `dask_lanes` has those of other machines.
+"""
+
+import asyncio
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from typing import Protocol
+
+from consumers.reports.lane_process import prepare
+from consumers.reports.partition import Partition, PartitionResult, count_partition
+
+
+class LaneLost(Exception):
+    """The process of a lane died. Its partition has no result."""
+
+
+class LanesUnavailable(Exception):
+    """No lane can count now; a later attempt may."""
+
+
+class Lanes(Protocol):
+    """Executors of partitions."""
+
+    async def open(self) -> int:
+        """The number of lanes. Raises `LanesUnavailable`."""
+        ...
+
+    async def count(self, lane: int, partition: Partition) -> PartitionResult:
+        """Count a partition in a lane; a cancelled call frees the lane.
+
+        Raises:
+            LaneLost, LanesUnavailable: see there. Also what `count_partition` raises.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the lanes. The next call opens them again."""
+        ...
+
+
+class ProcessLanes:
+    """Lanes that are processes of this machine. `url`: of the database."""
+
+    def __init__(self, processes: int, url: str):
+        self._url = url
+        self._lanes: list[_Process | None] = [None] * processes
+
+    async def open(self) -> int:
+        self._process(0)  # it starts while the snapshot is taken; a small report needs no other
+        return len(self._lanes)
+
+    def _process(self, lane: int) -> "_Process":
+        process = self._lanes[lane]
+        if process is None:
+            process = self._lanes[lane] = _Process()
+        return process
+
+    async def count(self, lane: int, partition: Partition) -> PartitionResult:
+        try:
+            return await self._process(lane).count(replace(partition, url=self._url))
+        except BrokenProcessPool as error:
+            self._end(lane)
+            raise LaneLost(str(error)) from error
+        except asyncio.CancelledError:  # the process counts on, or waits for Postgres
+            self._end(lane)
+            raise
+
+    def close(self) -> None:
+        for lane in range(len(self._lanes)):
+            self._end(lane)
+
+    def _end(self, lane: int) -> None:
+        process, self._lanes[lane] = self._lanes[lane], None
+        if process is not None:
+            process.end()
+
+
+class _Process:
+    """One process. It is spawned, because a fork would copy the sockets and the threads of the consumer."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=prepare)
+        self._pid = self._pool.submit(os.getpid)
+
+    async def count(self, partition: Partition) -> PartitionResult:
+        return await asyncio.wrap_future(self._pool.submit(count_partition, partition))
+
+    def end(self) -> None:
+        """Kill the process. One that still starts ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._pid.done() and not self._pid.cancelled() and self._pid.exception() is None:
+            for child in multiprocessing.active_children():
+                if child.pid == self._pid.result():
+                    child.kill()

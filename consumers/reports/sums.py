@@ -1,0 +1,43 @@
+"""Sums by key, for words by user and for posts by length."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int64]
+_MANY = 1 << 18  # pending pairs, 4 MB
+
+
+class Sums:
+    """Sums of values by key. Memory is bounded by the distinct keys, and a constant."""
+
+    def __init__(self) -> None:
+        self._keys = self._values = np.empty(0, np.int64)
+        self._pending: list[tuple[Integers, Integers]] = []
+        self._count = 0
+
+    def add(self, keys: Integers, values: Integers) -> None:
+        """Add `values[n]` to the sum of `keys[n]`. The arrays must not change afterwards."""
+        self._pending.append((keys, values))
+        self._count += len(keys)
+        if self._count > max(_MANY, len(self._keys)):
+            self._compact()
+
+    def result(self) -> tuple[Integers, Integers]:
+        """The distinct keys, ascending, and their sums."""
+        self._compact()
+        return self._keys, self._values
+
+    def _compact(self) -> None:
+        if self._pending:
+            arrays = zip((self._keys, self._values), *self._pending, strict=True)
+            self._keys, self._values = _summed(*(np.concatenate(each) for each in arrays))
+            self._pending, self._count = [], 0
+
+
+def _summed(keys: Integers, values: Integers) -> tuple[Integers, Integers]:
+    if not len(keys):
+        return keys, values
+    order = np.argsort(keys, kind="stable")
+    keys, values = keys[order], values[order]
+    first = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
+    return keys[first], np.add.reduceat(values, first)

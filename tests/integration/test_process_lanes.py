@@ -1,0 +1,113 @@
+"""Lanes are processes: they start when needed, stay for the next report, die alone, and end when they are closed."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psycopg2
+import pytest
+
+from consumers.reports.lanes import LaneLost, ProcessLanes
+from consumers.reports.partition import Partition, Snapshot, SnapshotLost
+from infra.postgres.posts import Post, Posts
+from jobs.reports import ReportParameters
+from tests.support.waiting import until
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def snapshot(database: str) -> Iterator[Snapshot]:
+    """An exported snapshot of ten posts."""
+    Posts(database).fill(Post(n, "two words", NOW) for n in range(10))
+    connection = psycopg2.connect(database)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_export_snapshot(), CAST(pg_current_snapshot() AS text)")
+        ((id_, content),) = cursor.fetchall()
+    yield Snapshot(id_, content)
+    connection.close()
+
+
+@pytest.fixture
+def lanes(database: str) -> Iterator[ProcessLanes]:
+    lanes = ProcessLanes(2, database)
+    yield lanes
+    lanes.close()
+
+
+def _part(snapshot: Snapshot, low: int = 0) -> Partition:
+    return Partition(0, low, 100, snapshot, ReportParameters())
+
+
+def _pids() -> set[int]:
+    return {child.pid or 0 for child in multiprocessing.active_children()}
+
+
+async def test_a_lane_counts_and_stays_for_the_next_report(lanes: ProcessLanes, snapshot: Snapshot) -> None:
+    before = _pids()
+    assert await lanes.open() == 2
+    assert (await lanes.count(0, _part(snapshot))).posts == 10
+    (first,) = _pids() - before
+    assert (await lanes.count(0, _part(snapshot, 5))).posts == 5
+    assert _pids() - before == {first}
+    await asyncio.gather(*(lanes.count(lane, _part(snapshot)) for lane in range(2)))
+    assert len(_pids() - before) == 2
+    lanes.close()
+    await until(lambda: _pids() - before, lambda left: not left)
+    assert (await lanes.count(1, _part(snapshot))).posts == 10
+
+
+async def test_a_killed_lane_is_lost_and_replaced_beside_a_living_one(lanes: ProcessLanes, snapshot: Snapshot) -> None:
+    before = _pids()
+    await lanes.count(0, _part(snapshot))
+    (first,) = _pids() - before
+    await lanes.count(1, _part(snapshot))
+    (second,) = _pids() - before - {first}
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(LaneLost):
+        await lanes.count(0, _part(snapshot))
+    assert (await lanes.count(1, _part(snapshot))).posts == 10
+    assert (await lanes.count(0, _part(snapshot))).posts == 10
+    assert second in _pids() and first not in _pids()
+
+
+async def test_a_cancelled_count_frees_its_process(lanes: ProcessLanes, snapshot: Snapshot, database: str) -> None:
+    before = _pids()
+    await lanes.count(0, _part(snapshot))
+    blocking = psycopg2.connect(database)
+    with blocking.cursor() as cursor:
+        cursor.execute("LOCK TABLE posts IN ACCESS EXCLUSIVE MODE")
+        counting = asyncio.create_task(lanes.count(0, _part(snapshot)))
+        waiting = "SELECT 1 FROM pg_locks WHERE relation = 'posts'::regclass AND NOT granted"
+
+        def is_waiting() -> bool:
+            cursor.execute(waiting)
+            return bool(cursor.fetchall())
+
+        await until(is_waiting, bool)
+        counting.cancel()
+        await asyncio.wait({counting})
+        assert counting.cancelled()
+        await until(lambda: _pids() - before, lambda left: not left)
+    blocking.close()
+
+
+async def test_errors_cross_the_process_as_they_are(lanes: ProcessLanes, snapshot: Snapshot) -> None:
+    with pytest.raises(SnapshotLost):
+        await lanes.count(0, _part(Snapshot("00000003-0000001B-9", snapshot.content)))
+    wrong = ProcessLanes(1, "postgresql://127.0.0.1:1/nowhere")
+    with pytest.raises(psycopg2.OperationalError, match="refused"):
+        await wrong.count(0, _part(snapshot))
+    wrong.close()
+
+
+async def test_a_missing_table_has_its_sqlstate(lanes: ProcessLanes, snapshot: Snapshot, database: str) -> None:
+    with psycopg2.connect(database) as connection, connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE posts RENAME TO elsewhere")
+    with pytest.raises(psycopg2.Error) as error:
+        await lanes.count(0, _part(snapshot))
+    assert error.value.pgcode == "42P01"
+    connection.close()

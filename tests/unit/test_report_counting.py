@@ -1,0 +1,100 @@
+"""Words are counted in COPY's bytes as `str.split` counts them in the text."""
+
+import sys
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from consumers.reports.counting import Counter, count_rows, histogram
+from consumers.reports.sums import Sums
+
+WHITE = [character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace()]
+ESCAPES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+# Neighbours of white space in UTF-8 share its first bytes.
+NEAR = ["\u0084", "\u0086", "\u009f", "\u00a1", "\u167f", "\u1681", "\u1fff", "\u200b", "\u2027", "\u202a", "\u202e", "\u2030"]
+NEAR += ["\u205e", "\u2060", "\u2fff", "\u3001", "\u180e", "\ufeff", "\u4e00", "😀", "é"]
+CONTROLS = [chr(code) for code in range(1, 33)] + ["\x7f"]
+CHARACTERS = st.sampled_from([*WHITE, *NEAR, *CONTROLS, *"\\\\\\ntrfvbNx019. a"])
+TEXTS = st.text(CHARACTERS, max_size=30) | st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30
+)
+POSTS = st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), TEXTS), max_size=12)
+
+
+def copied(posts: list[tuple[int, str]]) -> bytes:
+    """What COPY writes; `tests/integration/test_report_partitions.py` compares it with Postgres."""
+    return "".join(f"{user}\t{''.join(ESCAPES.get(each, each) for each in text)}\n" for user, text in posts).encode()
+
+
+def counted(data: bytes, size: int) -> list[tuple[int, int]]:
+    rows: list[tuple[int, int]] = []
+    counter = Counter(lambda users, words: rows.extend(zip(users.tolist(), words.tolist(), strict=True)))
+    for at in range(0, len(data), size):
+        assert counter.write(memoryview(data)[at : at + size]) == len(data[at : at + size])
+    return rows
+
+
+@settings(deadline=None)  # a busy machine is slow
+@given(POSTS, st.integers(1, 200))
+@example([(1, character + "a" + character) for character in WHITE], 1)
+@example([(-(2**31), "\\n \\\n \\\\n \\"), (2**31 - 1, ""), (0, "a\\\t\\b")], 3)
+def test_the_words_are_those_of_split_wherever_the_bytes_are_cut(posts: list[tuple[int, str]], size: int) -> None:
+    assert counted(copied(posts), size) == [(user, len(text.split())) for user, text in posts]
+
+
+@pytest.mark.parametrize("character", [*WHITE, *NEAR, *CONTROLS], ids=lambda character: f"U+{ord(character):04X}")
+def test_every_white_space_and_its_neighbours(character: str) -> None:
+    texts = [character, f"a{character}b", f"{character}a", f"a{character}", f"\\{character}n", character * 3 + "\\"]
+    expected = [(7, len(text.split())) for text in texts]
+    for size in (1, 2, 3, 1000):
+        assert counted(copied([(7, text) for text in texts]), size) == expected
+
+
+@pytest.mark.parametrize("letter", "bfnrtvN.\\")
+def test_backslashes_before_a_letter_are_no_white_space_whatever_their_number(letter: str) -> None:
+    texts = ["a" + "\\" * count + white + letter + "b" for count in range(6) for white in ("", "\n", "\t", "\b")]
+    assert counted(copied([(7, text) for text in texts]), 1000) == [(7, len(text.split())) for text in texts]
+
+
+def test_python_has_no_further_white_space() -> None:
+    assert [each for each in WHITE if unicodedata.category(each) not in ("Zs", "Zl", "Zp", "Cc")] == []
+    assert len(WHITE) == 29
+
+
+def test_a_post_that_is_longer_than_many_writes_is_counted_once() -> None:
+    text = "word\u3000" * 50_000
+    assert counted(copied([(5, text), (6, "x")]), 4096) == [(5, 50_000), (6, 1)]
+
+
+def test_words_beyond_a_block_of_64_bytes_are_counted() -> None:
+    posts = [(n, "a " * n) for n in range(200)]
+    users, words = count_rows(copied(posts))
+    assert (users.tolist(), words.tolist()) == (list(range(200)), list(range(200)))
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 2**40)), max_size=50), st.integers(1, 10))
+def test_sums_are_by_ascending_key(pairs: list[tuple[int, int]], size: int) -> None:
+    sums, expected = Sums(), dict.fromkeys(sorted({key for key, _ in pairs}), 0)
+    for key, value in pairs:
+        expected[key] += value
+    for at in range(0, len(pairs), size):
+        keys, values = np.array(pairs[at : at + size], np.int64).T
+        sums.add(keys, values)
+    keys, values = sums.result()
+    assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == expected
+
+
+def test_sums_of_many_pairs_are_compacted_on_the_way() -> None:
+    sums, keys = Sums(), np.arange(1000, dtype=np.int64)
+    for _ in range(1000):
+        sums.add(keys, np.ones(1000, np.int64))
+    assert sum(len(each) for each, _ in sums._pending) < 300_000
+    assert sums.result()[1].tolist() == [1000] * 1000
+
+
+def test_the_histogram_counts_posts_by_their_words() -> None:
+    lengths, posts = histogram(np.array([3, 0, 3, 7], np.int64))
+    assert (lengths.tolist(), posts.tolist()) == ([0, 3, 7], [1, 2, 1])
