@@ -1,7 +1,6 @@
 """The worker process: consumes jobs of some kinds and reaps lost leases."""
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,9 +29,6 @@ from infra.postgres.ledger import Ledger
 from infra.postgres.outbox import Outbox
 from infra.postgres.pool import DatabasePool
 from infra.postgres.providers import ProviderStore
-from infra.postgres.report_results import ReportResults
-from infra.postgres.report_runs import ReportRuns
-from infra.postgres.totals import Totals
 from infra.providers.http import HttpProvider
 from infra.rabbitmq.consumer import Consumer
 from infra.rabbitmq.topology import describe
@@ -48,7 +44,7 @@ from service.activity import Activity
 from service.batching import ledger_batcher
 from service.operator_events import operator_events
 from service.publishing import EagerPublisher, outbox_deletes
-from service.settings import CALLBACK_WAIT_SECONDS, Settings, SettingsError
+from service.settings import CALLBACK_WAIT_SECONDS, Settings
 from service.statuses import Statuses
 from service.tracing import create_publisher, start_tracing, trace_recorder
 from service.transitions import Recorder, claim_batcher
@@ -216,28 +212,9 @@ def _providers(settings: Settings, traces: Callable[[], Mapping[str, str]] | Non
 
 
 def _reports(settings: Settings, pool: DatabasePool) -> "Reporter":
-    """The handler of reports. NumPy is imported here, as other workers need no memory for it.
+    from consumers.reports.create import create_reporter  # other workers do not import NumPy
 
-    Raises:
-        SettingsError: the extra `dask` is not installed.
-    """
-    from consumers.reports.dask_lanes import DaskLanes, is_installed
-    from consumers.reports.keeping import Keepers
-    from consumers.reports.lanes import ProcessLanes
-    from consumers.reports.run import Reporter
-
-    url, scheduler = settings.database_url, settings.report_scheduler
-    if scheduler and not is_installed():
-        raise SettingsError("POSTHASTE_REPORT_SCHEDULER needs the extra `dask`: pip install 'posthaste[dask]'")
-    processes = settings.report_processes or len(os.sched_getaffinity(0))
-    return Reporter(
-        ReportRuns(pool),
-        ReportResults(pool),
-        Totals(pool),
-        Keepers(url, settings.report_snapshot_seconds),
-        DaskLanes(scheduler) if scheduler else ProcessLanes(processes, url),
-        settings.report_timeout_seconds,
-    )
+    return create_reporter(settings, pool)
 
 
 def _gates(settings: Settings, slots: Mapping[WorkQueue, Slots], consumer: Consumer) -> dict[str, Gate]:

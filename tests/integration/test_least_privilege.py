@@ -43,11 +43,14 @@ from jobs.wire import Pointer, decode
 from service.post_recipe import Recipe
 from service.seeding import seed
 from tests.support.factories import ACCEPTED, claim_request, message, new_id, publish_one
+from tests.support.ledger import Store
 from tests.support.own_rabbitmq import OwnRabbitMQ, own_rabbitmq
 from tests.support.own_servers import own_server
+from tests.support.reports import Threads, computed, rows_of
 from tests.support.services import PROVIDERS, sql, with_path
 from tests.support.waiting import eventually
 
+_KEEPERS = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'posthaste report snapshot'"
 SECONDS = 10.0
 NAMESPACE = "posthaste"
 
@@ -104,6 +107,20 @@ async def test_the_run_time_role_fills_reads_and_empties_the_posts(runner: str) 
     assert posts.stats().posts == 3 and posts.estimate().is_estimate
     posts.truncate()
     assert posts.stats().posts == 0
+
+
+async def test_the_run_time_role_computes_and_shares_a_report(runner: str) -> None:
+    Posts(runner).fill([Post(1, "two words", datetime.now(UTC))])
+    pool = DatabasePool(runner, name="test", threads=2)
+    store = Store(Ledger(pool, grace_seconds=5), pool, runner)
+    first, second = Threads(runner), Threads(runner)
+    for lanes in (first, second):
+        id_, _ = await computed(store, lanes)
+        assert rows_of(store, id_) == [(1, 2)]
+    assert (first.counted, second.counted) == ([0], [])
+    pool.close()
+    await eventually(lambda: asyncio.to_thread(sql, runner, _KEEPERS), lambda found: not found)
+    Posts(runner).truncate()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,13 @@ def test_systemd_waits_longer_than_a_process_takes_to_stop(path: Path) -> None:
     assert _only(unit, "Service", "KillSignal") == "SIGTERM"
 
 
+def test_the_keeper_of_a_snapshot_outlives_the_worker_of_reports() -> None:
+    """systemd reads the drop-ins of a unit by their names, so this one comes after the common one."""
+    (own,) = (FOLDER / "posthaste-reporter.service.d").iterdir()
+    assert own.name > COMMON.name
+    assert _read(FOLDER / "posthaste-reporter.service", COMMON, own)["Service", "KillMode"][-1] == "process"
+
+
 @pytest.mark.parametrize("path", [path for path in SERVICES if path != MIGRATE], ids=lambda path: path.stem)
 def test_a_process_starts_after_the_migration_and_restarts_for_ever(path: Path) -> None:
     unit = _service(path)

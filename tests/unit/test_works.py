@@ -1,10 +1,19 @@
 """The works of a worker: the handling of each of its queues."""
 
+import subprocess
+import sys
+
+import pytest
+
+from consumers.reports import create
+from consumers.reports.dask_lanes import DaskLanes
+from consumers.reports.lanes import ProcessLanes
 from consumers.runner import Work
 from consumers.worker import _Adapters, _gates, _slots, _works
+from infra.postgres.pool import DatabasePool
 from jobs.model import Kind
 from service.provider_settings import ProviderSettings
-from service.settings import CALLBACK_WAIT_SECONDS, Settings
+from service.settings import CALLBACK_WAIT_SECONDS, Settings, SettingsError
 from tests.support.receiver import SECRET
 
 
@@ -36,3 +45,24 @@ async def test_the_priorities_of_a_provider_share_its_slots_and_its_gate() -> No
 async def test_a_callback_has_time_to_wait_for_its_host() -> None:
     (work,) = (await _of(Kind.CALLBACK, callback_secrets=[SECRET], callback_timeout_seconds=15.0)).values()
     assert work.timeout_seconds == 15.0 + CALLBACK_WAIT_SECONDS
+
+
+async def test_a_scheduler_replaces_the_processes_and_needs_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = {"database_url": "postgresql://h/db", "amqp_url": "amqp://h/", "redis_url": "redis://h"}
+    pool = DatabasePool(urls["database_url"], name="test", threads=1)
+    for scheduler, kind in ((None, ProcessLanes), ("", ProcessLanes), ("tcp://127.0.0.1:8786", DaskLanes)):
+        settings = Settings.model_validate({**urls, "report_scheduler": scheduler, "report_processes": 3})
+        lanes = create.create_reporter(settings, pool).lanes
+        assert isinstance(lanes, kind)
+        lanes.close()
+    monkeypatch.setattr(create, "is_installed", lambda: False)
+    with pytest.raises(SettingsError, match=r"posthaste\[dask\]"):
+        create.create_reporter(settings, pool)
+    pool.close()
+
+
+def test_only_a_worker_of_reports_imports_numpy() -> None:
+    script = "import sys, consumers.worker; assert 'numpy' not in sys.modules and 'distributed' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    script = "import sys, consumers.reports.keeper; assert not {'numpy', 'sqlalchemy', 'structlog'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
