@@ -9,6 +9,7 @@ from types import FrameType
 
 import uvicorn
 
+import infra  # noqa: F401  first: it imports structlog without rich
 from api.app import create_api
 from api.request_timeout import with_timeout
 from infra import logs

@@ -6,6 +6,7 @@ import sys
 
 import uvloop
 
+import infra  # noqa: F401  first: it imports structlog without rich
 from consumers.relay_process import run_relay
 from consumers.watchdog import ConsumerStuck
 from consumers.worker import run_worker

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from infra.postgres.posts import Post, Posts
-from tests.e2e.test_results import TYPES, _get, _rows
+from tests.support.result_answers import TYPES, get_result, rows_of
 from tests.support.services import Services
 from tests.support.stack import REPORTS, Stack, running
 from tests.support.waiting import eventually
@@ -48,11 +48,11 @@ async def test_a_limited_and_ordered_result_with_its_histogram(stack: Stack) -> 
     paths = [await _completed(stack, order="words", limit=7, histogram="words") for _ in range(2)]
     lengths = sorted({(words, sum(n * 7 % 90 == words for n in range(5000))) for words in range(90)})
     for form in TYPES:
-        status, body, headers = await _get(stack, f"{paths[0]}/result?format={form}")
-        assert (status, _rows(form, body)) == (200, _expected(POSTS, 7))
-        shared = await _get(stack, f"{paths[1]}/result?format={form}", If_None_Match=headers["ETag"])
+        status, body, headers = await get_result(stack, f"{paths[0]}/result?format={form}")
+        assert (status, rows_of(form, body)) == (200, _expected(POSTS, 7))
+        shared = await get_result(stack, f"{paths[1]}/result?format={form}", If_None_Match=headers["ETag"])
         assert shared[0] == 304, "equal reports of unchanged posts have equal entity tags"
-        assert _rows(form, (await _get(stack, f"{paths[0]}/histogram?format={form}"))[1]) == lengths
+        assert rows_of(form, (await get_result(stack, f"{paths[0]}/histogram?format={form}"))[1]) == lengths
     page = (await stack.get(f"{paths[0]}/result?limit=3"))[1]
     following = (await stack.get(f"{paths[0]}/result?limit=3&cursor={page['next_cursor']}"))[1]
     users = [row["user_id"] for row in (*page["data"], *following["data"])]
@@ -64,13 +64,13 @@ async def test_a_limited_and_ordered_result_with_its_histogram(stack: Stack) -> 
 async def test_a_period_and_users(stack: Stack) -> None:
     chosen = [post for post in POSTS if post.user_id in (3, 4) and post.created_at.day == 1]
     path = await _completed(stack, **{"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z", "user_ids": [4, 3, 9999]})
-    assert _rows("csv", (await _get(stack, f"{path}/result?format=csv"))[1]) == sorted(_expected(chosen))
+    assert rows_of("csv", (await get_result(stack, f"{path}/result?format=csv"))[1]) == sorted(_expected(chosen))
     assert (await stack.get(f"{path}/histogram"))[0] == 404
 
 
 async def test_the_stored_digest_is_that_of_the_csv_file(stack: Stack) -> None:
     path = await _completed(stack)
-    body = (await _get(stack, f"{path}/result?format=csv"))[1]
+    body = (await get_result(stack, f"{path}/result?format=csv"))[1]
     stored = stack.rows("SELECT encode(sha256, 'hex') FROM report_results")
     assert stored == [(hashlib.sha256(body).hexdigest(),)]
 
@@ -83,4 +83,4 @@ async def test_the_command_has_the_same_parameters(stack: Stack) -> None:
     period = ("--from", "2026-01-01", "--to", "2026-01-02", "--user-id", "3", "--user-id", "4")
     printed = await stack.command("report", *period, "--format", "csv")
     chosen = [post for post in POSTS if post.user_id in (3, 4) and post.created_at.day == 1]
-    assert _rows("csv", printed.stdout.encode()) == sorted(_expected(chosen))
+    assert rows_of("csv", printed.stdout.encode()) == sorted(_expected(chosen))

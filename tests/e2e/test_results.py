@@ -1,20 +1,17 @@
 """Results in every format: equal rows, hashes, conditional requests, pages in either order."""
 
 import base64
-import csv
 import hashlib
 import io
-import json
 import os
 import tempfile
-from typing import Any
 from uuid import UUID
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from jobs.reports import ReportParameters
+from tests.support.result_answers import TYPES, get_result, rows_of
 from tests.support.results import SNAPSHOT, insert_result
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -23,12 +20,6 @@ JOBS = "/api/2.0/report/jobs"
 TOTALS = {5: 9, -7: 1, 3: 9, 8: 2**40}
 BY_WORDS = ReportParameters(order="words", histogram=True)
 LENGTHS = [(0, 3), (55, 4)]
-TYPES = {
-    "json": "application/json",
-    "csv": "text/csv",
-    "parquet": "application/vnd.apache.parquet",
-    "arrow": "application/vnd.apache.arrow.stream",
-}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -36,24 +27,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest.fixture
 def stack(shared_stack: Stack) -> Stack:
     return shared_stack
-
-
-Answer = tuple[int, bytes, Any]
-
-
-async def _get(stack: Stack, path: str, method: str = "GET", **headers: str) -> Answer:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with stack.session.request(method, stack.base + path, headers=sent) as response:
-        return response.status, await response.read(), response.headers.copy()
-
-
-def _rows(form: str, body: bytes) -> list[tuple[int, ...]]:
-    if form == "csv":
-        return [tuple(map(int, row)) for row in list(csv.reader(io.StringIO(body.decode())))[1:]]
-    if form == "json":
-        return [tuple(row.values()) for row in json.loads(body)["data"]]
-    table = pq.read_table(io.BytesIO(body)) if form == "parquet" else pa.ipc.open_stream(body).read_all()
-    return [tuple(row.values()) for row in table.to_pylist()]
 
 
 @pytest.mark.parametrize("form", TYPES)
@@ -64,9 +37,9 @@ async def test_a_whole_result_has_equal_rows_in_each_format(
     id_ = insert_result(stack.database, TOTALS, parameters, histogram=LENGTHS if parameters is BY_WORDS else None)
     order = [8, 3, 5, -7] if parameters is BY_WORDS else [-7, 3, 5, 8]
     for path, headers in ((f"{JOBS}/{id_}/result?format={form}", {}), (f"{JOBS}/{id_}/result", {"Accept": TYPES[form]})):
-        status, body, answer = await _get(stack, path, **headers)
+        status, body, answer = await get_result(stack, path, **headers)
         assert (status, answer["Content-Type"].split(";")[0], answer["Vary"]) == (200, TYPES[form], "Accept")
-        assert _rows(form, body) == [(user, TOTALS[user]) for user in order]
+        assert rows_of(form, body) == [(user, TOTALS[user]) for user in order]
         digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
         assert answer["Repr-Digest"] == f"sha-256=:{digest}:"
         assert int(answer["Content-Length"]) == len(body)
@@ -78,16 +51,16 @@ async def test_a_whole_result_has_equal_rows_in_each_format(
 @pytest.mark.parametrize("form", TYPES)
 async def test_an_empty_result_is_valid_in_each_format(stack: Stack, form: str) -> None:
     id_ = insert_result(stack.database, {}, ReportParameters())
-    status, body, _ = await _get(stack, f"{JOBS}/{id_}/result?format={form}")
-    assert (status, _rows(form, body)) == (200, [])
+    status, body, _ = await get_result(stack, f"{JOBS}/{id_}/result?format={form}")
+    assert (status, rows_of(form, body)) == (200, [])
 
 
 @pytest.mark.parametrize("form", TYPES)
-async def test_head_has_the_headers_of_get(stack: Stack, form: str) -> None:
+async def test_head_has_the_headers_ofget_result(stack: Stack, form: str) -> None:
     id_ = insert_result(stack.database, TOTALS, ReportParameters())
     for query in (f"format={form}", f"format={form}&limit=2")[: 2 if form in ("json", "csv") else 1]:
-        got = await _get(stack, f"{JOBS}/{id_}/result?{query}")
-        head = await _get(stack, f"{JOBS}/{id_}/result?{query}", "HEAD")
+        got = await get_result(stack, f"{JOBS}/{id_}/result?{query}")
+        head = await get_result(stack, f"{JOBS}/{id_}/result?{query}", "HEAD")
         assert (head[0], head[1]) == (200, b"")
         for name in ("Content-Length", "Content-Type", "ETag", "Repr-Digest"):
             assert head[2][name] == got[2][name]
@@ -98,23 +71,23 @@ async def test_more_than_a_batch_is_whole_in_each_format(stack: Stack) -> None:
     id_ = insert_result(stack.database, totals, BY_WORDS, histogram=LENGTHS)
     expected = sorted(totals.items(), key=lambda row: (-row[1], row[0]))
     for form in TYPES:
-        status, body, _ = await _get(stack, f"{JOBS}/{id_}/result?format={form}")
-        assert (status, _rows(form, body)) == (200, expected), form
+        status, body, _ = await get_result(stack, f"{JOBS}/{id_}/result?format={form}")
+        assert (status, rows_of(form, body)) == (200, expected), form
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
 @pytest.mark.parametrize("parameters", [None, BY_WORDS], ids=["by user", "by words"])
 async def test_pages_in_either_order(stack: Stack, form: str, parameters: ReportParameters | None) -> None:
     id_ = insert_result(stack.database, TOTALS, parameters)
-    whole = _rows(form, (await _get(stack, f"{JOBS}/{id_}/result?format={form}"))[1])
+    whole = rows_of(form, (await get_result(stack, f"{JOBS}/{id_}/result?format={form}"))[1])
     path, pages, tags = f"{JOBS}/{id_}/result?format={form}&limit=3", [], set()
     while path:
-        status, body, headers = await _get(stack, path)
+        status, body, headers = await get_result(stack, path)
         assert status == 200
         assert headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
-        assert (await _get(stack, path, If_None_Match=headers["ETag"]))[:2] == (304, b"")
+        assert (await get_result(stack, path, If_None_Match=headers["ETag"]))[:2] == (304, b"")
         assert ("Content-Disposition" in headers) == (form == "csv")
-        pages.append(_rows(form, body))
+        pages.append(rows_of(form, body))
         tags.add(headers["ETag"])
         path = headers.get("Link", "<>").partition(">")[0][1:]
     assert ([len(page) for page in pages], [row for page in pages for row in page]) == ([3, 1], whole)
@@ -131,7 +104,7 @@ async def test_the_entity_tag_identifies_content_format_and_page(stack: Stack) -
     ]
 
     async def tag(id_: UUID, query: str) -> str:
-        return str((await _get(stack, f"{JOBS}/{id_}/result?{query}"))[2]["ETag"])
+        return str((await get_result(stack, f"{JOBS}/{id_}/result?{query}"))[2]["ETag"])
 
     one, two = [await tag(id_, "format=csv") for id_ in shared]
     assert one == two and one.startswith('"'), "equal content has one strong entity tag"
@@ -144,27 +117,27 @@ async def test_the_entity_tag_identifies_content_format_and_page(stack: Stack) -
         "format=json&limit=3",
     )
     tags = [one, *[await tag(shared[0], query) for query in queries], *[await tag(id_, "format=csv") for id_ in others]]
-    tags.append(str((await _get(stack, f"{JOBS}/{shared[0]}/histogram?format=csv"))[2]["ETag"]))
+    tags.append(str((await get_result(stack, f"{JOBS}/{shared[0]}/histogram?format=csv"))[2]["ETag"]))
     assert len(set(tags)) == len(tags)
     path = f"{JOBS}/{shared[0]}/result?format=parquet"
     current = await tag(shared[0], "format=parquet")
     for known in (current, f"W/{current}", f'"x", {current}', "*"):
-        status, body, headers = await _get(stack, path, If_None_Match=known)
+        status, body, headers = await get_result(stack, path, If_None_Match=known)
         assert (status, body, headers["ETag"], headers["Vary"]) == (304, b"", current, "Accept"), known
     for known in ('"x"', one):
-        assert (await _get(stack, path, If_None_Match=known))[0] == 200, known
+        assert (await get_result(stack, path, If_None_Match=known))[0] == 200, known
 
 
 async def test_the_histogram_in_each_format(stack: Stack) -> None:
     id_ = insert_result(stack.database, TOTALS, BY_WORDS, histogram=LENGTHS)
     for form in TYPES:
-        status, body, headers = await _get(stack, f"{JOBS}/{id_}/histogram?format={form}")
-        assert (status, _rows(form, body)) == (200, LENGTHS), form
-        assert (await _get(stack, f"{JOBS}/{id_}/histogram?format={form}", If_None_Match=headers["ETag"]))[0] == 304
+        status, body, headers = await get_result(stack, f"{JOBS}/{id_}/histogram?format={form}")
+        assert (status, rows_of(form, body)) == (200, LENGTHS), form
+        assert (await get_result(stack, f"{JOBS}/{id_}/histogram?format={form}", If_None_Match=headers["ETag"]))[0] == 304
     assert headers["Content-Disposition"] == f'attachment; filename="report-{id_}-histogram.arrows"'
     assert (await stack.get(f"{JOBS}/{id_}/result"))[1]["histogram"] == [{"words": words, "posts": n} for words, n in LENGTHS]
     assert "histogram" not in (await stack.get(f"{JOBS}/{id_}/result?limit=2"))[1]
-    body = (await _get(stack, f"{JOBS}/{id_}/result?format=parquet"))[1]
+    body = (await get_result(stack, f"{JOBS}/{id_}/result?format=parquet"))[1]
     metadata = pq.read_schema(io.BytesIO(body)).metadata
     assert metadata[b"posthaste.histogram"] == b"[[0,3],[55,4]]" and metadata[b"posthaste.posts"] == b"7"
     without = insert_result(stack.database, TOTALS, ReportParameters())
@@ -199,7 +172,7 @@ async def test_wrong_requests_are_named(stack: Stack) -> None:
             answer = await response.json()
             assert (response.status, [each["pointer"] for each in answer["errors"]]) == (422, names), query
     for part in ("result", "histogram"):
-        assert (await _get(stack, f"{JOBS}/{id_}/{part}", Accept="image/png"))[0] == 406
+        assert (await get_result(stack, f"{JOBS}/{id_}/{part}", Accept="image/png"))[0] == 406
     assert (await stack.get(f"{JOBS}/{id_}/histogram?limit=1"))[1]["errors"][0]["pointer"] == "?limit"
 
 
