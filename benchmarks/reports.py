@@ -12,7 +12,7 @@ import aiohttp
 import psycopg2
 
 from benchmarks.load import Request, after, clients, probe
-from benchmarks.report_computing import computing, posts_of
+from benchmarks.report_computing import computing, posts_of, vacuum
 from cli.processes import Program
 from dev.stack import MESSAGES, local_sandbox, service
 from service.post_recipe import Recipe
@@ -56,6 +56,7 @@ async def messages_beside_one_large_report(settings: Settings) -> None:
     rows = posts_of("ROWS", MANY_POSTS)
     async with _service(settings) as (session, database):
         await _fill(database, rows, 1000)
+        await asyncio.to_thread(vacuum, database)
         await probe(PROBES_PER_SECOND, after(3), _message(session))
         idle = await probe(PROBES_PER_SECOND, after(SECONDS), _message(session))
         before = await asyncio.to_thread(_dead_rows, database)

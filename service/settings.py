@@ -175,8 +175,8 @@ class Settings(ApiSettings):
     report_timeout_seconds: float = Field(3600.0, gt=0, le=86_400)
     """The longest time, in seconds, that one report may take."""
     report_processes: int | None = Field(None, ge=1, le=256)
-    """The number of processes with which a worker counts a report. Each has a connection to Postgres. Unset: the number of
-    processors.
+    """The number of processes with which a worker counts a report. Each has a connection to Postgres, which keeps another
+    processor busy. Unset: half of the processors, at least one.
     """
     report_scheduler: SchedulerUrl | None = Field(None, examples=["tcp://127.0.0.1:8786"])
     """The Dask scheduler whose workers count reports, in place of processes of the worker. It needs the extra `dask`. Each Dask

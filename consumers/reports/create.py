@@ -27,7 +27,7 @@ def create_reporter(settings: Settings, pool: DatabasePool) -> Reporter:
 def _lanes(settings: Settings) -> Lanes:
     if not settings.report_scheduler:
         processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ProcessLanes(settings.report_processes or processors, settings.database_url)
+        return ProcessLanes(settings.report_processes or max(1, processors // 2), settings.database_url)
     if not is_installed():
         raise SettingsError("POSTHASTE_REPORT_SCHEDULER needs the extra `dask`: pip install 'posthaste[dask]'")
     return DaskLanes(settings.report_scheduler)

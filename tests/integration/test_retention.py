@@ -60,6 +60,17 @@ async def test_a_deleted_job_takes_its_own_tags_and_outbox_rows_with_it(store: S
     assert _ids(store, "message_tags", "job_id") == _ids(store, "outbox", "job_id") == {retained}
 
 
+async def test_a_deleted_report_takes_its_run_and_its_result_with_it(store: Store) -> None:
+    id_ = await _put(store, report(), Status.COMPLETED)
+    store.rows(f"""
+        INSERT INTO report_runs VALUES (gen_random_uuid(), '{id_}', '1-1-1 1:1:', now(), NULL, '{{0,1}}', 0);
+        INSERT INTO report_partitions SELECT id, 0, 1, '{{1}}', '{{2}}' FROM report_runs;
+        INSERT INTO report_results VALUES ('{id_}', gen_random_uuid(), 1, 1, 2, now(), '{{}}', NULL, NULL, '')""")
+    assert await _purge(store, Kind.REPORT) == 1
+    for table in ("report_runs", "report_partitions", "report_results"):
+        assert store.rows(f"SELECT 1 FROM {table}") == []
+
+
 async def test_a_purge_is_limited_and_skips_a_locked_job(store: Store) -> None:
     for _ in range(3):
         await _put(store, message(), Status.SENT)
