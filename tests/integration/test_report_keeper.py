@@ -1,9 +1,7 @@
 """The keeper of a snapshot: what it takes, and when it ends."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import psycopg2
@@ -13,43 +11,13 @@ from consumers.reports import keeper as keeper_room
 from consumers.reports.keeping import Keepers
 from consumers.reports.partition import Partition, Snapshot, SnapshotLost, count_partition
 from infra.postgres.errors import PostgresError
-from infra.postgres.posts import Busy, Post, Posts
+from infra.postgres.posts import Busy, Posts
 from infra.postgres.report_runs import ReportRuns, Run
 from jobs.reports import ReportParameters
 from tests.support.ledger import Store
-from tests.support.reports import Threads, accept, claim, computed, rows_of
+from tests.support.reports import Threads, accept, claim, computed, keepers_of, many_posts, rows_of
 from tests.support.services import sql
 from tests.support.waiting import until
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TEXTS = [
-    "",
-    "  ",
-    "one",
-    "tab\there",
-    "line\nfeed\r\n",
-    "back\\slash \\n \\N \\.",
-    "no\u00a0break \x85 \u3000",
-    "\x01 \x1c\x1f 😀 é",
-]
-MANY = 10_000  # posts: five partitions
-KEEPERS = (
-    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'posthaste report snapshot'"
-)
-
-
-def _posts(count: int = MANY, users: int = 50) -> Iterator[Post]:
-    return (
-        Post(n % users - 3, f"{'word ' * (n % 9)}{TEXTS[n % len(TEXTS)]}", NOW + timedelta(seconds=n)) for n in range(count)
-    )
-
-
-def _keepers(store: Store) -> list[tuple[object, ...]]:
-    return store.rows(KEEPERS)
-
-
-async def _no_keeper(store: Store) -> None:
-    await until(lambda: _keepers(store), lambda found: not found)
 
 
 async def test_another_snapshot_under_the_same_id_is_refused(store: Store) -> None:
@@ -68,7 +36,7 @@ async def test_another_snapshot_under_the_same_id_is_refused(store: Store) -> No
 
 
 async def test_a_truncate_waits_for_the_report_and_its_keeper(store: Store) -> None:
-    Posts(store.database).fill(_posts(10))
+    Posts(store.database).fill(many_posts(10))
     with pytest.raises(Busy):
         keeper = await Keepers(store.database, 600).start(await accept(store))
         await asyncio.to_thread(Posts(store.database).truncate)
@@ -78,7 +46,7 @@ async def test_a_truncate_waits_for_the_report_and_its_keeper(store: Store) -> N
 
 async def test_a_report_that_waited_for_a_truncate_sees_what_came_with_it(store: Store) -> None:
     """A snapshot from before the TRUNCATE would show an empty table: a report that was never true."""
-    Posts(store.database).fill(_posts(10))
+    Posts(store.database).fill(many_posts(10))
     other = psycopg2.connect(store.database)
     with other.cursor() as cursor:
         cursor.execute("TRUNCATE posts")
@@ -110,7 +78,7 @@ async def test_a_keeper_ends(store: Store, cause: str, monkeypatch: pytest.Monke
         return
     await runs.create(job, run, 5)
     if cause != "cap":
-        assert _keepers(store)
+        assert keepers_of(store)
     if cause == "over":
         sql(store.database, "UPDATE jobs SET status = 'completed'")
     elif cause == "another run":
@@ -118,7 +86,7 @@ async def test_a_keeper_ends(store: Store, cause: str, monkeypatch: pytest.Monke
     elif cause == "purged":
         sql(store.database, "DELETE FROM jobs")
     assert await asyncio.to_thread(keeper.process.wait, 30) == 0
-    assert _keepers(store) == []
+    assert keepers_of(store) == []
 
 
 async def test_a_keeper_without_posts_names_why(store: Store) -> None:

@@ -1,9 +1,8 @@
 """Reports by partitions of one snapshot: equal to 1.0, resumed, restarted, fenced."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -18,43 +17,29 @@ from jobs.model import Progress
 from jobs.outcome import RELEASED_AT_SHUTDOWN, Verdict
 from jobs.reports import ReportParameters
 from tests.support.ledger import Store
-from tests.support.reports import Threads, accept, claim, computed, end, expected, reporter_of, rows_of
+from tests.support.reports import (
+    KEEPERS,
+    MANY,
+    NOW,
+    TEXTS,
+    Threads,
+    accept,
+    claim,
+    computed,
+    end,
+    expected,
+    keepers_of,
+    many_posts,
+    no_keeper,
+    reporter_of,
+    rows_of,
+)
 from tests.support.services import sql
 from tests.support.waiting import until
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TEXTS = [
-    "",
-    "  ",
-    "one",
-    "tab\there",
-    "line\nfeed\r\n",
-    "back\\slash \\n \\N \\.",
-    "no\u00a0break \x85 \u3000",
-    "\x01 \x1c\x1f 😀 é",
-]
-MANY = 10_000  # posts: five partitions
-KEEPERS = (
-    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'posthaste report snapshot'"
-)
-
-
-def _posts(count: int = MANY, users: int = 50) -> Iterator[Post]:
-    return (
-        Post(n % users - 3, f"{'word ' * (n % 9)}{TEXTS[n % len(TEXTS)]}", NOW + timedelta(seconds=n)) for n in range(count)
-    )
-
-
-def _keepers(store: Store) -> list[tuple[object, ...]]:
-    return store.rows(KEEPERS)
-
-
-async def _no_keeper(store: Store) -> None:
-    await until(lambda: _keepers(store), lambda found: not found)
-
 
 async def test_the_totals_are_those_of_the_request(store: Store) -> None:
-    Posts(store.database).fill(_posts())
+    Posts(store.database).fill(many_posts())
     before = metrics.REPORT_ROWS._value.get()
     id_, progress = await computed(store, Threads(store.database))
     assert rows_of(store, id_) == await expected(store.database)
@@ -63,7 +48,7 @@ async def test_the_totals_are_those_of_the_request(store: Store) -> None:
     words = sum(total for _, total in rows_of(store, id_))
     assert row == (MANY, 50, words, "{}", None)
     assert store.rows("SELECT 1 FROM report_runs") == []
-    await _no_keeper(store)
+    await no_keeper(store)
 
 
 async def test_every_text_is_counted_as_split_does(store: Store) -> None:
@@ -81,13 +66,13 @@ async def test_an_empty_table_has_an_empty_result(store: Store) -> None:
 
 
 async def test_parameters_choose_posts_and_rows(store: Store) -> None:
-    Posts(store.database).fill(_posts())
+    Posts(store.database).fill(many_posts())
     chosen = ReportParameters(
         start=NOW + timedelta(seconds=1000), end=NOW + timedelta(seconds=9000), user_ids=(-3, 5, 7), order="words", limit=2,
         histogram=True,
     )  # fmt: skip
     id_, progress = await computed(store, Threads(store.database), chosen)
-    posts = [post for post in list(_posts())[1000:9000] if post.user_id in (-3, 5, 7)]
+    posts = [post for post in list(many_posts())[1000:9000] if post.user_id in (-3, 5, 7)]
     words: dict[int, int] = {}
     lengths: dict[int, int] = {}
     for post in posts:
@@ -103,7 +88,7 @@ async def test_parameters_choose_posts_and_rows(store: Store) -> None:
 
 
 async def test_posts_that_come_and_go_meanwhile_are_not_in_it(store: Store) -> None:
-    Posts(store.database).fill(_posts())
+    Posts(store.database).fill(many_posts())
     before = await expected(store.database)
 
     def change(partition: Partition) -> None:
@@ -116,7 +101,7 @@ async def test_posts_that_come_and_go_meanwhile_are_not_in_it(store: Store) -> N
 
 
 async def test_a_later_claim_counts_only_what_is_missing(store: Store) -> None:
-    Posts(store.database).fill(_posts(20_000))
+    Posts(store.database).fill(many_posts(20_000))
     before = await expected(store.database)
     sql(store.database, "CREATE TABLE audit (number int)")
     sql(store.database, "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS "
@@ -140,7 +125,7 @@ async def test_a_later_claim_counts_only_what_is_missing(store: Store) -> None:
     call.cancel()
     await asyncio.wait({call})
     stored = {int(str(number)) for (number,) in store.rows("SELECT number FROM report_partitions")}
-    assert len(stored) >= 3 and _keepers(store)
+    assert len(stored) >= 3 and keepers_of(store)
     await end(store, job, RELEASED_AT_SHUTDOWN)
     Posts(store.database).fill([Post(1, "after the snapshot", NOW)])
     again, progress = Threads(store.database), Progress()
@@ -153,11 +138,11 @@ async def test_a_later_claim_counts_only_what_is_missing(store: Store) -> None:
     assert sorted(store.rows("SELECT number FROM audit")) == [(number,) for number in range(8)]
     assert rows_of(store, id_) == before
     assert progress.detail is not None and progress.detail["restarts"] == 0
-    await _no_keeper(store)
+    await no_keeper(store)
 
 
 async def test_a_report_whose_keeper_died_begins_again_and_says_so(store: Store) -> None:
-    Posts(store.database).fill(_posts())
+    Posts(store.database).fill(many_posts())
     killed: list[object] = []
 
     def kill_once(partition: Partition) -> None:
@@ -213,7 +198,7 @@ async def test_runs_of_ended_jobs_are_forgotten(store: Store) -> None:
 
 
 async def test_a_dead_process_costs_its_partition(store: Store) -> None:
-    Posts(store.database).fill(_posts())
+    Posts(store.database).fill(many_posts())
 
     class Dying(Threads):
         async def count(self, lane: int, partition: Partition) -> PartitionResult:

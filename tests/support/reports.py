@@ -1,8 +1,9 @@
 """Reports on the test's own database, with lanes in the test's process unless a test needs real ones."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from consumers.reports.keeping import Keepers
@@ -10,7 +11,7 @@ from consumers.reports.lanes import Lanes
 from consumers.reports.partition import Partition, PartitionResult, count_partition
 from consumers.reports.run import Reporter
 from infra.postgres.pool import DatabasePool
-from infra.postgres.posts import texts
+from infra.postgres.posts import Post, texts
 from infra.postgres.report_results import ReportResults
 from infra.postgres.report_runs import ReportRuns
 from infra.postgres.totals import Totals
@@ -22,8 +23,24 @@ from jobs.retry import RetryPolicy
 from jobs.words import total_words
 from tests.support.factories import claim_request, report
 from tests.support.ledger import Store
+from tests.support.waiting import until
 
 SECONDS = 10.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TEXTS = [  # white space, escapes of COPY, control and wide characters
+    "",
+    "  ",
+    "one",
+    "tab\there",
+    "line\nfeed\r\n",
+    "back\\slash \\n \\N \\.",
+    "no\u00a0break \x85 \u3000",
+    "\x01 \x1c\x1f 😀 é",
+]
+MANY = 10_000  # posts: five partitions
+KEEPERS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'posthaste report snapshot'"
+)
 
 
 @dataclass
@@ -98,3 +115,20 @@ async def expected(url: str) -> list[tuple[int, int]]:
     totals = await pool.call(lambda connection: total_words(texts(connection)), SECONDS)
     pool.close()
     return sorted(totals.items())
+
+
+def many_posts(count: int = MANY, users: int = 50) -> Iterator[Post]:
+    """Posts of `users` users with all of `TEXTS`."""
+    return (
+        Post(n % users - 3, f"{'word ' * (n % 9)}{TEXTS[n % len(TEXTS)]}", NOW + timedelta(seconds=n)) for n in range(count)
+    )
+
+
+def keepers_of(store: Store) -> list[tuple[object, ...]]:
+    """The sessions of keepers."""
+    return store.rows(KEEPERS)
+
+
+async def no_keeper(store: Store) -> None:
+    """Wait until no keeper runs."""
+    await until(lambda: keepers_of(store), lambda found: not found)
