@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from benchmarks.console import beside_ten_million
+from benchmarks.counting import ways_to_count
 from benchmarks.lists import ten_million
 from benchmarks.memory import steady_load
 from benchmarks.overload import four_times_too_much
@@ -27,6 +28,7 @@ EXPLICIT: dict[str, Benchmark] = {
     "console": beside_ten_million,
     "memory": steady_load,
     "results": whole_results,
+    "counting": ways_to_count,
 }  # take minutes and gigabytes: only by name
 DEFAULT: dict[str, Benchmark] = {
     "queues": stream_or_rabbitmq,
