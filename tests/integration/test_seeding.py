@@ -29,7 +29,7 @@ CREATE TRIGGER disk_full BEFORE INSERT ON posts FOR EACH STATEMENT EXECUTE FUNCT
 
 BROKEN_INDEX = """
 CREATE FUNCTION broken(integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
-    IF (SELECT count(*) FROM posts) > 0 THEN RAISE 'broken'; END IF;
+    IF (SELECT count(*) FROM public.posts) > 0 THEN RAISE 'broken'; END IF;
     RETURN 1;
 END $$;
 CREATE STATISTICS breaks ON (broken(user_id)), (broken(user_id) + 1) FROM posts

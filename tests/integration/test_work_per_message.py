@@ -5,6 +5,7 @@ A change that raises a number must change it here on purpose.
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -32,19 +33,21 @@ MESSAGE = {"destination": "+15550001", "body": "hello"}
 # Redis: one write of the last status, and one of `processing` where the call is not over within 50 ms. AMQP: the publishing and
 # the acknowledgement.
 ALONE = {"statements": 4, "redis": 2, "amqp": 2}
+# aiohttp's writing of a body. Python 3.12 and 3.13 start it without the loop's task factory, so it is not counted there.
+WRITES = {} if (3, 12) <= sys.version_info < (3, 14) else {"ClientRequest.write_bytes": 1}
 TASKS_ALONE = {
     "Batcher._drain": 4,  # one for each statement
     "EagerPublisher._publish_queue": 1,
     "Runner._run": 1,
     "send_message": 1,  # the handler, which a shutdown interrupts
-    "ClientRequest.write_bytes": 1,  # aiohttp's
+    **WRITES,
     "Statuses._write": 2,
 }
 # A batch of one request: its deliveries arrive, and are claimed and recorded, in some batches. A message has no task of its own
 # beyond those of its item, its execution, its handler and the client's.
 BATCH = 100
 BATCH_AT_MOST = {"statements": 40, "redis": 20, "amqp": 30}
-TASKS_PER_MESSAGE = {"MessageEndpoints._accept_item", "Runner._run", "send_message", "ClientRequest.write_bytes"}
+TASKS_PER_MESSAGE = {"MessageEndpoints._accept_item", "Runner._run", "send_message", *WRITES}
 BATCH_TASKS_BESIDE = 60
 SERVER = ("RequestHandler.", "BaseSelectorEventLoop._accept")  # tasks of the provider
 SETTLED_SECONDS = 0.1  # the cache is written after the commit
