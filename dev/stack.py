@@ -5,12 +5,11 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,13 @@ import aiohttp
 from cli.processes import START_SECONDS, CannotStart, Program, write_command
 from cli.sandbox import Faults, Sandbox
 from dev.databases import create_database, drop_database
+from dev.ports import free_port
 from infra.postgres import migration
 from infra.rabbitmq.topology import delete, describe
 from service.settings import PREFIX, Settings
 
 POLL_SECONDS = 0.1
 MESSAGES = (Program("api", "api"), Program("worker", "consumers messages"), Program("relay", "consumers relay"))
-
-
-def free_port() -> int:
-    """A free port below the ephemeral range of Linux: no outgoing connection takes it before its server binds."""
-    while True:
-        port = random.SystemRandom().randrange(28_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def environment_without_settings() -> dict[str, str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from benchmarks.peers.client import Provider, connect
 from benchmarks.peers.servers import ROOT, Servers
 from benchmarks.peers.systems import Command, System
+from dev.ports import free_port
 from dev.process import Process, spawn
-from dev.stack import free_port
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0

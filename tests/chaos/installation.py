@@ -19,7 +19,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from cli.sandbox import Faults, Sandbox
 from dev.databases import create_database
-from dev.stack import as_variables, environment_without_settings, free_port, is_ready, serving
+from dev.ports import free_port
+from dev.stack import as_variables, environment_without_settings, is_ready, serving
 from infra.postgres import migration
 from tests.chaos import audit_triggers
 from tests.chaos.crash_points import become

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from dev.stack import free_port
+from dev.ports import free_port
 from dev.tools import PROMETHEUS, require
 from tests.support.services import Services
 from tests.support.stack import Stack, running

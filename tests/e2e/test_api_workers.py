@@ -4,14 +4,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
-from dev.stack import free_port
+from dev.ports import free_port
 from tests.support.metrics import Scrape, scrape
 from tests.support.stack import Stack
 from tests.support.waiting import eventually
@@ -39,12 +39,12 @@ async def _api(stack: Stack, port: int, log: Path) -> AsyncIterator["subprocess.
 
 async def _listening(parent: int, port: int) -> set[int]:
     """The processes below `parent` that listen at the port."""
-    children = psutil.Process(parent).children(recursive=True)
-    return {
-        child.pid
-        for child in children
-        if any(each.status == "LISTEN" and each.laddr.port == port for each in child.net_connections("tcp"))
-    }
+    listening = set()
+    for child in psutil.Process(parent).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # killed meanwhile
+            if any(each.status == "LISTEN" and each.laddr.port == port for each in child.net_connections("tcp")):
+                listening.add(child.pid)
+    return listening
 
 
 async def _post(port: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from standardwebhooks import WebhookVerificationError
 
-from dev.stack import free_port
+from dev.ports import free_port
 from tests.support.hostile_urls import HOSTILE_URLS
 from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.support.services import Services, sql

@@ -11,7 +11,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from dev.stack import as_variables, environment_without_settings, free_port
+from dev.ports import free_port
+from dev.stack import as_variables, environment_without_settings
 from tests.support.processes import Process
 from tests.support.services import Services
 from tests.support.stack import Stack

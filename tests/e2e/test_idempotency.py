@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from consumers.maintenance import clean
-from dev.stack import free_port
+from dev.ports import free_port
 from infra.postgres.ledger import Ledger
 from infra.postgres.pool import DatabasePool
 from infra.postgres.retention import Retention

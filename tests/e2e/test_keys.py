@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from api.callers import REFRESH_SECONDS
-from dev.stack import free_port
+from dev.ports import free_port
 from infra.keys import matches, new_key, prefix_of
 from tests.support.keys import call, create_key, key_store, until_keys_required
 from tests.support.services import Services, sql

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.stack import free_port
+from dev.ports import free_port
 from infra.redis.figures import FiguresStore
 from service.figures import Figures, FiguresReader, LedgerSampler
 from tests.support.metrics import Scrape, scrape

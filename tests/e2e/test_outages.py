@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dev.stack import free_port
+from dev.ports import free_port
 from tests.support.processes import Process
 from tests.support.services import Services, drop_namespace, with_path
 from tests.support.stack import DEFAULT_PATIENCE, Stack, running

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dev.ports import is_free
-from dev.stack import as_variables, environment_without_settings, free_port
+from dev.ports import free_port, is_free
+from dev.stack import as_variables, environment_without_settings
 from tests.e2e.quick_start import SHELLS, commands, promises, run, running, up
 from tests.support.services import Services
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dev.stack import free_port
+from dev.ports import free_port
 from tests.support.services import Services, proxied
 from tests.support.waiting import eventually
 

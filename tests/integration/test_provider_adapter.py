@@ -5,7 +5,7 @@ from dataclasses import replace
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from dev.stack import free_port
+from dev.ports import free_port
 from examples.provider_adapter import application
 from infra.providers.http import HttpProvider
 from jobs.outcome import Outcome, Verdict, from_http

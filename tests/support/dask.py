@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from dev.stack import environment_without_settings, free_port
+from dev.ports import free_port
+from dev.stack import environment_without_settings
 
 
 @dataclass

@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 
 from cli.sandbox import Sandbox
-from dev.stack import as_variables, environment_without_settings, free_port, is_ready, local_sandbox, serving
+from dev.ports import free_port
+from dev.stack import as_variables, environment_without_settings, is_ready, local_sandbox, serving
 from infra.rabbitmq.inspection import inspect
 from infra.rabbitmq.topology import describe
 from tests.support.processes import Process, run_command

@@ -15,7 +15,7 @@ import typer
 from cli.local_settings import started
 from cli.processes import CannotStart, require_free_port, with_metrics, write_command
 from cli.up import _introduction, _masked, programs, up
-from dev.stack import free_port
+from dev.ports import free_port
 from service.settings import SANDBOX_FILE, Settings
 from tests.support.settings import set_settings
 
