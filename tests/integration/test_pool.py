@@ -170,9 +170,9 @@ async def test_a_transaction_whose_client_stopped_is_ended_with_its_snapshot(pro
         release.wait(20)
         return sum(1 for _ in reading)
 
-    statement = (
-        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'posthaste pool test' AND xact_start IS NOT NULL"
-    )
+    # FETCH: the statements before it, those of the connection included, end transactions or make this one active, too.
+    statement = """SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'posthaste pool test' AND xact_start IS NOT NULL AND query LIKE 'FETCH%'"""
 
     async def transactions() -> int:
         return int(str(proxied_store.rows(statement)[0][0]))
