@@ -71,7 +71,9 @@ class Statuses:
     def cache(self, status: KnownStatus) -> None:
         """Write a status to the cache in the background. No `Batcher`: nobody awaits a write, so no write needs a future."""
         if self._has_room():
-            self._running.pop(status.id, None)
+            running = self._running.get(status.id)
+            if running is not None and running.version <= status.version:
+                del self._running[status.id]
             self._write_soon([status])
 
     def cache_claim(self, status: KnownStatus) -> None:

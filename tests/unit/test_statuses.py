@@ -100,6 +100,15 @@ async def test_a_claim_is_written_after_a_while_unless_the_job_ends_before(monke
     assert batches == [{(short, 3)}, {(long, 2)}]
 
 
+async def test_an_older_status_does_not_take_the_place_of_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.statuses.PROCESSING_SECONDS", 0.01)
+    statuses, cache, _, _ = _bench()
+    id_ = new_id()
+    statuses.cache_claim(KnownStatus(id_, 2, Status.PROCESSING, Kind.MESSAGE, "default", time.monotonic()))
+    statuses.cache(KnownStatus(id_, 1, Status.QUEUED, Kind.MESSAGE, "default", time.monotonic()))
+    await until(lambda: cache.values.get(id_), lambda held: held is not None and held.version == 2)
+
+
 async def test_too_many_writes_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.statuses.MAX_UNWRITTEN", 2)
     statuses, cache, *_ = _bench()
