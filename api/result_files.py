@@ -35,7 +35,7 @@ class ResultFile:
         self._hash = hashlib.sha256()
         self._size = 0
 
-    # What pyarrow requires of a file.
+    # pyarrow requires these of a file.
     closed = False
 
     def write(self, data: bytes, /) -> int:

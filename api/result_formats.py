@@ -52,7 +52,7 @@ BY_MEDIA_TYPE: Mapping[str, Format] = {each.media_type: each for each in FORMATS
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What a writer writes: the names of both columns, and facts beside the rows.
+    """The content of a file: the names of both columns, and facts beside the rows.
 
     `members`: further members of the JSON object. `metadata`: of the schema of Parquet and Arrow.
     """

@@ -32,7 +32,7 @@ _LENGTHS = ("words", "posts")
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a file has: a part of the result, or the rest of it after a page, with the rows of its table."""
+    """The content of a file: a part of the result, or the rest of it after a page, with the rows of its table."""
 
     part: Literal["totals", "histogram"]
     page: str

@@ -18,6 +18,7 @@ import psycopg2
 
 from benchmarks.report_computing import posts_of, vacuum
 from consumers.reports.counting import Counter
+from consumers.reports.partition import CHUNK_BYTES, Chunks
 from consumers.reports.sums import Sums
 from dev.databases import create_database, drop_database
 from infra.postgres import migration
@@ -82,20 +83,9 @@ def _copy(url: str, file: Any, options: str = "") -> None:
         cursor.copy_expert(f"COPY ({SELECT}) TO STDOUT {options}", file)
 
 
-class _Chunks(io.RawIOBase):
-    def __init__(self, counter: Counter):
-        self._counter = counter
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        return self._counter.write(data)
-
-
 def _numpy(url: str) -> Totals:
     sums = Sums()
-    buffer = io.BufferedWriter(_Chunks(Counter(sums.add)), 1 << 20)
+    buffer = io.BufferedWriter(Chunks(Counter(sums.add)), CHUNK_BYTES)
     _copy(url, buffer)
     buffer.flush()
     users, words = sums.result()

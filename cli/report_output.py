@@ -28,7 +28,7 @@ Row = dict[str, int]  # user_id, total_words
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where the result goes, and in which form. `path` None: standard output. `top`: only so many users, most words first."""
+    """The place and the form of the result. `path` None: standard output. `top`: only so many users, most words first."""
 
     form: Form
     path: Path | None

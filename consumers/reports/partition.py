@@ -84,7 +84,7 @@ class PartitionResult:
     length_posts: Integers | None = None
 
 
-class _Chunks(io.RawIOBase):
+class Chunks(io.RawIOBase):
     """The end of the buffer that COPY fills: Python runs once for each chunk, not once for each row."""
 
     def __init__(self, counter: Counter):
@@ -120,7 +120,7 @@ def count_partition(partition: Partition) -> PartitionResult:
         connection.autocommit = True
         with connection.cursor() as cursor:
             import_snapshot(cursor, partition.snapshot)
-            rows = io.BufferedWriter(_Chunks(Counter(add)), CHUNK_BYTES)
+            rows = io.BufferedWriter(Chunks(Counter(add)), CHUNK_BYTES)
             cursor.copy_expert(_copy(cursor, partition), cast(Any, rows))
             rows.flush()
     of_lengths = (None, None) if lengths is None else lengths.result()
