@@ -1,9 +1,9 @@
 """One measured process of `benchmarks.report_computing`: `python -m benchmarks.report_process MODE DATABASE_URL`.
 
 It prints one line of JSON: `seconds` of the work without the start of Python, `peak_mb` of each process, and what was counted.
+Each lane imports this module, too, so what only some modes need is imported in their functions.
 """
 
-import asyncio
 import hashlib
 import io
 import json
@@ -45,6 +45,9 @@ def floor(url: str) -> dict[str, Any]:
 
 def loop(url: str) -> dict[str, Any]:
     """Version 1.0: a cursor and `str.split`."""
+    import asyncio
+
+    import infra  # noqa: F401  first, as in the API: see there
     from infra.postgres.pool import DatabasePool
     from infra.postgres.posts import texts
     from jobs.words import total_words
@@ -74,6 +77,10 @@ def wc(url: str) -> dict[str, Any]:
 
 def lanes(url: str) -> dict[str, Any]:
     """Version 2.0: a report with two lanes, twice. The second one finds the lanes started."""
+    import asyncio
+
+    import infra  # noqa: F401  first, as in a worker: see there
+
     return asyncio.run(_reports(url))
 
 
@@ -95,8 +102,7 @@ async def _reports(url: str) -> dict[str, Any]:
 
     pool = DatabasePool(url, name="benchmark", threads=4)
     ledger, processes = Ledger(pool, grace_seconds=600), ProcessLanes(int(os.environ.get("LANES", "2")), url)
-    keepers = Keepers(url, 3600)
-    reporter = Reporter(ReportRuns(pool), ReportResults(pool), Totals(pool), keepers, processes, 3600)
+    reporter = Reporter(ReportRuns(pool), ReportResults(pool), Totals(pool), Keepers(url, 3600), processes, 3600)
     seconds = []
     for _ in range(2):
         new = NewJob(uuid7(), "benchmark", REPORTS)

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg2
 
+from consumers.reports.counting import UnexpectedFormat
 from consumers.reports.lanes import LaneLost, LanesUnavailable
 from consumers.reports.partition import NotConfigured, Partition, PartitionResult, SnapshotLost, count_partition
 
@@ -69,7 +70,7 @@ class DaskLanes:
         error = counted.exception()
         if error is None:
             return counted.result()
-        if isinstance(error, psycopg2.Error | SnapshotLost | NotConfigured):
+        if isinstance(error, psycopg2.Error | SnapshotLost | NotConfigured | UnexpectedFormat):
             raise error
         if type(error).__name__ == "KilledWorker":
             raise LaneLost(str(error)) from error

@@ -5,35 +5,22 @@ It imports little: each worker process has it in memory.
 
 import io
 import os
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import psycopg2
 import psycopg2.extensions
 
+from consumers.reports.connection import read_only
 from consumers.reports.counting import Counter, Integers, histogram
 from consumers.reports.sums import Sums
 from jobs.reports import ReportParameters
 
 CHUNK_BYTES = 1 << 20
-STATEMENT_SECONDS = 120  # for at most `plan.MOST_POSTS` posts or so
-_LOCK_SECONDS = 10
 DATABASE_URL = "POSTHASTE_DATABASE_URL"
 
 # Of `SET TRANSACTION SNAPSHOT`: the snapshot does not exist; the same until Postgres 16; its transaction has ended.
 _SNAPSHOT_LOST = ("42704", "22023", "55000")
-
-_CONNECTION: dict[str, Any] = {
-    "application_name": "posthaste report",
-    "client_encoding": "utf8",
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "options": f"-c timezone=UTC -c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={_LOCK_SECONDS}s "
-    "-c idle_in_transaction_session_timeout=60s",
-}
 
 
 class SnapshotLost(Exception):
@@ -101,7 +88,7 @@ def count_partition(partition: Partition) -> PartitionResult:
     """Count the words of a partition.
 
     Raises:
-        SnapshotLost, NotConfigured: see there. psycopg2.Error: every other failure of Postgres.
+        SnapshotLost, NotConfigured, UnexpectedFormat: see there. psycopg2.Error: every other failure of Postgres.
     """
     users, lengths = Sums(), Sums() if partition.parameters.histogram else None
     posts = 0
@@ -116,20 +103,19 @@ def count_partition(partition: Partition) -> PartitionResult:
     url = partition.url or os.environ.get(DATABASE_URL)
     if not url:
         raise NotConfigured(f"{DATABASE_URL} is not set in the environment of the worker")
-    with closing(psycopg2.connect(url, **_CONNECTION)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            import_snapshot(cursor, partition.snapshot)
-            rows = io.BufferedWriter(Chunks(Counter(add)), CHUNK_BYTES)
-            cursor.copy_expert(_copy(cursor, partition), cast(Any, rows))
-            rows.flush()
+    with read_only(url) as cursor:
+        import_snapshot(cursor, partition.snapshot)
+        counter = Counter(add)
+        rows = io.BufferedWriter(Chunks(counter), CHUNK_BYTES)
+        cursor.copy_expert(_copy(cursor, partition), cast(Any, rows))
+        rows.flush()
+        counter.finish()
     of_lengths = (None, None) if lengths is None else lengths.result()
     return PartitionResult(partition.number, posts, *users.result(), *of_lengths)
 
 
 def import_snapshot(cursor: psycopg2.extensions.cursor, snapshot: Snapshot) -> None:
-    """Begin a transaction that has the snapshot. Raises `SnapshotLost`, or `psycopg2.Error`."""
-    cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    """Give the transaction the snapshot. Raises `SnapshotLost`, or `psycopg2.Error`."""
     try:
         cursor.execute("SET TRANSACTION SNAPSHOT %s", (snapshot.id,))
     except psycopg2.Error as error:
@@ -153,4 +139,4 @@ def _copy(cursor: psycopg2.extensions.cursor, partition: Partition) -> str:
     }
     conditions = {condition: value for condition, value in conditions.items() if value is not None}
     select = f"SELECT user_id, context FROM posts WHERE {' AND '.join(conditions)}"  # noqa: S608  constants
-    return f"COPY ({cursor.mogrify(select, list(conditions.values())).decode()}) TO STDOUT"
+    return f"COPY ({cursor.mogrify(select, list(conditions.values())).decode()}) TO STDOUT (FORMAT binary)"

@@ -8,6 +8,7 @@ import psycopg2
 import structlog
 from uuid_utils.compat import uuid7
 
+from consumers.reports.counting import UnexpectedFormat
 from consumers.reports.keeping import Keeper, Keepers
 from consumers.reports.lanes import LaneLost, Lanes, LanesUnavailable
 from consumers.reports.partition import NotConfigured, Partition, PartitionResult, Snapshot, SnapshotLost
@@ -211,6 +212,8 @@ def _outcome(error: Exception) -> Outcome | None:
             return Outcome(Verdict.RETRYABLE, "process_lost")
         case NotConfigured():
             return Outcome(Verdict.RETRYABLE, "worker_not_configured")
+        case UnexpectedFormat():
+            return Outcome(Verdict.RETRYABLE, "posts_changed")
         case LanesUnavailable():
             return Outcome(Verdict.RETRYABLE, "scheduler_unavailable")
         case BadData():

@@ -65,6 +65,17 @@ async def test_an_empty_table_has_an_empty_result(store: Store) -> None:
     assert store.rows("SELECT posts, users, words, histogram FROM report_results") == [(0, 0, 0, [])]
 
 
+@pytest.mark.parametrize("change", ["ALTER user_id TYPE bigint", "ALTER context DROP NOT NULL"])
+async def test_a_changed_table_is_named(store: Store, change: str) -> None:
+    Posts(store.database).fill(many_posts(10))
+    sql(store.database, f"ALTER TABLE posts {change}")
+    if "NULL" in change:
+        sql(store.database, "UPDATE posts SET context = NULL WHERE user_id = 3")
+    job = await claim(store, await accept(store))
+    outcome = await reporter_of(store, Threads(store.database)).compute(job, Progress())
+    assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, "posts_changed")
+
+
 async def test_parameters_choose_posts_and_rows(store: Store) -> None:
     Posts(store.database).fill(many_posts())
     chosen = ReportParameters(
