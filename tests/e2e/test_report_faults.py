@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import psutil
 import psycopg2
 import pytest
 
+from infra.postgres import migration
 from infra.postgres.posts import Busy, Post, Posts
-from tests.support.services import Services, sql
+from tests.support.own_servers import own_server
+from tests.support.services import Services, sql, with_path
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually, until
 
@@ -39,8 +41,14 @@ CREATE TRIGGER audit BEFORE INSERT ON report_partitions FOR EACH ROW EXECUTE FUN
 @pytest.fixture
 async def reporting(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
     """A stack with a process for reports that has two lanes, and 40,000 posts."""
+    async with _reporting(services, database, broker_namespace, tmp_path) as stack:
+        yield stack
+
+
+@asynccontextmanager
+async def _reporting(services: Services, database: str, namespace: str, folder: Path) -> AsyncIterator[Stack]:
     settings: Any = {"report_retry": RETRY, "report_processes": "2", "worker_grace_seconds": "0.5"}
-    async with running(services, database, broker_namespace, tmp_path, **settings) as stack:
+    async with running(services, database, namespace, folder, **settings) as stack:
         Posts(stack.database).fill(Post(n % 50, f"{'word ' * (n % 7)}end", NOW) for n in range(40_000))
         sql(stack.database, AUDIT)
         stack.start("reporter", "consumers", "reports")
@@ -163,6 +171,28 @@ async def test_a_killed_keeper_restarts_the_report_on_a_new_snapshot(reporting: 
     assert id_ in await stack.processes["reporter"].until_logged("report.restarted")
     assert await stack.get(f"{JOBS}/{id_}/result") == await stack.get(SYNC)
     assert _counted(stack) == list(range(PARTITIONS))
+
+
+async def test_a_crash_of_postgres_restarts_the_report(
+    services: Services, namespace: str, broker_namespace: str, tmp_path: Path
+) -> None:
+    """A backend that is killed makes Postgres end all sessions, and recover from its log."""
+    with own_server("postgres", tmp_path / "postgres") as server:
+        sql(server.url, "CREATE DATABASE crashing")
+        database = with_path(server.url, "crashing")
+        migration.migrate(database, namespace)
+        async with _reporting(services, database, broker_namespace, tmp_path) as stack:
+            expected = await stack.get(SYNC)
+            with _closed_gate(stack):
+                id_ = await _in_mid_report(stack)
+                keepers = _children(stack)[1]
+                with pytest.raises(psycopg2.OperationalError):
+                    sql(server.url, "COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
+            state = await _completed(stack, id_)
+            assert (state["status"], state["progress"]["restarts"]) == ("completed", 1)
+            assert await stack.get(f"{JOBS}/{id_}/result") == expected
+            assert _counted(stack) == list(range(PARTITIONS))
+            await until(lambda: _are_gone(keepers), bool)
 
 
 async def test_cut_connections_cost_an_attempt(reporting: Stack) -> None:
