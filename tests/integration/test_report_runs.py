@@ -76,6 +76,27 @@ async def test_a_changed_table_is_named(store: Store, change: str) -> None:
     assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, "posts_changed")
 
 
+async def test_a_full_disk_is_named_and_what_is_stored_is_used_later(store: Store) -> None:
+    Posts(store.database).fill(many_posts())
+    sql(store.database, """
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';
+        END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON report_partitions FOR EACH ROW WHEN (NEW.number = 2)
+            EXECUTE FUNCTION full_disk()""")  # fmt: skip
+    lanes = Threads(store.database, lanes=1)
+    id_ = await accept(store)
+    job = await claim(store, id_)
+    outcome = await reporter_of(store, lanes).compute(job, Progress())
+    assert (outcome.verdict, outcome.reason) == (Verdict.RETRYABLE, "disk_full")
+    await end(store, job, outcome)
+    sql(store.database, "DROP TRIGGER full_disk ON report_partitions")
+    lanes.counted.clear()
+    job = await claim(store, id_)
+    assert (await reporter_of(store, lanes).compute(job, Progress())).verdict is Verdict.ACCEPTED
+    assert 2 in lanes.counted and not {0, 1} & set(lanes.counted)
+
+
 async def test_parameters_choose_posts_and_rows(store: Store) -> None:
     Posts(store.database).fill(many_posts())
     chosen = ReportParameters(
