@@ -113,10 +113,11 @@ async def _reports(url: str) -> dict[str, Any]:
         outcome = await reporter.compute(job, Progress())
         seconds.append(time.perf_counter() - started)
         assert outcome.reason is None, outcome
+    peaks = {"itself": _peak(os.getpid())}  # before it reads the totals
+    peaks |= {f"lane {n}": _peak(child.pid) for n, child in enumerate(multiprocessing.active_children(), 1)}
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT user_id, total_words FROM report_totals WHERE job_id = %s ORDER BY 1", (str(new.id),))
         rows = cast(list[tuple[int, int]], cursor.fetchall())
-    peaks = {f"lane {n}": _peak(child.pid) for n, child in enumerate(multiprocessing.active_children(), 1)}
     processes.close()
     pool.close()
     return {**_counted(rows), "cold": seconds[0], "warm": seconds[1], "peaks": peaks}

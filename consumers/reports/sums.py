@@ -29,9 +29,14 @@ class Sums:
 
     def _compact(self) -> None:
         if self._pending:
-            arrays = zip((self._keys, self._values), *self._pending, strict=True)
-            self._keys, self._values = _summed(*(np.concatenate(each) for each in arrays))
-            self._pending, self._count = [], 0
+            self._keys, self._values = _summed(*self._take())
+
+    def _take(self) -> tuple[Integers, Integers]:
+        """All keys and values. The sums keep none, so that they are not in memory twice while they are sorted."""
+        keys, values = zip((self._keys, self._values), *self._pending, strict=True)
+        self._keys = self._values = np.empty(0, np.int64)
+        self._pending, self._count = [], 0
+        return np.concatenate(keys), np.concatenate(values)
 
 
 def _summed(keys: Integers, values: Integers) -> tuple[Integers, Integers]:
@@ -39,5 +44,6 @@ def _summed(keys: Integers, values: Integers) -> tuple[Integers, Integers]:
         return keys, values
     order = np.argsort(keys, kind="stable")
     keys, values = keys[order], values[order]
+    del order
     first = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
     return keys[first], np.add.reduceat(values, first)

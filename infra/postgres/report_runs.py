@@ -46,6 +46,11 @@ WHERE run_id = :run_id AND number > :after ORDER BY number LIMIT :limit
 """)
 
 
+def array_literal(numbers: Sequence[int] | None) -> str | None:
+    """An array for CAST. Postgres parses each element of the driver's own ARRAY[…] as an expression: six times as slow."""
+    return None if numbers is None else "{" + ",".join(map(str, numbers)) + "}"
+
+
 class LeaseLost(Exception):
     """Another claim has the job, so nothing was stored."""
 
@@ -102,7 +107,7 @@ class ReportRuns:
         await self._pool.execute(_DELETE, timeout, **fence(job))
         parameters = {
             "run_id": str(run.id), "snapshot": run.snapshot, "snapshot_at": run.snapshot_at, "restarts": run.restarts,
-            "posts_version": run.posts_version, "bounds": run.bounds,
+            "posts_version": run.posts_version, "bounds": array_literal(run.bounds),
         }  # fmt: skip
         if not await self._pool.value(_CREATE, timeout, **fence(job), **parameters):
             raise LeaseLost
@@ -110,8 +115,9 @@ class ReportRuns:
     async def store(self, job: Claimed, run_id: UUID, partition: StoredPartition, timeout: float) -> None:
         """Store the result of a partition, unless it is stored. Raises `LeaseLost`."""
         parameters = {
-            "run_id": str(run_id), "number": partition.number, "posts": partition.posts, "users": partition.users,
-            "words": partition.words, "lengths": partition.lengths, "length_posts": partition.length_posts,
+            "run_id": str(run_id), "number": partition.number, "posts": partition.posts,
+            "users": array_literal(partition.users), "words": array_literal(partition.words),
+            "lengths": array_literal(partition.lengths), "length_posts": array_literal(partition.length_posts),
         }  # fmt: skip
         if not await self._pool.value(_STORE, timeout, **fence(job), **parameters):
             raise LeaseLost

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import sqlalchemy as sa
 
 from infra.postgres.pool import DatabasePool
-from infra.postgres.report_runs import HELD, fence
+from infra.postgres.report_runs import HELD, array_literal, fence
 from jobs.model import Claimed
 
 BATCH = 10_000
@@ -44,7 +44,8 @@ class Totals:
         await self._pool.execute(_FORGET, timeout, **fence(job))
         before = 0
         for users, words in batches:
-            parameters = {"users": list(users), "words": list(words), "before": before if ordered else None}
+            arrays = {"users": array_literal(users), "words": array_literal(words)}
+            parameters = {**arrays, "before": before if ordered else None}
             if not await self._pool.value(_STORE, timeout, **fence(job), **parameters):
                 return False
             before += len(users)
