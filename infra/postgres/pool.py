@@ -69,9 +69,11 @@ class _Call(Generic[T]):
             finally:
                 with self._lock, duplicate:  # from here on the connection may serve another call
                     self._socket = None
+                    if self._abandoned:  # maybe after the last statement, so that no error has told SQLAlchemy
+                        connection.invalidate()
 
     def abandon(self) -> None:
-        """Free the thread by shutting its socket down. SQLAlchemy then discards the connection."""
+        """Free the thread by shutting its socket down. The connection is then discarded."""
         with self._lock:
             self._abandoned = True
             if self._socket is not None:

@@ -75,6 +75,25 @@ async def test_the_server_ends_a_statement_at_the_longest_deadline_of_its_lane(p
             await pool.call(_count, 10)
 
 
+async def test_a_call_that_is_abandoned_after_its_last_statement_costs_no_later_call(proxied_store: ProxiedStore) -> None:
+    done, release = threading.Event(), threading.Event()
+
+    def execute_and_wait(connection: sa.Connection) -> int:
+        one = _one(connection)
+        done.set()
+        release.wait(10)
+        return one
+
+    async with pool_of(proxied_store) as pool:
+        calling = asyncio.create_task(pool.call(execute_and_wait, 30))
+        assert await asyncio.to_thread(done.wait, 10)
+        calling.cancel()
+        await asyncio.wait({calling})
+        release.set()
+        for _ in range(4):  # more than it has threads
+            assert await pool.call(_one, 30) == 1
+
+
 async def test_abandoning_leaves_a_descriptor_alone_that_libpq_has_closed(proxied_store: ProxiedStore) -> None:
     client, server = socket.socketpair()
     release = threading.Event()
