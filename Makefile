@@ -55,6 +55,8 @@ seed: migrate ## Append 1,000 random posts for the reports
 truncate: migrate ## Delete all posts (asks)
 	@$(BIN)/posthaste posts truncate
 
+# The tests start hundreds of processes: each would compile the code anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: services dev tools ## Run all the tests on real services
 	@$(BIN)/pytest -q -n 4 --dist worksteal
 
