@@ -20,6 +20,7 @@ def test_a_database_with_rows_is_lent_again_without_them_and_without_sessions(da
         assert _name(again) == _name(url)
         assert sql(again, "SELECT namespace FROM installation") == [("second",)]
         assert sql(again, "SELECT count(*) FROM posts") == [(0,)]
+        assert sql(again, "SELECT last_value, is_called FROM posts_changes") == [(1, True)]
         assert sql(again, "INSERT INTO posts (user_id, context, created_at) VALUES (1, '', now()) RETURNING id") == [(1,)]
     with pytest.raises(psycopg2.OperationalError):
         connection.cursor().execute("SELECT 1")
@@ -40,5 +41,5 @@ def test_a_database_with_rows_is_lent_again_without_them_and_without_sessions(da
 def test_a_database_of_another_shape_is_not_lent_again(databases: Databases, change: str) -> None:
     with databases.lent("changed") as url:
         sql(url, change)
-    assert _name(url) not in databases.idle
+    assert _name(url) not in [copy.name for copy in databases.idle]
     assert databases.services.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{_name(url)}'") == [(0,)]

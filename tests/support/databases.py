@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg2
@@ -32,23 +32,50 @@ SELECT md5(string_agg(line, E'\\n' ORDER BY line)) FROM (
     UNION ALL SELECT format('revision %s', version_num) FROM alembic_version
 ) AS shape
 """
+# With a wait of its own: pg_terminate_backend looks only every 100 ms whether a session has ended.
 _END_SESSIONS = """
-SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
-# Only tables with rows: TRUNCATE gives a table new files.
-_EMPTY = """
-DO $$ DECLARE name text; filled boolean; BEGIN
-    SET LOCAL lock_timeout = '10s';
-    FOR name IN SELECT quote_ident(tablename) FROM pg_tables
-        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'installation')
-    LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', name) INTO filled;
-        IF filled THEN EXECUTE format('TRUNCATE %s RESTART IDENTITY CASCADE', name); END IF;
+DO $$ BEGIN
+    FOR look IN 1..1000 LOOP
+        PERFORM pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+        EXIT WHEN NOT FOUND;
+        PERFORM pg_sleep(0.01), pg_stat_clear_snapshot();
     END LOOP;
-    FOR name IN SELECT quote_ident(sequencename) FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL
-    LOOP EXECUTE format('ALTER SEQUENCE %s RESTART', name); END LOOP;
 END $$
 """
+# Referencing tables first. DELETE of some rows costs less than TRUNCATE, which gives the table and its indexes new files.
+_EMPTY = """
+DO $$ DECLARE name text; filled bigint; BEGIN
+    SET LOCAL lock_timeout = '10s';
+    FOR name IN SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+        AND relname NOT IN ('alembic_version', 'installation') ORDER BY oid DESC
+    LOOP
+        EXECUTE format('SELECT count(*) FROM (SELECT FROM %s LIMIT 100) AS first', name) INTO filled;
+        IF filled = 100 THEN EXECUTE format('TRUNCATE %s CASCADE', name);
+        ELSIF filled > 0 THEN EXECUTE format('DELETE FROM %s', name); END IF;
+    END LOOP;
+END $$
+"""
+# The statement that sets every sequence to its present value.
+_SEQUENCES = """
+SELECT 'SELECT ' || string_agg(
+    format('setval(%L, %s, %L)', sequencename, coalesce(last_value, start_value), last_value IS NOT NULL), ', ')
+FROM pg_sequences WHERE schemaname = 'public'
+"""
+
+
+@dataclass
+class Copy:
+    """One copy. Its connection stays open, because a new one costs more than emptying the database."""
+
+    name: str
+    connection: psycopg2.extensions.connection
+
+    def run(self, statement: str) -> object:
+        """Run one statement; returns the first value of its first row, if it has rows."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return row and row[0]
 
 
 @dataclass
@@ -58,51 +85,57 @@ class Databases:
     services: Services
     template: str
     shape: object = None
-    idle: list[str] = field(default_factory=list)
+    sequences: str = ""
+    idle: list[Copy] = field(default_factory=list)
 
     @contextmanager
     def lent(self, namespace: str) -> Iterator[str]:
         """Lend an empty database that belongs to `namespace`; end all its sessions afterwards."""
-        name = self.idle.pop() if self.idle else self._copy()
-        self.services.sql(f"UPDATE installation SET namespace = '{namespace}'", name)
+        copy = self.idle.pop() if self.idle else self._copy()
+        copy.run(f"UPDATE installation SET namespace = '{namespace}'")
         try:
-            yield with_path(self.services.database, name)
+            yield with_path(self.services.database, copy.name)
         finally:
-            self._take_back(name)
+            self._take_back(copy)
 
     def drop(self) -> None:
         """Delete the template and every copy."""
-        for name in (*self.idle, self.template):
-            self.services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        for copy in self.idle:
+            self._drop(copy)
+        self.services.sql(f"DROP DATABASE {self.template} WITH (FORCE)")
 
-    def _copy(self) -> str:
+    def _copy(self) -> Copy:
         name = unique("posthaste")
         self.services.sql(f"CREATE DATABASE {name} TEMPLATE {self.template}")
         # No test stops this Postgres, so commits need not wait for the disk.
         self.services.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+        copy = Copy(name, psycopg2.connect(with_path(self.services.database, name)))
+        copy.connection.autocommit = True
         if self.shape is None:
-            ((self.shape,),) = self.services.sql(_SHAPE, name)
-        return name
+            self.shape, self.sequences = copy.run(_SHAPE), str(copy.run(_SEQUENCES))
+        return copy
 
-    def _take_back(self, name: str) -> None:
+    def _take_back(self, copy: Copy) -> None:
         try:
-            with closing(psycopg2.connect(with_path(self.services.database, name))) as connection:
-                connection.autocommit = True
-                if self._emptied(connection.cursor()):
-                    self.idle.append(name)
-                    return
+            if self._emptied(copy):
+                self.idle.append(copy)
+                return
         except psycopg2.Error as error:
-            log.info("the database %s is dropped: %s", name, error)
-        self.services.sql(f"DROP DATABASE {name} WITH (FORCE)")
+            log.info("the database %s is dropped: %s", copy.name, error)
+        self._drop(copy)
 
-    def _emptied(self, cursor: psycopg2.extensions.cursor) -> bool:
+    def _emptied(self, copy: Copy) -> bool:
         """Delete all rows; False if a test changed the schema."""
-        cursor.execute(_END_SESSIONS)
-        cursor.execute(_SHAPE)
-        if cursor.fetchone() != (self.shape,):
+        copy.run(_END_SESSIONS)
+        if copy.run(_SHAPE) != self.shape:
             return False
-        cursor.execute(_EMPTY)
+        copy.run(_EMPTY)
+        copy.run(self.sequences)
         return True
+
+    def _drop(self, copy: Copy) -> None:
+        copy.connection.close()
+        self.services.sql(f"DROP DATABASE {copy.name} WITH (FORCE)")
 
 
 @contextmanager
