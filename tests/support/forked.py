@@ -4,6 +4,7 @@ Each fork is an ordinary process with its own environment and output; tests can 
 This module imports almost nothing, because each fork imports it to find its entry point.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -29,6 +30,7 @@ FORKS.set_forkserver_preload([*_OURS, *_LIBRARIES, *_SERVERS, *_TERMINAL, "tests
 
 def become(command: list[str], environment: dict[str, str], log: str, errors: str | None = None) -> None:
     """Run `python -m command` in the folder of `log`. Output goes to `log`; errors too, unless `errors` names a file."""
+    gc.freeze()  # no collection reads the inherited objects: each reading copies their pages
     for descriptor, file in ((1, log), (2, errors or log)):
         opened = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(opened, descriptor)
