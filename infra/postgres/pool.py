@@ -33,7 +33,8 @@ _MOST_PROBES = 127  # of Linux
 
 # Statements look rows up by keys. With these settings Postgres never plans a scan of a table that was small at the last
 # ANALYZE: the outbox grows from nothing to a million rows while a broker is down (docs/decisions/0003).
-_KEY_LOOKUPS = ("enable_seqscan=off", "enable_bitmapscan=off", "enable_hashjoin=off", "enable_mergejoin=off")
+# The scan of a table without an index, as `installation`, then seems to cost enough for JIT, which takes 100 ms of CPU.
+_KEY_LOOKUPS = ("enable_seqscan=off", "enable_bitmapscan=off", "enable_hashjoin=off", "enable_mergejoin=off", "jit=off")
 
 
 def _lost_clients(seconds: float) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from infra.postgres.errors import BadData, DeadlinePassed, TryAgain, Unavailable
 from infra.postgres.pool import Contact, DatabasePool
 from infra.postgres.posts import texts
-from tests.support.ledger import ProxiedStore
+from tests.support.ledger import ProxiedStore, Store
 from tests.support.services import with_port
 from tests.support.waiting import eventually
 
@@ -56,6 +56,12 @@ def backends(proxied_store: ProxiedStore) -> Callable[[], Awaitable[int]]:
         return int(str(proxied_store.rows(statement)[0][0]))
 
     return count
+
+
+async def test_no_statement_is_compiled(store: Store) -> None:
+    """Without sequential scans the one row of `installation` seems to cost enough for it."""
+    plan = await store.pool.fetch(sa.text("EXPLAIN (ANALYZE, TIMING off) SELECT namespace FROM installation"), 10.0)
+    assert not [line for row in plan for line in row.values() if "JIT" in line], plan
 
 
 async def test_an_abandoned_call_ends_at_the_server_while_its_lock_is_still_held(proxied_store: ProxiedStore) -> None:
