@@ -119,7 +119,7 @@ class Stack:
             except aiohttp.ClientConnectionError:
                 return set()
 
-        await eventually(checks, lambda states: states == {"up"})
+        await eventually(checks, lambda states: states == {"up"}, poll=0.1)  # each asks every service of the starting API
 
     async def command(self, *arguments: str, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run the `posthaste` command with this stack's settings."""

@@ -10,7 +10,9 @@ POLL = 0.02
 PATIENCE = 60.0  # a failure may take a minute; a late condition on a busy machine is no failure
 
 
-async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], bool], seconds: float = PATIENCE) -> T:
+async def eventually(
+    read: Callable[[], Awaitable[T]], condition: Callable[[T], bool], seconds: float = PATIENCE, poll: float = POLL
+) -> T:
     """Read a value repeatedly until the condition holds; fail after a minute, or after `seconds` if that is longer."""
     deadline = time.monotonic() + max(seconds, PATIENCE)
     while True:
@@ -19,7 +21,7 @@ async def eventually(read: Callable[[], Awaitable[T]], condition: Callable[[T], 
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"after {max(seconds, PATIENCE):g} s still: {value!r}")
-        await asyncio.sleep(POLL)
+        await asyncio.sleep(poll)
 
 
 async def until(read: Callable[[], T], condition: Callable[[T], bool], seconds: float = PATIENCE) -> T:
