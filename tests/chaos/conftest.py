@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from service import batching
+from service import batching, statuses
 from tests.chaos.backends import Backend, Connections
 from tests.support.services import Services
 
 
 @pytest.fixture(autouse=True)
 def controlled_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Disable log lines and the pauses before a batch is retried: the test controls time."""
+    """Disable log lines, the pauses before a batch is retried, and the delay of `processing`: the test controls time."""
+    monkeypatch.setattr(statuses, "PROCESSING_SECONDS", 0.0)
     monkeypatch.setattr(batching, "_FIRST_PAUSE", 0.0)
     monkeypatch.setattr(batching, "_LONGEST_PAUSE", 0.0)
     before = structlog.get_config()
