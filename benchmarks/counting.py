@@ -12,11 +12,13 @@ import time
 from collections import Counter as Counts
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import psycopg2
 
 from benchmarks.report_computing import posts_of, vacuum
+from benchmarks.report_process import Nothing
 from consumers.reports.counting import Counter
 from consumers.reports.partition import CHUNK_BYTES, Chunks
 from consumers.reports.sums import Sums
@@ -51,7 +53,7 @@ async def ways_to_count(settings: Settings) -> None:
         print(f"{posts:,} posts of 55 words, counted in this process by one thread or more")
         for name, (needed, count) in WAYS.items():
             if all(importlib.util.find_spec(package) for package in needed):
-                _measure(name, lambda count=count: count(url), right, posts)  # type: ignore[misc]
+                _measure(name, partial(count, url), right, posts)
             else:
                 print(f"  {name}: not installed")
     finally:
@@ -86,18 +88,8 @@ def _copy(url: str, file: Any, options: str = "") -> None:
         cursor.copy_expert(f"COPY ({SELECT}) TO STDOUT {options}", file)
 
 
-class _Nothing(io.RawIOBase):
-    """Throws away what it gets."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        return len(data)
-
-
 def _drained(url: str, options: str) -> None:
-    _copy(url, io.BufferedWriter(_Nothing(), CHUNK_BYTES), options)
+    _copy(url, io.BufferedWriter(Nothing(), CHUNK_BYTES), options)
 
 
 def _numpy(url: str) -> Totals:
