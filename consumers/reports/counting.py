@@ -113,7 +113,7 @@ class Rows:
         return _words_between(white, self.begins - 1, self.ends - 1)
 
     def _have_in_texts(self, kind: Callable[[Bytes], Flags]) -> bool:
-        """Whether the texts have bytes of a kind. Heads may have any."""
+        """Whether a text has a byte of this kind. The heads' own bytes are subtracted."""
         everywhere, in_heads = (np.count_nonzero(kind(each)) for each in (self.buffer, self.heads.view(np.uint8)))
         return bool(everywhere > in_heads)
 

@@ -70,8 +70,8 @@ def test_another_database_has_another_connection(database: str) -> None:
     assert first != _pid(other) == _pid(other)
 
 
-def test_the_server_closes_a_connection_that_nobody_uses(database: str) -> None:
-    """Later than a lane reuses one, so a lane never meets a closed one."""
+def test_the_server_closes_an_unused_connection(database: str) -> None:
+    """The timeout is longer than the time in which a lane reuses a connection."""
     with read_only(database) as cursor:
         if cursor.connection.server_version < connection_room._IDLE_TIMEOUT_SINCE:
             pytest.fail("the tests need a Postgres that has idle_session_timeout")

@@ -27,7 +27,7 @@ from tests.support.waiting import until
 
 SECONDS = 10.0
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-TEXTS = [  # white space, escapes of COPY, control and wide characters
+TEXTS = [  # white space, backslashes, control and wide characters
     "",
     "  ",
     "one",

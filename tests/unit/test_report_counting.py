@@ -36,7 +36,7 @@ LOOKALIKES = [
 
 
 def copied(posts: list[tuple[int, str]]) -> bytes:
-    """What COPY writes; `tests/integration/test_report_runs.py` has the same texts from Postgres."""
+    """The bytes of COPY for these posts. `tests/integration/test_report_runs.py` counts the bytes that Postgres writes."""
     rows = ((HEAD.pack(2, 4, user, len(text.encode())), text.encode()) for user, text in posts)
     return SIGNATURE + b"".join(piece for row in rows for piece in row) + NO_MORE_ROWS
 
