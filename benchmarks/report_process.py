@@ -12,9 +12,13 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg2
+
+if TYPE_CHECKING:
+    from consumers.reports.keeping import Keepers
+    from consumers.reports.lanes import ProcessLanes
 
 GROUP_BY = r"""
 SELECT user_id, sum(coalesce(array_length(regexp_split_to_array(nullif(btrim(context, E' \t\n\r\f\v'), ''), '\s+'), 1), 0))
@@ -79,18 +83,22 @@ def lanes(url: str) -> dict[str, Any]:
     """Version 2.0: a report with two lanes, twice. The second one finds the lanes started."""
     import asyncio
 
+    from consumers.reports.lanes import ProcessLanes
+
+    # As in a worker, the other processes start first. They import while this one imports the rest.
+    processes = ProcessLanes(int(os.environ.get("LANES", "2")), url)
+
     import infra  # noqa: F401  first, as in a worker: see there
+    from consumers.reports.keeping import Keepers
 
-    return asyncio.run(_reports(url))
+    return asyncio.run(_reports(url, processes, Keepers(url, 3600, spare=True)))
 
 
-async def _reports(url: str) -> dict[str, Any]:
+async def _reports(url: str, processes: "ProcessLanes", keepers: "Keepers") -> dict[str, Any]:
     from uuid import uuid4
 
     from uuid_utils.compat import uuid7
 
-    from consumers.reports.keeping import Keepers
-    from consumers.reports.lanes import ProcessLanes
     from consumers.reports.run import Reporter
     from infra.postgres.ledger import Ledger
     from infra.postgres.pool import DatabasePool
@@ -101,8 +109,8 @@ async def _reports(url: str) -> dict[str, Any]:
     from jobs.model import REPORTS, NewJob, Progress
 
     pool = DatabasePool(url, name="benchmark", threads=4)
-    ledger, processes = Ledger(pool, grace_seconds=600), ProcessLanes(int(os.environ.get("LANES", "2")), url)
-    reporter = Reporter(ReportRuns(pool), ReportResults(pool), Totals(pool), Keepers(url, 3600), processes, 3600)
+    ledger = Ledger(pool, grace_seconds=600)
+    reporter = Reporter(ReportRuns(pool), ReportResults(pool), Totals(pool), keepers, processes, 3600)
     seconds = []
     for _ in range(2):
         new = NewJob(uuid7(), "benchmark", REPORTS)
@@ -118,7 +126,7 @@ async def _reports(url: str) -> dict[str, Any]:
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT user_id, total_words FROM report_totals WHERE job_id = %s ORDER BY 1", (str(new.id),))
         rows = cast(list[tuple[int, int]], cursor.fetchall())
-    processes.close()
+    reporter.close()
     pool.close()
     return {**_counted(rows), "cold": seconds[0], "warm": seconds[1], "peaks": peaks}
 

@@ -96,7 +96,7 @@ class _Adapters:
         for connection in (self.hot, self.reads, self.lock):
             connection.close()
         if self.reports is not None:
-            await asyncio.to_thread(self.reports.lanes.close)
+            await asyncio.to_thread(self.reports.close)
         if self.tracing is not None:
             await asyncio.to_thread(self.tracing.close)
 

@@ -14,14 +14,15 @@ from service.settings import Settings, SettingsError
 
 
 def create_reporter(settings: Settings, pool: DatabasePool) -> Reporter:
-    """The handler of reports. It stores through `pool`; nothing connects or starts before the first report.
+    """The handler of reports. It stores through `pool`. Its processes start now; nothing connects before the first report.
 
     Raises:
         SettingsError: the extra `dask` is not installed.
     """
-    keepers = Keepers(settings.database_url, settings.report_snapshot_seconds)
+    lanes = _lanes(settings)
+    keepers = Keepers(settings.database_url, settings.report_snapshot_seconds, spare=True)
     runs, results, totals = ReportRuns(pool), ReportResults(pool), Totals(pool)
-    return Reporter(runs, results, totals, keepers, _lanes(settings), settings.report_timeout_seconds)
+    return Reporter(runs, results, totals, keepers, lanes, settings.report_timeout_seconds)
 
 
 def _lanes(settings: Settings) -> Lanes:

@@ -124,7 +124,10 @@ def _row(cursor: psycopg2.extensions.cursor) -> tuple[Any, ...]:
 def main() -> int:
     """Take a snapshot, tell it, hold it. Exit 1: Postgres failed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    task: Task = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the consumer ended before it had a report
+        return 0
+    task: Task = json.loads(line)
     told = False
     try:
         with _connected(task["url"]) as cursor:

@@ -38,10 +38,36 @@ class Keeper:
 
 @dataclass(eq=False)
 class Keepers:
-    """Starts keepers for `url`, each for at most `cap_seconds`."""
+    """Starts keepers for `url`, each for at most `cap_seconds`.
+
+    With `spare`, one process waits for the next report, without a connection: its start takes longer than a small report.
+    """
 
     url: str = field(repr=False)
     cap_seconds: float
+    spare: bool = False
+    _waiting: "subprocess.Popen[str] | None" = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Start the spare process unless there is one."""
+        if self.spare and self._waiting is None:
+            with suppress(OSError):  # such as too many processes: the next report tries again
+                self._waiting = _started()
+
+    def close(self) -> None:
+        """End the spare process."""
+        process, self._waiting = self._waiting, None
+        if process is not None:
+            process.kill()
+            with process:  # closes its pipes, and waits
+                pass
+
+    def _taken(self) -> "subprocess.Popen[str]":
+        process, self._waiting = self._waiting, None
+        return process if process is not None and process.poll() is None else _started()
 
     async def start(self, job_id: UUID) -> Keeper:
         """Start a keeper. It outlives this process.
@@ -50,7 +76,7 @@ class Keepers:
             PostgresError: it has no snapshot; with Postgres' SQLSTATE if there is one.
         """
         task = Task(url=self.url, job_id=str(job_id), cap_seconds=self.cap_seconds)
-        process = _started()
+        process = self._taken()
         try:
             async with asyncio.timeout(START_SECONDS):
                 answer = await asyncio.to_thread(_told, process, task)

@@ -1,7 +1,7 @@
 """Lanes: the executors that count partitions, one partition a lane at a time.
 
 By default each lane is a process pool of one process: a pool of several ends with its first dead process. The processes are
-kept for the next report. `dask_lanes` has those of other machines.
+kept for the next report. `dask_lanes` has those of other machines. Like `lane_process`, this module imports little.
 """
 
 import asyncio
@@ -10,10 +10,12 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from consumers.reports.lane_process import prepare
-from consumers.reports.partition import Partition, PartitionResult, count_partition
+from consumers.reports.lane_process import FORKS, count, prepare, start_server
+
+if TYPE_CHECKING:
+    from consumers.reports.partition import Partition, PartitionResult
 
 
 class LaneLost(Exception):
@@ -31,7 +33,7 @@ class Lanes(Protocol):
         """The number of lanes. Raises `LanesUnavailable`."""
         ...
 
-    async def count(self, lane: int, partition: Partition) -> PartitionResult:
+    async def count(self, lane: int, partition: "Partition") -> "PartitionResult":
         """Count a partition in a lane; a cancelled call frees the lane.
 
         Raises:
@@ -45,15 +47,21 @@ class Lanes(Protocol):
 
 
 class ProcessLanes:
-    """Lanes that are processes of this machine. `url`: of the database."""
+    """Lanes that are processes of this machine. The server starts now, a lane when it is needed. `url`: of the database."""
 
     def __init__(self, processes: int, url: str):
         self._url = url
         self._lanes: list[_Process | None] = [None] * processes
+        start_server()
 
     async def open(self) -> int:
-        self._process(0)  # it starts while the snapshot is taken; a small report needs no other
+        await self._started(0)  # it connects while the snapshot is taken; a small report needs no other
         return len(self._lanes)
+
+    async def _started(self, lane: int) -> "_Process":
+        """The process of a lane. A thread waits for its start: the server may still import."""
+        process = self._lanes[lane]
+        return await asyncio.to_thread(self._process, lane) if process is None else process
 
     def _process(self, lane: int) -> "_Process":
         process = self._lanes[lane]
@@ -61,9 +69,10 @@ class ProcessLanes:
             process = self._lanes[lane] = _Process()
         return process
 
-    async def count(self, lane: int, partition: Partition) -> PartitionResult:
+    async def count(self, lane: int, partition: "Partition") -> "PartitionResult":
         try:
-            return await self._process(lane).count(replace(partition, url=self._url))
+            process = await self._started(lane)
+            return await process.count(replace(partition, url=self._url))
         except BrokenProcessPool as error:
             self._end(lane)
             raise LaneLost(str(error)) from error
@@ -82,14 +91,14 @@ class ProcessLanes:
 
 
 class _Process:
-    """One process. It is spawned, because a fork would copy the sockets and the threads of the consumer."""
+    """One process."""
 
     def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=prepare)
+        self._pool = ProcessPoolExecutor(1, mp_context=FORKS, initializer=prepare)
         self._pid = self._pool.submit(os.getpid)
 
-    async def count(self, partition: Partition) -> PartitionResult:
-        return await asyncio.wrap_future(self._pool.submit(count_partition, partition))
+    async def count(self, partition: "Partition") -> "PartitionResult":
+        return await asyncio.wrap_future(self._pool.submit(count, partition))
 
     def end(self) -> None:
         """Kill the process. One that still starts ends by itself."""

@@ -71,6 +71,11 @@ class Reporter:
             return outcome
         return Outcome(Verdict.ACCEPTED)
 
+    def close(self) -> None:
+        """End the lanes and the spare keeper. It blocks."""
+        self.lanes.close()
+        self.keepers.close()
+
     async def _compute(self, job: Claimed, parameters: ReportParameters, progress: Progress) -> None:
         if await self._share(job, parameters, progress):
             await self.runs.delete(job, CALL_SECONDS)
@@ -99,6 +104,7 @@ class Reporter:
         await self._store(job, tally)
         if keeper is not None:
             await keeper.end()
+        self.keepers.prepare()
 
     async def _share(self, job: Claimed, parameters: ReportParameters, progress: Progress) -> bool:
         """Copy the result of an equal report of the same posts. False: there is none."""

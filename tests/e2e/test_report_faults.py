@@ -97,11 +97,15 @@ async def _completed(stack: Stack, id_: str) -> dict[str, Any]:
 
 def _children(stack: Stack) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """The lanes and the keepers of the process for reports."""
+    lanes = [lane for server in _of_reporter(stack, "forkserver") for lane in server.children()]
+    return lanes, _of_reporter(stack, "consumers.reports.keeper")
+
+
+def _of_reporter(stack: Stack, command: str) -> list[psutil.Process]:
+    """The children of the process for reports with this in their command line."""
     forked = stack.processes["reporter"].forked
     assert forked is not None
-    commands = {each: " ".join(each.cmdline()) for each in psutil.Process(forked.pid).children(recursive=True)}
-    lanes = [each for each, command in commands.items() if "spawn_main" in command]
-    return lanes, [each for each, command in commands.items() if "consumers.reports.keeper" in command]
+    return [each for each in psutil.Process(forked.pid).children() if command in " ".join(each.cmdline())]
 
 
 def _are_gone(processes: list[psutil.Process]) -> bool:
@@ -137,14 +141,31 @@ async def test_a_killed_lane_costs_its_partition(reporting: Stack) -> None:
     await until(lambda: _are_gone(keepers), bool)
 
 
+async def test_a_killed_server_of_lanes_costs_their_partitions(reporting: Stack) -> None:
+    stack = reporting
+    expected = await stack.get(SYNC)
+    with _closed_gate(stack):
+        id_ = await _in_mid_report(stack)
+        lanes, _ = _children(stack)
+        (server,) = _of_reporter(stack, "forkserver")
+        server.kill()
+        await until(lambda: _are_gone(lanes), bool)
+    state = await _completed(stack, id_)
+    assert (state["status"], state["attempts"], state["progress"]["restarts"]) == ("completed", 1, 0)
+    assert await stack.get(f"{JOBS}/{id_}/result") == expected
+    assert _counted(stack) == list(range(PARTITIONS))
+    assert _of_reporter(stack, "forkserver") != [server]
+
+
 async def test_a_killed_consumer_is_resumed_without_what_came_meanwhile(reporting: Stack) -> None:
     stack = reporting
     expected = await stack.get(SYNC)
     with _closed_gate(stack):
         id_ = await _in_mid_report(stack)
         lanes, keepers = _children(stack)
+        servers = _of_reporter(stack, "forkserver")
         await stack.processes["reporter"].kill()
-        await until(lambda: _are_gone(lanes), bool)
+        await until(lambda: _are_gone([*lanes, *servers]), bool)
         assert len(lanes) == 2 and len(keepers) == 1 and not _are_gone(keepers)
         Posts(stack.database).fill([Post(1, "came meanwhile", NOW)])
         with pytest.raises(Busy):
@@ -214,9 +235,10 @@ async def test_sigterm_frees_the_lanes_and_the_next_process_resumes(reporting: S
     with _closed_gate(stack):
         id_ = await _in_mid_report(stack)
         lanes, keepers = _children(stack)
+        servers = _of_reporter(stack, "forkserver")
         stack.processes["reporter"].signal(signal.SIGTERM)
         assert await stack.processes["reporter"].wait(30) == 0
-        await until(lambda: _are_gone(lanes), bool)
+        await until(lambda: _are_gone([*lanes, *servers]), bool)
         assert len(lanes) == 2 and len(keepers) == 1 and not _are_gone(keepers)
     stack.start("reporter2", "consumers", "reports")
     state = await _completed(stack, id_)

@@ -4,16 +4,20 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from multiprocessing import forkserver
 
 import psycopg2
 import pytest
 
+from consumers.reports import lanes as lanes_room
 from consumers.reports.lanes import LaneLost, ProcessLanes
 from consumers.reports.partition import Partition, Snapshot, SnapshotLost
 from infra.postgres.posts import Post, Posts
 from jobs.reports import ReportParameters
+from tests.support import forked  # noqa: F401  it sets what the server imports
 from tests.support.waiting import until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,6 +33,12 @@ def snapshot(database: str) -> Iterator[Snapshot]:
         ((id_, content),) = cursor.fetchall()
     yield Snapshot(id_, content)
     connection.close()
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lanes are forked from the server of the tests' own processes: a process has one."""
+    monkeypatch.setattr("consumers.reports.lanes.start_server", forkserver.ensure_running)
 
 
 @pytest.fixture
@@ -58,6 +68,23 @@ async def test_a_lane_counts_and_stays_for_the_next_report(lanes: ProcessLanes, 
     lanes.close()
     await until(lambda: _pids() - before, lambda left: not left)
     assert (await lanes.count(1, _part(snapshot))).posts == 10
+
+
+async def test_the_event_loop_continues_while_a_lane_starts(lanes: ProcessLanes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server forks after its imports, which take longer on a busy machine."""
+    looped, waits = threading.Event(), []
+    process = lanes_room._Process
+
+    def start() -> lanes_room._Process:
+        waits.append(looped.wait(10))
+        return process()
+
+    monkeypatch.setattr(lanes_room, "_Process", start)
+    opening = asyncio.create_task(lanes.open())
+    await asyncio.sleep(0)
+    looped.set()
+    await opening
+    assert waits == [True]
 
 
 async def test_a_killed_lane_is_lost_and_replaced_beside_a_living_one(lanes: ProcessLanes, snapshot: Snapshot) -> None:

@@ -1,6 +1,7 @@
 """The keeper of a snapshot: what it takes, and when it ends."""
 
 import asyncio
+import signal
 from dataclasses import replace
 from uuid import uuid4
 
@@ -87,6 +88,43 @@ async def test_a_keeper_ends(store: Store, cause: str, monkeypatch: pytest.Monke
         sql(store.database, "DELETE FROM jobs")
     assert await asyncio.to_thread(keeper.process.wait, 30) == 0
     assert keepers_of(store) == []
+
+
+async def test_a_spare_process_becomes_the_next_keeper(store: Store) -> None:
+    """It ends with its consumer, whose end closes its standard input."""
+    keepers = Keepers(store.database, 600, spare=True)
+    spare = keepers._waiting
+    assert spare is not None and keepers_of(store) == []
+    keeper = await keepers.start(await accept(store))
+    assert keeper.process is spare and keepers._waiting is None
+    keepers.prepare()
+    spare = keepers._waiting
+    keepers.prepare()
+    assert spare is not None and keepers._waiting is spare
+    assert spare.stdin is not None
+    spare.stdin.close()
+    assert await asyncio.to_thread(spare.wait, 30) == 0
+    keepers.close()
+    await keeper.end()
+
+
+async def test_a_killed_spare_process_costs_nothing(store: Store) -> None:
+    keepers = Keepers(store.database, 600, spare=True)
+    spare = keepers._waiting
+    assert spare is not None
+    spare.kill()
+    spare.wait()
+    keeper = await keepers.start(await accept(store))
+    assert keeper.process is not spare
+    await keeper.end()
+
+
+def test_a_closed_spare_process_has_ended(database: str) -> None:
+    keepers = Keepers(database, 600, spare=True)
+    spare = keepers._waiting
+    assert spare is not None
+    keepers.close()
+    assert spare.returncode == -signal.SIGKILL
 
 
 async def test_a_keeper_without_posts_names_why(store: Store) -> None:

@@ -104,6 +104,8 @@ class Keeper:
 
     async def end(self) -> None: ...
 
+    def prepare(self) -> None: ...
+
 
 async def _computed(
     lanes: Lanes, runs: Runs | None = None, results: Results | None = None, seconds: float = 60

@@ -17,6 +17,12 @@ from service.settings import CALLBACK_WAIT_SECONDS, Settings, SettingsError
 from tests.support.receiver import SECRET
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lane starts here, so no server is needed."""
+    monkeypatch.setattr("consumers.reports.lanes.start_server", lambda: None)
+
+
 async def _of(*kinds: Kind, **settings: object) -> dict[str, Work]:
     urls = {"database_url": "postgresql://h/db", "amqp_url": "amqp://h/", "redis_url": "redis://h"}
     providers = {"sandbox": ProviderSettings(url="http://127.0.0.1:9/", timeout_seconds=3.0)}
@@ -52,9 +58,9 @@ async def test_a_scheduler_replaces_the_processes_and_needs_the_extra(monkeypatc
     pool = DatabasePool(urls["database_url"], name="test", threads=1)
     for scheduler, kind in ((None, ProcessLanes), ("", ProcessLanes), ("tcp://127.0.0.1:8786", DaskLanes)):
         settings = Settings.model_validate({**urls, "report_scheduler": scheduler, "report_processes": 3})
-        lanes = create.create_reporter(settings, pool).lanes
-        assert isinstance(lanes, kind)
-        lanes.close()
+        reporter = create.create_reporter(settings, pool)
+        assert isinstance(reporter.lanes, kind)
+        reporter.close()
     monkeypatch.setattr(create, "is_installed", lambda: False)
     with pytest.raises(SettingsError, match=r"posthaste\[dask\]"):
         create.create_reporter(settings, pool)
@@ -63,6 +69,8 @@ async def test_a_scheduler_replaces_the_processes_and_needs_the_extra(monkeypatc
 
 def test_only_a_worker_of_reports_imports_numpy() -> None:
     script = "import sys, consumers.worker; assert 'numpy' not in sys.modules and 'distributed' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    script = "import sys, consumers.reports.lanes; assert not {'numpy', 'psycopg2', 'structlog'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
     script = "import sys, consumers.reports.keeper; assert not {'numpy', 'sqlalchemy', 'structlog'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
