@@ -54,7 +54,10 @@ def loop(url: str) -> dict[str, Any]:
     import infra  # noqa: F401  first, as in the API: see there
     from infra.postgres.pool import DatabasePool
     from infra.postgres.posts import texts
+    from infra.supervision import collect_rarely
     from jobs.words import total_words
+
+    collect_rarely()
 
     async def count() -> dict[int, int]:
         pool = DatabasePool(url, name="benchmark", threads=1, scans=True, statement_seconds=600)
@@ -106,7 +109,10 @@ async def _reports(url: str, processes: "ProcessLanes", keepers: "Keepers") -> d
     from infra.postgres.report_runs import ReportRuns
     from infra.postgres.totals import Totals
     from infra.postgres.transitions.claim import ClaimRequest
+    from infra.supervision import collect_rarely
     from jobs.model import REPORTS, NewJob, Progress
+
+    collect_rarely()
 
     pool = DatabasePool(url, name="benchmark", threads=4)
     ledger = Ledger(pool, grace_seconds=600)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from cli import end_quickly
+
 GROUPS = {
     "Run": {
         "up": ("cli.up:up", "Run API, workers and relay, and restart each that dies."),
@@ -102,6 +104,7 @@ app = _application()
 
 def main() -> None:
     """Entry point of the script `posthaste`."""
+    end_quickly()
     app()
 
 

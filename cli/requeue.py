@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cli import end_quickly
 from cli.dead_letter_access import Access, DryRun, filtered, print_letters
 from cli.session import CALL_SECONDS
 from cli.terminal import AsJson, Yes, console, fail, print_json, problems, say
@@ -115,4 +116,5 @@ class _Requeue:
 
 def main() -> None:
     """Entry point of the script `posthaste-requeue`."""
+    end_quickly()
     typer.run(requeue)

@@ -24,7 +24,6 @@ def collect_rarely() -> None:
     A collection stops the event loop: with Python's thresholds it doubled the p99 of acceptances (issue H). Reference counts
     free nearly everything; the collector only finds cycles, which exceptions with their tracebacks make.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 

@@ -37,6 +37,14 @@ def _run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize(("module", "option"), [("cli.__main__", "--version"), ("cli.requeue", "--help")])
+def test_a_command_ends_without_a_collection(module: str, option: str) -> None:
+    code = "import atexit, gc, sys\nsys.argv = ['posthaste', sys.argv[1]]\nfrom %s import main\n"
+    code += "atexit.register(lambda: print('frozen:', gc.get_freeze_count() > 0))\nmain()"  # called after ours
+    ran = subprocess.run([sys.executable, "-c", code % module, option], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "frozen: True"
+
+
 def test_version() -> None:
     assert _run("--version").stdout == f"posthaste {version('posthaste')}\n"
 
