@@ -108,7 +108,13 @@ def test_words_beyond_a_block_of_64_bytes_are_counted() -> None:
     assert counted(copied(posts), 10**6) == [(n, n) for n in range(200)]
 
 
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 2**40)), max_size=50), st.integers(1, 10))
+KEYS = st.integers(-5, 5) | st.sampled_from([-(2**31), 2**31 - 1, 49])
+VALUES = st.integers(0, 2**40) | st.sampled_from([2**53, 2**53 + 1, 2**56])
+
+
+@given(st.lists(st.tuples(KEYS, VALUES), max_size=50), st.integers(1, 10))
+@example([(0, 2**53), (0, 1)], 10)
+@example([(0, 2**52), (1, 5), (0, 2**52 + 1)], 10)
 def test_sums_are_by_ascending_key(pairs: list[tuple[int, int]], size: int) -> None:
     sums, expected = Sums(), dict.fromkeys(sorted({key for key, _ in pairs}), 0)
     for key, value in pairs:
@@ -117,7 +123,7 @@ def test_sums_are_by_ascending_key(pairs: list[tuple[int, int]], size: int) -> N
         keys, values = np.array(pairs[at : at + size], np.int64).T
         sums.add(keys, values)
     keys, values = sums.result()
-    assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == expected
+    assert list(zip(keys.tolist(), values.tolist(), strict=True)) == list(expected.items())
 
 
 def test_sums_of_many_pairs_are_compacted_on_the_way() -> None:
