@@ -113,7 +113,10 @@ class Rows:
             white &= ~_is_control(self.buffer)
         if self.buffer.max() >= _FIRST_WIDE:
             _mark_wide(self.buffer, white)
-        return np.diff(_words_before(white, self.ends), prepend=0)
+        before = _words_before(white, self.ends)
+        words = before.copy()
+        words[1:] -= before[:-1]
+        return words
 
 
 def take_rows(buffer: Bytes) -> Rows:
