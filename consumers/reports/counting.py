@@ -60,7 +60,7 @@ class Counter:
         """Count the rows that are complete; returns the length of `data`."""
         size = self._size + len(data)
         if size > len(self._buffer):
-            grown = np.empty(max(size, self._needed), np.uint8)
+            grown = np.empty(max(size + size // 8, self._needed), np.uint8)  # the next rest may be longer
             grown[: self._size] = self._buffer[: self._size]
             self._buffer = grown
         self._buffer[self._size : size] = np.frombuffer(data, np.uint8)
