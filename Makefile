@@ -58,7 +58,7 @@ truncate: migrate ## Delete all posts (asks)
 # The tests start hundreds of processes: each would compile the code anew.
 test: export PYTHONDONTWRITEBYTECODE =
 test: services dev tools ## Run all the tests on real services
-	@$(BIN)/pytest -q -n 4 --dist worksteal
+	@$(BIN)/pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 chaos: dev ## The fault suite, about two minutes on servers of its own (SEED=n for another schedule)
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --seconds 75

@@ -38,9 +38,9 @@ def as_variables(settings: Mapping[str, str]) -> dict[str, str]:
     return {f"{PREFIX}{name.upper()}": value for name, value in settings.items()}
 
 
-def local_sandbox(faults: Faults | None = None, seed: int = 1) -> Sandbox:
-    """A sandbox on a free port of loopback."""
-    return Sandbox("127.0.0.1", free_port(), faults or Faults(), random.Random(seed))  # noqa: S311  faults, not secrets
+def local_sandbox(faults: Faults | None = None, seed: int = 1, port: int | None = None) -> Sandbox:
+    """A sandbox on a port of loopback, by default a free one."""
+    return Sandbox("127.0.0.1", port or free_port(), faults or Faults(), random.Random(seed))  # noqa: S311  faults, not secrets
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
-"""A running stack for each test, or one for all read-only tests of a module."""
+"""A running stack for each test, one that later tests reuse, or one for all read-only tests of a module."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +9,28 @@ import pytest_asyncio
 from tests.support.databases import Databases
 from tests.support.services import PROVIDERS, Services, drop_namespace, unique
 from tests.support.stack import Stack, running
+from tests.support.stacks import Stacks
+
+
+@pytest.fixture(scope="module")
+def stacks(services: Services, databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stacks]:
+    """Not for the whole session: idle processes poll their servers."""
+    started = Stacks(services, databases, tmp_path_factory.mktemp("reused"))
+    yield started
+    started.close()
 
 
 @pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(services, database, broker_namespace, tmp_path) as started:
-        yield started
+async def stack(request: pytest.FixtureRequest, services: Services, namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A stack of the test's own. With the mark `reuses_stack`, an earlier test may have run on it."""
+    if request.node.get_closest_marker("reuses_stack"):
+        stacks: Stacks = request.getfixturevalue("stacks")
+        async with stacks.lent() as lent:
+            yield lent
+    else:
+        async with running(services, request.getfixturevalue("database"), namespace, tmp_path) as started:
+            yield started
+        await drop_namespace(services.amqp, namespace, PROVIDERS)
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ async def _post(port: int) -> int:
         return response.status
 
 
+@pytest.mark.reuses_stack
 async def test_several_processes_share_a_port_and_each_that_dies_is_restarted(stack: Stack, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "api.log"
     async with _api(stack, port, log) as process:
@@ -72,6 +73,7 @@ async def test_several_processes_share_a_port_and_each_that_dies_is_restarted(st
         await eventually(lambda: _post(port), lambda status: status == 202)
 
 
+@pytest.mark.reuses_stack
 async def test_each_process_answers_with_the_metrics_of_all(stack: Stack, tmp_path: Path) -> None:
     port, counted = free_port(), "posthaste_http_request_duration_seconds_count"
     async with _api(stack, port, tmp_path / "api.log") as process:
@@ -95,6 +97,7 @@ async def _scrape(port: int) -> Scrape:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.reuses_stack
 async def test_a_port_that_is_taken_is_named(stack: Stack, workers: str) -> None:
     ran = await stack.command("api", "--workers", workers)  # at the port of the stack's own API
     assert (ran.returncode, "or set POSTHASTE_PORT" in ran.stderr) == (1, True)

@@ -17,6 +17,7 @@ from tests.support.hostile_urls import HOSTILE_URLS
 from tests.support.receiver import CALLBACKS_ON, OTHER_SECRET, SECRET, Received, Receiver, receiving
 from tests.support.services import Services, sql
 from tests.support.stack import Stack, running
+from tests.support.stacks import Stacks
 from tests.support.waiting import eventually
 
 SETTINGS: dict[str, Any] = {**CALLBACKS_ON, "callback_retry_seconds": "[0.2, 0.2, 0.2]"}
@@ -30,9 +31,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with _running(services, database, broker_namespace, tmp_path) as running_stack:
-        yield running_stack
+async def stack(stacks: Stacks) -> AsyncIterator[Stack]:
+    async with stacks.lent(others={"teller": ("consumers", "callbacks")}, **SETTINGS) as lent:
+        yield lent
 
 
 @asynccontextmanager

@@ -49,6 +49,7 @@ def _ids(page: Answer) -> list[str]:
     return re.findall(rf'href="{LIST}/([0-9a-f-]{{36}})"', page.text)
 
 
+@pytest.mark.reuses_stack
 async def test_filters_find_messages_and_an_id_leads_to_its_page(stack: Stack, browser: Visitor) -> None:
     empty = await browser.get(LIST)
     assert empty.status == 200 and "Nobody has submitted a message yet" in empty.words
@@ -78,6 +79,7 @@ async def test_filters_find_messages_and_an_id_leads_to_its_page(stack: Stack, b
     assert page.status == 200 and "Attempt 1: accepted" in page.words and "welcome" in page.words
 
 
+@pytest.mark.reuses_stack
 async def test_unknown_ids_and_wrong_fields_are_named(browser: Visitor) -> None:
     assert (await browser.get(f"{LIST}/{new_id()}")).status == 404
     assert (await browser.get(f"{LIST}?id={new_id()}")).status == 303
@@ -98,6 +100,7 @@ async def test_unknown_ids_and_wrong_fields_are_named(browser: Visitor) -> None:
     assert (await browser.get(f"{LIST}?{'x=1&' * 60}")).status == 422
 
 
+@pytest.mark.reuses_stack
 async def test_pages_continue_and_counts_are_shown(stack: Stack, browser: Visitor) -> None:
     sent = {await stack.submit(f"+{n}", tags=["many"]) for n in range(PAGE + 3)}
     page = await browser.get(f"{LIST}?tag=many")
@@ -108,6 +111,7 @@ async def test_pages_continue_and_counts_are_shown(stack: Stack, browser: Visito
     assert "Older messages" in rest.words and f'href="{LIST}?tag=many"' in rest.text and ">Older<" not in rest.text
 
 
+@pytest.mark.reuses_stack
 async def test_htmx_receives_parts_of_pages(stack: Stack, browser: Visitor) -> None:
     browser.headers["HX-Request"] = "true"
     part = await browser.get(f"{LIST}?status=sent")
@@ -125,6 +129,7 @@ async def test_htmx_receives_parts_of_pages(stack: Stack, browser: Visitor) -> N
     assert (signed_out.status, signed_out.headers["HX-Redirect"]) == (401, "/console/sign-in")
 
 
+@pytest.mark.reuses_stack
 async def test_a_dead_letter_is_requeued_once(stack: Stack, browser: Visitor) -> None:
     id_ = await _failed(stack)
     page = await browser.get(f"{LIST}/{id_}")
@@ -141,6 +146,7 @@ async def test_a_dead_letter_is_requeued_once(stack: Stack, browser: Visitor) ->
     assert stack.rows("SELECT revision FROM jobs") == [(1,)]
 
 
+@pytest.mark.reuses_stack
 async def test_a_click_on_an_old_page_leaves_a_message_that_failed_again(stack: Stack, browser: Visitor) -> None:
     id_ = await _failed(stack)
     fields = {"version": _version(await browser.get(f"{LIST}/{id_}"))}
@@ -155,6 +161,7 @@ async def test_a_click_on_an_old_page_leaves_a_message_that_failed_again(stack: 
     assert await revision() == (1, "failed")
 
 
+@pytest.mark.reuses_stack
 async def test_a_dead_letter_is_discarded_and_stays_visible(stack: Stack, browser: Visitor) -> None:
     id_ = await _failed(stack)
     page = await browser.get(f"{LIST}/{id_}")
@@ -167,6 +174,7 @@ async def test_a_dead_letter_is_discarded_and_stays_visible(stack: Stack, browse
     assert "Nothing sends it again" in page.words and _ids(await browser.get(f"{LIST}?status=discarded")) == [id_]
 
 
+@pytest.mark.reuses_stack
 async def test_a_letter_past_its_deadline_is_requeued_if_the_deadline_is_renewed(stack: Stack, browser: Visitor) -> None:
     id_ = await _failed(stack)
     stack.rows("UPDATE jobs SET queued_at = queued_at - interval '1 year'")
@@ -177,6 +185,7 @@ async def test_a_letter_past_its_deadline_is_requeued_if_the_deadline_is_renewed
     await stack.becomes(id_, "sent")
 
 
+@pytest.mark.reuses_stack
 async def test_a_message_is_live_until_its_final_status(stack: Stack, browser: Visitor) -> None:
     await stack.faults(slow=1, slow_seconds=1)
     id_ = await stack.submit()
@@ -190,6 +199,7 @@ async def test_a_message_is_live_until_its_final_status(stack: Stack, browser: V
     assert "sse-connect" not in (await browser.get(f"{LIST}/{id_}")).text
 
 
+@pytest.mark.reuses_stack
 async def test_clients_see_their_own_messages_and_administrators_all(stack: Stack) -> None:
     shop, other, ops = (
         await create_key(stack, "shop"),
@@ -215,6 +225,7 @@ async def test_clients_see_their_own_messages_and_administrators_all(stack: Stac
         assert (await admin.post(f"{LIST}/{id_}/discard", fields)).place.endswith("done=discarded")
 
 
+@pytest.mark.reuses_stack
 async def test_a_key_that_reads_sees_no_action(stack: Stack, browser: Visitor) -> None:
     key = await create_key(stack, "default", "--scope", "messages:read")
     id_ = new_id()
@@ -230,6 +241,7 @@ async def test_a_key_that_reads_sees_no_action(stack: Stack, browser: Visitor) -
         assert answer.status == 403 and "lacks the scope dead-letters" in answer.words
 
 
+@pytest.mark.reuses_stack
 async def test_every_view_requires_its_scope_and_every_change_the_token(stack: Stack, browser: Visitor) -> None:
     id_ = await _failed(stack)
     keys = [await create_key(stack, "shop", "--scope", scope) for scope in (Scope.REPORTS, Scope.MESSAGES_READ, Scope.ADMIN)]
@@ -255,6 +267,7 @@ async def test_every_view_requires_its_scope_and_every_change_the_token(stack: S
     assert {view.scope for view in VIEWS} >= {None, Scope.MESSAGES_READ, Scope.DEAD_LETTERS, Scope.ADMIN}
 
 
+@pytest.mark.reuses_stack
 async def test_hostile_text_stays_text(stack: Stack, browser: Visitor) -> None:
     await stack.faults(fail=1, fail_status=400)
     id_ = await stack.submit(HOSTILE, HOSTILE, reference=HOSTILE, tags=[HOSTILE[:64]], metadata={HOSTILE: HOSTILE})

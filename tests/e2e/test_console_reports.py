@@ -106,6 +106,7 @@ async def test_the_form_of_a_report_names_each_fault_and_keeps_what_was_typed(st
     )
 
 
+@pytest.mark.reuses_stack
 async def test_a_result_has_charts_and_files_in_every_format(stack: Stack, browser: Visitor) -> None:
     parameters = ReportParameters(datetime(2026, 1, 1, tzinfo=UTC), None, (1, 2, 3), "words", 30, histogram=True)
     totals, lengths = {user: 10 * user + 1 for user in range(30)}, [(words, words % 7 + 1) for words in range(40)]
@@ -135,6 +136,7 @@ async def test_a_result_has_charts_and_files_in_every_format(stack: Stack, brows
                     assert body == await same.read()
 
 
+@pytest.mark.reuses_stack
 async def test_a_result_of_an_older_release_has_no_histogram(stack: Stack, browser: Visitor) -> None:
     place = f"/console/reports/{insert_result(stack.database, {1: 5, 2: 7})}"
     page = await browser.get(place)

@@ -31,6 +31,7 @@ async def key(stack: Stack) -> str:
     return key
 
 
+@pytest.mark.reuses_stack
 async def test_a_key_opens_the_console_until_it_is_revoked(stack: Stack, browser: Visitor, key: str) -> None:
     first = await browser.get("/")
     assert (first.status, first.place) == (303, "/console/sign-in")
@@ -52,6 +53,7 @@ async def test_a_key_opens_the_console_until_it_is_revoked(stack: Stack, browser
     assert revoked.place == "/console/sign-in" and 'posthaste_session=""' in revoked.cookies[0]
 
 
+@pytest.mark.reuses_stack
 async def test_sign_out_ends_the_session_in_this_browser(browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     await browser.get("/")
@@ -59,6 +61,7 @@ async def test_sign_out_ends_the_session_in_this_browser(browser: Visitor, key: 
     assert (await browser.get("/")).status == 303
 
 
+@pytest.mark.reuses_stack
 async def test_cookies_are_secure_behind_a_proxy_with_tls(stack: Stack, key: str) -> None:
     async with visitor(stack.base, **{"X-Forwarded-Proto": "https"}) as behind_tls:
         form = await behind_tls.get("/console/sign-in")
@@ -93,6 +96,7 @@ async def test_sign_ins_with_wrong_keys_are_limited_by_address(
             await browser.sign_in(key)  # a usable key is no failure
 
 
+@pytest.mark.reuses_stack
 async def test_forged_and_foreign_sessions_are_refused(stack: Stack, browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     other = await create_key(stack, "other")
@@ -103,6 +107,7 @@ async def test_forged_and_foreign_sessions_are_refused(stack: Stack, browser: Vi
             assert (await forger.get("/")).status == 303
 
 
+@pytest.mark.reuses_stack
 async def test_a_form_without_the_token_of_its_session_is_refused(stack: Stack, browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     await browser.get("/")
@@ -120,6 +125,7 @@ async def test_a_form_without_the_token_of_its_session_is_refused(stack: Stack, 
     assert 'data-theme="dark"' in (await browser.get("/")).text
 
 
+@pytest.mark.reuses_stack
 async def test_the_header_of_htmx_replaces_the_field(browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     await browser.get("/")
@@ -129,6 +135,7 @@ async def test_the_header_of_htmx_replaces_the_field(browser: Visitor, key: str)
     assert (await browser.post("/console/theme", THEME, token=token)).status == 403
 
 
+@pytest.mark.reuses_stack
 async def test_open_mode_needs_no_key_but_the_token(stack: Stack, browser: Visitor) -> None:
     page = await browser.get("/")
     assert page.status == 200 and "No key is required" in page.words and "Settings" in page.words
@@ -142,6 +149,7 @@ async def test_open_mode_needs_no_key_but_the_token(stack: Stack, browser: Visit
     assert (await browser.get("/")).cookies == []
 
 
+@pytest.mark.reuses_stack
 async def test_forms_of_other_types_and_sizes_are_refused(stack: Stack, browser: Visitor) -> None:
     await browser.get("/")
     path, data = f"{stack.base}/console/theme", {**THEME, "csrf_token": browser.token}
@@ -156,6 +164,7 @@ async def test_forms_of_other_types_and_sizes_are_refused(stack: Stack, browser:
     assert (await browser.post("/console/theme", {**THEME, "next": "//evil.example"})).place == "/"
 
 
+@pytest.mark.reuses_stack
 async def test_scopes_decide_what_is_shown(stack: Stack, browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     page, refused = await browser.get("/"), await browser.get("/console/settings")
@@ -189,6 +198,7 @@ async def test_settings_show_no_secret(services: Services, database: str, broker
         assert "127.0.0.1" in page.words and "••••••" in page.words
 
 
+@pytest.mark.reuses_stack
 async def test_pages_of_other_sites_cannot_use_the_console(browser: Visitor, key: str) -> None:
     await browser.sign_in(key)
     await browser.get("/")
@@ -200,6 +210,7 @@ async def test_pages_of_other_sites_cannot_use_the_console(browser: Visitor, key
     assert (await browser.post("/console/theme", THEME)).status == 403
 
 
+@pytest.mark.reuses_stack
 async def test_every_page_has_the_policy_and_static_files_are_cached(stack: Stack, browser: Visitor) -> None:
     page = await browser.get("/")
     for answer in (page, await browser.get("/console/nothing"), await browser.get("/console/sign-in/x")):

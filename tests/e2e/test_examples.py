@@ -25,6 +25,7 @@ from tests.support.waiting import eventually
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.reuses_stack
 async def test_the_client_example_sends_and_waits_for_the_final_status(stack: Stack) -> None:
     async with Posthaste(stack.base) as posthaste:
         id_ = await posthaste.send("+1", "hello", key="k1")
@@ -97,6 +98,7 @@ async def test_the_receiver_takes_what_is_signed_once_and_in_order(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None and "CI" not in os.environ, reason="there is no curl on this machine")
+@pytest.mark.reuses_stack
 async def test_the_same_in_curl(stack: Stack) -> None:
     command = ["sh", str(ROOT / "examples/curl.sh"), stack.base, "+1", "hello"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)

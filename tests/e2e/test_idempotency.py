@@ -26,6 +26,7 @@ async def _post(
         return response.status, await response.json(), response.headers.get("Idempotent-Replayed") == "true"
 
 
+@pytest.mark.reuses_stack
 async def test_a_request_sent_again_gets_its_first_answer(stack: Stack) -> None:
     first, again = await _post(stack, "k1"), await _post(stack, "k1", {"body": "hello", "destination": "+1"})
     assert first == (202, again[1], False) and again[0] == 202 and again[2]
@@ -34,6 +35,7 @@ async def test_a_request_sent_again_gets_its_first_answer(stack: Stack) -> None:
     assert (await stack.provider("/stats"))["raw"] == 1
 
 
+@pytest.mark.reuses_stack
 async def test_a_key_of_another_request_is_refused(stack: Stack) -> None:
     await _post(stack, "k1")
     status, problem, _ = await _post(stack, "k1", {**MESSAGE, "body": "something else"})
@@ -47,6 +49,7 @@ async def test_a_report_sent_again_is_one_report(stack: Stack) -> None:
     assert (first[1], again[2]) == (again[1], True)
 
 
+@pytest.mark.reuses_stack
 async def test_each_item_of_a_batch_has_the_key_for_itself(stack: Stack) -> None:
     items = [{**MESSAGE, "body": f"{n}"} for n in range(20)]
     _, first, replayed = await _post(stack, "b1", {"messages": items}, "/messages/batch")
@@ -61,6 +64,7 @@ async def test_each_item_of_a_batch_has_the_key_for_itself(stack: Stack) -> None
     assert stack.rows("SELECT count(*) FROM jobs") == [(21,)]
 
 
+@pytest.mark.reuses_stack
 async def test_a_bad_item_does_not_hide_that_the_others_were_replayed(stack: Stack) -> None:
     batch = {"messages": [MESSAGE, {"destination": ""}, MESSAGE]}
     _, first, replayed = await _post(stack, "b1", batch, "/messages/batch")
@@ -105,6 +109,7 @@ async def test_an_answer_lost_with_its_api_is_repeated_by_the_next(stack: Stack)
     assert stack.rows("SELECT CAST(id AS text) FROM jobs") == [(answer["id"],)] and status == 202
 
 
+@pytest.mark.reuses_stack
 async def test_a_key_that_is_none_is_refused_by_name(stack: Stack) -> None:
     for key in ("", "with space", "x" * 256, "é"):
         status, problem, _ = await _post(stack, key)

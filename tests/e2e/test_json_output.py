@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.support.receiver import CALLBACKS_ON, receiving
 from tests.support.stack import Stack
 
@@ -38,6 +40,7 @@ async def test_providers_and_callbacks(stack: Stack) -> None:
         assert result == {"url": receiver.url, "verdict": "rejected", "reason": "http_410", "http_status": 410}
 
 
+@pytest.mark.reuses_stack
 async def test_clients_and_keys(stack: Stack) -> None:
     await stack.command("clients", "create", "shop")
     made = await _json(stack, "keys", "create", "shop", "--scope", "reports")

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -19,12 +18,7 @@ from tests.support.stack import MESSAGE, Stack, running
 from tests.support.waiting import eventually
 
 
-@pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(services, database, broker_namespace, tmp_path) as stack:
-        yield stack
-
-
+@pytest.mark.reuses_stack
 async def test_a_key_is_needed_from_the_first_one_on(stack: Stack) -> None:
     assert (await call(stack, "POST", "/messages", json=MESSAGE))[0] == 202
     key = await create_key(stack, "shop")
@@ -56,6 +50,7 @@ async def test_the_key_itself_is_kept_nowhere(stack: Stack) -> None:
     assert all(key not in process.output() for process in stack.processes.values())
 
 
+@pytest.mark.reuses_stack
 async def test_a_key_may_do_what_its_scopes_say(stack: Stack) -> None:
     reader = await create_key(stack, "shop", "--scope", "messages:read")
     writer = await create_key(stack, "shop", "--scope", "messages:write")
@@ -153,6 +148,7 @@ async def test_a_revoked_key_is_refused_after_an_io_error_of_the_database(stack:
     await eventually(works, lambda code: code == 401, 10)
 
 
+@pytest.mark.reuses_stack
 async def test_rotation_has_an_overlap_and_a_key_can_expire(stack: Stack) -> None:
     old = await create_key(stack, "shop", "--scope", "reports", "--expires", "30")
     await until_keys_required(stack)
@@ -235,6 +231,7 @@ async def test_an_api_on_a_public_address_requires_keys(
         assert (await call(stack, "POST", "/messages", base=f"http://127.0.0.1:{port}", json=MESSAGE))[0] == 401
 
 
+@pytest.mark.reuses_stack
 async def test_the_first_and_the_last_key_say_what_they_change(stack: Stack) -> None:
     await stack.command("clients", "create", "shop")
     first, second = [await stack.command("keys", "create", "shop") for _ in range(2)]
@@ -252,6 +249,7 @@ async def test_the_first_and_the_last_key_say_what_they_change(stack: Stack) -> 
     assert (await stack.command("keys", "revoke", another)).stderr == ""
 
 
+@pytest.mark.reuses_stack
 async def test_the_command_shows_its_key(stack: Stack) -> None:
     assert (await stack.command("clients", "create", "shop")).returncode == 0
     key = (await stack.command("keys", "create", "shop")).stdout.splitlines()[0]
@@ -263,6 +261,7 @@ async def test_the_command_shows_its_key(stack: Stack) -> None:
     assert done.returncode == 0 and re.match("[0-9a-f-]{36}", done.stdout)
 
 
+@pytest.mark.reuses_stack
 async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack) -> None:
     migrated = await stack.command("migrate", "--first-key")
     assert migrated.returncode == 0 and "posthaste keys first" in migrated.stdout
@@ -278,6 +277,7 @@ async def test_the_first_key_is_shown_once_and_not_by_the_migration(stack: Stack
     assert "keys first" not in (await stack.command("migrate", "--first-key")).stdout
 
 
+@pytest.mark.reuses_stack
 async def test_commands_name_the_reason_of_a_refusal(stack: Stack) -> None:
     for arguments, message in (
         (("clients", "create", "Not This"), "does not match"),

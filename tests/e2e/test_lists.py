@@ -26,6 +26,7 @@ async def _ids(stack: Stack, query: str) -> list[str]:
     return [row["id"] for page in await _pages(stack, query) for row in page]
 
 
+@pytest.mark.reuses_stack
 async def test_messages_are_found_by_what_they_have_in_common(stack: Stack) -> None:
     await stack.faults(fail=1, fail_status=400)
     failed = await stack.submit("+2", tags=["a", "b"], reference="r")
@@ -58,6 +59,7 @@ async def test_messages_are_found_by_what_they_have_in_common(stack: Stack) -> N
     assert row == {name: record[name] for name in row} and "body" not in row
 
 
+@pytest.mark.reuses_stack
 async def test_pages_stay_what_they_are_while_messages_come_in(stack: Stack) -> None:
     first = [await stack.submit(tags=["t"]) for _ in range(10)]
     _, answer = await stack.get("/messages?limit=4&tag=t")

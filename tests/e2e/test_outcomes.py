@@ -168,6 +168,7 @@ async def test_a_message_that_kills_its_workers_is_counted_out_and_its_neighbour
 
 
 @pytest.mark.parametrize("path", ["/messages/{}/attempts", "/api/2.0/report/jobs/{}/attempts"])
+@pytest.mark.reuses_stack
 async def test_a_message_that_does_not_exist_has_no_attempts(stack: Stack, path: str) -> None:
     for id_ in ("01a1ff6c-bcef-7503-afba-6071d2a10df9", "x"):
         assert (await stack.get(path.format(id_)))[0] == 404

@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.services import Services
 from tests.support.stack import DEFAULT_PATIENCE, Stack, running
 from tests.support.waiting import eventually
@@ -28,6 +30,7 @@ async def test_high_is_sent_while_many_normal_ones_wait(stack: Stack) -> None:
     assert (await stack.record(id_))["priority"] == "high"
 
 
+@pytest.mark.reuses_stack
 async def test_each_item_of_a_batch_is_judged_by_itself(stack: Stack) -> None:
     good = {"destination": "+1", "body": "one"}
     items = [good, {"destination": ""}, 7, {**good, "provider": "nobody"}, {**good, "body": "two", "priority": "high"}]
@@ -63,6 +66,7 @@ async def test_without_postgres_a_batch_is_503_as_a_whole(
         assert (status, answer["code"]) == (503, "unavailable")
 
 
+@pytest.mark.reuses_stack
 async def test_labels_are_returned_unchanged(stack: Stack) -> None:
     metadata = {"z": 1, "a": [1.5, None, True, {"deep": "é😀"}], "big": 2**53, "empty": {}}
     labels: dict[str, Any] = {"reference": "order-17", "tags": ["a", "b c"], "metadata": metadata}
@@ -73,6 +77,7 @@ async def test_labels_are_returned_unchanged(stack: Stack) -> None:
     assert (plain["reference"], plain["tags"], plain["metadata"]) == (None, [], None)
 
 
+@pytest.mark.reuses_stack
 async def test_labels_that_cannot_be_kept_are_named(stack: Stack) -> None:
     bad: list[tuple[dict[str, Any], str, str]] = [
         ({"reference": ""}, "/reference", "too_short"),

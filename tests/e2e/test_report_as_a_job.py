@@ -17,6 +17,7 @@ from infra.postgres.posts import Busy, Post, Posts
 from jobs.words import count_words
 from tests.support.services import Services, management, sql
 from tests.support.stack import Stack, running
+from tests.support.stacks import Stacks
 from tests.support.waiting import eventually
 
 SYNC, SUBMIT, JOBS = "/api/1.0/report/posts", "/api/2.0/report/posts", "/api/2.0/report/jobs"
@@ -29,11 +30,10 @@ RETRY = json.dumps({"attempts": 2, "base_seconds": 0.05, "cap_seconds": 0.1})
 
 
 @pytest.fixture
-async def reporting(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> Any:
+async def reporting(stacks: Stacks) -> Any:
     """A stack with a process for reports; failed reports are retried once, quickly."""
-    async with running(services, database, broker_namespace, tmp_path, report_retry=RETRY) as stack:
-        stack.start("reporter", "consumers", "reports")
-        yield stack
+    async with stacks.lent(others={"reporter": ("consumers", "reports")}, report_retry=RETRY) as lent:
+        yield lent
 
 
 async def _submit(stack: Stack, **sent: Any) -> dict[str, Any]:

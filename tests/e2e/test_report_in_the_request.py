@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from infra.postgres.pool import DatabasePool
 from infra.postgres.posts import Posts, texts
 from jobs.words import count_words
@@ -10,12 +12,14 @@ from tests.support.stack import Stack
 PATH = "/api/1.0/report/posts"
 
 
+@pytest.mark.reuses_stack
 async def test_the_report_of_no_posts_is_empty(stack: Stack) -> None:
     assert await stack.get(PATH) == (200, {"data": []})
     async with stack.session.post(stack.base + PATH) as response:
         assert (response.status, set(response.headers["Allow"].split(", "))) == (405, {"GET", "HEAD"})
 
 
+@pytest.mark.reuses_stack
 async def test_the_report_adds_up_every_post_by_user(stack: Stack) -> None:
     seeded = await stack.command("posts", "seed", "--count", "5000", "--users", "50", "--words", "5:15", "--seed", "7")
     assert seeded.returncode == 0, seeded.stderr
@@ -48,6 +52,7 @@ async def test_without_postgres_the_report_is_503(stack: Stack) -> None:
     assert (code, answer["code"]) == (503, "unavailable")
 
 
+@pytest.mark.reuses_stack
 async def test_the_command_asks_and_explains(stack: Stack) -> None:
     assert (await stack.command("posts", "seed", "--count", "10")).returncode == 0
     refused = await stack.command("posts", "truncate")

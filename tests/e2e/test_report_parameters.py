@@ -3,15 +3,14 @@
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.postgres.posts import Post, Posts
 from tests.support.result_answers import TYPES, get_result, rows_of
-from tests.support.services import Services
-from tests.support.stack import REPORTS, Stack, running
+from tests.support.stack import REPORTS, Stack
+from tests.support.stacks import Stacks
 from tests.support.waiting import eventually
 
 JOBS = "/api/2.0/report/jobs"
@@ -20,11 +19,10 @@ POSTS = [Post(n % 50, "word " * (n * 7 % 90), START + timedelta(hours=n % 48)) f
 
 
 @pytest.fixture
-async def stack(services: Services, database: str, broker_namespace: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running(services, database, broker_namespace, tmp_path) as stack:
-        stack.start("reporter", "consumers", "reports")
-        Posts(stack.database).fill(POSTS)
-        yield stack
+async def stack(stacks: Stacks) -> AsyncIterator[Stack]:
+    async with stacks.lent(others={"reporter": ("consumers", "reports")}) as lent:
+        Posts(lent.database).fill(POSTS)
+        yield lent
 
 
 async def _completed(stack: Stack, **parameters: Any) -> str:

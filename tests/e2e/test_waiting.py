@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from redis import Redis
 
 from tests.support.services import Services
@@ -62,6 +63,7 @@ async def _end(stack: Stack, id_: str, etag: str | None = None) -> Any:
             return answer
 
 
+@pytest.mark.reuses_stack
 async def test_a_wait_ends_with_the_job(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=1)
     paths = [path.format(await stack.submit()) for path in ("/message/{}/status", "/messages/{}/status", "/messages/{}")]
@@ -71,6 +73,7 @@ async def test_a_wait_ends_with_the_job(stack: Stack) -> None:
         assert response.headers["ETag"] == '"3"'
 
 
+@pytest.mark.reuses_stack
 async def test_with_an_etag_anything_newer_is_news(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=1)
     path, etag = f"/message/{await stack.submit()}/status", '"1"'
@@ -108,6 +111,7 @@ async def test_a_wait_in_which_nothing_happens_ends_in_time(stack: Stack) -> Non
 PREFERENCES = {"respond-async, wait=61": "wait=60", "wait=-1": None, "wait=soon": None, 'wait="0"': "wait=0", "waiting=5": None}
 
 
+@pytest.mark.reuses_stack
 async def test_a_preference_is_capped_or_ignored(stack: Stack) -> None:
     await stack.becomes(id_ := await stack.submit(), "sent")
     for prefer, applied in PREFERENCES.items():
@@ -115,6 +119,7 @@ async def test_a_preference_is_capped_or_ignored(stack: Stack) -> None:
             assert (response.status, response.headers.get("Preference-Applied")) == (200, applied), prefer
 
 
+@pytest.mark.reuses_stack
 async def test_waiting_for_a_job_that_does_not_exist_is_404_at_once(stack: Stack) -> None:
     started = time.monotonic()
     missing = "01a1ff6c-bcef-7503-afba-6071d2a10df9"
@@ -137,6 +142,7 @@ async def test_a_client_waiting_at_an_api_that_ends_is_answered(stack: Stack) ->
     assert await stack.processes["api"].wait() == -signal.SIGTERM  # uvicorn exits by the signal that it received
 
 
+@pytest.mark.reuses_stack
 async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> None:
     await stack.faults(slow=1, slow_seconds=0.5)
     id_ = await stack.submit()
@@ -147,6 +153,7 @@ async def test_events_come_in_order_and_end_with_the_final_one(stack: Stack) -> 
     assert all(data["version"] == int(event_id) and data["id"] == id_ for _, event_id, data in events)
 
 
+@pytest.mark.reuses_stack
 async def test_a_reader_that_reconnects_continues_at_its_last_event(stack: Stack) -> None:
     await stack.becomes(id_ := await stack.submit(), "sent")
     events = await _all(stack, f"/messages/{id_}/events", last=1)
@@ -217,6 +224,7 @@ async def test_five_hundred_wait_at_once_and_each_hears_of_its_own(stack: Stack)
         assert set(await asyncio.gather(*waiting)) == {"sent"}
 
 
+@pytest.mark.reuses_stack
 async def test_a_cache_that_is_behind_does_not_take_a_client_back(stack: Stack) -> None:
     await stack.becomes(id_ := await stack.submit(), "sent")
     with Redis.from_url(stack.services.redis) as redis:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.support.services import Services, management
 from tests.support.stack import Stack, running
 from tests.support.waiting import eventually
 
 
+@pytest.mark.reuses_stack
 async def test_a_message_is_accepted_and_sent_once(stack: Stack) -> None:
     async with stack.session.post(f"{stack.base}/messages", json={"destination": "+1", "body": "héllo"}) as response:
         answer = await response.json()
@@ -31,6 +33,7 @@ async def test_a_message_is_accepted_and_sent_once(stack: Stack) -> None:
     assert (record["status"], record["attempts"], record["version"], record["reason"]) == ("sent", 1, 3, None)
 
 
+@pytest.mark.reuses_stack
 async def test_nothing_is_left_behind_a_sent_message(stack: Stack) -> None:
     for id_ in [await stack.submit() for _ in range(5)]:
         await stack.becomes(id_, "sent")
@@ -84,6 +87,7 @@ async def test_attempts_exhausted_ends_in_the_dead_queue_that_says_why(
         assert (await stack.provider("/stats"))["raw"] == 3
 
 
+@pytest.mark.reuses_stack
 async def test_a_message_rejected_for_good_fails_after_one_attempt(stack: Stack) -> None:
     await stack.faults(fail=1, fail_status=400)
     id_ = await stack.submit()

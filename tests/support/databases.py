@@ -87,16 +87,24 @@ class Databases:
     shape: object = None
     sequences: str = ""
     idle: list[Copy] = field(default_factory=list)
+    lent_copies: dict[str, Copy] = field(default_factory=dict)  # by URL
 
     @contextmanager
     def lent(self, namespace: str) -> Iterator[str]:
         """Lend an empty database that belongs to `namespace`; end all its sessions afterwards."""
         copy = self.idle.pop() if self.idle else self._copy()
         copy.run(f"UPDATE installation SET namespace = '{namespace}'")
+        url = with_path(self.services.database, copy.name)
+        self.lent_copies[url] = copy
         try:
-            yield with_path(self.services.database, copy.name)
+            yield url
         finally:
+            del self.lent_copies[url]
             self._take_back(copy)
+
+    def empty(self, url: str) -> None:
+        """Delete all rows of a lent database. Its sessions stay."""
+        self._empty(self.lent_copies[url])
 
     def drop(self) -> None:
         """Delete the template and every copy."""
@@ -129,9 +137,12 @@ class Databases:
         copy.run(_END_SESSIONS)
         if copy.run(_SHAPE) != self.shape:
             return False
+        self._empty(copy)
+        return True
+
+    def _empty(self, copy: Copy) -> None:
         copy.run(_EMPTY)
         copy.run(self.sequences)
-        return True
 
     def _drop(self, copy: Copy) -> None:
         copy.connection.close()

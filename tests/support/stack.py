@@ -24,6 +24,7 @@ from tests.support.services import Services, proxied, sql
 from tests.support.waiting import eventually
 
 ENDS = {"sent", "failed"}
+PROCESSES = {"worker": ("consumers", "messages"), "relay": ("consumers", "relay"), "api": ("api",)}
 MESSAGE = {"destination": "+1", "body": "hello"}
 REPORTS = "/api/2.0/report/posts"
 
@@ -150,6 +151,16 @@ QUICK = {
 }
 
 
+def provider_at(port: int) -> dict[str, Any]:
+    """The settings of a sandbox as provider: enough attempts to outlast the faults of a test, even on a slow machine."""
+    retry = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
+    return {"url": f"http://127.0.0.1:{port}/message", "timeout_seconds": 1.5, "concurrency": 16, "retry": retry}
+
+
+def client() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30), connector=aiohttp.TCPConnector(limit=50))
+
+
 @asynccontextmanager
 async def running(
     services: Services,
@@ -171,10 +182,7 @@ async def running(
     amqp_url, rabbitmq = await proxied(services.amqp)
     redis_url, redis = await proxied(services.redis)
     port, sandbox = free_port(), local_sandbox()
-    described = {"url": f"http://127.0.0.1:{sandbox.port}/message", "timeout_seconds": 1.5, "concurrency": 16}
-    # Enough attempts to outlast the faults of a test, even on a slow machine.
-    described["retry"] = {"attempts": 100, "base_seconds": 0.1, "cap_seconds": 0.5}
-    providers = {"sandbox": {**described, **(provider or {})}, **(others or {})}
+    providers = {"sandbox": {**provider_at(sandbox.port), **(provider or {})}, **(others or {})}
     stack_settings = {
         **QUICK,
         "database_url": database_url,
@@ -187,14 +195,11 @@ async def running(
     }
     environment = environment_without_settings() | as_variables(stack_settings)
     proxies = {"postgres": postgres, "rabbitmq": rabbitmq, "redis": redis}
-    timeout = aiohttp.ClientTimeout(total=30)
-    client = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=50))
-    async with client as session, serving(sandbox):
+    async with client() as session, serving(sandbox):
         stack = Stack(services, database, namespace, folder, proxies, environment, port, sandbox, session)
         try:
-            stack.start("worker", "consumers", "messages", **own.get("worker", {}))
-            stack.start("relay", "consumers", "relay", **own.get("relay", {}))
-            stack.start("api", "api", **own.get("api", {}))
+            for name, command in PROCESSES.items():
+                stack.start(name, *command, **own.get(name, {}))
             await stack.until_all_up()
             yield stack
         except BaseException:
