@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import aio_pika
 import aiohttp
+import psycopg2
 
 from cli.sandbox import Sandbox
 from dev.ports import free_port
@@ -20,6 +22,8 @@ from tests.support.databases import Databases
 from tests.support.processes import Process
 from tests.support.services import Services, drop_namespace, sql, unique
 from tests.support.stack import PROCESSES, QUICK, Stack, client, provider_at
+
+log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 1.0  # for the last messages of a test
 
@@ -84,12 +88,13 @@ class Stacks:
                         kept.processes[name] = stack.start(name, *command)
                 await stack.until_all_up()
                 yield stack
-                is_unchanged = stack.processes == kept.processes and await self._is_unchanged(kept)
-                if is_unchanged:
-                    await self._clear(kept)
-                    self.idle.append(kept)
+                is_unchanged = (
+                    stack.processes == kept.processes and await self._is_unchanged(kept) and await self._cleared(kept)
+                )
             finally:
-                if not is_unchanged:
+                if is_unchanged:
+                    self.idle.append(kept)
+                else:
                     for process in stack.processes.values():
                         process.end()
                     await self._end(kept)
@@ -130,15 +135,23 @@ class Stacks:
             await asyncio.sleep(0.05)
         return all(process.is_alive() for process in kept.processes.values())
 
-    async def _clear(self, kept: _Kept) -> None:
-        """Delete all rows and messages. An API that has seen a key requires keys until its end, so it ends."""
+    async def _cleared(self, kept: _Kept) -> bool:
+        """Delete all rows and messages. An API that has seen a key requires keys until its end, so it ends.
+
+        False if the deletion and a statement of a process waited for each other.
+        """
         if sql(kept.database, "SELECT EXISTS (SELECT FROM api_keys)") == [(True,)]:
             kept.processes.pop("api").end()
-        self.databases.empty(kept.database)
+        try:
+            self.databases.empty(kept.database)
+        except psycopg2.Error as error:
+            log.info("the stack %s is discarded: %s", kept.namespace, error)
+            return False
         async with await aio_pika.connect(self.services.amqp) as connection:
             channel = await connection.channel()
             for queue in describe(kept.namespace, ["sandbox"]).queues:
                 await (await channel.get_queue(queue.name, ensure=False)).purge()
+        return True
 
     async def _end(self, kept: _Kept) -> None:
         for process in kept.processes.values():
