@@ -57,8 +57,8 @@ async def _post(port: int) -> int:
 
 
 @pytest.mark.reuses_stack
-async def test_several_processes_share_a_port_and_each_that_dies_is_restarted(stack: Stack, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "api.log"
+async def test_several_processes_share_a_port_and_metrics_and_each_that_dies_is_restarted(stack: Stack, tmp_path: Path) -> None:
+    port, log, counted = free_port(), tmp_path / "api.log", "posthaste_http_request_duration_seconds_count"
     async with _api(stack, port, log) as process:
 
         async def processes_with_messages() -> set[str]:
@@ -67,28 +67,18 @@ async def test_several_processes_share_a_port_and_each_that_dies_is_restarted(st
             return {name for name in ("api-0", "api-1") if any(f"process={name}" in line for line in queued)}
 
         await eventually(processes_with_messages, lambda names: names == {"api-0", "api-1"})
+        for _ in range(20):
+            await _post(port)
+        count = (await _scrape(port)).total(counted, route="/messages")
+        assert count >= 21
+        for _ in range(20):  # another connection may reach the other process
+            assert (await _scrape(port)).total(counted, route="/messages") == count
+        assert len((await _scrape(port)).values("posthaste_dependency_up", dependency="redis")) == 1
         before = await _listening(process.pid, port)
         psutil.Process(min(before)).kill()
         await eventually(lambda: _listening(process.pid, port), lambda pids: len(pids) == 2 and pids != before)
+        assert (await _scrape(port)).total(counted, route="/messages") == count
         await eventually(lambda: _post(port), lambda status: status == 202)
-
-
-@pytest.mark.reuses_stack
-async def test_each_process_answers_with_the_metrics_of_all(stack: Stack, tmp_path: Path) -> None:
-    port, counted = free_port(), "posthaste_http_request_duration_seconds_count"
-    async with _api(stack, port, tmp_path / "api.log") as process:
-        await eventually(lambda: _post(port), lambda status: status == 202)
-        for _ in range(20):
-            await _post(port)
-        before = (await _scrape(port)).total(counted, route="/messages")
-        assert before >= 21
-        for _ in range(20):  # another connection may reach the other process
-            assert (await _scrape(port)).total(counted, route="/messages") == before
-        assert len((await _scrape(port)).values("posthaste_dependency_up", dependency="redis")) == 1
-        pids = await _listening(process.pid, port)
-        psutil.Process(min(pids)).kill()
-        await eventually(lambda: _listening(process.pid, port), lambda found: len(found) == 2 and found != pids)
-        assert (await _scrape(port)).total(counted, route="/messages") == before
 
 
 async def _scrape(port: int) -> Scrape:
