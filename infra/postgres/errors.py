@@ -1,7 +1,6 @@
 """Errors of Postgres, by how callers treat them."""
 
 import psycopg2
-from sqlalchemy.exc import DBAPIError
 
 from infra.errors import Transient
 
@@ -46,7 +45,9 @@ def classify(error: Exception) -> Exception:
 
     Only a statement's value can be bad data. Every other error of Postgres is transient, so it drops nothing.
     """
-    original = error.orig if isinstance(error, DBAPIError) else error
+    original = getattr(
+        error, "orig", error
+    )  # SQLAlchemy's errors have the driver's; processes without SQLAlchemy call this, too
     if isinstance(original, OSError):  # no descriptor for a connection
         return Unavailable(str(original))
     if not isinstance(original, psycopg2.Error):

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from types import SimpleNamespace
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import psycopg2
-import sqlalchemy as sa
 
 from infra.postgres.errors import classify
 from infra.postgres.posts_stats import Stats, count_posts, estimate_posts
+
+if TYPE_CHECKING:  # the processes of seeding start without it
+    import sqlalchemy as sa
 
 FETCH_ROWS = 2000  # of the cursor in one round trip
 _LOCK_SECONDS = 3
@@ -140,7 +142,7 @@ def _running_reports(connection: psycopg2.extensions.connection) -> str:
         return ", ".join(str(row[0]) for row in cursor.fetchall())
 
 
-def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
+def texts(connection: "sa.Connection") -> Iterator[tuple[int, str]]:
     """Stream (user id, text) of every post from one snapshot; memory does not grow with the table.
 
     Call it inside a call of the pool. The transaction begins and ends here, because the pool is in autocommit; its lock
@@ -164,7 +166,7 @@ def texts(connection: sa.Connection) -> Iterator[tuple[int, str]]:
                 cursor.execute("ROLLBACK")
 
 
-def about_how_many(connection: sa.Connection) -> int | None:
+def about_how_many(connection: "sa.Connection") -> int | None:
     """Postgres' estimate of the number of posts; None before the first ANALYZE."""
     estimate = int(connection.exec_driver_sql("SELECT reltuples FROM pg_class WHERE oid = 'posts'::regclass").scalar_one())
     return estimate if estimate > 0 else None

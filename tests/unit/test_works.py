@@ -67,8 +67,10 @@ async def test_a_scheduler_replaces_the_processes_and_needs_the_extra(monkeypatc
     pool.close()
 
 
-def test_only_a_worker_of_reports_imports_numpy() -> None:
+def test_processes_import_what_they_need() -> None:
     script = "import sys, consumers.worker; assert 'numpy' not in sys.modules and 'distributed' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    script = "import sys, service.seeding_process; assert 'sqlalchemy' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
     script = "import sys, consumers.reports.lanes; assert not {'numpy', 'psycopg2', 'structlog'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
