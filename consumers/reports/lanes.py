@@ -7,6 +7,7 @@ kept for the next report. `dask_lanes` has those of other machines. Like `lane_p
 import asyncio
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -16,6 +17,9 @@ from consumers.reports.lane_process import FORKS, count, prepare, start_server
 
 if TYPE_CHECKING:
     from consumers.reports.partition import Partition, PartitionResult
+
+
+START_TRIES = 20  # of a process, within a second
 
 
 class LaneLost(Exception):
@@ -66,7 +70,7 @@ class ProcessLanes:
     def _process(self, lane: int) -> "_Process":
         process = self._lanes[lane]
         if process is None:
-            process = self._lanes[lane] = _Process()
+            process = self._lanes[lane] = _start()
         return process
 
     async def count(self, lane: int, partition: "Partition") -> "PartitionResult":
@@ -88,6 +92,22 @@ class ProcessLanes:
         process, self._lanes[lane] = self._lanes[lane], None
         if process is not None:
             process.end()
+
+
+def _start() -> "_Process":
+    """Start a process. A server that is just dying refuses connections; the next call starts another server.
+
+    Raises:
+        LaneLost: the server failed again and again.
+    """
+    for tries in range(1, START_TRIES + 1):
+        try:
+            return _Process()
+        except (ConnectionError, EOFError) as error:
+            if tries == START_TRIES:
+                raise LaneLost(f"the server of the lanes failed: {error!r}") from error
+            time.sleep(0.05)
+    raise AssertionError("unreachable")
 
 
 class _Process:

@@ -87,6 +87,28 @@ async def test_the_event_loop_continues_while_a_lane_starts(lanes: ProcessLanes,
     assert waits == [True]
 
 
+@pytest.mark.parametrize("error", [ConnectionRefusedError, BrokenPipeError, EOFError])
+async def test_a_server_that_dies_at_a_start_is_replaced(
+    lanes: ProcessLanes, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """The kernel closes the socket of a killed server before its parent sees the end."""
+    process, left = lanes_room._Process, [1, 1]
+
+    def start() -> lanes_room._Process:
+        if left:
+            left.pop()
+            raise error
+        return process()
+
+    monkeypatch.setattr(lanes_room, "_Process", start)
+    assert (await lanes.count(0, _part(snapshot))).posts == 10
+    lanes.close()
+    left[:] = [1] * lanes_room.START_TRIES
+    with pytest.raises(LaneLost, match="server of the lanes"):
+        await lanes.count(0, _part(snapshot))
+    assert (await lanes.count(0, _part(snapshot))).posts == 10
+
+
 async def test_a_killed_lane_is_lost_and_replaced_beside_a_living_one(lanes: ProcessLanes, snapshot: Snapshot) -> None:
     before = _pids()
     await lanes.count(0, _part(snapshot))
