@@ -69,6 +69,8 @@ class Reporter:
                 raise
             log.warning("report.failed", id=str(job.id), version=job.version, reason=outcome.reason, error=str(error))
             return outcome
+        finally:
+            self.keepers.prepare()
         return Outcome(Verdict.ACCEPTED)
 
     def close(self) -> None:
@@ -104,7 +106,6 @@ class Reporter:
         await self._store(job, tally)
         if keeper is not None:
             await keeper.end()
-        self.keepers.prepare()
 
     async def _share(self, job: Claimed, parameters: ReportParameters, progress: Progress) -> bool:
         """Copy the result of an equal report of the same posts. False: there is none."""

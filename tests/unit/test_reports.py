@@ -97,6 +97,7 @@ class Keeper:
         self.runs = runs
         self.kept = {"snapshot": "another one", "posts_version": None, "low": 1, "high": 4, "estimate": 4}
         self.snapshot_at = datetime(2026, 1, 2, tzinfo=UTC)
+        self.prepared = 0
 
     async def start(self, *_: Any) -> "Keeper":
         assert self.runs.deleted, "a keeper that sees another run ends"
@@ -104,15 +105,19 @@ class Keeper:
 
     async def end(self) -> None: ...
 
-    def prepare(self) -> None: ...
+    def prepare(self) -> None:
+        self.prepared += 1
 
 
 async def _computed(
     lanes: Lanes, runs: Runs | None = None, results: Results | None = None, seconds: float = 60
 ) -> tuple[Outcome, Progress]:
     progress, runs, found = Progress(), runs or Runs(), cast(Any, results or Results())
-    reporter = Reporter(cast(Any, runs), found, found, cast(Keepers, Keeper(runs)), lanes, seconds)
-    return await reporter.compute(replace(claimed(queue=REPORTS), body=None), progress), progress
+    keeper = Keeper(runs)
+    reporter = Reporter(cast(Any, runs), found, found, cast(Keepers, keeper), lanes, seconds)
+    outcome = await reporter.compute(replace(claimed(queue=REPORTS), body=None), progress)
+    assert keeper.prepared == 1, "the next report has a spare keeper, whatever the outcome"
+    return outcome, progress
 
 
 @pytest.mark.parametrize(
