@@ -126,35 +126,23 @@ def _counted(stack: Stack) -> list[int]:
     return sorted(int(str(number)) for (number,) in rows)
 
 
-async def test_a_killed_lane_costs_its_partition(reporting: Stack) -> None:
+@pytest.mark.parametrize("killed", ["lane", "server"])
+async def test_a_killed_lane_or_their_server_costs_partitions_in_work(reporting: Stack, killed: str) -> None:
     stack = reporting
     expected = await stack.get(SYNC)
     with _closed_gate(stack):
         id_ = await _in_mid_report(stack)
         lanes, keepers = _children(stack)
-        assert len(lanes) == 2 and len(keepers) == 1
-        lanes[0].kill()
-    state = await _completed(stack, id_)
-    assert (state["status"], state["attempts"], state["progress"]["restarts"]) == ("completed", 1, 0)
-    assert await stack.get(f"{JOBS}/{id_}/result") == expected
-    assert _counted(stack) == list(range(PARTITIONS))
-    await until(lambda: _are_gone(keepers), bool)
-
-
-async def test_a_killed_server_of_lanes_costs_their_partitions(reporting: Stack) -> None:
-    stack = reporting
-    expected = await stack.get(SYNC)
-    with _closed_gate(stack):
-        id_ = await _in_mid_report(stack)
-        lanes, _ = _children(stack)
         (server,) = _of_reporter(stack, "forkserver")
-        server.kill()
-        await until(lambda: _are_gone(lanes), bool)
+        assert len(lanes) == 2 and len(keepers) == 1
+        (lanes[0] if killed == "lane" else server).kill()
+        await until(lambda: _are_gone(lanes[:1] if killed == "lane" else lanes), bool)
     state = await _completed(stack, id_)
     assert (state["status"], state["attempts"], state["progress"]["restarts"]) == ("completed", 1, 0)
     assert await stack.get(f"{JOBS}/{id_}/result") == expected
     assert _counted(stack) == list(range(PARTITIONS))
-    assert _of_reporter(stack, "forkserver") != [server]
+    assert (_of_reporter(stack, "forkserver") == [server]) == (killed == "lane")
+    await until(lambda: _are_gone(keepers), bool)
 
 
 async def test_a_killed_consumer_is_resumed_without_what_came_meanwhile(reporting: Stack) -> None:

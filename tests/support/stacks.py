@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 1.0  # for the last messages of a test
 
-# What a process may remember after its rows are deleted: work, an outage of a provider, pauses, schedules, conditions.
+# Rows whose state is also in the memory of a process, which keeps it after their deletion.
 _TRACES = """
 SELECT EXISTS (SELECT FROM jobs WHERE status NOT IN ('sent', 'completed', 'failed', 'discarded')) OR EXISTS (SELECT FROM outbox)
     OR EXISTS (SELECT FROM attempts WHERE outcome NOT IN ('accepted', 'rejected')) OR EXISTS (SELECT FROM provider_pauses)
@@ -127,7 +127,7 @@ class Stacks:
         return _Kept(described, commands, namespace, database, folder, environment, port, sandbox_port, resources)
 
     async def _is_unchanged(self, kept: _Kept) -> bool:
-        """Whether every process runs, every job ended, and no table holds what a process may remember."""
+        """Whether all processes run, and no row has state that is also in their memory. Jobs may end meanwhile."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while sql(kept.database, _TRACES) != [(False,)]:
             if time.monotonic() > deadline:
