@@ -83,12 +83,15 @@ def wc(url: str) -> dict[str, Any]:
 
 
 def lanes(url: str) -> dict[str, Any]:
-    """Version 2.0: a report with two lanes, twice. The second one finds the lanes started."""
+    """Version 2.0: a report with two lanes, twice. The second one finds the lanes started.
+
+    The lanes' server and the spare keeper start first, and import while this process imports the rest. A worker starts them
+    after its imports, and then connects before it has a report.
+    """
     import asyncio
 
     from consumers.reports.lanes import ProcessLanes
 
-    # As in a worker, the other processes start first. They import while this one imports the rest.
     processes = ProcessLanes(int(os.environ.get("LANES", "2")), url)
 
     import infra  # noqa: F401  first, as in a worker: see there

@@ -185,7 +185,7 @@ def _words_before(white: Flags, places: Integers) -> Integers:
 
 
 def _places(flags: Flags) -> Integers:
-    """The places of the flags that are set: `np.flatnonzero`, three times as fast where one of hundreds is set."""
+    """The places of the flags that are set, ascending: `np.flatnonzero`, but faster where few of the flags are set."""
     bits = _bits(flags)
     block = np.flatnonzero(bits != 0)
     bits, found = bits[block], [np.empty(0, np.int64)]

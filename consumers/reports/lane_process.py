@@ -1,6 +1,6 @@
 """The process of a lane, and the server that it is forked from.
 
-This module imports little, so that a consumer can start the server before it imports the rest.
+This module imports little, so that the server can start before its caller imports the rest.
 """
 
 import multiprocessing

@@ -18,12 +18,11 @@ from consumers.reports.lane_process import FORKS, count, prepare, start_server
 if TYPE_CHECKING:
     from consumers.reports.partition import Partition, PartitionResult
 
-
 START_TRIES = 20  # of a process, within a second
 
 
 class LaneLost(Exception):
-    """The process of a lane died. Its partition has no result."""
+    """The process of a lane died, or did not start. Its partition has no result."""
 
 
 class LanesUnavailable(Exception):
@@ -34,7 +33,7 @@ class Lanes(Protocol):
     """Executors of partitions."""
 
     async def open(self) -> int:
-        """The number of lanes. Raises `LanesUnavailable`."""
+        """The number of lanes. Raises `LaneLost`, `LanesUnavailable`."""
         ...
 
     async def count(self, lane: int, partition: "Partition") -> "PartitionResult":

@@ -45,9 +45,8 @@ def classify(error: Exception) -> Exception:
 
     Only a statement's value can be bad data. Every other error of Postgres is transient, so it drops nothing.
     """
-    original = getattr(
-        error, "orig", error
-    )  # SQLAlchemy's errors have the driver's; processes without SQLAlchemy call this, too
+    # An error of SQLAlchemy has the driver's error as `orig`. Its class would be an import in processes without SQLAlchemy.
+    original = getattr(error, "orig", error)
     if isinstance(original, OSError):  # no descriptor for a connection
         return Unavailable(str(original))
     if not isinstance(original, psycopg2.Error):
