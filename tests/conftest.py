@@ -1,5 +1,6 @@
 """Fixtures of all tests: real services, and a database and a namespace for each test."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from infra.redis import connection
 from tests.support import services as found
 from tests.support.databases import Databases, of_template
 from tests.support.services import PROVIDERS, Services, drop_namespace, sql, unique, with_path
+
+# A shell lets background jobs, and all their children, ignore SIGINT. Tests interrupt processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The suite tries the same examples each time; `make fuzz` tries new ones.
 properties.register_profile("same", derandomize=True)

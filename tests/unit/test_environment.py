@@ -117,7 +117,7 @@ def test_an_interrupted_installation_is_made_anew(checkout: Checkout, number: si
         os.utime(checkout.folder / ".venv/.run", (0, 0))
     process = checkout.start()
     os.killpg(process.pid, number)
-    assert process.wait(60) != 0
+    assert process.wait(10) != 0
     before = checkout.log()
     assert checkout.make() == 0
     assert checkout.log() == [*before, *MADE]
@@ -158,7 +158,7 @@ def test_a_second_make_waits_for_the_first(checkout: Checkout) -> None:
         assert second.stdout and "waiting for the set-up of another make" in second.stdout.readline()
         assert checkout.log() == ["venv"]
         os.killpg(first.pid, signal.SIGINT)
-        assert second.wait(60) == 0
+        assert second.wait(10) == 0
     assert checkout.log() == ["venv", *MADE]
 
 
